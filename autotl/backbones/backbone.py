@@ -1,0 +1,108 @@
+"""The backbone contract: a pretrained network, how to build it, what it wants to see, and its blocks."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # specs are light: registering a backbone imports no torch
+    from torch import nn
+
+__all__ = ["TAPS", "Backbone", "Block", "Layout", "Preprocessing"]
+
+TAPS = ("last", "stages", "stages+max")
+"""Which recorded columns a head sees: the network's own output; the average of every stage as well; and the maxima."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a backbone was trained to see. Images become RGB squares of `size` pixels.
+
+    The shorter side is resized to `size / crop`, the centre is cut out, and x/255 is normalised by `mean` and `std`.
+    """
+
+    size: int
+    crop: float
+    interpolation: str  # "bicubic", "bilinear", "nearest" or "lanczos"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The unit that "unfrozen layers" counts: a stage or residual block.
+
+    `modules` are the names of modules that belong to this block whole; `parameters` the names of parameters that
+    stand alone (a class token, position embeddings). Together the blocks of a backbone hold every parameter once.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
+
+
+class Backbone(ABC):
+    """A pretrained network. Making one must be cheap: no network is built, no file read, torch not imported."""
+
+    name: str
+    pretrained_on: str = "unknown"
+    license: str = "unknown"
+    parameters: int | None = None
+    """How many, where known without building."""
+
+    @property
+    @abstractmethod
+    def offline(self) -> bool:
+        """True where the weights are on this machine already."""
+
+    @property
+    def download(self) -> str | None:
+        """Where the weights would come from and how large they are, in words; None where nothing is to be fetched."""
+        return None
+
+    @cached_property
+    @abstractmethod
+    def preprocessing(self) -> Preprocessing:
+        """The backbone's own, always."""
+
+    @cached_property
+    @abstractmethod
+    def digest(self) -> str:
+        """Hex digits that change when the architecture or the weights do."""
+
+    @abstractmethod
+    def build(self, pretrained: bool = True) -> "nn.Module":
+        """The network in eval mode: float images [N, 3, size, size] to pooled features [N, n_features].
+
+        Without `pretrained` the weights are arbitrary: for a caller that loads its own right after.
+        Raises AutotlError where pretrained weights can't be had.
+        """
+
+    @abstractmethod
+    def blocks(self, module: "nn.Module") -> list[Block]:
+        """The blocks of what `build` returned, from input to output."""
+
+    @cached_property
+    def n_blocks(self) -> int:
+        """How many blocks there are to unfreeze. Builds the network where a subclass doesn't know better."""
+        return len(self.blocks(self.build(pretrained=False)))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns of a recorded row belong to which taps: averages first, the network's output last among them,
+    then maxima."""
+
+    averages: int
+    output: int
+    maxima: int
+
+    @property
+    def width(self) -> int:
+        return self.averages + self.output + self.maxima
+
+    def columns(self, taps: str) -> slice:
+        means = self.averages + self.output
+        return {"last": slice(self.averages, means), "stages": slice(0, means), "stages+max": slice(0, self.width)}[
+            taps
+        ]

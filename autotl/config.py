@@ -1,0 +1,320 @@
+"""A study file (TOML) and the command line become one validated StudyConfig."""
+
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from autotl.errors import AutotlError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from autotl.registry import Registry
+
+__all__ = [
+    "StudyConfig",
+    "check_names",
+    "default_cache",
+    "find_model",
+    "find_study",
+    "load_study_file",
+    "parse_bytes",
+    "parse_seconds",
+    "study_config",
+]
+
+_UNITS = {"h": 3600, "m": 60, "s": 1}
+_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_PARTS = ("train", "training", "val", "valid", "validation", "test")
+
+
+def parse_seconds(value: Any) -> Any:
+    """`"1h30m"`, `"10m"`, `"90s"`, `"300"` or a number of seconds, to seconds. Raises ValueError."""
+    if isinstance(value, str):
+        parts = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", value.strip().lower())
+        try:
+            if not parts or not any(parts.groups()):
+                raise ValueError
+            value = sum(float(part or 0) * unit for part, unit in zip(parts.groups(), _UNITS.values(), strict=True))
+        except ValueError:
+            raise ValueError("not a duration") from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        raise ValueError("not a time above 0 seconds")
+    return float(value)
+
+
+def parse_bytes(value: Any) -> Any:
+    """`"20GB"`, `"512MiB"` or a number of bytes, to bytes. Raises ValueError."""
+    if isinstance(value, str):
+        parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", value.strip().lower())
+        if not parts or parts[2] not in _SIZES:
+            raise ValueError("not a size")
+        return int(float(parts[1]) * _SIZES[parts[2]])
+    return value
+
+
+def default_cache() -> Path:
+    """Where features are recorded when nobody says: $AUTOTL_CACHE, or `autotl` in the user's cache folder."""
+    if own := os.environ.get("AUTOTL_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autotl"
+
+
+def _name_of(data: Mapping[str, Any]) -> str:
+    """`photos/` and `photos/train` are called photos, `cells/labels.csv` cells, a data set by its own name."""
+    location = data.get("data", "")
+    path = Path(location).expanduser()
+    if path.exists():
+        path = path.resolve()
+        folder = path if path.is_dir() else path.parent
+        while folder.name.lower() in _PARTS:
+            folder = folder.parent
+        location = folder.name
+    return re.sub(r"[^\w.-]+", "-", location).strip("-.") or "study"
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, BeforeValidator(parse_seconds)]
+Names = Annotated[list[str], BeforeValidator(_one_or_many), Field(min_length=1)]
+
+
+class StudyConfig(BaseModel):
+    """Everything that a search is told. A key that is None, or left out, has its default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = Field(
+        min_length=1, description="The images: a folder of class folders, a CSV manifest, or a data set by name."
+    )
+    name: str = Field(
+        default_factory=_name_of,
+        description="What the study is called; the search lies in output/name, and the same name resumes it. "
+        "Default: the data's last folder, or the study file's own name.",
+    )
+    output: Path = Field(default=Path("studies"), description="The folder that holds the studies.")
+    trials: StrictInt | None = Field(default=None, ge=1, description="How many trials at most, a whole number from 1.")
+    time: Seconds | None = Field(
+        # `trials` stands above, so that its value is known here
+        default_factory=lambda data: None if data.get("trials") else 600.0,
+        description="How long the search may take: 90s, 10m, 1h30m or a number of seconds. "
+        "Default: 10m where trials isn't given either.",
+    )
+    devices: str = Field(
+        default="auto",
+        min_length=1,
+        description="Where trials run, one worker for each: auto, cpu, cpu*2, or cuda:0,cuda:1.",
+    )
+    backbones: Names | None = Field(
+        default=None, description="Pretrained networks to search. Default: those that need no download."
+    )
+    strategies: Names | None = Field(default=None, description="Ways to reuse a backbone. Default: all.")
+    heads: Names | None = Field(default=None, description="Classifiers to search. Default: all.")
+    metric: str = Field(default="accuracy", description="The validation score that the search optimises.")
+    seed: StrictInt = Field(
+        default=0, ge=0, lt=2**32, description="Decides the split and each trial's own seed: a whole number from 0."
+    )
+    test: str | None = Field(
+        default=None,
+        min_length=1,
+        description='Test images of their own (a location as in data), or "none" to do without. '
+        "Default: the data's own test part, or 20 % held out.",
+    )
+    strict_images: StrictBool = Field(
+        default=False, description="Stop at a file that can't be decoded instead of leaving it out."
+    )
+    engine: str | None = Field(
+        default=None, description="What runs frozen backbones. Default: the fastest that is usable on the device."
+    )
+    ensemble: StrictInt = Field(
+        default=8, ge=1, description="How many trials the model may combine, from 1; 1 keeps the single best."
+    )
+    cache: Path = Field(
+        default_factory=default_cache, description="Where features are recorded. Default: the user's cache folder."
+    )
+    cache_size: Annotated[StrictInt, BeforeValidator(parse_bytes)] = Field(
+        default=20 * 10**9, ge=0, description="How large the cache may grow: 20GB, 512MB or a number of bytes."
+    )
+    trial_timeout: Seconds | None = Field(
+        default=None, description="How long one trial may take: 90s, 10m, 1h30m or a number of seconds."
+    )
+    allow_downloads: StrictBool = Field(default=False, description="Whether weights may be fetched from the network.")
+    without_plugins: list[str] = Field(default=[], description="Plugins to leave out, by name.")
+    strict_plugins: StrictBool = Field(default=False, description="Stop at a broken plugin instead of leaving it out.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_is_default(cls, values: Any) -> Any:
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+
+    @field_validator("name")
+    @classmethod
+    def _a_folder_name(cls, name: str) -> str:
+        if not re.fullmatch(r"\w[\w. -]*", name):
+            raise ValueError("it becomes a folder: letters, digits, and - _ . inside")
+        return name
+
+    @field_validator("output", "cache")
+    @classmethod
+    def _home(cls, path: Path) -> Path:
+        return path.expanduser()
+
+    @field_validator("backbones", "strategies", "heads")
+    @classmethod
+    def _once_each(cls, names: list[str] | None) -> list[str] | None:
+        return list(dict.fromkeys(names)) if names else names
+
+    @property
+    def folder(self) -> Path:
+        """Everything of this search lies here."""
+        return self.output / self.name
+
+
+def study_config(source: "StudyConfig | str | Path", **overrides: Any) -> StudyConfig:
+    """A config, a study file (`*.toml`) or a data location, with `overrides` over it; an override of None is none.
+
+    Raises AutotlError for a key or value that won't do, with its place.
+    """
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    if isinstance(source, StudyConfig):
+        return _validated(source.model_dump(exclude_unset=True) | overrides, _flag)
+    if str(source).lower().endswith(".toml"):
+        return load_study_file(source, **overrides)
+    return _validated({"data": str(source)} | overrides, _flag)
+
+
+def load_study_file(path: str | Path, **overrides: Any) -> StudyConfig:
+    """Read a study file: TOML with StudyConfig's fields as top-level keys. `overrides` that aren't None win.
+
+    `data` and `test` are looked for relative to the current folder, then to the study file's.
+    Raises AutotlError where the file can't be read, and for an unknown key or a bad value, with its line.
+    """
+    path = Path(path).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
+    except FileNotFoundError:
+        known = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        raise AutotlError(f"There is no study file {path}.{nearest(path.name, known)}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise AutotlError(f"The study file {path} can't be read as TOML: {error}") from error
+    for key in ("data", "test"):
+        if isinstance(values.get(key), str):
+            values[key] = _located(values[key], path.parent)
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+
+    def place(key: str) -> str:
+        return _flag(key) if key in overrides else f"{path}{_line_of(key, text)}"
+
+    return _validated({"name": path.stem} | values | overrides, place)
+
+
+def _located(location: str, folder: Path) -> str:
+    beside = folder / Path(location).expanduser()
+    return str(beside) if not Path(location).expanduser().exists() and beside.exists() else location
+
+
+def _line_of(key: str, text: str) -> str:
+    """tomllib keeps no line numbers: look for the key at the start of a line, or as a table's name."""
+    pattern = re.compile(rf"""\s*(\[+\s*)?["']?{re.escape(key)}["']?\s*[=.\]]""")
+    return next((f", line {i}" for i, line in enumerate(text.splitlines(), 1) if pattern.match(line)), "")
+
+
+def _flag(key: str) -> str:
+    if key == "data":
+        return "DATA"
+    key = {"backbones": "backbone", "strategies": "strategy", "heads": "head"}.get(key, key)
+    return f"--{key.replace('_', '-')}"
+
+
+def _validated(values: Mapping[str, Any], place: Any) -> StudyConfig:
+    """Every complaint that pydantic has, a line each: its place, what it was, what is allowed."""
+    try:
+        return StudyConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [line for e in error.errors() if (line := _complaint(e, values, place))]
+        raise AutotlError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _complaint(error: Any, values: Mapping[str, Any], place: Any) -> str | None:
+    key = str(error["loc"][0])
+    if error["type"] == "default_factory_not_called":  # only says that a field above was refused
+        return None
+    if error["type"] == "extra_forbidden":
+        known = list(StudyConfig.model_fields)
+        return f"{place(key)}: unknown key {key!r}.{nearest(key, known)} Known keys: {', '.join(known)}."
+    description = StudyConfig.model_fields[key].description
+    if error["type"] == "missing":
+        return f"{place(key)}: {key} is missing. {description}"
+    reason = error["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{place(key)}: {key} = {_toml(values.get(key))} won't do: {reason}. {description}"
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def check_names(config: StudyConfig, registry: "Registry") -> None:
+    """Raises UnknownName for a name in `config` that no plugin registered, and AutotlError where none of the heads
+    named can be trained by the strategies named."""
+    registry.metric(config.metric)
+    for backbone in config.backbones or []:
+        registry.backbone(backbone)
+    strategies = [registry.strategy(name) for name in config.strategies or registry.strategies]
+    heads = [registry.head(name) for name in config.heads or registry.heads]
+    if config.engine:
+        registry.engine(config.engine, "cpu")
+    if not any(head.kind in strategy.head_kinds for strategy in strategies for head in heads):
+        raise AutotlError(
+            f"None of the heads {', '.join(h.name for h in heads)} can be trained by "
+            f"{', '.join(s.name for s in strategies)}, which take {' or '.join(strategies[0].head_kinds)} heads. "
+            "See: autotl heads"
+        )
+
+
+def find_study(name: str | Path, output: str | Path = "studies") -> Path:
+    """The folder of a study, given its name under `output` or its own path. Raises AutotlError with the nearest."""
+    for folder in (Path(output) / name, Path(name)):
+        if (folder / "journal.log").is_file():
+            return folder
+    known = _studies(output)
+    listing = f" Studies there: {', '.join(known)}." if known else ""
+    raise AutotlError(f"There is no study {str(name)!r} under {output}/.{nearest(str(name), known)}{listing}")
+
+
+def find_model(where: str | Path, output: str | Path = "studies") -> Path:
+    """A model's folder, given its path, its study's folder or its study's name. Raises AutotlError."""
+    for folder in (Path(where) / "model", Path(where), Path(output) / where / "model"):
+        if folder.is_dir() and (folder.name == "model" or any(folder.glob("*.json"))):
+            return folder
+    known = [name for name in _studies(output) if (Path(output) / name / "model").is_dir()]
+    listing = f" Studies with a model under {output}/: {', '.join(known)}." if known else ""
+    raise AutotlError(
+        f"There is no model at {str(where)!r}: give a model's folder, or a study's name."
+        f"{nearest(str(where), known)}{listing}"
+    )
+
+
+def _studies(output: str | Path) -> list[str]:
+    return sorted(p.parent.name for p in Path(output).glob("*/journal.log"))

@@ -1,0 +1,99 @@
+"""Views: an augmentation drawn from a seed of (image digest, policy, view number), so that it can be recorded.
+
+The policies are torchvision's v2 transforms; a view is the same for the same image, whoever draws it.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from PIL import Image
+
+__all__ = ["PLAIN", "POLICIES", "View", "draw"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at every image: an augmentation policy and which of its draws."""
+
+    policy: str = "plain"
+    number: int = 0
+
+    def __str__(self) -> str:
+        return self.policy if self.policy == "plain" else f"{self.policy}-{self.number}"
+
+
+PLAIN = View()
+
+
+def _dihedral(v2: Any) -> list[Any]:
+    """The square's eight symmetries: for images without an up, such as cells and tiles."""
+    quarter_turns = [v2.RandomRotation((degrees, degrees)) for degrees in (0, 90, 180, 270)]
+    return [v2.RandomHorizontalFlip(), v2.RandomChoice(quarter_turns)]
+
+
+def _flip(v2: Any) -> list[Any]:
+    return [v2.RandomHorizontalFlip()]
+
+
+def _crop(v2: Any) -> list[Any]:
+    """Flip, and look at half of the image or more."""
+    return [v2.RandomHorizontalFlip(), _RandomCrop(v2, 0.5)]
+
+
+def _crop_colour(v2: Any) -> list[Any]:
+    return [*_crop(v2), v2.ColorJitter(0.3, 0.3, 0.3)]
+
+
+def _trivial(v2: Any) -> list[Any]:
+    """TrivialAugment (Müller & Hutter, ICCV 2021): one random operation of random strength."""
+    return [v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()]
+
+
+POLICIES: dict[str, Callable[[Any], list[Any]]] = {
+    "flip": _flip,
+    "dihedral": _dihedral,
+    "crop": _crop,
+    "crop_colour": _crop_colour,
+    "trivial": _trivial,
+}
+
+
+class _RandomCrop:
+    """RandomResizedCrop's draw without its resize, which the backbone's preprocessing does after it."""
+
+    def __init__(self, v2: Any, smallest: float):
+        self.sampler = v2.RandomResizedCrop(size=1, scale=(smallest, 1.0))
+        self.crop = v2.functional.crop
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        box = self.sampler.make_params([image])
+        return self.crop(image, box["top"], box["left"], box["height"], box["width"])
+
+
+@cache
+def _transforms(policy: str) -> tuple[Any, ...]:
+    from torchvision.transforms import v2
+
+    return tuple(POLICIES[policy](v2))
+
+
+_generator = threading.Lock()  # v2 draws from torch's one global generator
+
+
+def draw(image: Image.Image, digest: str, view: View) -> Image.Image:
+    """The view of an RGB image whose bytes have this digest. Raises KeyError for a policy that doesn't exist."""
+    if view.policy == "plain":
+        return image
+    import torch
+
+    seed = int.from_bytes(hashlib.sha256(f"{digest}/{view.policy}/{view.number}".encode()).digest()[:7], "big")
+    transforms = _transforms(view.policy)
+    with _generator, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for transform in transforms:
+            image = transform(image)
+    return image

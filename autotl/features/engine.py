@@ -1,0 +1,103 @@
+"""The engine contract: a frozen network becomes a fast function from image batches to arrays, on a device."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autotl.registry import Register
+
+__all__ = ["Engine", "TorchEngine"]
+
+Compiled = Callable[[np.ndarray], np.ndarray]
+"""uint8 images [N, size, size, 3] to float32 rows [N, ...]. N may differ from call to call."""
+
+
+class Engine(ABC):
+    """Compiles modules that take uint8 images [N, size, size, 3] (they normalise them themselves)."""
+
+    name: str
+
+    @abstractmethod
+    def usable(self, device: str) -> bool:
+        """Whether it runs on this torch device, here."""
+
+    @abstractmethod
+    def precision(self, device: str) -> str:
+        """`"fp32"` or `"bf16"`: what it would compute in on this device. Part of the feature store's key."""
+
+    @abstractmethod
+    def compile(
+        self,
+        module: "nn.Module",
+        size: int,
+        device: str,
+        threads: int,
+        precision: str,
+        cache: Path | None = None,
+        key: str = "",
+    ) -> Compiled:
+        """Make `module`, in eval mode, fast on `device`. `threads` is this worker's share of the CPU.
+
+        What takes long to prepare may be kept in the folder `cache` for other processes, under `key`: digits of
+        everything that `module` is made of, its weights too.
+        """
+
+
+class TorchEngine(Engine):
+    """PyTorch itself, on any device: channels_last, inference mode, bf16 where the chip multiplies it natively."""
+
+    name = "torch"
+
+    def __init__(self, bf16: bool = True):
+        self.bf16 = bf16
+
+    def usable(self, device: str) -> bool:
+        return True
+
+    def precision(self, device: str) -> str:
+        import torch
+
+        if not self.bf16:
+            return "fp32"
+        if device.startswith("cuda"):
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "bf16" if device == "cpu" and _cpu_multiplies_bf16() else "fp32"
+
+    def compile(
+        self,
+        module: "nn.Module",
+        size: int,
+        device: str,
+        threads: int,
+        precision: str,
+        cache: Path | None = None,
+        key: str = "",
+    ) -> Compiled:
+        import torch
+
+        module = module.eval().to(device).to(memory_format=torch.channels_last)
+        kind = torch.device(device).type
+
+        def run(images: np.ndarray) -> np.ndarray:
+            with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
+                return module(torch.from_numpy(images).to(device)).float().cpu().numpy()
+
+        return run
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Emulated bf16 is several times slower than fp32, so ask the chip. (Linux and PyTorch's own probe.)"""
+    import torch
+
+    probe: Any = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+def autotl_register_engines(register: "Register[Engine]") -> None:
+    register(TorchEngine())

@@ -1,0 +1,257 @@
+"""Images to features: decoded in parallel with inference, recorded once, read by every trial."""
+
+import itertools
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+
+from autotl.backbones.backbone import Backbone, Layout
+from autotl.data.dataset import ImageDataset
+from autotl.data.images import UndecodableImage, load_view
+from autotl.data.splits import Split
+from autotl.data.views import PLAIN, View
+from autotl.errors import DataError
+from autotl.features.engine import Compiled, Engine, TorchEngine
+from autotl.features.store import FeatureStore, Recorded, record
+from autotl.features.trust import LEAST_COSINE, check_engine
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autotl.backbones.trunk import Trunk
+
+__all__ = ["BATCH", "BackboneFeatures", "FeatureExtractor", "Rows", "batches"]
+
+BATCH = 32
+ROWS = "float16"
+"""What features are recorded in: 11 bits of mantissa, more than any engine's bf16 has."""
+BOUNDARY_BYTES = 4
+"""A boundary is recorded where it takes up to this many times the bytes of the image itself; else the image is."""
+T = TypeVar("T")
+
+
+def batches(
+    items: Iterable[T], load: Callable[[T], np.ndarray], threads: int, batch: int = BATCH
+) -> Iterator[tuple[list[T], np.ndarray]]:
+    """Load items in `threads` threads, always a few batches ahead and never more: memory stays flat.
+
+    What `load` raises comes out here, where its batch would have.
+    """
+    source = iter(items)
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        ahead: deque[tuple[list[T], list[Future[np.ndarray]]]] = deque()
+        try:
+            while True:
+                while len(ahead) < 3 and (chunk := list(itertools.islice(source, batch))):
+                    ahead.append((chunk, [pool.submit(load, item) for item in chunk]))
+                if not ahead:
+                    return
+                chunk, futures = ahead.popleft()
+                yield chunk, np.stack([future.result() for future in futures])
+        finally:
+            for _, futures in ahead:
+                for future in futures:
+                    future.cancel()
+
+
+class Rows:
+    """Recorded rows on disk, one for each of `digests`: `rows[2:5]` and `rows[array]` read those, from the map."""
+
+    def __init__(self, recorded: Recorded, digests: Sequence[str]):
+        self.recorded, self.digests = recorded, np.array(digests)
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
+        return self.recorded.read(self.digests[chosen].tolist())
+
+
+@dataclass
+class FeatureExtractor:
+    """What one worker extracts with: the images, the store, the engine of its device."""
+
+    dataset: ImageDataset
+    split: Split
+    store: FeatureStore
+    scratch: FeatureStore
+    """For boundary activations: temporary to the search."""
+    engine: Engine
+    device: str
+    threads: int
+    conversions: Path | None = None
+    """Where engines keep what they converted."""
+    seconds_left: Callable[[], float] = field(default=lambda: math.inf)
+    on_images: Callable[[str, int, int, float], None] = field(default=lambda what, done, total, rate: None)
+    """Told after each batch: what is extracted, how many of how many, images a second."""
+    log: Callable[[str], None] = field(default=lambda line: None)
+    _known: dict[str, "BackboneFeatures"] = field(default_factory=dict)
+
+    def of(self, backbone: Backbone) -> "BackboneFeatures":
+        """The features of one backbone; what was built for an earlier trial is used again."""
+        if backbone.name not in self._known:
+            self._known[backbone.name] = BackboneFeatures(self, backbone)
+        return self._known[backbone.name]
+
+
+class BackboneFeatures:
+    """What one frozen backbone makes of the images of a study."""
+
+    def __init__(self, extractor: FeatureExtractor, backbone: Backbone):
+        self.extractor, self.backbone = extractor, backbone
+        self.engine = extractor.engine
+        self._compiled: dict[int | None, Compiled] = {}
+        self._layout: Layout | None = None
+
+    @cached_property
+    def trunk(self) -> "Trunk":
+        from autotl.backbones.trunk import Trunk
+
+        module = self.backbone.build()
+        return Trunk(module, self.backbone.blocks(module))
+
+    @cached_property
+    def layout(self) -> Layout:
+        from autotl.backbones.trunk import Tapped
+
+        kept = self._layout_file()
+        if kept and kept.exists():
+            try:
+                return Layout(**json.loads(kept.read_text()))
+            except (ValueError, TypeError):
+                pass  # damaged: found again and written anew below
+        layout = Tapped(self.trunk).layout(self.backbone.preprocessing.size)
+        if kept:
+            from autotl.files import write_json
+
+            write_json(kept, asdict(layout))
+        return layout
+
+    def _layout_file(self) -> Path | None:
+        folder = self.extractor.conversions
+        return folder / f"layout-{self.backbone.digest[:32]}.json" if folder else None
+
+    def taps(self, part: Literal["train", "validation", "test"], taps: str, view: View = PLAIN) -> np.ndarray:
+        """Pooled outputs [n, n_features], float32, in the order of the part's images."""
+        rows = self._rows(part, view, None, (self.layout.width,), self.extractor.store)[:]
+        return rows[:, self.layout.columns(taps)].astype(np.float32)
+
+    def boundary(self, part: Literal["train", "validation", "test"], block: int, view: View = PLAIN) -> "Rows | None":
+        """What enters block number `block`, float16 [n, …]; for block 0 the images, uint8 [n, size, size, 3]. None
+        where the network can't be split there, or where recording the images is so much smaller."""
+        size = self.backbone.preprocessing.size
+        if block == 0:
+            return self._rows(part, view, 0, (size, size, 3), self.extractor.scratch)
+        if self.trunk.cut(block) is None:
+            return None
+        shape = self._boundary_shape(block)
+        if np.prod(shape) * np.dtype(ROWS).itemsize > BOUNDARY_BYTES * size * size * 3:
+            return None
+        return self._rows(part, view, block, shape, self.extractor.scratch)
+
+    def _boundary_shape(self, block: int) -> tuple[int, ...]:
+        import torch
+
+        size = self.backbone.preprocessing.size
+        with torch.inference_mode():
+            return tuple(self.trunk.prefix(block)(torch.zeros(1, 3, size, size)).shape[1:])
+
+    def _rows(self, part: str, view: View, block: int | None, shape: tuple[int, ...], store: FeatureStore) -> "Rows":
+        """Rows of the part's images in the order of the split; what isn't recorded yet is, once for everybody."""
+        extractor = self.extractor
+        indices = getattr(extractor.split, part)
+        digests = [extractor.dataset.digests[i] for i in indices]
+        images_alone = block == 0
+        if not images_alone:
+            self._settle_engine(indices)
+        recorded = store.open(self._spec(view, block), shape, "uint8" if images_alone else ROWS)
+        if recorded.missing(digests):
+            path_of = {extractor.dataset.digests[i]: extractor.dataset.paths[i] for i in indices}
+            record(recorded, digests, lambda mine: self._compute(mine, path_of, view, block), extractor.seconds_left)
+        return Rows(recorded, digests)
+
+    def _spec(self, view: View, block: int | None) -> dict[str, Any]:
+        """All that a row is made of, apart from the image."""
+        spec = {"preprocessing": asdict(self.backbone.preprocessing), "view": str(view), "block": block}
+        if block == 0:
+            return spec
+        precision = self.engine.precision(self.extractor.device)
+        return spec | {"backbone": self.backbone.digest, "engine": self.engine.name, "precision": precision}
+
+    def _compute(
+        self, digests: Sequence[str], path_of: dict[str, Path], view: View, block: int | None
+    ) -> Iterator[tuple[list[str], np.ndarray]]:
+        extractor = self.extractor
+        what = f"{self.backbone.name} {view}" if view != PLAIN else self.backbone.name
+        run = self._run(block) if block != 0 else None
+        began, done = time.monotonic(), 0
+        for chunk, images in batches(digests, lambda d: self._load(path_of[d], d, view), extractor.threads):
+            yield chunk, images if run is None else run(images)
+            done += len(chunk)
+            extractor.on_images(what, done, len(digests), done / max(1e-6, time.monotonic() - began))
+
+    def _load(self, path: Path, digest: str, view: View) -> np.ndarray:
+        try:
+            return load_view(path, digest, self.backbone.preprocessing, view)
+        except UndecodableImage as error:
+            raise DataError(f"{path} could be read when the search began and can't be now: {error}") from error
+
+    def _settle_engine(self, indices: np.ndarray) -> None:
+        """Refuse, once, an engine whose features stray from PyTorch's in fp32 on real images of this study."""
+        if self.engine.name == TorchEngine.name and self.engine.precision(self.extractor.device) == "fp32":
+            return
+        verdict = self._verdict_file()
+        if verdict and verdict.exists():
+            cosine = float(verdict.read_text())
+        elif None in self._compiled:
+            return
+        else:
+            dataset = self.extractor.dataset
+            images = np.stack([self._load(dataset.paths[i], dataset.digests[i], PLAIN) for i in indices[:8]])
+            cosine = check_engine(self._run(None), self._module(None), images)
+            if verdict:
+                from autotl.files import write_atomically
+
+                write_atomically(verdict, f"{cosine}".encode())
+        if cosine < LEAST_COSINE:
+            self.extractor.log(
+                f"{self.backbone.name}: features of engine {self.engine.name} stray from PyTorch's in fp32 "
+                f"(mean cosine {cosine:.3f}, at least {LEAST_COSINE} is asked): torch is used instead"
+            )
+            self.engine = TorchEngine(bf16=False)
+            self._compiled.clear()
+
+    def _verdict_file(self) -> Path | None:
+        folder = self.extractor.conversions
+        engine = f"{self.engine.name}-{self.engine.precision(self.extractor.device)}"
+        return folder / f"cosine-{self.backbone.digest[:32]}-{engine}.txt" if folder else None
+
+    def _run(self, block: int | None) -> Compiled:
+        """The compiled network: with all taps, or up to a block."""
+        if block not in self._compiled:
+            extractor = self.extractor
+            self._compiled[block] = self.engine.compile(
+                self._module(block),
+                self.backbone.preprocessing.size,
+                extractor.device,
+                extractor.threads,
+                self.engine.precision(extractor.device),
+                cache=extractor.conversions,
+                key=f"{self.backbone.digest}/{block}",
+            )
+        return self._compiled[block]
+
+    def _module(self, block: int | None) -> "nn.Module":
+        from autotl.backbones.trunk import Normalize, Tapped
+
+        network = Tapped(self.trunk) if block is None else self.trunk.prefix(block)
+        return Normalize(network, self.backbone.preprocessing).eval()

@@ -1,0 +1,278 @@
+"""The feature store: rows recorded on disk, one folder for each spec, shared by trials, studies and processes."""
+
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from autotl.errors import AutotlError
+from autotl.features.recorded import (
+    RECORD,
+    Recorded,
+    StoreFull,
+    StoreUnavailable,
+    held_markers,
+    mebibytes,
+    to_row_dtype,
+)
+
+__all__ = [
+    "FeatureStore",
+    "Kept",
+    "Recorded",
+    "StoreFull",
+    "StoreTimeout",
+    "StoreUnavailable",
+    "record",
+    "to_row_dtype",
+]
+
+FORMAT = 1  # of the files; part of the key, so that another version's rows are never misread
+REMOVED = ".removed-"
+
+Compute = Callable[[list[str]], Iterator[tuple[list[str], np.ndarray]]]
+"""Image digests to batches of (digests, rows [n, *shape]); every digest must come back."""
+
+
+class StoreTimeout(AutotlError):
+    """The time was up before all rows were recorded. What was recorded stays."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One spec's folder, as `autotl cache` lists it."""
+
+    folder: Path
+    spec: dict[str, Any] | None
+    """None where `spec.json` can't be read: such a folder serves nobody and can be cleared."""
+    n_bytes: int
+    rows: int
+    last_used: float
+    """Seconds since the epoch."""
+    in_use: bool
+
+
+class FeatureStore:
+    """Recorded rows under `root`. With a `size_limit` in bytes the least recently used specs make room for new rows.
+
+    Raises StoreUnavailable where `root` can't be written.
+    """
+
+    def __init__(self, root: Path, size_limit: int | None = None):
+        self.root, self.size_limit = Path(root), size_limit
+        with self._alone():
+            pass
+
+    def open(self, spec: dict[str, Any], shape: tuple[int, ...], dtype: str) -> Recorded:
+        """The rows of `spec`: everything that they are made of, as JSON values. One row has `shape` and `dtype`.
+
+        Two callers with an equal spec share the rows, whichever processes they are in. While the result is open (see
+        `Recorded.close`) its folder isn't pruned. Raises StoreUnavailable.
+        """
+        content = {"spec": spec, "shape": list(shape), "dtype": np.dtype(dtype).str, "format": FORMAT}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        folder = self.root / hashlib.sha256(text.encode()).hexdigest()
+        with self._alone():
+            folder.mkdir(exist_ok=True)
+            page = folder / "spec.json"
+            if not page.exists() or page.read_bytes() != text.encode():
+                draft = folder / "spec.json.new"
+                draft.write_text(text)
+                draft.replace(page)
+            os.utime(page)  # its time is the time of the last use
+            return Recorded(folder, shape, dtype, self._make_room)
+
+    def usage(self) -> list[Kept]:
+        """Every spec's folder, the least recently used first."""
+        kept = []
+        for folder in self._folders():
+            content = _content(folder)
+            last_used = (folder / "spec.json").stat().st_mtime if content else 0.0
+            n_bytes, index = _sizes(folder)
+            spec = content["spec"] if content else None
+            rows = index // RECORD.itemsize
+            kept.append(Kept(folder, spec, n_bytes + index, rows, last_used, bool(held_markers(folder))))
+        return sorted(kept, key=lambda k: k.last_used)
+
+    def verify(self) -> dict[Path, list[str]]:
+        """Check every row of every spec; a damaged one is dropped, to be computed again. Returns the image digests
+        of damaged rows by folder, with every folder that was checked (one without a readable spec serves nobody)."""
+        found = {}
+        for folder in self._folders():
+            with self._alone():
+                if (content := _content(folder)) is None:
+                    continue
+                used = (folder / "spec.json").stat().st_mtime
+                recorded = Recorded(folder, tuple(content["shape"]), content["dtype"])
+            with closing(recorded):
+                found[folder] = recorded.drop_damaged()
+            os.utime(folder / "spec.json", (used, used))  # to check isn't to use
+        return found
+
+    def prune(self, limit: int) -> list[Kept]:
+        """Remove the least recently used specs until at most `limit` bytes are left; what a living process has open
+        stays, whatever it is worth. Returns what was removed."""
+        removed: list[Kept] = []
+        with self._alone():  # nobody opens a folder while we look whether it is in use
+            usage = self.usage()
+            total = sum(k.n_bytes for k in usage)
+            for kept in usage:
+                if total <= limit and kept.spec is not None:
+                    continue
+                if not held_markers(kept.folder, tidy=True):
+                    kept.folder.rename(self.root / f"{REMOVED}{secrets.token_hex(4)}")
+                    removed.append(kept)
+                    total -= kept.n_bytes
+        for folder in self.root.glob(f"{REMOVED}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        return removed
+
+    def clear(self) -> list[Kept]:
+        """Remove everything but what a living process has open."""
+        return self.prune(-1)
+
+    def room(self) -> float:
+        """Bytes that could be recorded now: of the disk and of the size limit, less what living processes use."""
+        usage = self.usage()
+        unused = sum(k.n_bytes for k in usage if not k.in_use)
+        free = shutil.disk_usage(self.root).free + unused
+        if self.size_limit is None:
+            return free
+        return max(0, min(free, self.size_limit - sum(k.n_bytes for k in usage if k.in_use)))
+
+    def _make_room(self, n_bytes: int) -> None:
+        """Before a writer appends: keep within the size limit, by pruning, or raise StoreFull."""
+        if self.size_limit is None or self._total() + n_bytes <= self.size_limit:
+            return
+        self.prune(self.size_limit - n_bytes)
+        if (total := self._total()) + n_bytes > self.size_limit:
+            raise StoreFull(
+                f"The feature store {str(self.root)!r} may hold {mebibytes(self.size_limit)}: {mebibytes(total)} are "
+                f"in use by running searches, and the next rows need {mebibytes(n_bytes)}. Give it more: --cache-size "
+                f"{math.ceil((total + n_bytes) * 2 / 2**30)}GB"
+            )
+
+    def _total(self) -> int:
+        return sum(sum(_sizes(folder)) for folder in self._folders())
+
+    def _folders(self) -> list[Path]:
+        try:
+            return [p for p in self.root.iterdir() if len(p.name) == 64 and p.is_dir()]
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.root / "store.lock", thread_local=False):
+                yield
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: OSError) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"The feature store {str(self.root)!r} can't be written: {error.strerror or error}. "
+            "Give autotl a folder that it may write to."
+        )
+
+
+def _content(folder: Path) -> dict[str, Any] | None:
+    """What `spec.json` says; None where it can't be read."""
+    try:
+        return json.loads((folder / "spec.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _sizes(folder: Path) -> tuple[int, int]:
+    """Bytes of rows and of index."""
+
+    def size(path: Path) -> int:
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:  # not written yet, or pruned by another process since we looked
+            return 0
+
+    return size(folder / "rows.bin"), size(folder / "index.bin")
+
+
+def record(
+    recorded: Recorded,
+    digests: Sequence[str],
+    compute: Compute,
+    seconds_left: Callable[[], float] = lambda: math.inf,
+    batch: int = 32,
+    poll: float = 0.05,
+) -> int:
+    """See to it that every image has its row, and return how many this process computed.
+
+    Processes that want the same rows share the work: each claims buckets of images, computes what is missing in
+    them, and appends it batch by batch; nothing is computed twice. When all that is missing is claimed by others it
+    waits, and takes over what a process that died leaves.
+
+    Args:
+        compute: is called with a share of the missing digests at a time: some hundreds where there are many, and never
+            fewer than four times `batch` while there are as many to be had, so that its forward batches are full.
+        seconds_left: raises StoreTimeout once it returns 0 or less; what was recorded stays.
+        poll: seconds between looks at what others do.
+    """
+    computed = 0
+    while missing := recorded.missing(digests):
+        with _share(recorded, missing, 4 * batch) as mine:
+            if mine:
+                with closing(_generator(compute(mine))) as batches:
+                    for names, rows in batches:
+                        computed += recorded.append(names, rows)
+                        _in_time(seconds_left, recorded, digests)
+                if left_out := recorded.missing(mine):
+                    raise RuntimeError(f"{len(left_out)} of {len(mine)} images came back without a row: {left_out[0]}")
+                continue
+        if recorded.missing(missing):
+            _in_time(seconds_left, recorded, digests)
+            time.sleep(max(0.0, min(poll, seconds_left())))
+    return computed
+
+
+@contextmanager
+def _share(recorded: Recorded, missing: list[str], least: int) -> Iterator[list[str]]:
+    """Claim buckets that hold our part of what is missing, and look again at what is missing in them.
+
+    Our part is half of a fair one (a quarter when we are alone): what is held can't be taken over by whoever is
+    done first, or comes later.
+    """
+    part = max(least, len(missing) // max(4, 2 * recorded.users()))
+    buckets: dict[int, list[str]] = {}
+    for digest in missing:
+        buckets.setdefault(recorded.bucket(digest), []).append(digest)
+    with ExitStack() as claims:
+        mine: set[str] = set()
+        start = os.getpid()  # not where the others start
+        for bucket in sorted(buckets, key=lambda b: (b - start) % recorded.n_buckets):
+            if len(mine) < part and claims.enter_context(recorded.claim(bucket)):
+                mine.update(recorded.missing(buckets[bucket]))
+        yield [d for d in missing if d in mine]
+
+
+def _generator(batches: Iterator[tuple[list[str], np.ndarray]]) -> Any:
+    """A generator that closes what it iterates over: decoding threads end with us, also when we fail."""
+    yield from batches
+
+
+def _in_time(seconds_left: Callable[[], float], recorded: Recorded, digests: Sequence[str]) -> None:
+    if seconds_left() <= 0 and (missing := recorded.missing(digests)):
+        raise StoreTimeout(
+            f"The time was up with {len(missing):,} of {len(digests):,} images still to be recorded. What is recorded "
+            "stays: start again with more --time."
+        )

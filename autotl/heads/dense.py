@@ -1,0 +1,64 @@
+"""Dense heads: torch modules, trained on recorded features or together with the base."""
+
+from typing import TYPE_CHECKING, Any
+
+from autotl.heads.head import Head
+from autotl.recipe import Params, Space
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autotl.registry import Register
+
+__all__ = ["MLP", "Linear"]
+
+
+class Linear(Head):
+    """Whitened features, dropout, one linear layer: what most transfer learning ends in."""
+
+    name = "linear"
+    kind = "dense"
+
+    def suggest(self, space: Space) -> dict[str, Any]:
+        return {"dropout": space.float("dropout", 0.0, 0.7)}
+
+    def defaults(self) -> Params:
+        return {"dropout": 0.2}
+
+    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> "nn.Module":
+        from autotl.heads import layers
+
+        design: dict[str, Any] = dict(params)
+        with layers.seeded(seed):
+            return layers.linear(n_features, n_classes, **design)
+
+
+class MLP(Head):
+    """Whitened features and one to three hidden layers."""
+
+    name = "mlp"
+    kind = "dense"
+
+    def suggest(self, space: Space) -> dict[str, Any]:
+        return {
+            "depth": space.int("depth", 1, 3),
+            "width": space.int("width", 64, 1024, log=True),
+            "dropout": space.float("dropout", 0.0, 0.7),
+            "normalization": space.categorical("normalization", ("batch", "layer", "none")),
+            "activation": space.categorical("activation", ("relu", "gelu", "silu")),
+        }
+
+    def defaults(self) -> Params:
+        return {"depth": 1, "width": 256, "dropout": 0.3, "normalization": "batch", "activation": "gelu"}
+
+    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> "nn.Module":
+        from autotl.heads import layers
+
+        design: dict[str, Any] = dict(params)
+        with layers.seeded(seed):
+            return layers.mlp(n_features, n_classes, **design)
+
+
+def autotl_register_heads(register: "Register[Head]") -> None:
+    register(Linear())
+    register(MLP())

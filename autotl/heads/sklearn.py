@@ -1,0 +1,292 @@
+"""Estimator heads: scikit-learn classifiers on recorded features, thousands of them for a few thousand images.
+
+The spaces and defaults were measured on 1,574 rows of 4,192 features (every stage of an EfficientNet-Lite): each
+default is fitted in a few seconds on one slow core. Everything runs on the threads that its worker has: `n_jobs=1`.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from autotl.heads.head import Head
+from autotl.recipe import Params, Space
+
+if TYPE_CHECKING:
+    from autotl.registry import Register
+
+__all__ = [
+    "LDA",
+    "RBFSVM",
+    "ExtraTrees",
+    "HistGradientBoosting",
+    "LinearSVM",
+    "LogisticRegression",
+    "NearestNeighbours",
+    "RandomForest",
+]
+
+CLASS_WEIGHTS = (None, "balanced")
+
+COMPONENTS = "autotl.heads.estimators.Components"
+# skops doesn't trust these by itself because they hold compiled code's arrays, whose indices nobody checks: a forged
+# file could crash the program that loads it. It can't run code.
+TREE = "sklearn.tree._tree.Tree"
+TREE_PREDICTOR = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
+
+
+class LogisticRegression(Head):
+    """The L2-regularised one. With more features than rows, much regularisation is what works."""
+
+    name = "logistic_regression"
+    kind = "estimator"
+    max_rows = 20_000
+
+    def suggest(self, space: Space) -> dict[str, Any]:
+        return {
+            "C": space.float("C", 1e-5, 10.0, log=True),
+            "class_weight": space.categorical("class_weight", CLASS_WEIGHTS),
+        }
+
+    def defaults(self) -> Params:
+        return {"C": 0.01, "class_weight": None}
+
+    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+        from sklearn.linear_model import LogisticRegression
+
+        return _scaled(LogisticRegression(**params, max_iter=1000, random_state=seed))
+
+
+class LinearSVM(Head):
+    """One class against the rest, squared hinge loss. `C` is in units of 1 / n_features."""
+
+    name = "linear_svm"
+    kind = "estimator"
+    max_rows = 6_000  # liblinear makes its own copy, 16 bytes a number
+
+    def suggest(self, space: Space) -> dict[str, Any]:
+        return {
+            "C": space.float("C", 0.01, 5.0, log=True),
+            "class_weight": space.categorical("class_weight", CLASS_WEIGHTS),
+        }
+
+    def defaults(self) -> Params:
+        return {"C": 0.4, "class_weight": None}
+
+    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+        from sklearn.svm import LinearSVC
+
+        design = {**params, "C": _number(params, "C") / n_features}
+        # the dual problem is two to four times faster where features outnumber rows; a finer tolerance
+        # costs twice the time and changed no prediction
+        return _scaled(LinearSVC(**design, dual="auto", tol=1e-2, max_iter=5000, random_state=seed))
+
+
+class RBFSVM(Head):
+    """The best of the estimators on the features of all stages. `gamma` is in units of 1 / n_features."""
+
+    name = "rbf_svm"
+    kind = "estimator"
+    max_rows = 6_000  # the kernel matrix is rows × rows
+    trusted = ("autotl.heads.estimators.GramSVC",)
+
+    def suggest(self, space: Space) -> dict[str, Any]:
+        return {
+            "C": space.float("C", 0.1, 100.0, log=True),
+            "gamma": space.float("gamma", 0.1, 10.0, log=True),
+            "class_weight": space.categorical("class_weight", CLASS_WEIGHTS),
+        }
+
+    def defaults(self) -> Params:
+        return {"C": 5.0, "gamma": 1.0, "class_weight": None}
+
+    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+        from autotl.heads.estimators import GramSVC
+
+        design: dict[str, Any] = {**params, "gamma": _number(params, "gamma") / n_features}
+        return _scaled(GramSVC(**design, random_state=seed))
+
+
+class NearestNeighbours(Head):
+    """k nearest neighbours among principal components: no training to speak of."""
+
+    name = "knn"
+    kind = "estimator"
+    max_rows = 20_000
+    trusted = (COMPONENTS, "autotl.heads.estimators.Neighbours")
+
+    def suggest(self, space: Space) -> dict[str, Any]:
+        return {
+            "components": space.int("components", 16, 256, log=True),
+            "n_neighbors": space.int("n_neighbors", 1, 50, log=True),
+            "metric": space.categorical("metric", ("euclidean", "cosine")),
+        }
+
+    def defaults(self) -> Params:
+        return {"components": 64, "n_neighbors": 7, "metric": "euclidean"}
+
+    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+        from autotl.heads.estimators import Neighbours
+
+        return _compressed(params, seed, Neighbours)
+
+
+class LDA(Head):
+    """Linear discriminant analysis among principal components, its covariance shrunk towards a scaled identity."""
+
+    name = "lda"
+    kind = "estimator"
+    max_rows = 20_000
+    trusted = (COMPONENTS,)
+
+    def suggest(self, space: Space) -> dict[str, Any]:
+        return {
+            "components": space.int("components", 32, 512, log=True),
+            "shrinkage": space.float("shrinkage", 1e-3, 1.0, log=True),
+        }
+
+    def defaults(self) -> Params:
+        return {"components": 256, "shrinkage": 0.1}
+
+    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+        return _compressed(params, seed, LinearDiscriminantAnalysis, solver="lsqr")
+
+
+class RandomForest(Head):
+    """On principal components: on thousands of raw features it takes ten times as long and is no better."""
+
+    name = "random_forest"
+    kind = "estimator"
+    max_rows = 6_000
+    trusted = (COMPONENTS, TREE)
+
+    def suggest(self, space: Space) -> dict[str, Any]:
+        return {
+            "components": space.int("components", 16, 128, log=True),
+            "n_estimators": space.int("n_estimators", 50, 200, log=True),
+            "min_samples_leaf": space.int("min_samples_leaf", 1, 8, log=True),
+            "max_samples": space.float("max_samples", 0.3, 1.0),
+            "class_weight": space.categorical("class_weight", CLASS_WEIGHTS),
+        }
+
+    def defaults(self) -> Params:
+        return {
+            "components": 32,
+            "n_estimators": 150,
+            "min_samples_leaf": 2,
+            "max_samples": 0.7,
+            "class_weight": None,
+        }
+
+    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+        from sklearn.ensemble import RandomForestClassifier
+
+        return _compressed(params, seed, RandomForestClassifier, random_state=seed, n_jobs=1)
+
+
+class ExtraTrees(Head):
+    """Splits at random thresholds are cheap enough for the raw features. `max_features` is in units of √n_features."""
+
+    name = "extra_trees"
+    kind = "estimator"
+    max_rows = 6_000
+    trusted = (TREE,)
+
+    def suggest(self, space: Space) -> dict[str, Any]:
+        return {
+            "n_estimators": space.int("n_estimators", 50, 200, log=True),
+            "max_features": space.float("max_features", 0.3, 2.0, log=True),
+            "min_samples_leaf": space.int("min_samples_leaf", 1, 8, log=True),
+            "class_weight": space.categorical("class_weight", CLASS_WEIGHTS),
+        }
+
+    def defaults(self) -> Params:
+        return {"n_estimators": 100, "max_features": 1.0, "min_samples_leaf": 1, "class_weight": None}
+
+    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+        from sklearn.ensemble import ExtraTreesClassifier
+
+        looked_at = round(_number(params, "max_features") * n_features**0.5)
+        settings = {**params, "max_features": min(max(1, looked_at), n_features)}
+        return ExtraTreesClassifier(**settings, random_state=seed, n_jobs=1)
+
+
+class HistGradientBoosting(Head):
+    """Histogram gradient boosting on principal components."""
+
+    name = "hist_gradient_boosting"
+    kind = "estimator"
+    max_rows = 20_000
+    trusted = (COMPONENTS, TREE_PREDICTOR)
+
+    def suggest(self, space: Space) -> dict[str, Any]:
+        return {
+            "components": space.int("components", 16, 128, log=True),
+            "max_iter": space.int("max_iter", 30, 150, log=True),
+            "learning_rate": space.float("learning_rate", 0.03, 0.3, log=True),
+            "max_leaf_nodes": space.int("max_leaf_nodes", 4, 31, log=True),
+            "l2_regularization": space.float("l2_regularization", 1e-3, 10.0, log=True),
+            "class_weight": space.categorical("class_weight", CLASS_WEIGHTS),
+        }
+
+    def defaults(self) -> Params:
+        return {
+            "components": 64,
+            "max_iter": 60,
+            "learning_rate": 0.1,
+            "max_leaf_nodes": 15,
+            "l2_regularization": 1.0,
+            "class_weight": None,
+        }
+
+    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
+        # each iteration grows a tree for each class: with many classes, fewer iterations
+        trees = 1 if n_classes == 2 else n_classes
+        max_iter = min(int(_number(params, "max_iter")), max(5, 1500 // trees))
+        return _compressed(
+            {**params, "max_iter": max_iter},
+            seed,
+            HistGradientBoostingClassifier,
+            early_stopping=False,
+            random_state=seed,
+        )
+
+
+def _number(params: Params, name: str) -> float:
+    return float(params[name] or 0.0)
+
+
+def _scaled(classifier: Any) -> Any:
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), classifier)
+
+
+def _compressed(params: Mapping[str, Any], seed: int, classifier: Any, **fixed: Any) -> Any:
+    """Standardise, keep `params["components"]` principal components, classify with the rest of `params`."""
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from autotl.heads.estimators import Components
+
+    design = {name: value for name, value in params.items() if name != "components"}
+    return make_pipeline(
+        StandardScaler(), Components(params["components"], random_state=seed), classifier(**design, **fixed)
+    )
+
+
+def autotl_register_heads(register: "Register[Head]") -> None:
+    for head in (
+        LogisticRegression(),
+        LinearSVM(),
+        RBFSVM(),
+        NearestNeighbours(),
+        LDA(),
+        RandomForest(),
+        ExtraTrees(),
+        HistGradientBoosting(),
+    ):
+        register(head)

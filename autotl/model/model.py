@@ -1,0 +1,269 @@
+"""What a search returns: a model that predicts, and its folder of safetensors, skops and JSON."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from autotl.backbones.backbone import Backbone, Layout
+from autotl.data.images import UndecodableImage, load_view, preprocess, to_rgb
+from autotl.errors import AutotlError
+from autotl.features.engine import Compiled, TorchEngine
+from autotl.features.extract import BATCH, ROWS, batches
+from autotl.features.recorded import to_row_dtype
+from autotl.files import write_atomically, write_json
+from autotl.model.member import Member, load_member, save_member
+from autotl.registry import Registry, load_registry
+
+__all__ = ["ImageModel", "load"]
+
+FORMAT = 1
+FEW = 256
+"""Up to so many images PyTorch has answered before a faster engine has converted the network."""
+ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
+T = TypeVar("T")
+
+
+@dataclass
+class ImageModel:
+    """One fitted recipe, or several whose probabilities are averaged by weight."""
+
+    classes: tuple[str, ...]
+    members: list[Member]
+    backbones: dict[str, Backbone]
+    """By digest, each backbone that a member stands on."""
+    weights: dict[str, Path] = field(default_factory=dict)
+    """By digest, files with those backbones' weights: a loaded model needs no others."""
+    registry: Registry | None = None
+    device: str = "cpu"
+    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    conversions: Path | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    """What `model.json` says besides: metric, versions, validation score."""
+    _passes: dict[tuple[str, bool], "_Pass"] = field(default_factory=dict)
+
+    def predict(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
+        """The most probable class's name for each image, [n]."""
+        return np.array(self.classes)[self.predict_proba(images).argmax(1)]
+
+    def predict_proba(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
+        """Probabilities [n, n_classes], in the order of `classes`, float64.
+
+        Args:
+            images: paths, PIL images or arrays (see `autotl.data.images.to_rgb`); or one of these.
+
+        Raises:
+            UndecodableImage: an image can't be read.
+        """
+        one = isinstance(images, str | os.PathLike | Image.Image) or (
+            isinstance(images, np.ndarray) and images.ndim < 4
+        )
+        listed: list[Any] = [images] if one else list(images)  # type: ignore[arg-type]
+        rows = [row for _, row in self._run(listed, _open, len(listed) > FEW)]
+        return np.stack(rows) if rows else np.empty((0, len(self.classes)))
+
+    def stream(
+        self, paths: Iterable[Path], on_skip: Callable[[Path, str], None] | None = None, many: bool = True
+    ) -> Iterator[tuple[Path, np.ndarray]]:
+        """Path and probabilities [n_classes] one by one, in order, whatever the number of images; memory stays flat.
+
+        Args:
+            on_skip: told of each file that can't be read, and why; without it such a file raises UndecodableImage.
+            many: worth converting the networks for a faster engine; no for a few hundred images.
+        """
+
+        def load(path: Path, backbone: Backbone) -> np.ndarray | None:
+            try:
+                return load_view(path, "", backbone.preprocessing)
+            except UndecodableImage as error:
+                if on_skip is None:
+                    raise
+                skipped.setdefault(path, str(error))
+                return None
+
+        skipped: dict[Path, str] = {}
+        for path, row in self._run(paths, load, many):
+            if path in skipped and on_skip:
+                on_skip(path, skipped.pop(path))
+            else:
+                yield path, row
+
+    def _run(
+        self, items: Iterable[T], load: Callable[[T, Backbone], np.ndarray | None], many: bool
+    ) -> Iterator[tuple[T, np.ndarray]]:
+        """Each item and its averaged probabilities, from one decoding for all members of a preprocessing."""
+        passes = self._prepared(many)
+        sizes = {p.backbone.preprocessing: p.backbone for p in passes}
+        total = sum(member.weight for member in self.members)
+
+        def load_all(item: T) -> np.ndarray:
+            loaded = {preprocessing: load(item, backbone) for preprocessing, backbone in sizes.items()}
+            holder = np.empty((), object)
+            holder[()] = loaded
+            return holder
+
+        for chunk, holders in batches(items, load_all, self.threads):
+            summed = np.zeros((len(chunk), len(self.classes)))
+            for p in passes:
+                size = p.backbone.preprocessing.size
+                blank = np.zeros((size, size, 3), np.uint8)  # in the place of what couldn't be read
+                images = [h.get(p.backbone.preprocessing) for h in holders]
+                summed += p.probabilities(np.stack([blank if i is None else i for i in images]))
+            yield from zip(chunk, summed / total, strict=True)
+
+    def _prepared(self, many: bool) -> list["_Pass"]:
+        """One for each pass over the images that the members need between them."""
+        groups: dict[str, list[Member]] = {}
+        for member in self.members:
+            groups.setdefault(member.passes, []).append(member)
+        for name, members in groups.items():
+            if (name, many) not in self._passes:
+                self._passes[name, many] = self._prepare(members, many)
+        return [self._passes[name, many] for name in groups]
+
+    def _prepare(self, members: list[Member], many: bool) -> "_Pass":
+        from autotl.backbones.trunk import Normalize, Tapped, Trunk
+
+        first = members[0]
+        backbone = self.backbones[first.backbone_digest]
+        module = self._module(first)
+        tapped = Tapped(Trunk(module, backbone.blocks(module)))
+        layout = tapped.layout(backbone.preprocessing.size)
+        registry = self.registry or load_registry()
+        frozen = first.fitted.base is None
+        kept = self.conversions if frozen else None
+        engine = registry.engine(None, self.device) if many or (kept and kept.exists()) else TorchEngine()
+        compiled = engine.compile(
+            Normalize(tapped, backbone.preprocessing).eval(),
+            backbone.preprocessing.size,
+            self.device,
+            self.threads,
+            engine.precision(self.device),
+            cache=kept,
+            key=f"{backbone.digest}/{None}" if frozen else "",
+        )
+        return _Pass(backbone, compiled, layout, members)
+
+    def _module(self, member: Member) -> Any:
+        """The member's network, with the weights that it was fitted on."""
+        backbone = self.backbones[member.backbone_digest]
+        own = self.weights.get(member.backbone_digest)
+        module = backbone.build(pretrained=own is None)
+        if own is not None:
+            from safetensors.torch import load_file
+
+            module.load_state_dict(load_file(own), strict=True)
+        if member.fitted.base is not None:
+            unknown = module.load_state_dict(member.fitted.base, strict=False).unexpected_keys
+            if unknown:
+                raise AutotlError(f"Backbone {backbone.name!r} has no {unknown[0]!r}: it isn't the one that was tuned")
+        return module.eval()
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the model folder; what was there is replaced once the new one is whole."""
+        folder = Path(folder)
+        draft = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        shutil.rmtree(draft, ignore_errors=True)
+        layouts = {}
+        for digest, backbone in self.backbones.items():
+            layouts[digest] = self._save_weights(backbone, digest, draft / "backbones" / f"{digest[:16]}.safetensors")
+        for i, member in enumerate(self.members):
+            columns = layouts[member.backbone_digest].columns(member.fitted.taps)
+            save_member(member, columns.stop - columns.start, draft / "members" / str(i))
+        used = [
+            {"name": b.name, "digest": d, "pretrained_on": b.pretrained_on, "license": b.license}
+            for d, b in self.backbones.items()
+        ]
+        page = {"format": FORMAT, "classes": list(self.classes), "backbones": used, "members": len(self.members)}
+        write_json(draft / "model.json", page | {"about": self.about})
+        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        if folder.exists():
+            folder.rename(old)
+        draft.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        return folder
+
+    def _save_weights(self, backbone: Backbone, digest: str, path: Path) -> Layout:
+        from safetensors.torch import save
+
+        from autotl.backbones.trunk import Tapped, Trunk
+
+        member = next(m for m in self.members if m.backbone_digest == digest)
+        module = self._module(Member(member.recipe, type(member.fitted)("last", None), digest, member.n_classes))
+        write_atomically(path, save({k: v.contiguous() for k, v in module.state_dict().items()}))
+        return Tapped(Trunk(module, backbone.blocks(module))).layout(backbone.preprocessing.size)
+
+
+@dataclass
+class _Pass:
+    """One network over the images, and the members that read its taps."""
+
+    backbone: Backbone
+    compiled: Compiled
+    layout: Layout
+    members: list[Member]
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """The members' weighted sum, [n, n_classes]."""
+        parts = [self.compiled(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+        rows = to_row_dtype(np.concatenate(parts), ROWS).astype(np.float32)  # as they were recorded for training
+        return sum(
+            (m.weight * m.probabilities(rows[:, self.layout.columns(m.fitted.taps)]) for m in self.members),
+            np.zeros(()),
+        )
+
+
+def _open(image: ImageLike, backbone: Backbone) -> np.ndarray:
+    if isinstance(image, str | os.PathLike):
+        return load_view(image, "", backbone.preprocessing)
+    return preprocess(to_rgb(image), backbone.preprocessing)
+
+
+def load(path: str | os.PathLike[str], device: str = "cpu", registry: Registry | None = None) -> ImageModel:
+    """The model in a folder that a search, or `ImageModel.save`, wrote.
+
+    Nothing in the folder is trusted to run code: weights are safetensors, estimators load from skops with a list of
+    allowed types, the rest is JSON.
+
+    Raises:
+        AutotlError: the folder is no model, comes from a newer autotl, or needs a plugin that isn't installed.
+    """
+    folder = Path(path)
+    if (folder / "model" / "model.json").exists():  # a study's folder was given
+        folder = folder / "model"
+    try:
+        page = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AutotlError(
+            f"{folder} is no model folder: it has no model.json. Give the `model` folder of a study."
+        ) from error
+    except ValueError as error:
+        raise AutotlError(f"{folder / 'model.json'} is no JSON: {error}") from error
+    if page.get("format") != FORMAT:
+        raise AutotlError(
+            f"{folder} has model format {page.get('format')!r}; this autotl reads format {FORMAT}. "
+            f"It was written by autotl {page.get('about', {}).get('versions', {}).get('autotl', 'unknown')}: install that one."
+        )
+    registry = registry or load_registry()
+    backbones, weights = {}, {}
+    for used in page["backbones"]:
+        backbones[used["digest"]] = _backbone(registry, used["name"], page["about"].get("versions", {}))
+        weights[used["digest"]] = folder / "backbones" / f"{used['digest'][:16]}.safetensors"
+    members = [load_member(folder / "members" / str(i), registry) for i in range(page["members"])]
+    return ImageModel(tuple(page["classes"]), members, backbones, weights, registry, device, about=page["about"])
+
+
+def _backbone(registry: Registry, name: str, versions: dict[str, str]) -> Backbone:
+    try:
+        return registry.backbone(name)
+    except AutotlError as error:
+        installed = registry.versions()
+        missing = [f"{d} {v}" for d, v in versions.items() if d.startswith("autotl-") and d not in installed]
+        hint = f" The model was made with {', '.join(missing)}: install it." if missing else ""
+        raise AutotlError(f"The model needs the backbone {name!r}, which nobody here knows.{hint}") from error

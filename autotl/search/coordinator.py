@@ -1,0 +1,365 @@
+"""The coordinator of a search: it hands out tickets, watches the clock and the workers, and keeps the score."""
+
+import shutil
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from autotl.config import StudyConfig
+from autotl.devices import Slot
+from autotl.errors import AutotlError, NoTrialSucceeded
+from autotl.metrics import Metric
+from autotl.registry import Registry
+from autotl.search.context import Finish, Ticket
+from autotl.search.progress import Progress, Snapshot, TrialLine, WorkerLine
+from autotl.search.setup import freeze_choices, prepare
+from autotl.search.space import known_good
+from autotl.search.study import as_line, open_study, repair_journal
+from autotl.search.workers import LocalWorkers, Worker
+
+__all__ = ["Coordinator", "Interrupts"]
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+GRACE = 3.0
+"""Seconds past a deadline after which a worker that hasn't looked at it is ended."""
+LOST_IN_A_ROW = 3
+"""A slot that loses so many workers one after another is taken out of use."""
+
+
+class Interrupts:
+    """Ctrl-C or SIGTERM: once to end with what there is, twice to end at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, *_: Any) -> None:
+        self.count += 1
+        if self.count > 1:
+            raise KeyboardInterrupt
+
+
+@dataclass
+class Coordinator:
+    """One search, while it runs."""
+
+    config: StudyConfig
+    progress: Progress
+    registry: Registry
+    slots: list[Slot]
+    workers: LocalWorkers
+    began: float
+    interrupts: Interrupts
+    recent: list[TrialLine] = field(default_factory=list)
+    best: TrialLine | None = None
+    counts: dict[str, int] = field(default_factory=lambda: {"complete": 0, "pruned": 0, "failed": 0})
+    spent: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Seconds of workers by strategy."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Images a second and thread, by backbone."""
+    rate_now: dict[str, tuple[float, float]] = field(default_factory=dict)
+    plan: list[dict[str, Any]] = field(default_factory=list)
+    lost: set[int] = field(default_factory=set)
+
+    @property
+    def metric(self) -> Metric:
+        return self.registry.metric(self.config.metric)
+
+    # -- before the first trial
+
+    def prepare(self) -> None:
+        """Images, split, study; then the workers may begin."""
+        config = self.config
+        context = prepare(config, self.registry, self.slots, self.progress.say)
+        self.choices, self.dataset, self.split = context.choices, context.dataset, context.split
+        repair_journal(config.folder)
+        self.study = open_study(config.folder, config.name, self.metric.direction, config.seed)
+        freeze_choices(self.study, context, self._versions())
+        self._take_stock()
+        self.workers.set_deadline(self._trials_until())
+        self.workers.begin(context)
+        dataset, split = context.dataset, context.split
+        self.progress.begin(
+            {
+                "study": config.name,
+                "folder": str(config.folder),
+                "data": config.data,
+                "classes": list(dataset.classes),
+                "images": {
+                    "train": len(split.train),
+                    "validation": len(split.validation),
+                    "test": len(split.test),
+                    "skipped": len(dataset.skipped),
+                },
+                "metric": config.metric,
+                "devices": [slot.name for slot in self.slots],
+                "backbones": list(self.choices.backbones),
+                "warnings": [*dataset.warnings, *split.warnings],
+            }
+        )
+
+    def _take_stock(self) -> None:
+        """What an earlier search with this name has done; trials of processes that died with it are over."""
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state == TrialState.RUNNING:
+                self._fail(trial.number, "its search was ended while it ran", again=True)
+        trials = self.study.get_trials(deepcopy=False)
+        for trial in trials:
+            if trial.state in FINISHED:
+                self._count(as_line(trial), trial.params.get("strategy", ""))
+        if not any(self.counts.values()):
+            self.plan = known_good(self.choices, self.registry)
+
+    # -- trials
+
+    def run(self) -> None:
+        """Hand out tickets until time or trials are used up."""
+        while True:
+            self._listen()
+            if self._over():
+                return
+            for worker in self.workers.workers:
+                if worker.ready and not worker.busy and self._wanted():
+                    self._hand_out(worker)
+            self._watch()
+            self.progress.update(self._snapshot())
+
+    def _over(self) -> bool:
+        if not self.workers.workers:
+            return True
+        busy = any(w.busy for w in self.workers.workers)
+        out_of_time = time.monotonic() >= self._trials_until() or self.interrupts.count > 0
+        if out_of_time:
+            self.workers.set_deadline(0.0)
+            return not busy
+        return not busy and not self._wanted() and all(w.ready for w in self.workers.workers)
+
+    def _wanted(self) -> bool:
+        """Whether another ticket may be handed out."""
+        running = sum(w.busy for w in self.workers.workers)
+        few = self.config.trials is None or sum(self.counts.values()) + running < self.config.trials
+        return few and self.interrupts.count == 0 and time.monotonic() < self._trials_until() - 1.0
+
+    def _hand_out(self, worker: Worker) -> None:
+        """Enqueue what to try, in whole or in part; the worker's sampler chooses the rest."""
+        if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self.study.enqueue_trial(self.plan.pop(0) if self.plan else {"strategy": self._strategy()})
+        left = self._trials_until() - time.monotonic()
+        share = max(30.0, 0.2 * self.config.time) if self.config.time else float("inf")
+        worker.give(Ticket(min(left, share, self.config.trial_timeout or float("inf"))))
+
+    def _strategy(self) -> str:
+        """The strategy that has had the least time: each gets its share of the time, however long its trials take."""
+        now = time.monotonic()
+        spent = dict(self.spent)
+        for worker in self.workers.workers:
+            if worker.busy and worker.strategy:
+                spent[worker.strategy] = spent.get(worker.strategy, 0.0) + now - worker.since
+        return min(self.choices.strategies, key=lambda s: spent.get(s, 0.0))
+
+    def _trials_until(self) -> float:
+        """When trials have to be done, so that choosing, saving and testing end within the search's time."""
+        if self.config.time is None:
+            return float("inf")
+        cores = sum(slot.threads for slot in self.slots)
+        n_test = len(self.split.test) if hasattr(self, "split") else 0
+        rate = min(self.rates.values(), default=20.0) * cores
+        reserve = 5.0 + 2.5 * n_test / rate
+        return self.began + self.config.time - min(reserve, 0.35 * self.config.time)
+
+    def _listen(self) -> None:
+        for worker, message in self.workers.messages(0.25):
+            if message is None:
+                self._lost(worker)
+                return  # the list of workers has changed
+            kind, *rest = message
+            if kind == "ready":
+                worker.ready, worker.busy, worker.doing = True, False, "waiting"
+            elif kind == "asked":
+                worker.trial = rest[0]
+            elif kind == "started":
+                _, words, worker.strategy, _ = rest
+                worker.doing = words
+            elif kind == "doing":
+                worker.doing = f"{worker.doing.split(' · at ')[0]} · at {rest[0]}"
+            elif kind == "images":
+                what, done, total, rate = rest
+                self.rates[what.split()[0]] = rate / worker.slot.threads
+                self.rate_now[worker.slot.name] = (time.monotonic(), rate)
+                worker.doing = f"{worker.doing.split(' · at ')[0]} · at {what}: {done}/{total} images"
+            elif kind == "say":
+                self.progress.say(rest[0])
+            elif kind == "finished":
+                self._finished(worker, rest[0])
+            elif kind == "broken":
+                self.progress.say(rest[0].strip().splitlines()[-1])
+
+    def _finished(self, worker: Worker, number: int) -> None:
+        trial = self.study.get_trials(deepcopy=False)[number]
+        worker.busy, worker.trial, worker.losses, worker.doing = False, None, 0, "waiting"
+        line = as_line(trial)
+        best = self._count(line, trial.params.get("strategy", ""))
+        worker.strategy = ""
+        self.progress.trial(line, best)
+
+    def _count(self, line: TrialLine, strategy: str) -> bool:
+        """Take a finished trial into account; whether it is the best so far."""
+        self.counts[line.state] += 1
+        self.spent[strategy] += line.seconds
+        self.recent = [*self.recent, line][-12:]
+        if line.value is None or (self.best and not self.metric.better(line.value, self.best.value or 0.0)):
+            self._keep_few()
+            return False
+        self.best = line
+        return True
+
+    def _keep_few(self) -> None:
+        """Fitted models fill disks: keep those that the final model may be made of."""
+        folders = sorted((self.config.folder / "trials").glob("*"))
+        keep = 4 * self.config.ensemble
+        if len(folders) <= keep + 8:
+            return
+        values = {t.number: t.value for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+        sign = -1 if self.metric.greater_is_better else 1
+        done = [f for f in folders if int(f.name) in values]
+        for folder in sorted(done, key=lambda f: sign * (values[int(f.name)] or 0.0))[keep:]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # -- faults
+
+    def _watch(self) -> None:
+        """End what doesn't look at the clock: a fit inside a library can't be told to stop."""
+        now = time.monotonic()
+        for worker in list(self.workers.workers):
+            late = worker.busy and now > self._limit_of(worker) + GRACE
+            if late:
+                self.workers.kill(worker)
+
+    def _limit_of(self, worker: Worker) -> float:
+        limit = self._trials_until() if self.interrupts.count == 0 else worker.since
+        if self.config.trial_timeout:
+            limit = min(limit, worker.since + self.config.trial_timeout)
+        return limit
+
+    def _lost(self, worker: Worker) -> None:
+        """A worker ended: its trial is over, its siblings never notice, and a new one takes its place."""
+        in_time = time.monotonic() <= self._limit_of(worker)
+        cause = worker.cause_of_death() if in_time else "it was still busy when its time was up, and was ended"
+        if worker.trial is not None:
+            self._fail(worker.trial, cause, again=in_time)
+            trial = self.study.get_trials(deepcopy=False)[worker.trial]
+            line = as_line(trial)
+            self._count(line, trial.params.get("strategy", ""))
+            self.progress.trial(line, False)
+        elif in_time:
+            self.progress.say(f"{worker.slot.name}: {cause} (see {worker.log})")
+        if worker.losses + 1 >= LOST_IN_A_ROW and in_time:
+            self.progress.say(
+                f"{worker.slot.name} lost {LOST_IN_A_ROW} workers in a row and is taken out of use: {cause}"
+            )
+            self.workers.drop(worker)
+        else:
+            fresh = self.workers.replace(worker)
+            if not in_time:
+                fresh.losses = 0
+
+    def _fail(self, number: int, cause: str, again: bool) -> None:
+        """Tell a trial whose process is gone; once, its recipe is queued again."""
+        trial = self.study.get_trials(deepcopy=False)[number]
+        if trial.state != TrialState.RUNNING:
+            return
+        optuna.Trial(self.study, trial._trial_id).set_user_attr("cause", cause)
+        self.study.tell(number, state=TrialState.FAIL)
+        if again and trial.params and "retry_of" not in trial.user_attrs:
+            self.study.enqueue_trial(trial.params, user_attrs={"retry_of": number})
+
+    # -- after the last trial
+
+    def finish(self) -> dict[str, Any]:
+        """Have a worker choose the members, save the model, and look at the test images."""
+        if not self.counts["complete"]:
+            if self.interrupts.count:
+                raise KeyboardInterrupt
+            raise NoTrialSucceeded(self._why_none())
+        now = time.monotonic()
+        until = self.began + self.config.time if self.config.time and not self.interrupts.count else now + 60.0
+        if self.interrupts.count:
+            until = now + 8.0
+        cores = sum(slot.threads for slot in self.slots)
+        facts = {"began": self.began, "trials": self.counts, "versions": self._versions()}
+        seconds = {name: 1.3 / (rate * cores) for name, rate in self.rates.items()}
+        ticket = Finish(until, seconds, facts)
+        for _ in range(2):
+            result = self._finish_with(ticket)
+            if result is not None:
+                self.progress.end(result)
+                return result
+        raise AutotlError(
+            f"The model could not be put together; the trials are kept. See {self.config.folder / 'logs'}"
+        )
+
+    def _finish_with(self, ticket: Finish) -> dict[str, Any] | None:
+        """The result from the first worker that is ready; None where it was lost on the way."""
+        given: Worker | None = None
+        while True:
+            for worker, message in self.workers.messages(0.25):
+                if message is None:
+                    self.progress.say(f"{worker.slot.name}: {worker.cause_of_death()} (see {worker.log})")
+                    self.workers.replace(worker)
+                    if worker is given:
+                        return None
+                    break
+                if message[0] == "ready":
+                    worker.ready, worker.busy = True, False
+                elif message[0] == "result":
+                    return message[1]
+                elif message[0] == "say":
+                    self.progress.say(message[1])
+                elif message[0] == "images":
+                    worker.doing = f"{message[1]}: {message[2]}/{message[3]}"
+            if given is None:
+                given = next((w for w in self.workers.workers if w.ready and not w.busy), None)
+                if given:
+                    given.give(ticket)
+                    given.doing = "choosing the model"
+            self.progress.update(self._snapshot())
+
+    def _why_none(self) -> str:
+        """The distinct causes, with how often each came."""
+        causes: dict[str, int] = defaultdict(int)
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state in FINISHED:
+                causes[trial.user_attrs.get("cause", "unknown")] += 1
+        lines = [f"  {n} × {cause}" for cause, n in sorted(causes.items(), key=lambda c: -c[1])]
+        if not lines:
+            return "No trial was finished in the time given. Give more: --time 10m"
+        return "No trial succeeded:\n" + "\n".join(lines) + f"\nTracebacks: {self.config.folder / 'journal.log'}"
+
+    def _versions(self) -> dict[str, str]:
+        names = ("optuna", "torch", "timm", "scikit-learn")
+        return {**{name: version(name) for name in names}, **self.registry.versions()}
+
+    def _snapshot(self) -> Snapshot:
+        now = time.monotonic()
+        workers = tuple(
+            WorkerLine(w.slot.name, f"trial {w.trial} · {w.doing}" if w.trial is not None else w.doing, now - w.since)
+            for w in self.workers.workers
+        )
+        rates = [rate for moment, rate in self.rate_now.values() if now - moment < 2]
+        finished = sum(self.counts.values())
+        return Snapshot(
+            seconds=now - self.began,
+            seconds_left=max(0.0, self.began + self.config.time - now) if self.config.time else None,
+            complete=self.counts["complete"],
+            pruned=self.counts["pruned"],
+            failed=self.counts["failed"],
+            trials_left=max(0, self.config.trials - finished) if self.config.trials else None,
+            workers=workers,
+            best=self.best,
+            recent=tuple(self.recent),
+            images_per_second=sum(rates) if rates else None,
+        )

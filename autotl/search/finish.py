@@ -1,0 +1,186 @@
+"""The last step of a search, in a worker: choose the members, save the model, look at the test images once."""
+
+import csv
+import io
+import json
+import time
+from typing import Any
+
+import numpy as np
+import optuna
+
+from autotl.errors import AutotlError
+from autotl.files import write_atomically, write_json
+from autotl.metrics import all_scores, majority_baseline
+from autotl.model.ensemble import select
+from autotl.model.member import Member, load_member
+from autotl.model.model import ImageModel
+from autotl.search.context import Finish
+from autotl.search.objective import Bench
+from autotl.search.study import set_note
+
+__all__ = ["finish"]
+
+CONVERSION = 6.0
+"""Seconds to make an engine ready for a fine-tuned network; a frozen one's is kept from extraction."""
+UNKNOWN = 0.03
+"""Seconds an image for a backbone that nobody has timed."""
+SAVING = 2.0
+
+
+def finish(bench: Bench, ticket: Finish) -> dict[str, Any]:
+    """Choose, save, test; returns what `result.json` holds, with the leaderboard."""
+    import torch
+
+    torch.set_num_threads(bench.context.cores)  # the other workers rest
+    bench.extractor.threads = bench.context.cores
+    candidates = _candidates(bench)
+    if not candidates:
+        raise AutotlError("no trial left a model")
+    members = _choose(bench, ticket, candidates)
+    model = _assemble(bench, members, ticket)
+    folder = model.save(bench.context.folder / "model")
+    test = _test(bench, model)
+    result = _result(bench, ticket, test)
+    write_json(bench.context.folder / "result.json", result)
+    leaderboard = _leaderboard(bench, {m.trial for m in members})
+    _write_leaderboard(bench, leaderboard)
+    _annotate(bench, result)
+    bench.registry.notify("autotl_search_finished", study=bench.study, model=model)
+    chosen = [{"trial": m.trial, "weight": m.weight, "words": m.recipe.words()} for m in model.members]
+    return result | {"leaderboard": leaderboard, "members": chosen, "model": str(folder)}
+
+
+def _candidates(bench: Bench) -> list[tuple[Member, np.ndarray]]:
+    """The trials whose models were kept, best first, with their validation probabilities."""
+    found = []
+    for page in sorted((bench.context.folder / "trials").glob("*/member.json")):
+        try:
+            member = load_member(page.parent, bench.registry)
+            validation = np.load(page.parent / "validation.npy", allow_pickle=False)
+        except (AutotlError, OSError, ValueError) as error:
+            bench.send("say", f"{page.parent.name} takes no part in the model: {error}")
+            continue
+        found.append((member, validation))
+    sign = -1 if bench.registry.metric(bench.context.config.metric).greater_is_better else 1
+    return sorted(found, key=lambda pair: (sign * (pair[0].validation or 0.0), pair[0].trial))
+
+
+def _choose(bench: Bench, ticket: Finish, candidates: list[tuple[Member, np.ndarray]]) -> list[Member]:
+    """The single best, or an average that scores better and still predicts the test images in the time left."""
+    n_test = len(bench.context.split.test)
+    left = ticket.until - time.monotonic() - SAVING
+
+    def seconds(member: Member) -> float:
+        an_image = ticket.seconds_an_image.get(member.recipe.backbone, UNKNOWN)
+        return n_test * an_image + (CONVERSION if member.fitted.base is not None else 0.5)
+
+    def allowed(chosen: frozenset[int]) -> bool:
+        passes = {candidates[i][0].passes: seconds(candidates[i][0]) for i in chosen}
+        return sum(passes.values()) <= left
+
+    metric = bench.registry.metric(bench.context.config.metric)
+    weights = select(
+        [p for _, p in candidates], bench.labels("validation"), metric, bench.context.config.ensemble, allowed
+    )
+    for index, weight in weights.items():
+        candidates[index][0].weight = weight
+    return [candidates[index][0] for index in weights]
+
+
+def _assemble(bench: Bench, members: list[Member], ticket: Finish) -> ImageModel:
+    config = bench.context.config
+    backbones = {m.backbone_digest: bench.registry.backbone(m.recipe.backbone) for m in members}
+    return ImageModel(
+        bench.context.dataset.classes,
+        members,
+        backbones,
+        registry=bench.registry,
+        device=bench.context.slot.device,
+        threads=bench.context.cores,
+        conversions=bench.extractor.conversions,
+        about={"study": config.name, "metric": config.metric, "versions": ticket.facts["versions"]},
+    )
+
+
+def _test(bench: Bench, model: ImageModel) -> np.ndarray | None:
+    """Probabilities of the test images, [n, n_classes], straight from their files; None without a test part."""
+    paths = [bench.context.dataset.paths[i] for i in bench.context.split.test]
+    if not paths:
+        return None
+    rows, began = [], time.monotonic()
+    for _, row in model.stream(paths, many=len(paths) > 256):
+        rows.append(row)
+        if len(rows) % 32 == 0:
+            bench.send("images", "test images", len(rows), len(paths), len(rows) / (time.monotonic() - began))
+    return np.stack(rows)
+
+
+def _result(bench: Bench, ticket: Finish, test: np.ndarray | None) -> dict[str, Any]:
+    context, split = bench.context, bench.context.split
+    best = bench.study.best_trial
+    labels = bench.labels("test")
+    return {
+        "study": context.config.name,
+        "metric": context.config.metric,
+        "classes": list(context.dataset.classes),
+        "images": {
+            "train": len(split.train),
+            "validation": len(split.validation),
+            "test": len(split.test),
+            "skipped": len(context.dataset.skipped),
+        },
+        "trials": ticket.facts["trials"],
+        "best": {"number": best.number, "recipe": best.user_attrs["recipe"], "validation": best.value},
+        "test": None if test is None else all_scores(labels, test),
+        "baseline": None
+        if test is None
+        else majority_baseline(bench.labels("train"), labels, len(context.dataset.classes)),
+        "seconds": round(time.monotonic() - ticket.facts["began"], 1),
+        "versions": ticket.facts["versions"],
+    }
+
+
+def _leaderboard(bench: Bench, members: set[int]) -> list[dict[str, Any]]:
+    """Finished trials, best first."""
+    done = [t for t in bench.study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
+    reverse = bench.study.direction == optuna.study.StudyDirection.MAXIMIZE
+    done.sort(key=lambda t: t.value, reverse=reverse)
+    rows = []
+    for rank, trial in enumerate(done, 1):
+        recipe = trial.user_attrs["recipe"]
+        rows.append(
+            {
+                "rank": rank,
+                "trial": trial.number,
+                "value": trial.value,
+                "strategy": recipe["strategy"],
+                "backbone": recipe["backbone"],
+                "head": recipe["head"],
+                "seconds": trial.user_attrs["seconds"],
+                "in_model": trial.number in members,
+                "words": trial.user_attrs["words"],
+                "recipe": json.dumps(recipe, sort_keys=True),
+            }
+        )
+    return rows
+
+
+def _write_leaderboard(bench: Bench, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(bench.context.folder / "leaderboard.csv", text.getvalue().encode())
+
+
+def _annotate(bench: Bench, result: dict[str, Any]) -> None:
+    """The study's own note in Optuna Dashboard: who won, and how it does on test images."""
+    test = result["test"]
+    score = f"test accuracy {test['accuracy']:.4f} on {test['n']} images" if test else "no test images"
+    best = result["best"]
+    set_note(
+        bench.study,
+        None,
+        f"Best: trial {best['number']}, validation {result['metric']} {best['validation']:.4f}. The model: {score}.",
+    )

@@ -1,0 +1,203 @@
+"""One trial, from the ask to the tell, in a worker."""
+
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from autotl.features.extract import FeatureExtractor
+from autotl.features.store import FeatureStore, StoreTimeout, StoreUnavailable
+from autotl.files import write_atomically
+from autotl.model.member import Member, save_member
+from autotl.recipe import Recipe
+from autotl.registry import Registry, load_registry
+from autotl.search.context import Context, Send, Ticket, member_folder
+from autotl.search.space import suggest
+from autotl.search.study import STEPS, open_study, set_note
+from autotl.strategies.strategy import Result, Task
+
+__all__ = ["Bench", "run_trial", "train"]
+
+
+@dataclass
+class Bench:
+    """What a worker keeps between trials: plugins, the study, engines, memory maps."""
+
+    context: Context
+    send: Send
+    deadline: Callable[[], float]
+    """time.monotonic() at which trials have to be done."""
+    registry: Registry
+    study: optuna.Study
+    extractor: FeatureExtractor
+    _labels: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def set_up(cls, context: Context, send: Send, deadline: Callable[[], float]) -> "Bench":
+        config, slot = context.config, context.slot
+        registry = load_registry(config.without_plugins, config.strict_plugins)
+        metric = registry.metric(config.metric)
+        seed = config.seed * 1000 + sum(slot.name.encode())
+        study = open_study(context.folder, config.name, metric.direction, seed)
+
+        def log(line: str) -> None:
+            send("say", line)
+
+        extractor = FeatureExtractor(
+            dataset=context.dataset,
+            split=context.split,
+            store=_store(config.cache / "features", context.folder / "cache" / "features", config.cache_size, log),
+            scratch=_store(context.folder / "cache" / "boundary", None, config.cache_size, log),
+            engine=registry.engine(config.engine, slot.device),
+            device=slot.device,
+            threads=slot.threads,
+            conversions=config.cache / "engines",
+            seconds_left=lambda: deadline() - time.monotonic(),
+            on_images=lambda what, done, total, rate: send("images", what, done, total, rate),
+            log=log,
+        )
+        return cls(context, send, deadline, registry, study, extractor)
+
+    def labels(self, part: str) -> np.ndarray:
+        return self.context.dataset.labels[getattr(self.context.split, part)]
+
+
+def _store(root: Path, instead: Path | None, limit: int, log: Callable[[str], None]) -> FeatureStore:
+    try:
+        return FeatureStore(root, limit)
+    except StoreUnavailable as error:
+        if instead is None:
+            raise
+        log(f"{error} Until then features are kept with the study, in {instead}.")
+        return FeatureStore(instead, limit)
+
+
+def run_trial(bench: Bench, ticket: Ticket) -> None:
+    """Ask, train, tell. Whatever happens, the trial is told and the coordinator hears how it ended."""
+    began = time.monotonic()
+    trial = bench.study.ask()
+    state, value = TrialState.FAIL, None
+    recipe: Recipe | None = None
+    result: Result | None = None
+    try:
+        bench.send("asked", trial.number)
+        recipe = suggest(trial, bench.context.choices, bench.registry, bench.context.config.seed)
+        bench.send("started", trial.number, recipe.words(), recipe.strategy, recipe.backbone)
+        result = train(bench, recipe, began + ticket.allowance, _reporter(trial, bench.send))
+        value = bench.registry.metric(bench.context.config.metric)(bench.labels("validation"), result.probabilities)
+        _record(bench, trial, result, value)
+        state = TrialState.COMPLETE
+    except optuna.TrialPruned as pruned:
+        state = TrialState.PRUNED
+        trial.set_user_attr("cause", str(pruned) or "worse than the median of its strategy")
+    except StoreTimeout:
+        state = TrialState.PRUNED
+        trial.set_user_attr("cause", "the time was up")
+    except Exception as error:
+        trial.set_user_attr("cause", f"{type(error).__name__}: {error}".strip()[:500])
+        trial.set_user_attr("traceback", traceback.format_exc())
+    seconds = round(time.monotonic() - began, 3)
+    if recipe is not None and state != TrialState.COMPLETE:
+        trial.set_user_attr("words", recipe.words())
+        trial.set_user_attr("recipe", recipe.to_dict())
+    trial.set_user_attr("seconds", seconds)
+    trial.set_user_attr("device", bench.context.slot.name)
+    told = bench.study.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
+    bench.send("finished", trial.number)
+    if result is not None:
+        bench.registry.notify("autotl_trial_finished", study=bench.study, trial=told, result=result)
+
+
+def _reporter(trial: optuna.Trial, send: Send) -> Callable[[float, float], None]:
+    reported = 0
+
+    def report(fraction: float, score: float) -> None:
+        nonlocal reported
+        step = int(fraction * STEPS)
+        send("doing", f"{fraction:.0%}, best {score:.4f}")
+        if step > reported:
+            reported = step
+            trial.report(score, step)
+            if fraction < 1 and trial.should_prune():
+                raise optuna.TrialPruned
+
+    return report
+
+
+def train(bench: Bench, recipe: Recipe, until: float, report: Callable[[float, float], None]) -> Result:
+    """Train a recipe, in a trial or in a replay."""
+    backbone = bench.registry.backbone(recipe.backbone)
+    task = Task(
+        backbone=backbone,
+        head=bench.registry.head(recipe.head),
+        n_classes=len(bench.context.dataset.classes),
+        train_labels=bench.labels("train"),
+        validation_labels=bench.labels("validation"),
+        metric=bench.registry.metric(bench.context.config.metric),
+        features=bench.extractor.of(backbone),
+        threads=bench.context.slot.threads,
+        seconds_left=lambda: min(until, bench.deadline()) - time.monotonic(),
+        log=lambda line: bench.send("say", line),
+    )
+    result = bench.registry.strategy(recipe.strategy).fit(recipe, task, bench.context.slot.device, report)
+    _calibrate(result, task.validation_labels)
+    return result
+
+
+def _calibrate(result: Result, labels: np.ndarray) -> None:
+    """One temperature, which changes no decision: what a support vector machine says becomes comparable."""
+    from autotl.heads.predict import fit_temperature, probabilities
+
+    logits = np.log(result.probabilities.clip(1e-12))
+    result.fitted.temperature = fit_temperature(logits, labels)
+    result.probabilities = probabilities(logits, result.fitted.temperature)
+
+
+def _record(bench: Bench, trial: optuna.Trial, result: Result, value: float) -> None:
+    """Everything that rides on the trial, and what it fitted; a finished trial takes no more attributes."""
+    context, recipe = bench.context, result.recipe
+    backbone = bench.registry.backbone(recipe.backbone)
+    labels = bench.labels("validation")
+    classes = len(context.dataset.classes)
+    member = Member(recipe, result.fitted, backbone.digest, classes, trial=trial.number, validation=value)
+    columns = bench.extractor.of(backbone).layout.columns(result.fitted.taps)
+    folder = member_folder(context.folder, trial.number)
+    write_atomically(folder / "validation.npy", lambda file: np.save(file, result.probabilities))
+    save_member(member, columns.stop - columns.start, folder)
+
+    trial.set_user_attr("recipe", recipe.to_dict())
+    trial.set_user_attr("recipe_digest", recipe.digest)
+    trial.set_user_attr("words", recipe.words())
+    if result.history:
+        trial.set_user_attr("epochs", len(result.history))
+    for metric in bench.registry.metrics.values():
+        with suppress(ValueError):
+            trial.set_user_attr(metric.name, round(metric(labels, result.probabilities), 6))
+    _upload(bench, trial, result)
+    set_note(bench.study, trial, f"**{value:.4f}** {context.config.metric}: {recipe.words()}")
+
+
+def _upload(bench: Bench, trial: optuna.Trial, result: Result) -> None:
+    """The learning curve, as a small table that Optuna Dashboard shows. Never weights: it has no way to delete."""
+    if not result.history:
+        return
+    from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+
+    artifacts = bench.context.folder / "artifacts"
+    artifacts.mkdir(exist_ok=True)
+    names = list(result.history[0])
+    lines = [",".join(names), *(",".join(f"{epoch[name]:.6g}" for name in names) for epoch in result.history)]
+    table = bench.context.folder / "cache" / f"curve-{trial.number}.csv"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text("\n".join(lines) + "\n")
+    upload_artifact(
+        artifact_store=FileSystemArtifactStore(str(artifacts)), file_path=str(table), study_or_trial=trial,
+        mimetype="text/csv", storage=bench.study._storage,
+    )  # fmt: skip
+    table.unlink()

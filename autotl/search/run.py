@@ -1,0 +1,69 @@
+"""A search from start to model. The process that runs this is the coordinator; it imports no torch."""
+
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from autotl.config import StudyConfig, check_names
+from autotl.devices import parse_devices
+from autotl.errors import AutotlError
+from autotl.registry import load_registry
+from autotl.search.coordinator import Coordinator, Interrupts
+from autotl.search.progress import Progress
+from autotl.search.workers import LocalWorkers
+
+__all__ = ["run_search"]
+
+
+def run_search(config: StudyConfig, progress: Progress) -> dict[str, Any]:
+    """Search, and return what `result.json` holds and where the model is.
+
+    Raises AutotlError for what the user can mend, NoTrialSucceeded where no trial did, and KeyboardInterrupt where
+    Ctrl-C came before there was a model, or twice.
+    """
+    began = time.monotonic()
+    registry = load_registry(config.without_plugins, config.strict_plugins)
+    check_names(config, registry)
+    slots = parse_devices(config.devices)
+    with _only_one(config.folder), _interrupts() as interrupts:
+        workers = LocalWorkers(slots, config.folder / "logs")  # they import torch while we look at the images
+        try:
+            search = Coordinator(config, progress, registry, slots, workers, began, interrupts)
+            search.prepare()
+            search.run()
+            return search.finish()
+        finally:
+            workers.close()
+            shutil.rmtree(config.folder / "cache", ignore_errors=True)
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """A study has one coordinator at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise AutotlError(f"A search runs in {folder} already. Wait for it, or give this one another --name.") from None
+
+
+@contextmanager
+def _interrupts() -> Iterator[Interrupts]:
+    handler = Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield handler
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield handler
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

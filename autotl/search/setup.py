@@ -1,0 +1,111 @@
+"""What a search needs before its first trial: images, split, backbones, and a study that stays one space."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import optuna
+
+from autotl.config import StudyConfig
+from autotl.data.dataset import ImageDataset
+from autotl.data.load import load_dataset
+from autotl.data.splits import Split, make_split
+from autotl.devices import Slot
+from autotl.errors import AutotlError
+from autotl.files import write_atomically, write_json
+from autotl.registry import Registry
+from autotl.search.backbones import choose_backbones
+from autotl.search.context import Context
+from autotl.search.space import Choices
+
+__all__ = ["freeze_choices", "kept_config", "prepare"]
+
+PARTS = ("train", "validation", "test")
+CONFIG = "study.json"
+
+
+def prepare(config: StudyConfig, registry: Registry, slots: list[Slot], say: Callable[[str], None]) -> Context:
+    """Load and check the images, split them (or take the study's own split), and choose the backbones."""
+    cores = sum(slot.threads for slot in slots)
+    dataset = load_dataset(
+        config.data,
+        registry.datasets,
+        test=None if config.test == "none" else config.test,
+        strict=config.strict_images,
+        threads=cores,
+        cache=config.cache / "digests",
+    )
+    split = _split(config, dataset)
+    choices = Choices(
+        tuple(b.name for b in choose_backbones(config, registry, say)),
+        tuple(config.strategies or registry.strategies),
+        tuple(config.heads or registry.heads),
+        len(split.train),
+        len(dataset.classes),
+        any(slot.kind != "cpu" for slot in slots),
+    )
+    write_atomically(config.folder / CONFIG, config.model_dump_json(indent=2).encode())
+    _write_skipped(config.folder, dataset)
+    return Context(config, config.folder, dataset, split, choices, slots[0], cores)
+
+
+def kept_config(folder: Path) -> StudyConfig:
+    """What the search in a study's folder was told."""
+    config = StudyConfig.model_validate_json((folder / CONFIG).read_text())
+    return config.model_copy(update={"output": folder.parent, "name": folder.name})
+
+
+def _split(config: StudyConfig, dataset: ImageDataset) -> Split:
+    """The study's own, where it has one: a resumed search never sees its test images as training images."""
+    page = config.folder / "split.json"
+    if not page.exists():
+        split = make_split(dataset, config.seed, "none" if config.test == "none" else "auto")
+        digests = {part: [dataset.digests[i] for i in getattr(split, part)] for part in PARTS}
+        write_json(page, {"indices": split.to_dict(), "digests": digests})
+        return split
+    kept = json.loads(page.read_text())
+    split = Split.from_dict(kept["indices"])
+    for part in PARTS:
+        indices = getattr(split, part)
+        same = indices.max(initial=-1) < len(dataset) and kept["digests"][part] == [dataset.digests[i] for i in indices]
+        if not same:
+            raise AutotlError(
+                f"The images of study {config.name!r} have changed since it began, and its split with them. "
+                f"Give the search another --name, or delete {config.folder}."
+            )
+    return split
+
+
+def freeze_choices(study: optuna.Study, context: Context, versions: dict[str, str]) -> None:
+    """A study is one space: what it chooses from may not change when it is resumed."""
+    now: dict = {
+        **asdict(context.choices),
+        "classes": context.dataset.classes,
+        "metric": context.config.metric,
+        "seed": context.config.seed,
+    }
+    now = json.loads(json.dumps(now))
+    kept = study.user_attrs.get("choices")
+    if kept is None:
+        study.set_user_attr("choices", now)
+        study.set_user_attr("versions", versions)
+        return
+    differing = [f"{k}: was {kept[k]}, is {now[k]}" for k in now if kept.get(k) != now[k]]
+    if differing:
+        raise AutotlError(
+            f"Study {context.config.name!r} can't be resumed with other choices ({'; '.join(differing)}). "
+            "Give the search another --name, or the choices it began with."
+        )
+
+
+def _write_skipped(folder: Path, dataset: ImageDataset) -> None:
+    if not dataset.skipped:
+        return
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["path", "reason"])
+    writer.writerows([str(s.path), s.reason] for s in dataset.skipped)
+    write_atomically(folder / "skipped.csv", text.getvalue().encode(errors="surrogateescape"))

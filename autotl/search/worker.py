@@ -1,0 +1,74 @@
+"""A worker process: `python -m autotl.search.worker ADDRESS`. One for each device slot; it lives on from trial to trial.
+
+It is started as a program of its own, so that its environment is set before torch is imported, and a search works
+from a notebook as well as from a script. It ends when its coordinator does, however that ends.
+"""
+
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Client, Connection
+from typing import Any
+
+__all__ = ["main"]
+
+
+def main(address: str) -> None:
+    """Connect, get the context, run tickets until told to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides
+    connection: Connection = Client(address, authkey=bytes.fromhex(os.environ.pop("AUTOTL_WORKER_KEY")))
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    deadline = [float("inf")]
+    threading.Thread(target=_listen, args=(connection, inbox, deadline), daemon=True).start()
+    sending = threading.Lock()
+
+    def send(*message: Any) -> None:
+        with sending:
+            connection.send(message)
+
+    _import_early()
+    context = inbox.get()
+    try:
+        import torch
+
+        from autotl.search.finish import finish
+        from autotl.search.objective import Bench, run_trial
+
+        torch.set_num_threads(context.slot.threads)
+        bench = Bench.set_up(context, send, lambda: deadline[0])
+        send("ready")
+        while (ticket := inbox.get()) is not None:
+            if type(ticket).__name__ == "Finish":
+                send("result", finish(bench, ticket))
+            else:
+                run_trial(bench, ticket)
+    except BaseException:
+        traceback.print_exc()
+        send("broken", traceback.format_exc())
+        raise
+
+
+def _import_early() -> None:
+    """What takes seconds to import, while the coordinator looks at the images."""
+    for name in ("torch", "timm", "optuna", "sklearn.linear_model", "sklearn.svm"):
+        importlib.import_module(name)
+
+
+def _listen(connection: Connection, inbox: "queue.SimpleQueue[Any]", deadline: list[float]) -> None:
+    try:
+        while True:
+            message = connection.recv()
+            if isinstance(message, tuple) and message[0] == "deadline":
+                deadline[0] = message[1]
+            else:
+                inbox.put(message)
+    except (EOFError, OSError):  # the coordinator is gone, and nobody waits for what we do
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

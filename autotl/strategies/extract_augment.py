@@ -1,0 +1,52 @@
+"""Extract and augment: the frozen backbone sees several augmented views of each image, a new head learns from all.
+
+A view is drawn from a seed of (image digest, policy, view number), so its features are recorded like the plain
+image's: K views cost K extractions once, not one an epoch, and estimator heads can use them.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotl.backbones.backbone import TAPS, Backbone
+from autotl.data.views import PLAIN, POLICIES, View
+from autotl.heads.head import Head
+from autotl.recipe import Params, Recipe, Space
+from autotl.strategies.fast_extraction import fit_head, head_training_defaults, suggest_head_training
+from autotl.strategies.strategy import Report, Result, Strategy, Task
+
+if TYPE_CHECKING:
+    from autotl.registry import Register
+
+__all__ = ["ExtractAugment"]
+
+
+class ExtractAugment(Strategy):
+    """Dearer than fast extraction, and augmentation works."""
+
+    name = "extract_augment"
+
+    def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
+        views = space.int("views", 1, 8 if space.accelerator else 4)
+        if head.max_rows:  # the plain images count too
+            views = max(1, min(views, head.max_rows // max(1, space.n_train) - 1))
+        return {
+            "policy": space.categorical("policy", tuple(POLICIES)),
+            "views": views,
+            "taps": space.categorical("taps", TAPS),
+            **suggest_head_training(space, head),
+        }
+
+    def defaults(self, head: Head) -> Params:
+        return {"policy": "flip", "views": 1, "taps": "stages", **head_training_defaults(head)}
+
+    def fit(self, recipe: Recipe, task: Task, device: str, report: Report) -> Result:
+        params = recipe.strategy_params
+        taps, policy = str(params["taps"]), str(params["policy"])
+        views = [PLAIN, *(View(policy, number) for number in range(int(params["views"] or 0)))]
+        features = np.concatenate([task.features.taps("train", taps, view) for view in views])
+        return fit_head(recipe, task, device, report, taps, features, np.tile(task.train_labels, len(views)))
+
+
+def autotl_register_strategies(register: "Register[Strategy]") -> None:
+    register(ExtractAugment())

@@ -1,0 +1,220 @@
+"""The one torch training loop: AdamW, warm-up and cosine, label smoothing, mixup, clipping, EMA, best epoch kept."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autotl.errors import AutotlError
+from autotl.heads.predict import logits, probabilities
+from autotl.recipe import Params, Recipe
+from autotl.strategies.strategy import Report, Task
+
+__all__ = ["Diverged", "Plan", "Trained", "train", "train_head"]
+
+WARMUP_STEPS = 20
+"""A few small steps first, so that a new head's gradients don't shake a pretrained base."""
+
+
+class Diverged(AutotlError):
+    """The loss was no longer a number."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train, apart from what."""
+
+    epochs: int
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    """The alpha of mixup's Beta distribution (Zhang et al., ICLR 2018); 0 is none. Applied to what enters the
+    trained part: images, or activations as in manifold mixup (Verma et al., ICML 2019)."""
+    balanced: bool = False
+    """Weigh classes by the inverse of their frequency."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights, which is then what is scored and kept; 0 is none."""
+    clip: float = 1.0
+    patience: int = 10
+    """Epochs without a better score before training stops."""
+    stop_after: int | None = None
+    """Epochs after which to stop although the schedule goes on: where an earlier training ran out of time."""
+
+    @classmethod
+    def of(cls, params: Params, **more: Any) -> "Plan":
+        """From a strategy's parameters: those that a plan has; the rest is somebody else's."""
+        known = {k: v for k, v in params.items() if k in cls.__dataclass_fields__}
+        return cls(**{**known, **more})
+
+
+@dataclass
+class Trained:
+    """What training left: the network holds the best epoch's weights, of which these are the validation
+    probabilities."""
+
+    probabilities: np.ndarray
+    history: list[dict[str, float]]
+    plan: Plan
+    """As carried out: with fewer epochs, or `stop_after`, where time ran short."""
+
+    def carried_out(self, recipe: Recipe) -> Recipe:
+        """The recipe of what was trained, so that a replay repeats it, cut short or not."""
+        done = {"epochs": self.plan.epochs} | ({"stop_after": self.plan.stop_after} if self.plan.stop_after else {})
+        return replace(recipe, strategy_params={**recipe.strategy_params, **done})
+
+
+def train(
+    network: nn.Module,
+    groups: list[dict[str, Any]],
+    batches: Callable[[int, torch.Generator], Iterator[tuple[Tensor, Tensor]]],
+    steps: int,
+    predict: Callable[[nn.Module], np.ndarray],
+    plan: Plan,
+    task: Task,
+    report: Report,
+    seed: int,
+    fit_epochs: bool = False,
+) -> Trained:
+    """Train `network` in place on `batches(epoch, generator)`, `steps` an epoch, and keep the best epoch.
+
+    Args:
+        groups: AdamW's parameter groups, each with its own `lr`, the peak of warm-up and cosine.
+        predict: the validation probabilities of a network.
+        fit_epochs: time the first steps, and plan no more epochs than fit into `task.seconds_left()`.
+
+    Raises:
+        Diverged: the loss became NaN or infinite; says at which step.
+        optuna.TrialPruned: whatever `report` raises goes through.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device = next(network.parameters()).device
+    optimizer = torch.optim.AdamW(groups, foreach=True)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    weights = _class_weights(task, device) if plan.balanced else None
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    average = _average(network, plan.ema) if plan.ema else None
+    history: list[dict[str, float]] = []
+    best: tuple[float, np.ndarray, dict[str, Tensor]] | None = None
+    waited = step = 0
+    started = time.monotonic()
+    for epoch in range(1, plan.epochs + 1):
+        network.train()
+        began, losses = time.monotonic(), []
+        for x, y in batches(epoch, generator):
+            step += 1
+            if fit_epochs and step == 4:  # the first three steps paid for warming up
+                plan = _fitting(plan, (time.monotonic() - began) / 3 * steps * 1.15, task.seconds_left())
+            pace = _pace(step, plan.epochs * steps)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * pace
+            loss = _loss(network, x, y, plan, weights, generator)
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, plan.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if average:
+                average.update_parameters(network)
+            losses.append(loss.detach())
+        loss_now = float(torch.stack(losses).mean())
+        if not math.isfinite(loss_now):
+            bad = next(i for i, value in enumerate(losses) if not torch.isfinite(value))
+            raise Diverged(f"the loss was {losses[bad]:g} at step {step - len(losses) + bad + 1} (epoch {epoch}).")
+        scored = average.module if average else network
+        scored.eval()
+        found = predict(scored)
+        score = task.metric(task.validation_labels, found)
+        history.append({"epoch": epoch, "loss": loss_now, "score": score, "seconds": time.monotonic() - started})
+        if best is None or task.metric.better(score, best[0]):
+            best, waited = (score, found, deepcopy(scored.state_dict())), 0
+        else:
+            waited += 1
+        report(epoch / plan.epochs, best[0])
+        if waited >= plan.patience or epoch in (plan.epochs, plan.stop_after):
+            break
+        if task.seconds_left() < (time.monotonic() - started) / epoch * 1.1:
+            plan = replace(plan, stop_after=epoch)
+            break
+    assert best is not None
+    network.load_state_dict(best[2])
+    network.eval()
+    return Trained(best[1], history, plan)
+
+
+def _loss(
+    network: nn.Module, x: Tensor, y: Tensor, plan: Plan, weights: Tensor | None, generator: torch.Generator
+) -> Tensor:
+    if not plan.mixup:
+        return F.cross_entropy(network(x), y, weights, label_smoothing=plan.label_smoothing)
+    # a Beta(a, a) draw, as the ratio of two Gamma draws, from the trial's own generator
+    gamma = torch._standard_gamma(torch.full((2,), plan.mixup), generator=generator)
+    share = float(gamma[0] / gamma.sum())
+    other = torch.randperm(len(x), generator=generator).to(x.device)
+    predicted = network(share * x + (1 - share) * x[other])
+    one, two = (F.cross_entropy(predicted, t, weights, label_smoothing=plan.label_smoothing) for t in (y, y[other]))
+    return share * one + (1 - share) * two
+
+
+def _pace(step: int, total: int) -> float:
+    """Linear warm-up, then cosine down to nothing."""
+    warm = min(1.0, step / WARMUP_STEPS)
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
+
+
+def _fitting(plan: Plan, epoch_seconds: float, seconds_left: float) -> Plan:
+    if not math.isfinite(seconds_left):
+        return plan
+    return replace(plan, epochs=max(1, min(plan.epochs, int(seconds_left / epoch_seconds))))
+
+
+def _class_weights(task: Task, device: torch.device) -> Tensor:
+    counts = np.bincount(task.train_labels, minlength=task.n_classes).clip(min=1)
+    return torch.tensor(len(task.train_labels) / (task.n_classes * counts), dtype=torch.float32, device=device)
+
+
+def _average(network: nn.Module, decay: float) -> Any:
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def train_head(
+    head: nn.Module,
+    features: np.ndarray,
+    labels: np.ndarray,
+    validation: np.ndarray,
+    params: Params,
+    task: Task,
+    device: str,
+    report: Report,
+    seed: int,
+    batch: int = 128,
+) -> Trained:
+    """A dense head on recorded features [n, n_features], in steps over the whole array: no loader, no workers."""
+    head.to(device)
+    x, y = torch.from_numpy(features).to(device), torch.from_numpy(labels).to(device)
+    batch = min(batch, len(x))
+
+    def batches(epoch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(x), generator=generator).to(device)
+        for rows in order[: len(x) // batch * batch].split(batch):
+            yield x[rows], y[rows]
+
+    groups = [{"params": list(head.parameters()), "lr": params["lr"], "weight_decay": params["weight_decay"]}]
+    return train(
+        head,
+        groups,
+        batches,
+        len(x) // batch,
+        lambda network: probabilities(logits(network, validation, task.n_classes), 1.0),
+        Plan.of(params),
+        task,
+        report,
+        seed,
+        fit_epochs="stop_after" not in params,
+    )

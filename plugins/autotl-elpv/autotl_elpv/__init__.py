@@ -1,0 +1,74 @@
+"""The elpv data set: electroluminescence images of functional and defective solar cells (Deitsch et al. 2019)."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import autotl
+from autotl.data.dataset import DatasetSource, LabelledImage
+from autotl.errors import DataError
+
+if TYPE_CHECKING:
+    from autotl.registry import Register
+
+__all__ = ["Elpv", "autotl_register_datasets"]
+
+JUDGEMENTS = ("functional", "probably functional", "probably defective", "defective")
+"""What the experts' probabilities 0, 1/3, 2/3 and 1 mean."""
+
+
+def two_classes(probability: float) -> str:
+    return "defective" if probability >= 0.5 else "functional"
+
+
+def four_classes(probability: float) -> str:
+    return JUDGEMENTS[round(probability * 3)]
+
+
+class Elpv(DatasetSource):
+    """The images of PyPI's elpv-dataset, under labels made from the probability that a cell is defective."""
+
+    def __init__(self, name: str, label: Callable[[float], str]):
+        self.name, self.label = name, label
+
+    def matches(self, location: str) -> bool:
+        return location == self.name
+
+    def images(self, location: str) -> list[LabelledImage]:
+        """In the order of labels.csv, 75 % in part `train` and 25 % in part `test`. Raises DataError."""
+        folder = _folder()
+        rows = [line.split() for line in (folder / "labels.csv").read_text().splitlines() if line.strip()]
+        probabilities = [float(probability) for _, probability, _ in rows]
+        tests = _test_rows(probabilities, [cell_type for _, _, cell_type in rows])
+        return [
+            LabelledImage(folder / path, self.label(probability), "test" if row in tests else "train")
+            for row, ((path, _, _), probability) in enumerate(zip(rows, probabilities, strict=True))
+        ]
+
+
+def _folder() -> Path:
+    """Where the package keeps its data; found without importing it, which would decode every image's libraries."""
+    spec = find_spec("elpv_dataset")
+    folder = Path(spec.origin).parent / "data" if spec and spec.origin else None
+    if folder is None or not (folder / "labels.csv").is_file():
+        raise DataError("The elpv images are not installed. Type: pip install elpv-dataset")
+    return folder
+
+
+def _test_rows(probabilities: list[float], types: list[str]) -> set[int]:
+    """The fixed test quarter, in which every judgement of both cell types has its share."""
+    from sklearn.model_selection import StratifiedShuffleSplit
+
+    strata = np.array([f"{probability:.2f} {kind}" for probability, kind in zip(probabilities, types, strict=True)])
+    split = StratifiedShuffleSplit(1, test_size=0.25, random_state=0)
+    _, test = next(split.split(np.zeros(len(strata)), strata))
+    return set(test.tolist())
+
+
+@autotl.hookimpl
+def autotl_register_datasets(register: "Register[DatasetSource]") -> None:
+    register(Elpv("elpv", two_classes))
+    register(Elpv("elpv4", four_classes))

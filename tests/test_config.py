@@ -1,0 +1,235 @@
+"""A study file or the command line becomes one validated StudyConfig, or one clear error."""
+
+from pathlib import Path
+
+import pytest
+
+from autotl.config import (
+    StudyConfig,
+    check_names,
+    find_model,
+    find_study,
+    load_study_file,
+    parse_bytes,
+    parse_seconds,
+    study_config,
+)
+from autotl.errors import AutotlError, UnknownName
+from autotl.registry import load_registry
+
+
+def study_file(folder: Path, text: str) -> Path:
+    path = folder / "cells.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("10m", 600), ("90s", 90), ("1h30m", 5400), (300, 300), ("300", 300), ("1.5h", 5400), ("2m30", 150), (0.5, 0.5)],
+)
+def test_durations_are_read_in_every_spelling(text: str | float, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "", "10 minutes", "1.2.3s", "0s", -3, True, float("inf"), float("nan")])
+def test_what_is_no_duration_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="not a"):
+        parse_seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("20GB", 20 * 10**9), ("512 MiB", 512 * 2**20), ("1.5tb", 15 * 10**11), ("100", 100), (7, 7)]
+)
+def test_sizes_are_read_in_every_spelling(text: str | int, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["20 apples", "", "-1GB", "GB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a size"):
+        parse_bytes(text)
+
+
+def test_time_is_ten_minutes_only_where_trials_are_not_given_either() -> None:
+    assert StudyConfig(data="x").time == 600
+    assert StudyConfig(data="x", trials=3).time is None
+    assert StudyConfig(data="x", trials=3, time="5m").time == 300
+
+
+def test_none_means_the_default() -> None:
+    assert StudyConfig(data="x", seed=None, time=None) == StudyConfig(data="x")
+
+
+def test_a_config_survives_being_written_and_read() -> None:
+    config = StudyConfig(data="x", trials=3, backbones=["a", "b"], test="none")
+    assert StudyConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("photos", "photos"),
+        ("photos/train", "photos"),
+        ("photos/labels.csv", "photos"),
+        ("elpv", "elpv"),
+        ("hub:some one/cells", "hub-some-one-cells"),
+    ],
+)
+def test_a_study_is_named_after_its_data(
+    place: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos" / "train").mkdir(parents=True)
+    (tmp_path / "photos" / "labels.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    assert StudyConfig(data=place).name == name
+
+
+def test_the_current_folder_gives_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert StudyConfig(data=".").name == tmp_path.name
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".", "-x"])
+def test_a_name_that_is_no_folder_name_is_refused(name: str) -> None:
+    with pytest.raises(AutotlError, match="--name"):
+        study_config("x", name=name)
+
+
+def test_the_cache_follows_its_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOTL_CACHE", "/somewhere/else")
+    assert StudyConfig(data="x").cache == Path("/somewhere/else")
+
+
+def test_every_field_is_described() -> None:
+    undescribed = [name for name, field in StudyConfig.model_fields.items() if not field.description]
+    assert undescribed == []
+
+
+def test_a_study_file_is_named_by_its_stem_and_flags_win(tmp_path: Path) -> None:
+    path = study_file(tmp_path, 'data = "elpv"\ntime = "5m"\nbackbones = "a"\n')
+    config = load_study_file(path, time="90s", trials=None)
+    assert (config.name, config.time, config.trials, config.backbones) == ("cells", 90, None, ["a"])
+
+
+def test_data_of_a_study_file_is_looked_for_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "files" / "photos").mkdir(parents=True)
+    (tmp_path / "files" / "held").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = load_study_file(study_file(tmp_path / "files", 'data = "photos"\ntest = "held"\n'))
+    assert (Path(config.data), Path(str(config.test))) == (tmp_path / "files/photos", tmp_path / "files/held")
+
+
+def test_data_in_the_current_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in (tmp_path / "photos", tmp_path / "files" / "photos"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert load_study_file(study_file(tmp_path / "files", 'data = "photos"\n')).data == "photos"
+
+
+def test_an_unknown_key_is_refused_with_its_line_and_the_nearest(tmp_path: Path) -> None:
+    path = study_file(tmp_path, '# a study\ndata = "x"\ntiem = "5m"\n')
+    with pytest.raises(AutotlError) as error:
+        load_study_file(path)
+    assert f"{path}, line 3: unknown key 'tiem'. Did you mean 'time'? Known keys: data, name" in str(error.value)
+
+
+def test_a_table_is_an_unknown_key_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(AutotlError, match="line 2: unknown key 'search'"):
+        load_study_file(study_file(tmp_path, 'data = "x"\n[search]\nseed = 1\n'))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("trials = 0", r"trials = 0 won't do: .*greater than or equal to 1.* whole number from 1"),
+        ('time = "soon"', r'time = "soon" won\'t do: not a duration\..*90s, 10m, 1h30m'),
+        ("seed = true", r"seed = true won't do"),
+        ("backbones = []", r"backbones = \[\] won't do"),
+        ('cache_size = "many"', r'cache_size = "many" won\'t do: not a size\..*20GB'),
+        ("ensemble = 0", r"ensemble = 0 won't do"),
+        ("strict_images = 3", r"strict_images = 3 won't do"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_line_and_what_is_allowed(line: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(AutotlError, match=f"cells.toml, line 2: {said}"):
+        load_study_file(study_file(tmp_path, f'data = "x"\n{line}\n'))
+
+
+def test_each_mistake_gets_a_line_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(AutotlError) as error:
+        load_study_file(study_file(tmp_path, "trials = 0\nseed = -1\n"))
+    assert [line.split(":")[0].rpartition("/")[2] for line in str(error.value).splitlines()] == [
+        "cells.toml",  # data is missing
+        "cells.toml, line 1",
+        "cells.toml, line 2",
+    ]
+
+
+def test_a_bad_flag_is_named_as_a_flag(tmp_path: Path) -> None:
+    with pytest.raises(AutotlError, match="^--backbone: backbones = 3 won't do"):
+        load_study_file(study_file(tmp_path, 'data = "x"\n'), backbones=3)
+
+
+def test_broken_toml_is_told_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(AutotlError, match=r"cells.toml can't be read as TOML: .*line 1"):
+        load_study_file(study_file(tmp_path, "data = \n"))
+
+
+def test_a_missing_study_file_suggests_its_neighbour(tmp_path: Path) -> None:
+    study_file(tmp_path, "")
+    with pytest.raises(AutotlError, match="Did you mean 'cells\\.toml'"):
+        load_study_file(tmp_path / "cell.toml")
+
+
+def test_overrides_go_over_a_config() -> None:
+    config = study_config(StudyConfig(data="x", seed=3), trials=5)
+    assert (config.seed, config.trials, config.time) == (3, 5, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "nearest"),
+    [
+        ("metric", "acuracy", "accuracy"),
+        ("heads", ["liner"], "linear"),
+        ("strategies", ["fine_tunning"], "fine_tuning"),
+        ("engine", "torh", "torch"),
+    ],
+)
+def test_names_that_nobody_registered_are_refused(field: str, value: object, nearest: str) -> None:
+    with pytest.raises(UnknownName, match=f"Did you mean '{nearest}'"):
+        check_names(StudyConfig(data="x", **{field: value}), load_registry())
+
+
+def test_strategies_that_can_train_none_of_the_heads_are_refused() -> None:
+    config = StudyConfig(data="x", strategies=["fine_tuning"], heads=["knn"])
+    with pytest.raises(AutotlError, match="heads knn can be trained by fine_tuning"):
+        check_names(config, load_registry())
+
+
+def test_names_that_are_registered_pass() -> None:
+    check_names(StudyConfig(data="x", strategies=["fine_tuning"], heads=["knn", "linear"]), load_registry())
+
+
+def test_a_study_is_found_by_name_and_by_folder(tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "journal.log").touch()
+    assert find_study("cells", tmp_path) == find_study(tmp_path / "cells") == tmp_path / "cells"
+
+
+def test_a_study_that_is_not_there_suggests_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "journal.log").touch()
+    with pytest.raises(AutotlError, match="Did you mean 'cells'"):
+        find_study("cels", tmp_path)
+
+
+def test_a_model_is_found_by_its_folder_its_study_and_its_name(tmp_path: Path) -> None:
+    model = tmp_path / "cells" / "model"
+    model.mkdir(parents=True)
+    assert find_model(model) == find_model(model.parent) == find_model("cells", tmp_path) == model
+
+
+def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(AutotlError, match="no model at 'cells'"):
+        find_model("cells", tmp_path)

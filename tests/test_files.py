@@ -1,0 +1,63 @@
+import json
+import os
+import stat
+
+import pytest
+
+from autotl.files import write_atomically, write_json
+
+
+def test_bytes_arrive_in_folders_that_werent_there(tmp_path):
+    write_atomically(tmp_path / "a" / "b.bin", b"\x00\x01")
+    assert (tmp_path / "a" / "b.bin").read_bytes() == b"\x00\x01"
+
+
+def test_a_function_writes_into_the_file(tmp_path):
+    write_atomically(tmp_path / "x", lambda file: file.write(b"abc"))
+    assert (tmp_path / "x").read_bytes() == b"abc"
+
+
+def test_a_failure_while_writing_leaves_what_was_there(tmp_path):
+    (tmp_path / "x").write_bytes(b"before")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(tmp_path / "x", fail)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"x": b"before"}
+
+
+def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path):
+    (tmp_path / "x").write_bytes(b"before")
+    seen = []
+
+    def write(file):
+        file.write(b"after")
+        file.flush()
+        seen.append((tmp_path / "x").read_bytes())
+
+    write_atomically(tmp_path / "x", write)
+    assert [*seen, (tmp_path / "x").read_bytes()] == [b"before", b"after"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    write_atomically(tmp_path / "x", b"")
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_json_is_readable_and_ends_in_a_newline(tmp_path):
+    write_json(tmp_path / "x.json", {"class": "hormiga león", "n": [1, None]})
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"class": "hormiga león", "n": [1, None]}
+    assert "león" in text
+    assert text.endswith("}\n")
+
+
+def test_numbers_that_json_lacks_are_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"score": float("nan")})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from autotl.metrics import Metric, all_scores, autotl_register_metrics, majority_baseline
+
+METRICS: dict[str, Metric] = {}
+autotl_register_metrics(lambda metric: METRICS.update({metric.name: metric}))
+
+
+def graded(labels, n_classes, right=0.6):
+    """Every row gives its label `right` and shares the rest out evenly."""
+    rest = (1 - right) / (n_classes - 1)
+    return np.where(np.eye(n_classes, dtype=bool)[labels], right, rest)
+
+
+def test_the_built_in_metrics_are_all_there():
+    assert sorted(METRICS) == ["accuracy", "auroc", "balanced_accuracy", "log_loss", "macro_f1"]
+
+
+@pytest.mark.parametrize("n_classes", [2, 7])
+@pytest.mark.parametrize(
+    ("name", "perfect"),
+    [("accuracy", 1), ("balanced_accuracy", 1), ("macro_f1", 1), ("auroc", 1), ("log_loss", -np.log(0.6))],
+)
+def test_right_answers_score_the_best(name, perfect, n_classes):
+    labels = np.arange(21) % n_classes
+    assert METRICS[name](labels, graded(labels, n_classes)) == pytest.approx(perfect)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_a_class_missing_from_the_labels_is_scored_without_a_warning(name):
+    labels = np.array([0, 0, 1, 1, 3, 3])
+    score = METRICS[name](labels, graded((labels + (np.arange(6) == 0)) % 4, 4))
+    assert np.isfinite(score)
+
+
+@pytest.mark.parametrize("n_classes", [2, 7])
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_right_answers_are_better_than_wrong_ones_in_its_direction(name, n_classes):
+    metric, labels = METRICS[name], np.arange(21) % n_classes
+    right = metric(labels, graded(labels, n_classes))
+    wrong = metric(labels, graded((labels + 1) % n_classes, n_classes))
+    assert metric.better(right, wrong)
+    assert not metric.better(wrong, right)
+    assert (right > wrong) == (metric.direction == "maximize")
+
+
+def test_an_equal_score_is_not_better():
+    assert not METRICS["accuracy"].better(0.5, 0.5)
+    assert not METRICS["log_loss"].better(0.5, 0.5)
+
+
+def test_balanced_accuracy_counts_each_class_once():
+    labels = np.array([0] * 9 + [1])
+    always_zero = np.tile([0.9, 0.1], (10, 1))
+    assert METRICS["accuracy"](labels, always_zero) == pytest.approx(0.9)
+    assert METRICS["balanced_accuracy"](labels, always_zero) == pytest.approx(0.5)
+
+
+def test_binary_auroc_is_the_chance_that_a_positive_ranks_above_a_negative():
+    labels = np.array([0, 0, 1, 1])
+    positive = np.array([0.1, 0.4, 0.35, 0.8])
+    assert METRICS["auroc"](labels, np.stack([1 - positive, positive], 1)) == pytest.approx(0.75)
+
+
+def test_auroc_of_many_classes_is_the_mean_over_those_present():
+    labels = np.array([0, 0, 1, 1])
+    p = np.array([[0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.3, 0.4, 0.3], [0.1, 0.6, 0.3]])
+    # class 0 ranks three of its four pairs right; class 1 ranks three of four, too
+    assert METRICS["auroc"](labels, p) == pytest.approx(0.75)
+
+
+def test_all_scores_are_those_of_the_result_file():
+    labels = np.arange(21) % 7
+    scores = all_scores(labels, graded(labels, 7))
+    assert scores == pytest.approx(
+        {"accuracy": 1, "balanced_accuracy": 1, "macro_f1": 1, "log_loss": -np.log(0.6), "n": 21}
+    )
+
+
+def test_the_baseline_answers_the_training_frequencies():
+    scores = majority_baseline(np.array([0, 1, 1, 1]), np.array([1, 1, 0, 1]), 3)
+    assert scores["accuracy"] == pytest.approx(0.75)
+    assert scores["balanced_accuracy"] == pytest.approx(0.5)
+    assert scores["log_loss"] == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
