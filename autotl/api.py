@@ -1,6 +1,8 @@
 """autotl from Python: search, replay, evaluate, and a scikit-learn classifier. The command line calls these."""
 
 import os
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -99,3 +101,81 @@ def evaluate(
         "classes": list(model.classes),
         "skipped": [{"path": str(s.path), "reason": s.reason} for s in dataset.skipped],
     }
+
+
+class ImageClassifier:
+    """A search behind scikit-learn's `fit`, `predict`, `predict_proba` and `score`.
+
+    Args:
+        **config: any key of a study file but `data`: `time="5m"`, `backbones=["resnet18"]`, …
+
+    After `fit`: `classes_`, `model_` (an ImageModel), `result_` (what result.json holds), `folder_`.
+
+    >>> classifier = ImageClassifier(time="2m")  # doctest: +SKIP
+    >>> classifier.fit(paths, labels).predict(["new.jpg"])  # doctest: +SKIP
+    """
+
+    def __init__(self, **config: Any):
+        if "data" in config:
+            raise TypeError("data is what fit() takes")
+        self.config = config
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        return dict(self.config)
+
+    def set_params(self, **params: Any) -> "ImageClassifier":
+        self.config.update(params)
+        return self
+
+    def fit(self, images: Sequence[Any], labels: Sequence[Any]) -> "ImageClassifier":
+        """Search on labelled images: paths, PIL images or arrays [height, width, 3]; labels of any one type.
+
+        All images are searched on (a part of them to choose by); none is held out for a test unless `test` says so.
+        """
+        names = np.asarray(labels)
+        if len(images) != len(names):
+            raise AutotlError(f"There are {len(images)} images and {len(names)} labels: one label for each image.")
+        with tempfile.TemporaryDirectory(prefix="autotl-") as scratch:
+            manifest = _manifest(images, names, Path(scratch))
+            config = {"name": "classifier", "output": self.config.get("output") or tempfile.mkdtemp(prefix="autotl-")}
+            found = search(str(manifest), **{"test": "none", **self.config, **config})
+        self.folder_, self.result_, self.model_ = found.folder, found.result, found.model()
+        by_name = {str(name): name for name in np.unique(names)}
+        self.classes_ = np.array([by_name[name] for name in self.model_.classes])
+        return self
+
+    def predict(self, images: Sequence[Any]) -> np.ndarray:
+        """The most probable label of each image, [n]."""
+        return self.classes_[self.predict_proba(images).argmax(1)]
+
+    def predict_proba(self, images: Sequence[Any]) -> np.ndarray:
+        """Probabilities [n, n_classes], columns in the order of `classes_`."""
+        if not hasattr(self, "model_"):
+            raise AutotlError("This ImageClassifier hasn't been fitted: call fit(images, labels) first.")
+        return self.model_.predict_proba(images)
+
+    def score(self, images: Sequence[Any], labels: Sequence[Any]) -> float:
+        """Accuracy."""
+        return float((self.predict(images) == np.asarray(labels)).mean())
+
+
+def _manifest(images: Sequence[Any], labels: np.ndarray, folder: Path) -> Path:
+    """Images in memory as files, and a manifest of all; files that are on disk are linked to, by copies."""
+    import csv
+    import shutil
+
+    from autotl.data.images import to_rgb
+
+    path = folder / "images.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label"])
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            if isinstance(image, str | os.PathLike):
+                name = f"{i:08}{Path(image).suffix}"
+                shutil.copyfile(image, folder / name)
+            else:
+                name = f"{i:08}.png"
+                to_rgb(image).save(folder / name)
+            writer.writerow([name, label])
+    return path

@@ -306,9 +306,9 @@ def find_study(name: str | Path, output: str | Path = "studies") -> Path:
 def find_model(where: str | Path, output: str | Path = "studies") -> Path:
     """A model's folder, given its path, its study's folder or its study's name. Raises AutotlError."""
     for folder in (Path(where) / "model", Path(where), Path(output) / where / "model"):
-        if folder.is_dir() and (folder.name == "model" or any(folder.glob("*.json"))):
+        if (folder / "model.json").is_file():
             return folder
-    known = [name for name in _studies(output) if (Path(output) / name / "model").is_dir()]
+    known = [name for name in _studies(output) if (Path(output) / name / "model" / "model.json").is_file()]
     listing = f" Studies with a model under {output}/: {', '.join(known)}." if known else ""
     raise AutotlError(
         f"There is no model at {str(where)!r}: give a model's folder, or a study's name."

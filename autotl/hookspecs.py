@@ -74,5 +74,3 @@ def autotl_trial_finished(study: "optuna.Study", trial: "optuna.trial.FrozenTria
 @hookspec
 def autotl_search_finished(study: "optuna.Study", model: "ImageModel | None") -> None:
     """The search is over and its model saved (None where no trial succeeded), in the process that assembled it."""
-
-

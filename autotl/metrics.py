@@ -3,14 +3,14 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from autotl.registry import Register
 
-__all__ = ["Metric", "majority_baseline", "all_scores"]
+__all__ = ["Metric", "all_scores", "majority_baseline"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Metric:
     greater_is_better: bool = True
 
     @property
-    def direction(self) -> str:
+    def direction(self) -> Literal["maximize", "minimize"]:
         return "maximize" if self.greater_is_better else "minimize"
 
     def better(self, a: float, b: float) -> bool:

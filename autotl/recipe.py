@@ -65,7 +65,4 @@ class Recipe:
             shown = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in params.items()]
             return f" ({', '.join(shown[:4])})" if shown else ""
 
-        return (
-            f"{self.backbone} · {self.strategy}{few(self.strategy_params)}"
-            f" · {self.head}{few(self.head_params)}"
-        )
+        return f"{self.backbone} · {self.strategy}{few(self.strategy_params)} · {self.head}{few(self.head_params)}"

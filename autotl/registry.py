@@ -175,7 +175,9 @@ def load_registry(without: Iterable[str] = (), strict: bool = False) -> Registry
     registry = Registry()
     for module in BUILT_IN:
         if module.removeprefix("autotl.") not in left_out:
-            registry.add(module.removeprefix("autotl."), _marked(importlib.import_module(module)), "autotl", __version__)
+            registry.add(
+                module.removeprefix("autotl."), _marked(importlib.import_module(module)), "autotl", __version__
+            )
     for entry in sorted(entry_points(group="autotl"), key=lambda e: e.name):
         if entry.name not in left_out:
             _load(registry, entry, strict)

@@ -9,7 +9,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from autotl.cli import app
 from autotl.config import StudyConfig
 from autotl.errors import AutotlError, NoTrialSucceeded
+from autotl.recipe import Recipe
 
 
 @pytest.fixture
@@ -280,7 +281,9 @@ class TwoClasses:
 
     classes = ("cat", "dog")
 
-    def stream(self, paths: Iterable[Path], on_skip: Callable[[Path, str], None]) -> Iterator[tuple[Path, np.ndarray]]:
+    def stream(
+        self, paths: Iterable[Path], on_skip: Callable[[Path, str], None], many: bool
+    ) -> Iterator[tuple[Path, np.ndarray]]:
         for path in paths:
             if "broken" in path.name:
                 on_skip(path, "it ends too early")
@@ -292,13 +295,14 @@ class TwoClasses:
 def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The folder of a model, which loads as TwoClasses, beside photos/."""
     module = ModuleType("autotl.model.model")
-    module.load = lambda path: TwoClasses()  # type: ignore[attr-defined]
+    module.load, module.FEW = lambda path, device: TwoClasses(), 256  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "autotl.model.model", module)
     (tmp_path / "photos").mkdir()
     for name in ("1.png", "2.png", "broken.png"):
         (tmp_path / "photos" / name).touch()
     folder = tmp_path / "studies" / "pets" / "model"
     folder.mkdir(parents=True)
+    (folder / "model.json").touch()
     return folder
 
 
@@ -326,35 +330,18 @@ def test_predict_writes_a_csv(run: Callable[..., Result], model: Path, tmp_path:
     ]
 
 
-def test_predict_keeps_no_more_than_one_row(run: Callable[..., Result], model: Path, tmp_path: Path) -> None:
-    """Row by row: each is on the disk's way before the next is asked for."""
-    taken: list[int] = []
-
-    def stream(self: Any, paths: Iterable[Path], on_skip: Any) -> Iterator[tuple[Path, np.ndarray]]:
-        for number, path in enumerate(paths):
-            taken.append(number)
-            yield path, np.array([0.25, 0.75])
-            if number == 1:
-                raise AutotlError("stop here")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TwoClasses, "stream", stream)
-        result = run("predict", model, "photos")
-    assert taken == [0, 1]
-    assert len(result.stdout.splitlines()) == 2
-
-
 def test_evaluate_prints_scores_classes_and_confusions(
     run: Callable[..., Result], model: Path, api: ModuleType
 ) -> None:
-    api.evaluate = lambda path, data, part: {  # type: ignore[attr-defined]
+    api.evaluate = lambda path, data, part, device: {  # type: ignore[attr-defined]
+        "part": "all",
         "scores": {"accuracy": 0.875, "n": 8},
         "classes": ["cat", "dog"],
         "per_class": [
             {"class": "cat", "precision": 1.0, "recall": 0.75, "f1": 0.857, "n": 4},
             {"class": "dog", "precision": 0.8, "recall": 1.0, "f1": 0.889, "n": 4},
         ],
-        "confusion_matrix": [[3, 1], [0, 4]],
+        "confusion": [[3, 1], [0, 4]],
     }
     lines = [line.split() for line in run("evaluate", "pets", "photos").stdout.splitlines()]
     assert ["accuracy", "0.8750"] in lines
@@ -367,11 +354,12 @@ def test_many_classes_show_their_worst_confusions(run: Callable[..., Result], mo
     matrix = np.diag(np.full(60, 9))
     matrix[7, 12] = 5
     rows = [{"class": name, "recall": 1.0, "n": 9} for name in classes]
-    api.evaluate = lambda path, data, part: {  # type: ignore[attr-defined]
+    api.evaluate = lambda path, data, part, device: {  # type: ignore[attr-defined]
+        "part": "all",
         "scores": {"accuracy": 0.9, "n": 545},
         "classes": classes,
         "per_class": rows,
-        "confusion_matrix": matrix.tolist(),
+        "confusion": matrix.tolist(),
     }
     result = run("evaluate", "pets", "photos")
     assert ["5", "kind7", "kind12"] in [line.split() for line in result.stdout.splitlines()]
@@ -395,7 +383,7 @@ def test_replay_says_whether_the_score_is_the_same(run: Callable[..., Result], s
         "recorded": 0.875,
         "replayed": 0.875,
         "metric": "accuracy",
-        "recipe": SimpleNamespace(words=lambda: "resnet34 · fast_extraction · knn"),
+        "recipe": Recipe("resnet34", "fast_extraction", "knn", seed=1).to_dict(),
     }
     result = run("replay", "cells", 0)
     assert "resnet34 · fast_extraction · knn" in result.stdout

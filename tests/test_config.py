@@ -167,18 +167,18 @@ def test_each_mistake_gets_a_line_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_bad_flag_is_named_as_a_flag(tmp_path: Path) -> None:
-    with pytest.raises(AutotlError, match="^--backbone: backbones = 3 won't do"):
+    with pytest.raises(AutotlError, match=r"^--backbone: backbones = 3 won't do"):
         load_study_file(study_file(tmp_path, 'data = "x"\n'), backbones=3)
 
 
 def test_broken_toml_is_told_with_its_place(tmp_path: Path) -> None:
-    with pytest.raises(AutotlError, match=r"cells.toml can't be read as TOML: .*line 1"):
+    with pytest.raises(AutotlError, match=r"cells\.toml can't be read as TOML: .*line 1"):
         load_study_file(study_file(tmp_path, "data = \n"))
 
 
 def test_a_missing_study_file_suggests_its_neighbour(tmp_path: Path) -> None:
     study_file(tmp_path, "")
-    with pytest.raises(AutotlError, match="Did you mean 'cells\\.toml'"):
+    with pytest.raises(AutotlError, match=r"Did you mean 'cells\.toml'"):
         load_study_file(tmp_path / "cell.toml")
 
 
@@ -227,6 +227,7 @@ def test_a_study_that_is_not_there_suggests_the_nearest(tmp_path: Path) -> None:
 def test_a_model_is_found_by_its_folder_its_study_and_its_name(tmp_path: Path) -> None:
     model = tmp_path / "cells" / "model"
     model.mkdir(parents=True)
+    (model / "model.json").touch()
     assert find_model(model) == find_model(model.parent) == find_model("cells", tmp_path) == model
 
 

@@ -80,13 +80,13 @@ class Trunk:
     def prefix(self, block: int) -> nn.Module:
         """The blocks before number `block`: images to what enters it. Shares its modules with the whole."""
         end = self.cut(block)
-        assert end is not None and self.graph is not None
+        assert end is not None
         return self._part(None, [end])
 
     def suffix(self, block: int) -> nn.Module:
         """Block number `block` and all after it: what enters it to features. Parameters keep their names."""
         start = self.cut(block)
-        assert start is not None and self.graph is not None
+        assert start is not None
         return self._part(start, None)
 
     @cached_property
@@ -153,6 +153,8 @@ class Normalize(nn.Module):
     def __init__(self, network: nn.Module, preprocessing: Preprocessing):
         super().__init__()
         self.network = network
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1) * 255, persistent=False)
 

@@ -22,6 +22,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder, or a study's name.")]
+Device = Annotated[str, typer.Option(metavar="auto", help="Where: cpu, cuda:0, mps.")]
 
 
 def predict(
@@ -32,6 +33,7 @@ def predict(
         typer.Option(metavar="FILE.csv", help="Write path,label,probability[,label2,probability2…] instead."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, metavar="N", help="How many classes for each image.")] = 3,
+    device: Device = "auto",
 ) -> None:
     """Say what is on images. Any number of them: they are read as a stream.
 
@@ -39,12 +41,14 @@ def predict(
     where nothing could be predicted.
     """
     from autotl.config import find_model
-    from autotl.model.predictions import CsvFile, best_classes, find_images
+    from autotl.model.predictions import CsvFile, best_classes, find_images, more_than, take_device
 
     folder, images = find_model(model), find_images(places)  # a wrong name is told before torch is loaded
-    from autotl.model.model import load
+    torch_device = take_device(device)
+    from autotl.model.model import FEW, load
 
-    loaded = load(folder)
+    loaded = load(folder, torch_device)
+    many, images = more_than(FEW, images)
     top = min(top, len(loaded.classes))
     errors = Console(stderr=True)
     skipped: list[Path] = []
@@ -59,7 +63,7 @@ def predict(
     watched = csv and errors.is_terminal
     with out or nullcontext(), errors.status("0 images") if watched else nullcontext() as status:
         started = told = time.monotonic()
-        for path, probabilities in loaded.stream(images, skip):
+        for path, probabilities in loaded.stream(images, skip, many):
             done += 1
             best = best_classes(probabilities, loaded.classes, top)
             if out:
@@ -78,6 +82,7 @@ def predict(
 
 
 class Part(str, Enum):
+    auto = "auto"
     test = "test"
     all = "all"
 
@@ -86,17 +91,20 @@ def evaluate(
     model: Model,
     data: Annotated[str, typer.Argument(help="Labelled images: a folder, a CSV manifest, or a data set by name.")],
     part: Annotated[
-        Part, typer.Option(metavar="test|all", help="The data's test part where it has one, or all of it.")
-    ] = Part.test,
+        Part, typer.Option(metavar="test|all", help="Without it: the test part, where the data has one.")
+    ] = Part.auto,
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON object.")] = False,
 ) -> None:
     """Score a model on labelled images: metrics, a table of the classes, the confusion matrix."""
     from autotl.config import find_model
+    from autotl.model.predictions import take_device
 
     folder = find_model(model)  # a wrong name is told before torch is loaded
+    torch_device = take_device(device)
     from autotl import api
 
-    outcome = api.evaluate(folder, data, part.value)
+    outcome = api.evaluate(folder, data, part.value, torch_device)
     if as_json:
         json.dump(outcome, sys.stdout, indent=2, default=float)
         print()
@@ -104,10 +112,12 @@ def evaluate(
     from autotl.search.screen import scores_table
 
     console = Console()
+    for skipped in outcome.get("skipped", ()):
+        Console(stderr=True).print(Text(f"skipped {skipped['path']}: {skipped['reason']}", "yellow"), soft_wrap=True)
     scores = outcome["scores"]
-    console.print(scores_table(scores, outcome.get("baseline"), f"{scores['n']:,} images"), "")
+    console.print(scores_table(scores, outcome.get("baseline"), f"{scores['n']:,} images ({outcome['part']})"), "")
     console.print(_per_class(outcome["per_class"]), "")
-    console.print(_confusion(outcome["classes"], outcome["confusion_matrix"], console.width))
+    console.print(_confusion(outcome["classes"], outcome["confusion"], console.width))
 
 
 def _per_class(rows: list[dict[str, Any]]) -> Table:
@@ -117,7 +127,7 @@ def _per_class(rows: list[dict[str, Any]]) -> Table:
         if name != "class":
             table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        cells = [f"{v:.3f}" if isinstance(v, float) else f"{v:,}" for name, v in row.items() if name != "class"]
+        cells = [f"{v:,.0f}" if name == "n" else f"{v:.3f}" for name, v in row.items() if name != "class"]
         table.add_row(str(row["class"]), *cells)
     return table
 

@@ -113,12 +113,12 @@ def replay(
 
     folder = find_study(name, output)  # a wrong name is told before torch is loaded
     from autotl import api
+    from autotl.recipe import Recipe
 
     outcome = api.replay(folder, number)
     recorded, replayed = outcome["recorded"], outcome["replayed"]
     console = Console()
-    recipe = outcome["recipe"]
-    console.print(Text(recipe.words() if hasattr(recipe, "words") else str(recipe), "dim"))
+    console.print(Text(Recipe.from_dict(outcome["recipe"]).words(), "dim"))
     same = recorded is not None and abs(recorded - replayed) < 1e-6
     verdict = Text("the same", "green") if same else Text("not the same", "yellow")
     console.print(f"{outcome['metric']}: recorded {recorded}, replayed {replayed}:", verdict)

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ class FeatureStore:
         kept = []
         for folder in self._folders():
             content = _content(folder)
-            last_used = (folder / "spec.json").stat().st_mtime if content else 0.0
+            last_used = content["used"] if content else 0.0
             n_bytes, index = _sizes(folder)
             spec = content["spec"] if content else None
             rows = index // RECORD.itemsize
@@ -113,11 +113,12 @@ class FeatureStore:
             with self._alone():
                 if (content := _content(folder)) is None:
                     continue
-                used = (folder / "spec.json").stat().st_mtime
+                used = content["used"]
                 recorded = Recorded(folder, tuple(content["shape"]), content["dtype"])
             with closing(recorded):
                 found[folder] = recorded.drop_damaged()
-            os.utime(folder / "spec.json", (used, used))  # to check isn't to use
+            with suppress(FileNotFoundError):  # pruned since
+                os.utime(folder / "spec.json", (used, used))  # to check isn't to use
         return found
 
     def prune(self, limit: int) -> list[Kept]:
@@ -189,9 +190,10 @@ class FeatureStore:
 
 
 def _content(folder: Path) -> dict[str, Any] | None:
-    """What `spec.json` says; None where it can't be read."""
+    """What `spec.json` says, with the time of its last use; None where it can't be read."""
+    page = folder / "spec.json"
     try:
-        return json.loads((folder / "spec.json").read_text())
+        return json.loads(page.read_text()) | {"used": page.stat().st_mtime}
     except (OSError, ValueError):
         return None
 

@@ -17,7 +17,7 @@ from autotl.strategies.strategy import Fitted
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Member", "load_member", "save_member"]
+__all__ = ["Member", "load_member", "read_page", "save_member"]
 
 
 @dataclass
@@ -70,10 +70,18 @@ def save_member(member: Member, n_features: int, folder: Path) -> None:
     )
 
 
+def read_page(folder: Path) -> dict[str, Any]:
+    """What `member.json` says: all but the fitted parts. Raises AutotlError where it can't be read."""
+    try:
+        return json.loads((folder / "member.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AutotlError(f"{folder} is no whole part of a model: {type(error).__name__}: {error}") from error
+
+
 def load_member(folder: Path, registry: Registry) -> Member:
     """Raises AutotlError where a part is missing, damaged, or holds what may not be loaded."""
+    about = read_page(folder)
     try:
-        about: dict[str, Any] = json.loads((folder / "member.json").read_text(encoding="utf-8"))
         recipe = Recipe.from_dict(about["recipe"])
         spec = registry.head(recipe.head)
         head = load_head(spec, recipe.head_params, about["n_features"], about["n_classes"], folder)

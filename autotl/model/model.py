@@ -248,7 +248,7 @@ def load(path: str | os.PathLike[str], device: str = "cpu", registry: Registry |
     if page.get("format") != FORMAT:
         raise AutotlError(
             f"{folder} has model format {page.get('format')!r}; this autotl reads format {FORMAT}. "
-            f"It was written by autotl {page.get('about', {}).get('versions', {}).get('autotl', 'unknown')}: install that one."
+            f"It was written by autotl {page.get('about', {}).get('versions', {}).get('autotl', '?')}: use that."
         )
     registry = registry or load_registry()
     backbones, weights = {}, {}

@@ -26,7 +26,7 @@ def dashboard_server(folder: Path, port: int) -> WSGIServer:
     Raises AutotlError where optuna-dashboard isn't installed, or the port is taken.
     """
     try:
-        from optuna_dashboard import wsgi  # type: ignore[import-untyped]  # it ships no types
+        from optuna_dashboard import wsgi
     except ImportError:
         raise AutotlError("Optuna Dashboard isn't installed: pip install 'autotl[dashboard]'") from None
     from optuna.artifacts import FileSystemArtifactStore

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState
 
@@ -59,6 +60,8 @@ class Coordinator:
     counts: dict[str, int] = field(default_factory=lambda: {"complete": 0, "pruned": 0, "failed": 0})
     spent: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Seconds of workers by strategy."""
+    durations: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Seconds of each complete trial, by strategy."""
     rates: dict[str, float] = field(default_factory=dict)
     """Images a second and thread, by backbone."""
     rate_now: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -153,13 +156,16 @@ class Coordinator:
         worker.give(Ticket(min(left, share, self.config.trial_timeout or float("inf"))))
 
     def _strategy(self) -> str:
-        """The strategy that has had the least time: each gets its share of the time, however long its trials take."""
+        """The strategy that has had the least time: each gets its share of the time, however long its trials take.
+        Near the end only those whose trials still fit."""
         now = time.monotonic()
         spent = dict(self.spent)
         for worker in self.workers.workers:
             if worker.busy and worker.strategy:
                 spent[worker.strategy] = spent.get(worker.strategy, 0.0) + now - worker.since
-        return min(self.choices.strategies, key=lambda s: spent.get(s, 0.0))
+        left = self._trials_until() - now
+        fitting = [s for s in self.choices.strategies if np.median(self.durations[s] or [0.0]) <= left]
+        return min(fitting or self.choices.strategies[:1], key=lambda s: spent.get(s, 0.0))
 
     def _trials_until(self) -> float:
         """When trials have to be done, so that choosing, saving and testing end within the search's time."""
@@ -210,6 +216,8 @@ class Coordinator:
         """Take a finished trial into account; whether it is the best so far."""
         self.counts[line.state] += 1
         self.spent[strategy] += line.seconds
+        if line.state == "complete":
+            self.durations[strategy].append(line.seconds)
         self.recent = [*self.recent, line][-12:]
         if line.value is None or (self.best and not self.metric.better(line.value, self.best.value or 0.0)):
             self._keep_few()
@@ -257,15 +265,13 @@ class Coordinator:
             self.progress.trial(line, False)
         elif in_time:
             self.progress.say(f"{worker.slot.name}: {cause} (see {worker.log})")
-        if worker.losses + 1 >= LOST_IN_A_ROW and in_time:
-            self.progress.say(
-                f"{worker.slot.name} lost {LOST_IN_A_ROW} workers in a row and is taken out of use: {cause}"
-            )
+        if not in_time and len(self.workers.workers) > 1:
+            self.workers.drop(worker)  # the siblings finish the search
+        elif worker.losses + 1 >= LOST_IN_A_ROW and in_time:
+            self.progress.say(f"{worker.slot.name} is taken out of use: it lost {LOST_IN_A_ROW} workers in a row")
             self.workers.drop(worker)
         else:
-            fresh = self.workers.replace(worker)
-            if not in_time:
-                fresh.losses = 0
+            self.workers.replace(worker)
 
     def _fail(self, number: int, cause: str, again: bool) -> None:
         """Tell a trial whose process is gone; once, its recipe is queued again."""

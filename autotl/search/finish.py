@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from autotl.errors import AutotlError
 from autotl.files import write_atomically, write_json
 from autotl.metrics import all_scores, majority_baseline
 from autotl.model.ensemble import select
-from autotl.model.member import Member, load_member
+from autotl.model.member import Member, load_member, read_page
 from autotl.model.model import ImageModel
 from autotl.search.context import Finish
 from autotl.search.objective import Bench
@@ -51,41 +53,64 @@ def finish(bench: Bench, ticket: Finish) -> dict[str, Any]:
     return result | {"leaderboard": leaderboard, "members": chosen, "model": str(folder)}
 
 
-def _candidates(bench: Bench) -> list[tuple[Member, np.ndarray]]:
-    """The trials whose models were kept, best first, with their validation probabilities."""
+@dataclass(frozen=True)
+class Candidate:
+    """A trial whose model was kept."""
+
+    folder: Path
+    number: int
+    value: float
+    backbone: str
+    tuned: bool
+    validation: np.ndarray
+
+    @property
+    def passes(self) -> str:
+        """What shares one pass over the images has the same."""
+        return f"{self.backbone}/{self.number}" if self.tuned else self.backbone
+
+
+def _candidates(bench: Bench) -> list[Candidate]:
+    """Best first."""
     found = []
     for page in sorted((bench.context.folder / "trials").glob("*/member.json")):
         try:
-            member = load_member(page.parent, bench.registry)
+            about = read_page(page.parent)
             validation = np.load(page.parent / "validation.npy", allow_pickle=False)
         except (AutotlError, OSError, ValueError) as error:
             bench.send("say", f"{page.parent.name} takes no part in the model: {error}")
             continue
-        found.append((member, validation))
+        recipe = about["recipe"]
+        found.append(
+            Candidate(page.parent, about["trial"], about["validation"], recipe["backbone"], about["tuned"], validation)
+        )
     sign = -1 if bench.registry.metric(bench.context.config.metric).greater_is_better else 1
-    return sorted(found, key=lambda pair: (sign * (pair[0].validation or 0.0), pair[0].trial))
+    return sorted(found, key=lambda c: (sign * c.value, c.number))
 
 
-def _choose(bench: Bench, ticket: Finish, candidates: list[tuple[Member, np.ndarray]]) -> list[Member]:
+def _choose(bench: Bench, ticket: Finish, candidates: list[Candidate]) -> list[Member]:
     """The single best, or an average that scores better and still predicts the test images in the time left."""
     n_test = len(bench.context.split.test)
     left = ticket.until - time.monotonic() - SAVING
 
-    def seconds(member: Member) -> float:
-        an_image = ticket.seconds_an_image.get(member.recipe.backbone, UNKNOWN)
-        return n_test * an_image + (CONVERSION if member.fitted.base is not None else 0.5)
+    def seconds(candidate: Candidate) -> float:
+        an_image = ticket.seconds_an_image.get(candidate.backbone, UNKNOWN)
+        return n_test * an_image + (CONVERSION if candidate.tuned else 0.5)
 
     def allowed(chosen: frozenset[int]) -> bool:
-        passes = {candidates[i][0].passes: seconds(candidates[i][0]) for i in chosen}
+        passes = {candidates[i].passes: seconds(candidates[i]) for i in chosen}
         return sum(passes.values()) <= left
 
     metric = bench.registry.metric(bench.context.config.metric)
     weights = select(
-        [p for _, p in candidates], bench.labels("validation"), metric, bench.context.config.ensemble, allowed
+        [c.validation for c in candidates], bench.labels("validation"), metric, bench.context.config.ensemble, allowed
     )
+    members = []
     for index, weight in weights.items():
-        candidates[index][0].weight = weight
-    return [candidates[index][0] for index in weights]
+        member = load_member(candidates[index].folder, bench.registry)
+        member.weight = weight
+        members.append(member)
+    return members
 
 
 def _assemble(bench: Bench, members: list[Member], ticket: Finish) -> ImageModel:
@@ -145,7 +170,7 @@ def _leaderboard(bench: Bench, members: set[int]) -> list[dict[str, Any]]:
     """Finished trials, best first."""
     done = [t for t in bench.study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
     reverse = bench.study.direction == optuna.study.StudyDirection.MAXIMIZE
-    done.sort(key=lambda t: t.value, reverse=reverse)
+    done.sort(key=lambda t: t.value or 0.0, reverse=reverse)
     rows = []
     for rank, trial in enumerate(done, 1):
         recipe = trial.user_attrs["recipe"]

@@ -89,7 +89,7 @@ def run_trial(bench: Bench, ticket: Ticket) -> None:
         bench.send("asked", trial.number)
         recipe = suggest(trial, bench.context.choices, bench.registry, bench.context.config.seed)
         bench.send("started", trial.number, recipe.words(), recipe.strategy, recipe.backbone)
-        result = train(bench, recipe, began + ticket.allowance, _reporter(trial, bench.send))
+        result = train(bench, recipe, ticket.allowance, _reporter(trial, bench.send))
         value = bench.registry.metric(bench.context.config.metric)(bench.labels("validation"), result.probabilities)
         _record(bench, trial, result, value)
         state = TrialState.COMPLETE
@@ -130,7 +130,7 @@ def _reporter(trial: optuna.Trial, send: Send) -> Callable[[float, float], None]
     return report
 
 
-def train(bench: Bench, recipe: Recipe, until: float, report: Callable[[float, float], None]) -> Result:
+def train(bench: Bench, recipe: Recipe, allowance: float, report: Callable[[float, float], None]) -> Result:
     """Train a recipe, in a trial or in a replay."""
     backbone = bench.registry.backbone(recipe.backbone)
     task = Task(
@@ -142,7 +142,8 @@ def train(bench: Bench, recipe: Recipe, until: float, report: Callable[[float, f
         metric=bench.registry.metric(bench.context.config.metric),
         features=bench.extractor.of(backbone),
         threads=bench.context.slot.threads,
-        seconds_left=lambda: min(until, bench.deadline()) - time.monotonic(),
+        seconds_left=lambda: bench.deadline() - time.monotonic(),
+        allowance=allowance,
         log=lambda line: bench.send("say", line),
     )
     result = bench.registry.strategy(recipe.strategy).fit(recipe, task, bench.context.slot.device, report)

@@ -1,6 +1,7 @@
 """What a search looks like: rich renderables made of a headline, a snapshot, a result. Nothing is printed here."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from autotl.search.progress import Snapshot, TrialLine, WorkerLine
 
-__all__ = ["Screen", "clock", "counts", "headline_rows", "headline_table", "scores_table", "shorten", "summary"]
+__all__ = ["Screen", "clock", "counts", "headline_rows", "headline_table", "scores_table", "shorten", "summary", "took"]
 
 WIDEST = 120
 """Columns: longer lines are hard to read, however wide the terminal."""
@@ -26,6 +27,11 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def took(seconds: float) -> str:
+    """`0.4 s`, `12 s`, then as a clock."""
+    return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s" if seconds < 59.5 else clock(seconds)
 
 
 def score(value: float | None) -> str:
@@ -136,7 +142,7 @@ class Screen:
 
     def _speed(self) -> Text:
         speed = self.snapshot.images_per_second
-        return Text(f"recording features: {speed:,.0f} images/s" if speed else "", "cyan")
+        return Text(f"{speed:,.0f} images/s" if speed else "", "cyan")
 
     def _best(self, console: Console, width: int) -> list[RenderableType]:
         best = self.snapshot.best
@@ -145,7 +151,7 @@ class Screen:
         value = Text.assemble(
             ("best    ", "dim"),
             (score(best.value), "bold green"),
-            (f" {self.metric} · trial {best.number} · took {clock(best.seconds)}", "dim"),
+            (f" {self.metric} · trial {best.number} · took {took(best.seconds)}", "dim"),
         )
         words = Text(best.words)
         if len(words.wrap(console, width - 8)) > 2:
@@ -176,7 +182,7 @@ class Screen:
             value = score(line.value) if line.state == "complete" else line.state
             number = Text(f"#{line.number}", "dim")
             parts = _columns(line, width)
-            grid.add_row(number, Text(value, style), *(Text(p, style) for p in parts), Text(clock(line.seconds), "dim"))
+            grid.add_row(number, Text(value, style), *(Text(p, style) for p in parts), Text(took(line.seconds), "dim"))
         return grid
 
 
@@ -188,7 +194,7 @@ def _bar(done: float, total: float) -> ProgressBar:
 
 
 def _doing(worker: WorkerLine, width: int) -> Text:
-    return Text(shorten(worker.doing, width), "dim italic" if worker.doing in ("idle", "starting") else "")
+    return Text(shorten(worker.doing, width), "" if worker.doing.startswith("trial") else "dim")
 
 
 def _trial_grid(width: int, backbone: int) -> Table:
@@ -233,7 +239,7 @@ def summary(result: Mapping[str, Any], width: int = 80, rows: int = 8) -> Render
     if model := result.get("model"):
         of = f"  {len(members)} trials combined" if len(members) > 1 else ""
         parts.append(Text.assemble(("model    ", "dim"), str(model), (of, "dim"), overflow="fold"))
-    if predict := result.get("predict"):
+        predict = result.get("predict") or f"autotl predict {shlex.quote(str(model))} IMAGES"
         parts.append(Text.assemble(("predict  ", "dim"), (str(predict), "bold cyan"), overflow="fold"))
     return Padding(Group(*parts), (1, 0, 0, 0))
 
@@ -260,7 +266,7 @@ def _leaderboard(result: Mapping[str, Any], rows: int) -> Table:
             row["strategy"],
             row["head"],
             str(row["trial"]),
-            clock(row["seconds"]),
+            took(row["seconds"]),
             style="bold green" if row["rank"] == 1 else "",
         )
     return table

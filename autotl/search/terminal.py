@@ -16,7 +16,7 @@ from rich.text import Text
 
 from autotl.errors import AutotlError
 from autotl.search.progress import Progress, Snapshot, TrialLine
-from autotl.search.screen import Screen, clock, counts, headline_rows, headline_table, score, summary
+from autotl.search.screen import Screen, clock, counts, headline_rows, headline_table, score, summary, took
 
 __all__ = ["JsonProgress", "LiveProgress", "Picture", "PlainProgress", "QuietProgress", "choose_progress"]
 
@@ -117,7 +117,7 @@ class PlainProgress:
         value = f"{self.metric} {score(line.value)}" if line.state == "complete" else line.state
         mark = " (best so far)" if best else ""
         note = f": {line.note.splitlines()[0]}" if line.note else ""
-        self.say(f"trial {line.number}: {value}{mark} in {clock(line.seconds)}, {line.words}{note}")
+        self.say(f"trial {line.number}: {value}{mark} in {took(line.seconds)}, {line.words}{note}")
 
     def say(self, line: str) -> None:
         self.spoken = time.monotonic()

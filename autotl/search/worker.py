@@ -1,4 +1,4 @@
-"""A worker process: `python -m autotl.search.worker ADDRESS`. One for each device slot; it lives on from trial to trial.
+"""A worker process, `python -m autotl.search.worker ADDRESS`: one for each device slot, living from trial to trial.
 
 It is started as a program of its own, so that its environment is set before torch is imported, and a search works
 from a notebook as well as from a script. It ends when its coordinator does, however that ends.

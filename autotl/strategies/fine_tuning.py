@@ -58,7 +58,7 @@ class FineTuning(Strategy):
     def defaults(self, head: Head) -> Params:
         return {
             "unfrozen_blocks": 1,
-            "policy": "flip",
+            "policy": "plain",
             "views": 1,
             "lr": 5e-4,
             "lr_decay": 0.7,

@@ -55,6 +55,8 @@ class Task:
     threads: int = 1
     seconds_left: Callable[[], float] = field(default=lambda: float("inf"))
     """Until this trial has to be done; a strategy that trains in epochs stops before it reaches 0."""
+    allowance: float = float("inf")
+    """Seconds of training that the trial should plan for."""
     log: Callable[[str], None] = field(default=lambda line: None)
 
 
@@ -69,7 +71,7 @@ class Fitted:
     base: "dict[str, Tensor] | None" = None
     """Parameters and buffers of the unfrozen blocks, by their names in the backbone."""
     temperature: float = 1.0
-    """Probabilities are softmax(logits / temperature). The search fits it on the validation images, for any strategy."""
+    """Probabilities are softmax(logits / temperature). The search fits it on validation images, for any strategy."""
 
 
 @dataclass

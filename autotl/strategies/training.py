@@ -86,7 +86,7 @@ def train(
     Args:
         groups: AdamW's parameter groups, each with its own `lr`, the peak of warm-up and cosine.
         predict: the validation probabilities of a network.
-        fit_epochs: time the first steps, and plan no more epochs than fit into `task.seconds_left()`.
+        fit_epochs: time the first steps, and plan no more epochs than fit into the task's allowance.
 
     Raises:
         Diverged: the loss became NaN or infinite; says at which step.
@@ -109,7 +109,9 @@ def train(
         for x, y in batches(epoch, generator):
             step += 1
             if fit_epochs and step == 4:  # the first three steps paid for warming up
-                plan = _fitting(plan, (time.monotonic() - began) / 3 * steps * 1.15, task.seconds_left())
+                plan = _fitting(
+                    plan, (time.monotonic() - began) / 3 * steps * 1.15, min(task.allowance, task.seconds_left())
+                )
             pace = _pace(step, plan.epochs * steps)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * pace

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 
 from autotl.errors import AutotlError
 from autotl.search.progress import Snapshot, TrialLine, WorkerLine
-from autotl.search.screen import Screen, clock, headline_table, shorten, summary
+from autotl.search.screen import Screen, clock, headline_table, shorten, summary, took
 from autotl.search.terminal import (
     JsonProgress,
     LiveProgress,
@@ -112,8 +112,19 @@ def test_nothing_is_wider_than_the_console(what: str, width: int) -> None:
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize(
     "said",
-    ["2:29 left of 5:00", "66 left of 100", "21 finished · 12 pruned · 1 failed", "473 images/s", "0.8843"]
-    + ["trial 34", "epoch 2/8", "812/1,574", "#33", "extract_augment", "RuntimeError"],
+    [
+        "2:29 left of 5:00",
+        "66 left of 100",
+        "21 finished · 12 pruned · 1 failed",
+        "473 images/s",
+        "0.8843",
+        "trial 34",
+        "epoch 2/8",
+        "812/1,574",
+        "#33",
+        "extract_augment",
+        "RuntimeError",
+    ],
 )
 def test_the_screen_says(said: str, width: int) -> None:
     assert said in drawn(Screen(SNAPSHOT, "accuracy"), width)
@@ -134,8 +145,17 @@ def test_the_screen_fits_a_low_terminal_with_many_workers() -> None:
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize(
     "said",
-    ["63 trials in 4:57", "0.8743", "0.8765", "0.6891", "majority class", "3 trials combined"]
-    + ["autotl predict studies/cells/model IMAGES", "balanced accuracy", "dihedral"],
+    [
+        "63 trials in 4:57",
+        "0.8743",
+        "0.8765",
+        "0.6891",
+        "majority class",
+        "3 trials combined",
+        "autotl predict studies/cells/model IMAGES",
+        "balanced accuracy",
+        "dihedral",
+    ],
 )
 def test_the_summary_says(said: str, width: int) -> None:
     assert said in drawn(summary(RESULT, width), width)
@@ -203,7 +223,7 @@ def test_a_log_has_no_control_codes_and_every_trial(capsys: pytest.CaptureFixtur
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "trial 34: balanced_accuracy 0.8843 (best so far) in 1:04" in out
-    assert "trial 33: failed in 0:01" in out
+    assert "trial 33: failed in 1.0 s" in out
     assert "RuntimeError: out of memory" in out
     assert "stopped by Ctrl-C" in out
 
@@ -269,3 +289,8 @@ def test_a_picture_shows_the_last_busy_moment_and_the_summary(tmp_path: Path) ->
 def test_a_picture_without_a_folder_is_refused_before_the_search(tmp_path: Path) -> None:
     with pytest.raises(AutotlError, match="there is no folder"):
         choose_progress(picture=tmp_path / "nowhere" / "run.svg")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.42, "0.4 s"), (9.96, "10 s"), (59.6, "1:00"), (750, "12:30")])
+def test_what_a_trial_took(seconds: float, text: str) -> None:
+    assert took(seconds) == text

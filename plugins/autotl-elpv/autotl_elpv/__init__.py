@@ -5,8 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 import autotl
 from autotl.data.dataset import DatasetSource, LabelledImage
 from autotl.errors import DataError
@@ -60,6 +58,7 @@ def _folder() -> Path:
 
 def _test_rows(probabilities: list[float], types: list[str]) -> set[int]:
     """The fixed test quarter, in which every judgement of both cell types has its share."""
+    import numpy as np
     from sklearn.model_selection import StratifiedShuffleSplit
 
     strata = np.array([f"{probability:.2f} {kind}" for probability, kind in zip(probabilities, types, strict=True)])

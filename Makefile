@@ -1,0 +1,31 @@
+# Two commands on a bare machine (Python 3.10+, make): `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PLUGINS := -e plugins/autotl-efficientnet-lite -e plugins/autotl-elpv
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/demo
+	$(BIN)/autotl search elpv --time 5m
+
+test: $(VENV)/test
+	$(BIN)/pytest
+
+lint: $(VENV)/test
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+$(VENV)/demo: pyproject.toml plugins/*/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e ".[dashboard]" $(PLUGINS)
+	touch $@
+
+$(VENV)/test: pyproject.toml plugins/*/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e ".[dev]" $(PLUGINS)
+	touch $@ $(VENV)/demo
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
