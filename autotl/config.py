@@ -159,7 +159,9 @@ class StudyConfig(BaseModel):
     trial_timeout: Seconds | None = Field(
         default=None, description="How long one trial may take: 90s, 10m, 1h30m or a number of seconds."
     )
-    allow_downloads: StrictBool = Field(default=False, description="Whether weights may be fetched from the network.")
+    offline: StrictBool = Field(
+        default=False, description="Never fetch weights from the network; use what is on this machine."
+    )
     without_plugins: list[str] = Field(default=[], description="Plugins to leave out, by name.")
     strict_plugins: StrictBool = Field(default=False, description="Stop at a broken plugin instead of leaving it out.")
 

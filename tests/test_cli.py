@@ -144,7 +144,7 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "cache": (["--cache", "store"], Path("store")),
     "cache_size": (["--cache-size", "1GB"], 10**9),
     "trial_timeout": (["--trial-timeout", "2m"], 120.0),
-    "allow_downloads": (["--allow-downloads"], True),
+    "offline": (["--offline"], True),
 }
 
 

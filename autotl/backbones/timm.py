@@ -130,6 +130,8 @@ class TimmBackbone(Backbone):
         with torch.random.fork_rng(devices=[]):  # initial weights are of no interest here, a caller's seed is
             whole = self._build_whole().state_dict() if pretrained else None
             module = timm.create_model(self.model, num_classes=0)
+            if getattr(module, "dynamic_img_size", False):  # asks each image for its size, which hides the blocks
+                module = timm.create_model(self.model, num_classes=0, dynamic_img_size=False)
             if whole:
                 module.load_state_dict({name: whole[name] for name in module.state_dict()}, assign=True)
         return module.eval()

@@ -23,13 +23,12 @@ class Trunk:
     def __init__(self, module: nn.Module, blocks: list[Block]):
         self.module = module
         self.blocks = blocks
-        self.units = {name: i for i, block in enumerate(blocks) for name in block.modules}
-        self.lone = {name: i for i, block in enumerate(blocks) for name in block.parameters}
+        self.owners = {name: i for i, block in enumerate(blocks) for name in (*block.modules, *block.parameters)}
 
     @cached_property
     def graph(self) -> fx.Graph | None:
         """The network's graph with blocks as its nodes; None where it can't be traced."""
-        whole = set(self.units)
+        whole = {name for block in self.blocks for name in block.modules}
         holding = {name[:i] for name in whole for i, c in enumerate(name) if c == "."} | {""}
 
         class Tracer(fx.Tracer):
@@ -57,9 +56,10 @@ class Trunk:
         return starts
 
     def _block_of(self, node: fx.Node) -> int | None:
-        if node.op == "call_module":
-            return self.units.get(str(node.target))
-        return self.lone.get(str(node.target)) if node.op == "get_attr" else None
+        name = str(node.target) if node.op in ("call_module", "get_attr") else ""
+        while name and name not in self.owners:  # a network may call a block's parts one by one
+            name = name.rpartition(".")[0]
+        return self.owners.get(name)
 
     def _crossing(self, position: int) -> fx.Node | None:
         """The one value that is made before `position` and used from there on; None where there are several."""
@@ -172,10 +172,14 @@ class Tapped(nn.Module):
         self.channels_last = "NHWC" in str(getattr(trunk.module, "output_fmt", ""))
 
     def forward(self, x: Tensor) -> Tensor:
-        features, maps = self.network(x)
+        features, maps = self._run(x)
         averages = [self._pool(m, Tensor.mean) for m in maps[:-1]]
         maxima = [self._pool(m, Tensor.amax) for m in maps]
         return torch.cat([*averages, features, *maxima], 1)
+
+    def _run(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        features, maps = self.network(x)
+        return features, [m for m in maps if isinstance(m, Tensor)]  # some networks pass tuples between their blocks
 
     def _pool(self, x: Tensor, how: Any) -> Tensor:
         """Over the places of a map [N, C, H, W] (or [N, H, W, C]) or of tokens [N, L, C]."""
@@ -187,7 +191,7 @@ class Tapped(nn.Module):
     def layout(self, size: int) -> Layout:
         """Found by running one image: what networks say about their widths isn't always what comes out."""
         was_training = self.training
-        features, maps = self.eval().network(torch.zeros(1, 3, size, size))
+        features, maps = self.eval()._run(torch.zeros(1, 3, size, size))
         self.train(was_training)
         widths = [self._pool(m, Tensor.amax).shape[1] for m in maps]
         return Layout(sum(widths[:-1]), features.shape[1], sum(widths))

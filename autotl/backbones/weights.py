@@ -101,9 +101,10 @@ def _download(place: str) -> Path:
         from timm.models._hub import download_cached_file
 
         return Path(download_cached_file(place))
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, logging
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
+    logging.set_verbosity_error()  # it reports every retry; the error that we raise says it once
     try:
         return Path(hf_hub_download(place, HUB_FILES[0], library_name="timm"))
     except RemoteEntryNotFoundError:  # older weights were never converted to safetensors

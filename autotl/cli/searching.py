@@ -48,9 +48,7 @@ def search(
     strategy: Annotated[list[str] | None, _option(PARTS, "NAME", "A way to reuse it; repeat it for more.")] = None,
     head: Annotated[list[str] | None, _option(PARTS, "NAME", "A classifier; repeat it for more.")] = None,
     engine: Annotated[str | None, _option(PARTS, "NAME", "What runs frozen backbones.")] = None,
-    allow_downloads: Annotated[
-        bool, _option(PARTS, "", "Weights may be fetched from the network.", "--allow-downloads")
-    ] = False,
+    offline: Annotated[bool, _option(PARTS, "", "Fetch no weights from the network.", "--offline")] = False,
     time: Annotated[
         str | None, _option(LIMITS, "10m", "How long: 90s, 10m, 1h30m (without it and --trials: 10m).")
     ] = None,
@@ -84,7 +82,7 @@ def search(
         strategies=strategy,
         heads=head,
         engine=engine,
-        allow_downloads=allow_downloads or None,
+        offline=offline or None,
         time=time,
         trials=trials,
         trial_timeout=trial_timeout,

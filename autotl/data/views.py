@@ -31,7 +31,7 @@ PLAIN = View()
 
 def _dihedral(v2: Any) -> list[Any]:
     """The square's eight symmetries: for images without an up, such as cells and tiles."""
-    quarter_turns = [v2.RandomRotation((degrees, degrees)) for degrees in (0, 90, 180, 270)]
+    quarter_turns = [v2.RandomRotation((turn, turn), expand=True) for turn in (0, 90, 180, 270)]  # nothing is cut off
     return [v2.RandomHorizontalFlip(), v2.RandomChoice(quarter_turns)]
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +82,9 @@ class TorchEngine(Engine):
     ) -> Compiled:
         import torch
 
-        module = module.eval().to(device).to(memory_format=torch.channels_last)
         kind = torch.device(device).type
+        module = module.eval() if kind == "cpu" else deepcopy(module.eval())  # the caller's stays on the CPU
+        module = module.to(device).to(memory_format=torch.channels_last)
 
         def run(images: np.ndarray) -> np.ndarray:
             with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):

@@ -21,7 +21,7 @@ from autotl.data.splits import Split
 from autotl.data.views import PLAIN, View
 from autotl.errors import DataError
 from autotl.features.engine import Compiled, Engine, TorchEngine
-from autotl.features.store import FeatureStore, Recorded, record
+from autotl.features.store import FeatureStore, Recorded, StoreTimeout, record
 from autotl.features.trust import LEAST_COSINE, check_engine
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["BATCH", "BackboneFeatures", "FeatureExtractor", "Rows", "batches"]
 
 BATCH = 32
+CONVERSION = 5.0
+"""Seconds that making an engine ready may take; it can't be interrupted."""
 ROWS = "float16"
 """What features are recorded in: 11 bits of mantissa, more than any engine's bf16 has."""
 BOUNDARY_BYTES = 4
@@ -110,7 +112,6 @@ class BackboneFeatures:
         self.extractor, self.backbone = extractor, backbone
         self.engine = extractor.engine
         self._compiled: dict[int | None, Compiled] = {}
-        self._layout: Layout | None = None
 
     @cached_property
     def trunk(self) -> "Trunk":
@@ -154,16 +155,17 @@ class BackboneFeatures:
         if self.trunk.cut(block) is None:
             return None
         shape = self._boundary_shape(block)
-        if np.prod(shape) * np.dtype(ROWS).itemsize > BOUNDARY_BYTES * size * size * 3:
+        if shape is None or np.prod(shape) * np.dtype(ROWS).itemsize > BOUNDARY_BYTES * size * size * 3:
             return None
         return self._rows(part, view, block, shape, self.extractor.scratch)
 
-    def _boundary_shape(self, block: int) -> tuple[int, ...]:
+    def _boundary_shape(self, block: int) -> tuple[int, ...] | None:
         import torch
 
         size = self.backbone.preprocessing.size
         with torch.inference_mode():
-            return tuple(self.trunk.prefix(block)(torch.zeros(1, 3, size, size)).shape[1:])
+            entering = self.trunk.prefix(block)(torch.zeros(1, 3, size, size))
+        return tuple(entering.shape[1:]) if isinstance(entering, torch.Tensor) else None  # a few pass tuples on
 
     def _rows(self, part: str, view: View, block: int | None, shape: tuple[int, ...], store: FeatureStore) -> "Rows":
         """Rows of the part's images in the order of the split; what isn't recorded yet is, once for everybody."""
@@ -239,6 +241,8 @@ class BackboneFeatures:
         """The compiled network: with all taps, or up to a block."""
         if block not in self._compiled:
             extractor = self.extractor
+            if extractor.seconds_left() < CONVERSION:
+                raise StoreTimeout(f"the time was up before {self.backbone.name} was made ready")
             self._compiled[block] = self.engine.compile(
                 self._module(block),
                 self.backbone.preprocessing.size,

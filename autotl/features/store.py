@@ -275,6 +275,5 @@ def _generator(batches: Iterator[tuple[list[str], np.ndarray]]) -> Any:
 def _in_time(seconds_left: Callable[[], float], recorded: Recorded, digests: Sequence[str]) -> None:
     if seconds_left() <= 0 and (missing := recorded.missing(digests)):
         raise StoreTimeout(
-            f"The time was up with {len(missing):,} of {len(digests):,} images still to be recorded. What is recorded "
-            "stays: start again with more --time."
+            f"the time was up with {len(missing):,} of {len(digests):,} images to be recorded; what is recorded stays"
         )

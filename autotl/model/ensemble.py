@@ -44,6 +44,8 @@ def select(
             for i in range(len(probabilities))
             if (i in chosen or len(set(chosen)) < limit) and allowed(frozenset({*chosen, i}))
         ]
+        if not options:  # even the first alone is more than is allowed
+            break
         scores = [score((total + probabilities[i]) / (len(chosen) + 1)) for i in options]
         winner = max(range(len(options)), key=scores.__getitem__)
         chosen.append(options[winner])

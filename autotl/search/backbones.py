@@ -14,7 +14,8 @@ FEW = 3
 
 
 def choose_backbones(config: StudyConfig, registry: Registry, say: Callable[[str], None]) -> list[Backbone]:
-    """Cheapest first. Raises AutotlError where weights would have to be fetched and may not."""
+    """Cheapest first. What has to be fetched is announced with its size before anything is; raises AutotlError
+    where it can't be had."""
     here = [b for b in registry.backbones.values() if b.offline]
     if config.backbones:
         chosen = [registry.backbone(name) for name in config.backbones]
@@ -23,17 +24,15 @@ def choose_backbones(config: StudyConfig, registry: Registry, say: Callable[[str
     else:
         chosen = sorted(registry.backbones.values(), key=_cost)[:FEW]
     to_fetch = [b for b in chosen if not b.offline]
-    if to_fetch and not config.allow_downloads:
-        wanted = "; ".join(f"{b.name} ({b.download or 'no weights here'})" for b in to_fetch)
-        offline = f"Backbones that are here: {', '.join(b.name for b in here)}." if here else "None is here."
-        raise AutotlError(
-            f"The weights of some backbones aren't on this machine: {wanted}. {offline} "
-            "Let them be fetched with --allow-downloads, or give a file: --backbone NAME@weights.safetensors"
-        )
+    if not config.offline:
+        for backbone in to_fetch:
+            say(f"{backbone.name}: its weights are fetched from {backbone.download}")
     for backbone in to_fetch:
-        say(f"{backbone.name}: its weights are fetched from {backbone.download}")
-    for backbone in chosen:
-        _ = backbone.preprocessing  # what can't be had shows before the first trial
+        try:
+            _ = backbone.digest  # fetches, once for all workers
+        except AutotlError as error:
+            listed = ", ".join(b.name for b in here) or "none"
+            raise AutotlError(f"{backbone.name}: {error} Backbones that are on this machine: {listed}.") from error
     return sorted(chosen, key=_cost)
 
 

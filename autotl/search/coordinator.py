@@ -28,20 +28,24 @@ __all__ = ["Coordinator", "Interrupts"]
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 GRACE = 3.0
 """Seconds past a deadline after which a worker that hasn't looked at it is ended."""
+INTERRUPTED = 8.0
+"""Seconds for the model after Ctrl-C."""
 LOST_IN_A_ROW = 3
 """A slot that loses so many workers one after another is taken out of use."""
 
 
 class Interrupts:
-    """Ctrl-C or SIGTERM: once to end with what there is, twice to end at once."""
+    """Ctrl-C or SIGTERM: once to end with what there is, twice, or before the first trial, to end at once."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.searching = False
+        self.at: float | None = None
+        """time.monotonic() of the first."""
 
     def __call__(self, *_: Any) -> None:
-        self.count += 1
-        if self.count > 1:
+        if self.at is not None or not self.searching:
             raise KeyboardInterrupt
+        self.at = time.monotonic()
 
 
 @dataclass
@@ -135,7 +139,7 @@ class Coordinator:
         if not self.workers.workers:
             return True
         busy = any(w.busy for w in self.workers.workers)
-        out_of_time = time.monotonic() >= self._trials_until() or self.interrupts.count > 0
+        out_of_time = time.monotonic() >= self._trials_until() or self.interrupts.at is not None
         if out_of_time:
             self.workers.set_deadline(0.0)
             return not busy
@@ -145,7 +149,7 @@ class Coordinator:
         """Whether another ticket may be handed out."""
         running = sum(w.busy for w in self.workers.workers)
         few = self.config.trials is None or sum(self.counts.values()) + running < self.config.trials
-        return few and self.interrupts.count == 0 and time.monotonic() < self._trials_until() - 1.0
+        return few and self.interrupts.at is None and time.monotonic() < self._trials_until() - 1.0
 
     def _hand_out(self, worker: Worker) -> None:
         """Enqueue what to try, in whole or in part; the worker's sampler chooses the rest."""
@@ -174,8 +178,8 @@ class Coordinator:
         cores = sum(slot.threads for slot in self.slots)
         n_test = len(self.split.test) if hasattr(self, "split") else 0
         rate = min(self.rates.values(), default=20.0) * cores
-        reserve = 5.0 + 2.5 * n_test / rate
-        return self.began + self.config.time - min(reserve, 0.35 * self.config.time)
+        reserve = 6.0 + 1.5 * n_test / rate  # one pass over the test images; more only where there is time
+        return self.began + self.config.time - min(reserve, 0.3 * self.config.time)
 
     def _listen(self) -> None:
         for worker, message in self.workers.messages(0.25):
@@ -248,7 +252,7 @@ class Coordinator:
                 self.workers.kill(worker)
 
     def _limit_of(self, worker: Worker) -> float:
-        limit = self._trials_until() if self.interrupts.count == 0 else worker.since
+        limit = self.interrupts.at or self._trials_until()
         if self.config.trial_timeout:
             limit = min(limit, worker.since + self.config.trial_timeout)
         return limit
@@ -288,13 +292,13 @@ class Coordinator:
     def finish(self) -> dict[str, Any]:
         """Have a worker choose the members, save the model, and look at the test images."""
         if not self.counts["complete"]:
-            if self.interrupts.count:
+            if self.interrupts.at is not None:
                 raise KeyboardInterrupt
             raise NoTrialSucceeded(self._why_none())
         now = time.monotonic()
-        until = self.began + self.config.time if self.config.time and not self.interrupts.count else now + 60.0
-        if self.interrupts.count:
-            until = now + 8.0
+        until = self.began + self.config.time if self.config.time else now + 60.0
+        if self.interrupts.at is not None:
+            until = now + INTERRUPTED
         cores = sum(slot.threads for slot in self.slots)
         facts = {"began": self.began, "trials": self.counts, "versions": self._versions()}
         seconds = {name: 1.3 / (rate * cores) for name, rate in self.rates.items()}

@@ -20,7 +20,7 @@ from autotl.registry import Registry, load_registry
 from autotl.search.context import Context, Send, Ticket, member_folder
 from autotl.search.space import suggest
 from autotl.search.study import STEPS, open_study, set_note
-from autotl.strategies.strategy import Result, Task
+from autotl.strategies.strategy import OutOfTime, Result, Task
 
 __all__ = ["Bench", "run_trial", "train"]
 
@@ -83,12 +83,13 @@ def run_trial(bench: Bench, ticket: Ticket) -> None:
     began = time.monotonic()
     trial = bench.study.ask()
     state, value = TrialState.FAIL, None
-    recipe: Recipe | None = None
     result: Result | None = None
     try:
         bench.send("asked", trial.number)
         recipe = suggest(trial, bench.context.choices, bench.registry, bench.context.config.seed)
         bench.send("started", trial.number, recipe.words(), recipe.strategy, recipe.backbone)
+        trial.set_user_attr("words", recipe.words())
+        trial.set_user_attr("recipe", recipe.to_dict())
         result = train(bench, recipe, ticket.allowance, _reporter(trial, bench.send))
         value = bench.registry.metric(bench.context.config.metric)(bench.labels("validation"), result.probabilities)
         _record(bench, trial, result, value)
@@ -96,16 +97,13 @@ def run_trial(bench: Bench, ticket: Ticket) -> None:
     except optuna.TrialPruned as pruned:
         state = TrialState.PRUNED
         trial.set_user_attr("cause", str(pruned) or "worse than the median of its strategy")
-    except StoreTimeout:
+    except (StoreTimeout, OutOfTime) as late:
         state = TrialState.PRUNED
-        trial.set_user_attr("cause", "the time was up")
+        trial.set_user_attr("cause", str(late))
     except Exception as error:
         trial.set_user_attr("cause", f"{type(error).__name__}: {error}".strip()[:500])
         trial.set_user_attr("traceback", traceback.format_exc())
     seconds = round(time.monotonic() - began, 3)
-    if recipe is not None and state != TrialState.COMPLETE:
-        trial.set_user_attr("words", recipe.words())
-        trial.set_user_attr("recipe", recipe.to_dict())
     trial.set_user_attr("seconds", seconds)
     trial.set_user_attr("device", bench.context.slot.name)
     told = bench.study.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
@@ -172,9 +170,9 @@ def _record(bench: Bench, trial: optuna.Trial, result: Result, value: float) -> 
     write_atomically(folder / "validation.npy", lambda file: np.save(file, result.probabilities))
     save_member(member, columns.stop - columns.start, folder)
 
-    trial.set_user_attr("recipe", recipe.to_dict())
-    trial.set_user_attr("recipe_digest", recipe.digest)
-    trial.set_user_attr("words", recipe.words())
+    if recipe.digest != Recipe.from_dict(trial.user_attrs["recipe"]).digest:  # time cut it short
+        trial.set_user_attr("recipe", recipe.to_dict())
+        trial.set_user_attr("words", recipe.words())
     if result.history:
         trial.set_user_attr("epochs", len(result.history))
     for metric in bench.registry.metrics.values():

@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from autotl.backbones.weights import allow_downloads
 from autotl.config import StudyConfig, check_names
 from autotl.devices import parse_devices
 from autotl.errors import AutotlError
@@ -31,12 +32,15 @@ def run_search(config: StudyConfig, progress: Progress) -> dict[str, Any]:
     began = time.monotonic()
     registry = load_registry(config.without_plugins, config.strict_plugins)
     check_names(config, registry)
+    if config.offline:
+        allow_downloads(False)  # workers inherit it
     slots = parse_devices(config.devices)
     with _only_one(config.folder), _interrupts() as interrupts:
         workers = LocalWorkers(slots, config.folder / "logs")  # they import torch while we look at the images
         try:
             search = Coordinator(config, progress, registry, slots, workers, began, interrupts)
             search.prepare()
+            interrupts.searching = True
             search.run()
             return search.finish()
         finally:
@@ -46,13 +50,17 @@ def run_search(config: StudyConfig, progress: Progress) -> dict[str, Any]:
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """A study has one coordinator at a time."""
+    """A study has one coordinator at a time. A search that fails before its study begins leaves no folder."""
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout:
         raise AutotlError(f"A search runs in {folder} already. Wait for it, or give this one another --name.") from None
+    finally:
+        if made and not (folder / "journal.log").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -38,9 +38,10 @@ def prepare(config: StudyConfig, registry: Registry, slots: list[Slot], say: Cal
         threads=cores,
         cache=config.cache / "digests",
     )
+    backbones = choose_backbones(config, registry, say)
     split = _split(config, dataset)
     choices = Choices(
-        tuple(b.name for b in choose_backbones(config, registry, say)),
+        tuple(b.name for b in backbones),
         tuple(config.strategies or registry.strategies),
         tuple(config.heads or registry.heads),
         len(split.train),

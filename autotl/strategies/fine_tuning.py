@@ -171,7 +171,7 @@ class _Net:
                 train_rows = [self.task.features.boundary("train", start, view) for view in self.views]
                 return start, [rows for rows in train_rows if rows is not None], validation
             self.task.log(
-                f"{self.task.backbone.name} can't be split before block {first}: it runs whole in every epoch"
+                f"{self.task.backbone.name}: what enters block {first} can't be recorded: it runs whole in every epoch"
             )
         raise AssertionError("block 0, the images, can always be had")
 
@@ -182,9 +182,9 @@ class _Net:
         return _joint(rest, self.head, self._kept_in_eval()).to(self.device)
 
     def _kept_in_eval(self) -> "list[nn.Module]":
-        """Frozen blocks, and norms where the recipe freezes them."""
+        """What is frozen, and norms where the recipe freezes them."""
         learning = {id(m) for unfrozen in self._unfrozen_modules() for m in unfrozen.modules()}
-        frozen = [m for m in self.base.modules() if id(m) not in learning and not any(m.children())]
+        frozen = [m for m in self.base.modules() if id(m) not in learning]
         if self.params["norms"] == "frozen":
             frozen += [m for unfrozen in self._unfrozen_modules() for m in unfrozen.modules() if _keeps_statistics(m)]
         return frozen
@@ -230,13 +230,11 @@ def _joint(rest: "nn.Module", head: "nn.Module", kept_in_eval: "list[nn.Module]"
 
         def train(self, mode: bool = True) -> "Joint":
             super().train(mode)
-            for module in kept:
-                module.train(False)
+            for module in kept_in_eval:
+                module.training = False  # its own alone: a frozen module may hold some that learn
             return self
 
-    network = Joint(rest, head).to(memory_format=torch.channels_last)
-    kept = kept_in_eval
-    return network
+    return Joint(rest, head).to(memory_format=torch.channels_last)
 
 
 def _no_report(fraction: float, score: float) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from autotl.backbones.backbone import Backbone
 from autotl.data.views import PLAIN, View
+from autotl.errors import AutotlError
 from autotl.heads.head import Head
 from autotl.metrics import Metric
 from autotl.recipe import Params, Recipe, Space
@@ -16,7 +17,12 @@ from autotl.recipe import Params, Recipe, Space
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Features", "Fitted", "Report", "Result", "Rows", "Strategy", "Task"]
+__all__ = ["Features", "Fitted", "OutOfTime", "Report", "Result", "Rows", "Strategy", "Task"]
+
+
+class OutOfTime(AutotlError):
+    """A trial can't be done in the time that is left. The search counts it as pruned."""
+
 
 Report = Callable[[float, float], None]
 """`report(fraction_of_budget, score)`: tells how far a trial has come; raises optuna.TrialPruned to end it."""
@@ -26,7 +32,7 @@ class Features(Protocol):
     """What a frozen backbone makes of images: recorded once, read by every trial."""
 
     def taps(self, part: Literal["train", "validation"], taps: str, view: View = PLAIN) -> np.ndarray:
-        """Pooled outputs [n, n_features], float32. `taps` is one of `autotl.features.extract.TAPS`."""
+        """Pooled outputs [n, n_features], float32. `taps` is one of `autotl.backbones.backbone.TAPS`."""
 
     def boundary(self, part: Literal["train", "validation"], block: int, view: View = PLAIN) -> "Rows | None":
         """What enters block number `block` (0: the images), one row an image; None where the backbone can't be

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,12 +16,14 @@ from torch.nn import functional as F
 from autotl.errors import AutotlError
 from autotl.heads.predict import logits, probabilities
 from autotl.recipe import Params, Recipe
-from autotl.strategies.strategy import Report, Task
+from autotl.strategies.strategy import OutOfTime, Report, Task
 
 __all__ = ["Diverged", "Plan", "Trained", "train", "train_head"]
 
 WARMUP_STEPS = 20
 """A few small steps first, so that a new head's gradients don't shake a pretrained base."""
+TIMED_STEPS = 3
+"""They tell how many epochs fit. Their pace knows nothing of that number: a replay that begins with it repeats them."""
 
 
 class Diverged(AutotlError):
@@ -89,6 +92,7 @@ def train(
         fit_epochs: time the first steps, and plan no more epochs than fit into the task's allowance.
 
     Raises:
+        OutOfTime: not one epoch fits into the time that is left.
         Diverged: the loss became NaN or infinite; says at which step.
         optuna.TrialPruned: whatever `report` raises goes through.
     """
@@ -103,45 +107,54 @@ def train(
     best: tuple[float, np.ndarray, dict[str, Tensor]] | None = None
     waited = step = 0
     started = time.monotonic()
-    for epoch in range(1, plan.epochs + 1):
-        network.train()
-        began, losses = time.monotonic(), []
-        for x, y in batches(epoch, generator):
-            step += 1
-            if fit_epochs and step == 4:  # the first three steps paid for warming up
-                plan = _fitting(
-                    plan, (time.monotonic() - began) / 3 * steps * 1.15, min(task.allowance, task.seconds_left())
-                )
-            pace = _pace(step, plan.epochs * steps)
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * pace
-            loss = _loss(network, x, y, plan, weights, generator)
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained, plan.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if average:
-                average.update_parameters(network)
-            losses.append(loss.detach())
-        loss_now = float(torch.stack(losses).mean())
-        if not math.isfinite(loss_now):
-            bad = next(i for i, value in enumerate(losses) if not torch.isfinite(value))
-            raise Diverged(f"the loss was {losses[bad]:g} at step {step - len(losses) + bad + 1} (epoch {epoch}).")
-        scored = average.module if average else network
-        scored.eval()
-        found = predict(scored)
-        score = task.metric(task.validation_labels, found)
-        history.append({"epoch": epoch, "loss": loss_now, "score": score, "seconds": time.monotonic() - started})
-        if best is None or task.metric.better(score, best[0]):
-            best, waited = (score, found, deepcopy(scored.state_dict())), 0
-        else:
-            waited += 1
-        report(epoch / plan.epochs, best[0])
-        if waited >= plan.patience or epoch in (plan.epochs, plan.stop_after):
-            break
-        if task.seconds_left() < (time.monotonic() - started) / epoch * 1.1:
-            plan = replace(plan, stop_after=epoch)
-            break
+    with _seeded(seed, device):
+        for epoch in range(1, plan.epochs + 1):
+            network.train()
+            losses: list[Tensor] = []
+            for x, y in batches(epoch, generator):
+                step += 1
+                if fit_epochs and step == TIMED_STEPS + 1:
+                    a_step = (time.monotonic() - started) / TIMED_STEPS
+                    plan = _fitting(plan, epoch, a_step * steps * 1.15, task)
+                if task.seconds_left() <= 0:
+                    break
+                pace = _pace(step, plan.epochs * steps)
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = peak * pace
+                loss = _loss(network, x, y, plan, weights, generator)
+                loss.backward()
+                nn.utils.clip_grad_norm_(trained, plan.clip)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if average:
+                    average.update_parameters(network)
+                losses.append(loss.detach())
+            if task.seconds_left() <= 0:  # what is left of an epoch would count for nothing
+                if best is None:
+                    raise OutOfTime("the time was up before one epoch was done")
+                plan = replace(plan, stop_after=epoch - 1)
+                break
+            loss_now = float(torch.stack(losses).mean())
+            if not math.isfinite(loss_now):
+                bad = next(i for i, value in enumerate(losses) if not torch.isfinite(value))
+                raise Diverged(f"the loss was {losses[bad]:g} at step {step - len(losses) + bad + 1} (epoch {epoch}).")
+            scored = average.module if average else network
+            scored.eval()
+            found = predict(scored)
+            if not np.isfinite(found).all():
+                raise Diverged(f"the probabilities weren't numbers after step {step} (epoch {epoch}).")
+            score = task.metric(task.validation_labels, found)
+            history.append({"epoch": epoch, "loss": loss_now, "score": score, "seconds": time.monotonic() - started})
+            if best is None or task.metric.better(score, best[0]):
+                best, waited = (score, found, deepcopy(scored.state_dict())), 0
+            else:
+                waited += 1
+            report(epoch / plan.epochs, best[0])
+            if waited >= plan.patience or epoch in (plan.epochs, plan.stop_after):
+                break
+            if task.seconds_left() < (time.monotonic() - started) / epoch * 1.1:
+                plan = replace(plan, stop_after=epoch)
+                break
     assert best is not None
     network.load_state_dict(best[2])
     network.eval()
@@ -163,15 +176,20 @@ def _loss(
 
 
 def _pace(step: int, total: int) -> float:
-    """Linear warm-up, then cosine down to nothing."""
+    """Linear warm-up, and cosine down to nothing from the first steps on."""
     warm = min(1.0, step / WARMUP_STEPS)
-    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
+    gone = max(0, step - TIMED_STEPS) / max(1, total - TIMED_STEPS)
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, gone)))
 
 
-def _fitting(plan: Plan, epoch_seconds: float, seconds_left: float) -> Plan:
-    if not math.isfinite(seconds_left):
+def _fitting(plan: Plan, epoch: int, epoch_seconds: float, task: Task) -> Plan:
+    """No more epochs than the allowance has room for. Raises OutOfTime where not even one fits the time left."""
+    if epoch == 1 and epoch_seconds > task.seconds_left():
+        raise OutOfTime(f"an epoch would take {epoch_seconds:.0f} s, and {task.seconds_left():.0f} s are left")
+    allowed = min(task.allowance, task.seconds_left())
+    if math.isinf(allowed):
         return plan
-    return replace(plan, epochs=max(1, min(plan.epochs, int(seconds_left / epoch_seconds))))
+    return replace(plan, epochs=max(epoch, min(plan.epochs, int(allowed / epoch_seconds))))
 
 
 def _class_weights(task: Task, device: torch.device) -> Tensor:
@@ -182,7 +200,23 @@ def _class_weights(task: Task, device: torch.device) -> Tensor:
 def _average(network: nn.Module, decay: float) -> Any:
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    smooth = get_ema_multi_avg_fn(decay)
+
+    def update(averages: Any, current: Any, n_averaged: Any) -> None:
+        if averages[0].is_floating_point():
+            smooth(averages, current, n_averaged)
+        else:  # a count has no average: rounding would change those of frozen norms
+            torch._foreach_copy_(averages, current)
+
+    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout draws from torch's global generators: from `seed` in here, and they are left as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def train_head(
