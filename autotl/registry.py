@@ -82,6 +82,7 @@ class Registry:
         self.metrics: dict[str, Metric] = {}
         self.plugins: list[Plugin] = []
         self.owners: dict[str, dict[str, Plugin]] = {}
+        self._found: dict[str, Backbone] = {}
         self.manager = pluggy.PluginManager("autotl")
         self.manager.add_hookspecs(hookspecs)
 
@@ -97,9 +98,12 @@ class Registry:
             ("dataset", self.datasets, DatasetSource),
             ("metric", self.metrics, Metric),
         )
+        taken = self.manager.get_plugin(name) is not None
         try:
             self.manager.register(module, name)
             self.manager.check_pending()
+            if not self.manager.get_hookcallers(module):
+                raise TypeError(f"{module!r} has no hooks: mark its functions with @autotl.hookimpl")
             for kind, things, expected in kinds:
                 hook = f"autotl_register_{kind[:-1] + 'ies' if kind.endswith('y') else kind + 's'}"
                 register: Register[Any] = Register(kind, self.owners.setdefault(kind, {}), things, plugin, expected)
@@ -107,11 +111,11 @@ class Registry:
                     implementation(register=register)
         except BaseException as error:
             plugin.broken = f"{type(error).__name__}: {error}"
-            if self.manager.is_registered(module):
-                self.manager.unregister(module)
+            if not taken:
+                self.manager.unregister(name=name)
             for kind, things, _ in kinds:
-                for taken in plugin.adds.pop(kind, []):
-                    del things[taken], self.owners[kind][taken]
+                for added in plugin.adds.pop(kind, []):
+                    del things[added], self.owners[kind][added]
             raise
 
     def _implementations(self, hook: str, module: Any) -> Iterator[Callable[..., Any]]:
@@ -120,11 +124,28 @@ class Registry:
                 yield implementation.function
 
     def backbone(self, name: str) -> Backbone:
-        """By registered name, or from a family that knows it. Raises UnknownName."""
-        found = self.backbones.get(name) or self.manager.hook.autotl_find_backbone(name=name)
+        """By registered name, or from a family that knows it. Raises UnknownName, or what the family has against it."""
+        found = self.backbones.get(name) or self._found.get(name) or self._find_backbone(name)
         if found is None:
             raise UnknownName("backbone", name, self.backbones)
+        self._found[name] = found  # once found, it keeps what it has read
         return found
+
+    def _find_backbone(self, name: str) -> Backbone | None:
+        """Ask family by family, the last registered first: one that fails costs a warning that names it."""
+        for implementation in reversed(self.manager.hook.autotl_find_backbone.get_hookimpls()):
+            try:
+                found = implementation.function(**dict.fromkeys(implementation.argnames, name))
+                if found is not None and not isinstance(found, Backbone):
+                    raise TypeError(f"it returned {found!r}, which is no Backbone")
+            except AutotlError:
+                raise
+            except Exception as error:
+                _warn_of(implementation.plugin_name, "autotl_find_backbone", error)
+            else:
+                if found is not None:
+                    return found
+        return None
 
     def head(self, name: str) -> Head:
         return _get("head", self.heads, name)
@@ -147,11 +168,15 @@ class Registry:
             try:
                 implementation.function(**{k: arguments[k] for k in implementation.argnames})
             except Exception as error:
-                warnings.warn(f"plugin {implementation.plugin_name!r} failed in {event}: {error!r}", stacklevel=2)
+                _warn_of(implementation.plugin_name, event, error)
 
     def versions(self) -> dict[str, str]:
         """Distribution and version of each plugin that takes part."""
         return {p.distribution: p.version for p in self.plugins if not p.broken}
+
+
+def _warn_of(plugin: str, hook: str, error: Exception) -> None:
+    warnings.warn(f"plugin {plugin!r} failed in {hook}: {error!r}", stacklevel=3)
 
 
 def _get(kind: str, things: dict[str, T], name: str) -> T:
@@ -190,7 +215,7 @@ def _load(registry: Registry, entry: EntryPoint, strict: bool) -> None:
     before = len(registry.plugins)
     try:
         registry.add(entry.name, entry.load(), distribution, version)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         cause = f"{type(error).__name__}: {error}"
         if len(registry.plugins) == before:  # it failed to import
             registry.plugins.append(Plugin(entry.name, distribution, version, broken=cause))

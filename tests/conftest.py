@@ -1,11 +1,13 @@
 """Real images for every test: solar cells from the elpv-dataset package, and a cache that the whole run shares."""
 
 import csv
+import hashlib
 import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 # trials beside tests share two cores: more threads than that only wait for each other
@@ -39,6 +41,85 @@ def cells(tmp_path_factory):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / name, target)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """`tiny("test_resnet")`: a timm backbone that trains within a test, its weights in a file from a fixed seed."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    def find(name):
+        import timm
+        import torch
+        from safetensors.torch import save_file
+
+        from autotl.backbones.timm import autotl_find_backbone
+
+        file = folder / f"{name}.safetensors"
+        if not file.exists():
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                save_file(timm.create_model(name).state_dict(), file)
+        return autotl_find_backbone(f"{name}@{file}")
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def patches(tmp_path_factory):
+    """60 patches of three photographs, which are their classes, and a split of 36, 12 and 12."""
+    from PIL import Image
+    from skimage import data
+
+    from autotl.data.dataset import ImageDataset
+    from autotl.data.splits import Split
+
+    folder = tmp_path_factory.mktemp("patches")
+    paths, labels, classes = [], [], ("astronaut", "chelsea", "coffee")
+    for label, name in enumerate(classes):
+        photograph = getattr(data, name)()
+        rng = np.random.default_rng(label)
+        for i in range(20):
+            top, left = (rng.integers(side - 96) for side in photograph.shape[:2])
+            path = folder / f"{name}-{i:02}.png"
+            Image.fromarray(photograph[top : top + 96, left : left + 96]).save(path)
+            paths.append(path)
+            labels.append(label)
+    digests = tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:32] for path in paths)
+    dataset = ImageDataset(
+        "patches", classes, tuple(paths), np.array(labels), digests, ("",) * len(paths), ("",) * len(paths)
+    )
+    place = np.arange(60) % 20
+    parts = (np.flatnonzero(chosen) for chosen in (place < 12, (place >= 12) & (place < 16), place >= 16))
+    return dataset, Split(*parts, seed=0)
+
+
+@pytest.fixture
+def extractor(patches, tmp_path):
+    """What a worker extracts with, on an empty store, with PyTorch in fp32."""
+    from autotl.features.engine import TorchEngine
+    from autotl.features.extract import FeatureExtractor
+    from autotl.features.store import FeatureStore
+
+    stores = (FeatureStore(tmp_path / name) for name in ("features", "boundary"))
+    return FeatureExtractor(*patches, *stores, engine=TorchEngine(bf16=False), device="cpu", threads=1)
+
+
+@pytest.fixture
+def task(patches, extractor):
+    """`task(backbone, head)`: the patches as a trial's problem."""
+    from autotl.registry import load_registry
+    from autotl.strategies.strategy import Task
+
+    dataset, split = patches
+    registry = load_registry()
+
+    def make(backbone, head, **more):
+        labels = (dataset.labels[part] for part in (split.train, split.validation))
+        metric = registry.metric("accuracy")
+        return Task(backbone, registry.head(head), 3, *labels, metric, extractor.of(backbone), **more)
+
+    return make
 
 
 @pytest.fixture

@@ -1,15 +1,18 @@
 """Whether an engine may be trusted: its features of real images against those of plain PyTorch in fp32."""
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from autotl.features.engine import Compiled
 
-__all__ = ["LEAST_COSINE", "check_engine", "mean_cosine"]
+__all__ = ["LEAST_COSINE", "check_engine", "mean_cosine", "trusted"]
 
 LEAST_COSINE = 0.99
 """Below this an engine's features aren't the backbone's any more. (OpenVINO in bf16 has 0.996 on real images.)"""
@@ -31,6 +34,30 @@ def check_engine(compiled: "Compiled", module: "nn.Module", images: np.ndarray) 
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         expected = module(torch.from_numpy(images).to(device)).float().cpu().numpy()
     return mean_cosine(compiled(images), expected)
+
+
+def trusted(compiled: "Compiled", module: "nn.Module", exact: "Callable[[], Compiled]", name: str) -> "Compiled":
+    """`compiled`, which is checked on the first images that it gets; `exact()` in its place where it strays.
+
+    Args:
+        module: what `compiled` was made of, as in `check_engine`.
+        name: whose features they are, for the warning.
+    """
+    chosen: list[Compiled] = []
+
+    def run(images: np.ndarray) -> np.ndarray:
+        if not chosen:
+            cosine = check_engine(compiled, module, images[:8])
+            if cosine < LEAST_COSINE:
+                warnings.warn(
+                    f"{name}: the engine's features stray from PyTorch's in fp32 (mean cosine {cosine:.3f}, at least "
+                    f"{LEAST_COSINE} is asked): torch is used instead",
+                    stacklevel=2,
+                )
+            chosen.append(compiled if cosine >= LEAST_COSINE else exact())
+        return chosen[0](images)
+
+    return run
 
 
 def mean_cosine(rows: np.ndarray, expected: np.ndarray) -> float:

@@ -17,6 +17,7 @@ from autotl.errors import AutotlError
 from autotl.features.engine import Compiled, TorchEngine
 from autotl.features.extract import BATCH, ROWS, batches
 from autotl.features.recorded import to_row_dtype
+from autotl.features.trust import trusted
 from autotl.files import write_atomically, write_json
 from autotl.model.member import Member, load_member, save_member
 from autotl.registry import Registry, load_registry
@@ -84,13 +85,13 @@ class ImageModel:
             except UndecodableImage as error:
                 if on_skip is None:
                     raise
-                skipped.setdefault(path, str(error))
+                skipped[path] = str(error)
                 return None
 
         skipped: dict[Path, str] = {}
         for path, row in self._run(paths, load, many):
             if path in skipped and on_skip:
-                on_skip(path, skipped.pop(path))
+                on_skip(path, skipped[path])
             else:
                 yield path, row
 
@@ -139,15 +140,15 @@ class ImageModel:
         frozen = first.fitted.base is None
         kept = self.conversions if frozen else None
         engine = registry.engine(None, self.device) if many or (kept and kept.exists()) else TorchEngine()
-        compiled = engine.compile(
-            Normalize(tapped, backbone.preprocessing).eval(),
-            backbone.preprocessing.size,
-            self.device,
-            self.threads,
-            engine.precision(self.device),
-            cache=kept,
-            key=f"{backbone.digest}/{None}" if frozen else "",
-        )
+        network, size = Normalize(tapped, backbone.preprocessing).eval(), backbone.preprocessing.size
+        precision, key = engine.precision(self.device), f"{first.backbone_digest}/{None}" if frozen else ""
+        compiled = engine.compile(network, size, self.device, self.threads, precision, cache=kept, key=key)
+        if (engine.name, precision) != (TorchEngine.name, "fp32"):
+
+            def exact() -> Compiled:
+                return TorchEngine(bf16=False).compile(network, size, self.device, self.threads, "fp32")
+
+            compiled = trusted(compiled, network, exact, backbone.name)
         return _Pass(backbone, compiled, layout, members)
 
     def _module(self, member: Member) -> Any:
@@ -156,9 +157,15 @@ class ImageModel:
         own = self.weights.get(member.backbone_digest)
         module = backbone.build(pretrained=own is None)
         if own is not None:
+            from safetensors import SafetensorError
             from safetensors.torch import load_file
 
-            module.load_state_dict(load_file(own), strict=True)
+            try:
+                module.load_state_dict(load_file(own), strict=True)
+            except (OSError, SafetensorError, RuntimeError) as error:
+                raise AutotlError(
+                    f"{own} doesn't hold the weights of {backbone.name}: {error} Copy the model's folder again."
+                ) from error
         if member.fitted.base is not None:
             unknown = module.load_state_dict(member.fitted.base, strict=False).unexpected_keys
             if unknown:

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState
 
 from autotl.config import StudyConfig
 from autotl.devices import Slot
 from autotl.errors import AutotlError, NoTrialSucceeded
+from autotl.features.extract import BATCH
 from autotl.metrics import Metric
 from autotl.registry import Registry
 from autotl.search.context import Finish, Ticket
 from autotl.search.progress import Progress, Snapshot, TrialLine, WorkerLine
+from autotl.search.schedule import UNMEASURED, Schedule
 from autotl.search.setup import freeze_choices, prepare
-from autotl.search.space import known_good
 from autotl.search.study import as_line, open_study, repair_journal
 from autotl.search.workers import LocalWorkers, Worker
 
@@ -62,19 +62,16 @@ class Coordinator:
     recent: list[TrialLine] = field(default_factory=list)
     best: TrialLine | None = None
     counts: dict[str, int] = field(default_factory=lambda: {"complete": 0, "pruned": 0, "failed": 0})
-    spent: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Seconds of workers by strategy."""
-    durations: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Seconds of each complete trial, by strategy."""
-    rates: dict[str, float] = field(default_factory=dict)
-    """Images a second and thread, by backbone."""
     rate_now: dict[str, tuple[float, float]] = field(default_factory=dict)
-    plan: list[dict[str, Any]] = field(default_factory=list)
-    lost: set[int] = field(default_factory=set)
 
     @property
     def metric(self) -> Metric:
         return self.registry.metric(self.config.metric)
+
+    @property
+    def cores(self) -> int:
+        """All that the workers may use between them."""
+        return sum(slot.threads for slot in self.slots)
 
     # -- before the first trial
 
@@ -115,11 +112,12 @@ class Coordinator:
             if trial.state == TrialState.RUNNING:
                 self._fail(trial.number, "its search was ended while it ran", again=True)
         trials = self.study.get_trials(deepcopy=False)
+        n_images = len(self.split.train) + len(self.split.validation)
+        tried = [trial.params for trial in trials]
+        self.schedule = Schedule(self.choices, self.registry, tried, n_images, self.cores)
         for trial in trials:
             if trial.state in FINISHED:
                 self._count(as_line(trial), trial.params.get("strategy", ""))
-        if not any(self.counts.values()):
-            self.plan = known_good(self.choices, self.registry)
 
     # -- trials
 
@@ -153,31 +151,26 @@ class Coordinator:
 
     def _hand_out(self, worker: Worker) -> None:
         """Enqueue what to try, in whole or in part; the worker's sampler chooses the rest."""
-        if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            self.study.enqueue_trial(self.plan.pop(0) if self.plan else {"strategy": self._strategy()})
         left = self._trials_until() - time.monotonic()
-        share = max(30.0, 0.2 * self.config.time) if self.config.time else float("inf")
+        if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self.study.enqueue_trial(self.schedule.next(left, self._running()))
+        share = max(30.0, 0.1 * self.config.time) if self.config.time else float("inf")
         worker.give(Ticket(min(left, share, self.config.trial_timeout or float("inf"))))
 
-    def _strategy(self) -> str:
-        """The strategy that has had the least time: each gets its share of the time, however long its trials take.
-        Near the end only those whose trials still fit."""
-        now = time.monotonic()
-        spent = dict(self.spent)
+    def _running(self) -> dict[str, float]:
+        """Seconds so far of the trials that run, by strategy."""
+        seconds: dict[str, float] = defaultdict(float)
         for worker in self.workers.workers:
             if worker.busy and worker.strategy:
-                spent[worker.strategy] = spent.get(worker.strategy, 0.0) + now - worker.since
-        left = self._trials_until() - now
-        fitting = [s for s in self.choices.strategies if np.median(self.durations[s] or [0.0]) <= left]
-        return min(fitting or self.choices.strategies[:1], key=lambda s: spent.get(s, 0.0))
+                seconds[worker.strategy] += time.monotonic() - worker.since
+        return seconds
 
     def _trials_until(self) -> float:
         """When trials have to be done, so that choosing, saving and testing end within the search's time."""
         if self.config.time is None:
             return float("inf")
-        cores = sum(slot.threads for slot in self.slots)
-        n_test = len(self.split.test) if hasattr(self, "split") else 0
-        rate = min(self.rates.values(), default=20.0) * cores
+        n_test = len(self.split.test)
+        rate = min(self.schedule.rates.values(), default=UNMEASURED) * self.cores
         reserve = 6.0 + 1.5 * n_test / rate  # one pass over the test images; more only where there is time
         return self.began + self.config.time - min(reserve, 0.3 * self.config.time)
 
@@ -198,7 +191,8 @@ class Coordinator:
                 worker.doing = f"{worker.doing.split(' · at ')[0]} · at {rest[0]}"
             elif kind == "images":
                 what, done, total, rate = rest
-                self.rates[what.split()[0]] = rate / worker.slot.threads
+                if done > 2 * BATCH or done == total:  # the first batches are slower
+                    self.schedule.rates[what.split()[0]] = rate / worker.slot.threads
                 self.rate_now[worker.slot.name] = (time.monotonic(), rate)
                 worker.doing = f"{worker.doing.split(' · at ')[0]} · at {what}: {done}/{total} images"
             elif kind == "say":
@@ -219,9 +213,7 @@ class Coordinator:
     def _count(self, line: TrialLine, strategy: str) -> bool:
         """Take a finished trial into account; whether it is the best so far."""
         self.counts[line.state] += 1
-        self.spent[strategy] += line.seconds
-        if line.state == "complete":
-            self.durations[strategy].append(line.seconds)
+        self.schedule.finished(strategy, line.seconds, line.state == "complete")
         self.recent = [*self.recent, line][-12:]
         if line.value is None or (self.best and not self.metric.better(line.value, self.best.value or 0.0)):
             self._keep_few()
@@ -299,9 +291,8 @@ class Coordinator:
         until = self.began + self.config.time if self.config.time else now + 60.0
         if self.interrupts.at is not None:
             until = now + INTERRUPTED
-        cores = sum(slot.threads for slot in self.slots)
         facts = {"began": self.began, "trials": self.counts, "versions": self._versions()}
-        seconds = {name: 1.3 / (rate * cores) for name, rate in self.rates.items()}
+        seconds = {name: 1.3 / (rate * self.cores) for name, rate in self.schedule.rates.items()}
         ticket = Finish(until, seconds, facts)
         for _ in range(2):
             result = self._finish_with(ticket)

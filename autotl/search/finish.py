@@ -27,7 +27,8 @@ CONVERSION = 6.0
 """Seconds to make an engine ready for a fine-tuned network; a frozen one's is kept from extraction."""
 UNKNOWN = 0.03
 """Seconds an image for a backbone that nobody has timed."""
-SAVING = 2.0
+SAVING = 5.0
+"""Seconds to load, save and score."""
 
 
 def finish(bench: Bench, ticket: Finish) -> dict[str, Any]:

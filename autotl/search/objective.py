@@ -151,9 +151,10 @@ def train(bench: Bench, recipe: Recipe, allowance: float, report: Callable[[floa
 
 def _calibrate(result: Result, labels: np.ndarray) -> None:
     """One temperature, which changes no decision: what a support vector machine says becomes comparable."""
-    from autotl.heads.predict import fit_temperature, probabilities
+    from autotl.heads.predict import MISSING, fit_temperature, probabilities
 
-    logits = np.log(result.probabilities.clip(1e-12))
+    with np.errstate(divide="ignore"):  # but for a constant in each row these are the head's own
+        logits = np.maximum(np.log(result.probabilities), MISSING)
     result.fitted.temperature = fit_temperature(logits, labels)
     result.probabilities = probabilities(logits, result.fitted.temperature)
 

@@ -25,6 +25,10 @@ class Choices:
     n_classes: int
     accelerator: bool = False
 
+    def trainable(self, registry: Registry) -> tuple[str, ...]:
+        """The strategies that can train at least one of the heads."""
+        return tuple(name for name in self.strategies if self.heads_for(name, registry))
+
     def heads_for(self, strategy: str, registry: Registry) -> tuple[str, ...]:
         """The heads that a strategy can train."""
         kinds = registry.strategy(strategy).head_kinds
@@ -62,7 +66,7 @@ def suggest(trial: optuna.Trial, choices: Choices, registry: Registry, study_see
     def owned(owner: str) -> OwnedSpace:
         return OwnedSpace(trial, owner, choices.n_train, choices.n_classes, choices.accelerator)
 
-    strategy = registry.strategy(trial.suggest_categorical("strategy", choices.strategies))
+    strategy = registry.strategy(trial.suggest_categorical("strategy", choices.trainable(registry)))
     backbone = registry.backbone(trial.suggest_categorical("backbone", choices.backbones))
     head = registry.head(trial.suggest_categorical(f"{strategy.name}.head", choices.heads_for(strategy.name, registry)))
     return Recipe(
@@ -94,23 +98,16 @@ def known_good(choices: Choices, registry: Registry) -> list[dict[str, Any]]:
         }
 
     first = []
-    for strategy in choices.strategies:
+    strategies = choices.trainable(registry)
+    for strategy in strategies:
         heads = choices.heads_for(strategy, registry)
-        if heads:
-            head = next((h for h in PREFERRED if h in heads), heads[0])
-            first.append(parameters(choices.backbones[0], strategy, head))
-    cheapest = choices.strategies[0]
-    wide = (
-        {"taps": "stages+max"}
-        if "taps" in registry.strategy(cheapest).defaults(registry.head(choices.heads[0]))
-        else {}
-    )
-    rest = [
-        parameters(backbone, cheapest, head, **wide)
-        for backbone in choices.backbones
-        for head in choices.heads_for(cheapest, registry)
-    ]
-    return [*first[:1], *rest[: len(choices.heads)], *first[1:], *rest[len(choices.heads) :]]
+        head = next((h for h in PREFERRED if h in heads), heads[0])
+        first.append(parameters(choices.backbones[0], strategy, head))
+    cheapest = strategies[0]
+    heads = choices.heads_for(cheapest, registry)
+    wide = {"taps": "stages+max"} if "taps" in registry.strategy(cheapest).defaults(registry.head(heads[0])) else {}
+    rest = [parameters(backbone, cheapest, head, **wide) for backbone in choices.backbones for head in heads]
+    return [*first[:1], *rest[: len(heads)], *first[1:], *rest[len(heads) :]]
 
 
 def _owned(owner: str, params: Mapping[str, Value]) -> dict[str, Any]:

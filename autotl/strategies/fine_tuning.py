@@ -63,7 +63,7 @@ class FineTuning(Strategy):
             "lr": 5e-4,
             "lr_decay": 0.7,
             "weight_decay": 0.02,
-            "epochs": 6,
+            "epochs": 4,
             "label_smoothing": 0.1,
             "mixup": 0.0,
             "balanced": False,
