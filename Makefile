@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PLUGINS := -e plugins/autotl-efficientnet-lite -e plugins/autotl-elpv
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/autotl search elpv --time 5m
@@ -26,6 +26,9 @@ $(VENV)/test: pyproject.toml plugins/*/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -e ".[dev]" $(PLUGINS)
 	touch $@ $(VENV)/demo
+
+bench: $(VENV)/test
+	$(BIN)/python tests/bench/bench.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

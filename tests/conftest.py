@@ -52,14 +52,20 @@ def tiny(tmp_path_factory):
         import timm
         import torch
         from safetensors.torch import save_file
+        from skimage import data
 
         from autotl.backbones.timm import autotl_find_backbone
 
         file = folder / f"{name}.safetensors"
         if not file.exists():
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
                 torch.manual_seed(0)
-                save_file(timm.create_model(name).state_dict(), file)
+                network = timm.create_model(name).train()
+                for norm in (m for m in network.modules() if hasattr(m, "running_mean")):
+                    norm.momentum = None  # statistics that fit, as a pretrained network's do
+                photograph = torch.from_numpy(data.astronaut()[:480, :480]).float().permute(2, 0, 1) / 128 - 1
+                network(photograph.reshape(3, 3, 160, 3, 160).permute(1, 3, 0, 2, 4).reshape(9, 3, 160, 160))
+                save_file(network.state_dict(), file)
         return autotl_find_backbone(f"{name}@{file}")
 
     return find
@@ -105,14 +111,20 @@ def extractor(patches, tmp_path):
     return FeatureExtractor(*patches, *stores, engine=TorchEngine(bf16=False), device="cpu", threads=1)
 
 
-@pytest.fixture
-def task(patches, extractor):
-    """`task(backbone, head)`: the patches as a trial's problem."""
+@pytest.fixture(scope="session")
+def registry():
+    """The built-ins and the plugins that are installed."""
     from autotl.registry import load_registry
+
+    return load_registry()
+
+
+@pytest.fixture
+def task(patches, extractor, registry):
+    """`task(backbone, head)`: the patches as a trial's problem."""
     from autotl.strategies.strategy import Task
 
     dataset, split = patches
-    registry = load_registry()
 
     def make(backbone, head, **more):
         labels = (dataset.labels[part] for part in (split.train, split.validation))

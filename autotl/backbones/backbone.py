@@ -18,7 +18,8 @@ TAPS = ("last", "stages", "stages+max")
 class Preprocessing:
     """What a backbone was trained to see. Images become RGB squares of `size` pixels.
 
-    The shorter side is resized to `size / crop`, the centre is cut out, and x/255 is normalised by `mean` and `std`.
+    The shorter side is resized to `size / crop` (with `squash` both sides are), the centre is cut out, and x/255 is
+    normalised by `mean` and `std`.
     """
 
     size: int
@@ -26,6 +27,8 @@ class Preprocessing:
     interpolation: str  # "bicubic", "bilinear", "nearest" or "lanczos"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    squash: bool = False
+    """Nothing is cut off at the longer side; the aspect ratio isn't kept."""
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,19 @@ class TimmBackbone(Backbone):
                 f"{self.name} takes images of {width}×{height} pixels and {channels} channels; autotl gives a backbone "
                 "square RGB images. Choose another backbone: autotl backbones"
             )
-        mean, std = (tuple(float(x) for x in config[key]) for key in ("mean", "std"))
-        return Preprocessing(height, float(config["crop_pct"]), config["interpolation"], mean, std)  # type: ignore[arg-type]  # three floats each
+        if config["crop_mode"] not in ("center", "squash"):
+            raise AutotlError(
+                f"{self.name} was trained on images with a border around them, which autotl doesn't draw. "
+                "Choose another backbone: autotl backbones"
+            )
+        return Preprocessing(
+            height,
+            float(config["crop_pct"]),
+            config["interpolation"],
+            tuple(map(float, config["mean"])),  # type: ignore[arg-type]  # three floats each
+            tuple(map(float, config["std"])),  # type: ignore[arg-type]
+            squash=config["crop_mode"] == "squash",
+        )
 
     @cached_property
     def digest(self) -> str:

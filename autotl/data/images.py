@@ -109,17 +109,20 @@ def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
 
 
 def preprocess(image: Image.Image, preprocessing: "Preprocessing") -> np.ndarray:
-    """Resize the shorter side to floor(size / crop) and cut out the centre, as timm does before it normalises.
+    """Resize the shorter side (or squash both) to floor(size / crop) and cut out the centre, as timm does before it
+    normalises.
 
     Returns:
         uint8 [size, size, 3].
     """
     size = preprocessing.size
     shorter = math.floor(size / preprocessing.crop)
-    image = _without_far_ends(image)
-    shortest = min(image.size)
-    # torchvision's own rounding: of the longer side the fraction is dropped, the cut's corner is rounded
-    resized = (int(shorter * image.width / shortest), int(shorter * image.height / shortest))
+    resized = (shorter, shorter)
+    if not preprocessing.squash:
+        image = _without_far_ends(image)
+        shortest = min(image.size)
+        # torchvision's own rounding: of the longer side the fraction is dropped, the cut's corner is rounded
+        resized = (int(shorter * image.width / shortest), int(shorter * image.height / shortest))
     image = image.resize(resized, Image.Resampling[preprocessing.interpolation.upper()])
     left, top = (round((side - size) / 2.0) for side in resized)
     return np.array(image.crop((left, top, left + size, top + size)))

@@ -222,16 +222,22 @@ class Coordinator:
         return True
 
     def _keep_few(self) -> None:
-        """Fitted models fill disks: keep those that the final model may be made of."""
-        folders = sorted((self.config.folder / "trials").glob("*"))
-        keep = 4 * self.config.ensemble
-        if len(folders) <= keep + 8:
+        """Fitted models fill disks: keep the best, and the best of each kind, since an average gains from different
+        members."""
+        folders = {int(f.name): f for f in (self.config.folder / "trials").glob("[0-9]*")}
+        best = 2 * self.config.ensemble
+        if len(folders) <= best:
             return
-        values = {t.number: t.value for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+        done = [t for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if t.number in folders]
         sign = -1 if self.metric.greater_is_better else 1
-        done = [f for f in folders if int(f.name) in values]
-        for folder in sorted(done, key=lambda f: sign * (values[int(f.name)] or 0.0))[keep:]:
-            shutil.rmtree(folder, ignore_errors=True)
+        done.sort(key=lambda t: sign * (t.value or 0.0))
+        kinds: set[tuple[str, ...]] = set()
+        for rank, trial in enumerate(done):
+            recipe = trial.user_attrs["recipe"]
+            kind = (recipe["strategy"], recipe["backbone"], recipe["head"])
+            if rank >= best and kind in kinds:
+                shutil.rmtree(folders[trial.number], ignore_errors=True)
+            kinds.add(kind)
 
     # -- faults
 

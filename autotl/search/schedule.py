@@ -18,7 +18,7 @@ __all__ = ["UNMEASURED", "Schedule"]
 
 UNMEASURED = 20.0
 """Images a second and thread, before any were extracted."""
-OPENING = 0.2
+OPENING = 0.35
 """The part of the time left that recording another backbone's features may take."""
 
 

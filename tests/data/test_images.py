@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from autotl.backbones.backbone import Preprocessing
+from autotl.backbones.timm import TimmBackbone
 from autotl.data.images import MAX_PIXELS, UndecodableImage, decode, load_view, preprocess, to_rgb, verify
 from autotl.data.views import View
 from autotl.errors import DataError
@@ -237,7 +238,15 @@ def test_reading_leaves_a_programs_own_settings_alone(tmp_path: Path, photo: Ima
 
 
 @pytest.mark.parametrize(
-    "name", ["tf_efficientnet_lite0", "resnet34", "resnet50.a1_in1k", "mobilenetv3_small_100", "vit_tiny_patch16_224"]
+    "name",
+    [
+        "tf_efficientnet_lite0",
+        "resnet34",
+        "resnet50.a1_in1k",
+        "mobilenetv3_small_100",
+        "vit_tiny_patch16_224",
+        "vit_base_patch16_siglip_224.webli",
+    ],
 )
 def test_preprocessing_equals_timms_own(name: str, photo: Image.Image) -> None:
     from skimage.data import coffee
@@ -245,9 +254,7 @@ def test_preprocessing_equals_timms_own(name: str, photo: Image.Image) -> None:
     from timm.models import get_pretrained_cfg
 
     config = resolve_data_config(pretrained_cfg=get_pretrained_cfg(name).to_dict())
-    ours = Preprocessing(
-        config["input_size"][-1], config["crop_pct"], config["interpolation"], config["mean"], config["std"]
-    )
+    ours = TimmBackbone(name).preprocessing
     timms = create_transform(**config, normalize=False)
     for image in (photo, photo.rotate(90, expand=True), Image.fromarray(coffee()), photo.resize((91, 130))):
         expected = timms(image).permute(1, 2, 0).numpy()

@@ -200,7 +200,7 @@ def test_a_replay_of_a_trial_that_planned_fewer_epochs_is_exact(tiny, task):
 def test_the_best_epoch_is_kept(tiny, task):
     backbone = tiny("test_resnet")
     problem = task(backbone, "linear")
-    net = add_head(problem, recipe_of(backbone, lr=0.02, epochs=8, views=2, norms="trained"), "cpu")
+    net = add_head(problem, recipe_of(backbone, lr=0.03, epochs=8, views=2, norms="trained"), "cpu")
     net.freeze_base()
     net.unfreeze_last(TWO)
     trained = net.train_jointly(nothing)
@@ -237,7 +237,7 @@ def test_training_stops_where_nothing_gets_better(tiny, task):
 def test_it_learns(way, tiny, task):
     backbone = tiny("test_resnet")
     problem = task(backbone, "linear")
-    result = fit(problem, recipe_of(backbone, epochs=6, **way))
+    result = fit(problem, recipe_of(backbone, lr=1e-2, epochs=6, **way))
     assert problem.metric(problem.validation_labels, result.probabilities) >= 0.75
     np.testing.assert_allclose(result.probabilities.sum(1), 1)
 
