@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from autotl.heads.head import Head
     from autotl.metrics import Metric
     from autotl.model.model import ImageModel
-    from autotl.registry import Register
+    from autotl.register import Register
     from autotl.strategies.strategy import Result, Strategy
 
 __all__ = ["hookimpl", "hookspec"]

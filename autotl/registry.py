@@ -4,10 +4,9 @@ import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import pluggy
 
@@ -18,6 +17,7 @@ from autotl.errors import AutotlError, UnknownName
 from autotl.features.engine import Engine
 from autotl.heads.head import Head
 from autotl.metrics import Metric
+from autotl.register import Plugin, Register
 from autotl.strategies.strategy import Strategy
 
 __all__ = ["Plugin", "Register", "Registry", "load_registry"]
@@ -37,37 +37,6 @@ BUILT_IN = (
     "autotl.metrics",
 )
 """Modules of this package that come in through the same hooks as anyone's plugin."""
-
-
-@dataclass
-class Plugin:
-    """A plugin as `autotl plugins` lists it. `broken` says why it takes no part, where it doesn't."""
-
-    name: str
-    distribution: str
-    version: str
-    adds: dict[str, list[str]] = field(default_factory=dict)
-    broken: str | None = None
-
-
-class Register(Generic[T]):
-    """The callback that a registering hook gets: `register(thing)` adds `thing` under `thing.name`."""
-
-    def __init__(self, kind: str, owners: dict[str, Plugin], things: dict[str, T], plugin: Plugin, expected: type):
-        self.kind, self.owners, self.things, self.plugin, self.expected = kind, owners, things, plugin, expected
-
-    def __call__(self, thing: T) -> None:
-        if not isinstance(thing, self.expected):
-            raise TypeError(f"register() takes a {self.expected.__name__}, got {thing!r}")
-        name: str = thing.name  # type: ignore[attr-defined]  # every contract has a name
-        if name in self.things:
-            raise AutotlError(
-                f"The {self.kind} name {name!r} is taken twice: by plugin {self.owners[name].name!r} and by plugin "
-                f"{self.plugin.name!r}. Leave one out: -p no:{self.plugin.name}"
-            )
-        self.things[name] = thing
-        self.owners[name] = self.plugin
-        self.plugin.adds.setdefault(self.kind, []).append(name)
 
 
 class Registry:
@@ -110,7 +79,7 @@ class Registry:
                 for implementation in self._implementations(hook, module):
                     implementation(register=register)
         except BaseException as error:
-            plugin.broken = f"{type(error).__name__}: {error}"
+            plugin.broken = _cause(error)
             if not taken:
                 self.manager.unregister(name=name)
             for kind, things, _ in kinds:
@@ -175,6 +144,10 @@ class Registry:
         return {p.distribution: p.version for p in self.plugins if not p.broken}
 
 
+def _cause(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def _warn_of(plugin: str, hook: str, error: Exception) -> None:
     warnings.warn(f"plugin {plugin!r} failed in {hook}: {error!r}", stacklevel=3)
 
@@ -216,7 +189,7 @@ def _load(registry: Registry, entry: EntryPoint, strict: bool) -> None:
     try:
         registry.add(entry.name, entry.load(), distribution, version)
     except (Exception, SystemExit) as error:
-        cause = f"{type(error).__name__}: {error}"
+        cause = _cause(error)
         if len(registry.plugins) == before:  # it failed to import
             registry.plugins.append(Plugin(entry.name, distribution, version, broken=cause))
         message = f"plugin {entry.name!r} of {distribution} {version} takes no part: {cause}"

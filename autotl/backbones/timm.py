@@ -14,7 +14,7 @@ from autotl.errors import AutotlError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from autotl.registry import Register
+    from autotl.register import Register
 
 __all__ = ["TimmBackbone"]
 

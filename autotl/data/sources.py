@@ -16,7 +16,7 @@ from autotl.data.dataset import DatasetSource, LabelledImage, Part
 from autotl.errors import DataError, nearest
 
 if TYPE_CHECKING:
-    from autotl.registry import Register
+    from autotl.register import Register
 
 __all__ = ["PART_WORDS", "FolderSource", "ManifestSource"]
 

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import nn
 
-    from autotl.registry import Register
+    from autotl.register import Register
 
 __all__ = ["Engine", "TorchEngine"]
 

@@ -20,7 +20,7 @@ from autotl.features.engine import Compiled, Engine
 if TYPE_CHECKING:
     from torch import nn
 
-    from autotl.registry import Register
+    from autotl.register import Register
 
 __all__ = ["OpenVinoEngine"]
 

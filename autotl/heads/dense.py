@@ -8,7 +8,7 @@ from autotl.recipe import Params, Space
 if TYPE_CHECKING:
     from torch import nn
 
-    from autotl.registry import Register
+    from autotl.register import Register
 
 __all__ = ["MLP", "Linear"]
 

@@ -11,7 +11,7 @@ from autotl.heads.head import Head
 from autotl.recipe import Params, Space
 
 if TYPE_CHECKING:
-    from autotl.registry import Register
+    from autotl.register import Register
 
 __all__ = [
     "LDA",

@@ -84,7 +84,7 @@ class ImageModel:
                 return load_view(path, "", backbone.preprocessing)
             except UndecodableImage as error:
                 if on_skip is None:
-                    raise
+                    raise UndecodableImage(f"{path}: {error}", error.path) from error
                 skipped[path] = str(error)
                 return None
 
@@ -228,7 +228,10 @@ class _Pass:
 
 def _open(image: ImageLike, backbone: Backbone) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
-        return load_view(image, "", backbone.preprocessing)
+        try:
+            return load_view(image, "", backbone.preprocessing)
+        except UndecodableImage as error:
+            raise UndecodableImage(f"{image}: {error}", error.path) from error
     return preprocess(to_rgb(image), backbone.preprocessing)
 
 
@@ -252,6 +255,7 @@ def load(path: str | os.PathLike[str], device: str = "cpu", registry: Registry |
         ) from error
     except ValueError as error:
         raise AutotlError(f"{folder / 'model.json'} is no JSON: {error}") from error
+    page = page if isinstance(page, dict) else {}
     if page.get("format") != FORMAT:
         raise AutotlError(
             f"{folder} has model format {page.get('format')!r}; this autotl reads format {FORMAT}. "
@@ -259,11 +263,14 @@ def load(path: str | os.PathLike[str], device: str = "cpu", registry: Registry |
         )
     registry = registry or load_registry()
     backbones, weights = {}, {}
-    for used in page["backbones"]:
-        backbones[used["digest"]] = _backbone(registry, used["name"], page["about"].get("versions", {}))
-        weights[used["digest"]] = folder / "backbones" / f"{used['digest'][:16]}.safetensors"
-    members = [load_member(folder / "members" / str(i), registry) for i in range(page["members"])]
-    return ImageModel(tuple(page["classes"]), members, backbones, weights, registry, device, about=page["about"])
+    try:
+        for used in page["backbones"]:
+            backbones[used["digest"]] = _backbone(registry, used["name"], page["about"].get("versions", {}))
+            weights[used["digest"]] = folder / "backbones" / f"{used['digest'][:16]}.safetensors"
+        members = [load_member(folder / "members" / str(i), registry) for i in range(page["members"])]
+        return ImageModel(tuple(page["classes"]), members, backbones, weights, registry, device, about=page["about"])
+    except (KeyError, TypeError) as error:
+        raise AutotlError(f"{folder / 'model.json'} is damaged: {type(error).__name__}: {error}") from error
 
 
 def _backbone(registry: Registry, name: str, versions: dict[str, str]) -> Backbone:

@@ -40,10 +40,13 @@ def prepare(config: StudyConfig, registry: Registry, slots: list[Slot], say: Cal
     )
     backbones = choose_backbones(config, registry, say)
     split = _split(config, dataset)
+    heads = tuple(config.heads or registry.heads)
+    kinds = {registry.head(name).kind for name in heads}
+    strategies = config.strategies or registry.strategies
     choices = Choices(
         tuple(b.name for b in backbones),
-        tuple(config.strategies or registry.strategies),
-        tuple(config.heads or registry.heads),
+        tuple(name for name in strategies if kinds.intersection(registry.strategy(name).head_kinds)),
+        heads,
         len(split.train),
         len(dataset.classes),
         any(slot.kind != "cpu" for slot in slots),

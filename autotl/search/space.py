@@ -20,14 +20,11 @@ class Choices:
     backbones: tuple[str, ...]
     """Cheapest first."""
     strategies: tuple[str, ...]
+    """Each can train at least one of `heads`."""
     heads: tuple[str, ...]
     n_train: int
     n_classes: int
     accelerator: bool = False
-
-    def trainable(self, registry: Registry) -> tuple[str, ...]:
-        """The strategies that can train at least one of the heads."""
-        return tuple(name for name in self.strategies if self.heads_for(name, registry))
 
     def heads_for(self, strategy: str, registry: Registry) -> tuple[str, ...]:
         """The heads that a strategy can train."""
@@ -66,7 +63,7 @@ def suggest(trial: optuna.Trial, choices: Choices, registry: Registry, study_see
     def owned(owner: str) -> OwnedSpace:
         return OwnedSpace(trial, owner, choices.n_train, choices.n_classes, choices.accelerator)
 
-    strategy = registry.strategy(trial.suggest_categorical("strategy", choices.trainable(registry)))
+    strategy = registry.strategy(trial.suggest_categorical("strategy", choices.strategies))
     backbone = registry.backbone(trial.suggest_categorical("backbone", choices.backbones))
     head = registry.head(trial.suggest_categorical(f"{strategy.name}.head", choices.heads_for(strategy.name, registry)))
     return Recipe(
@@ -98,12 +95,11 @@ def known_good(choices: Choices, registry: Registry) -> list[dict[str, Any]]:
         }
 
     first = []
-    strategies = choices.trainable(registry)
-    for strategy in strategies:
+    for strategy in choices.strategies:
         heads = choices.heads_for(strategy, registry)
         head = next((h for h in PREFERRED if h in heads), heads[0])
         first.append(parameters(choices.backbones[0], strategy, head))
-    cheapest = strategies[0]
+    cheapest = choices.strategies[0]
     heads = choices.heads_for(cheapest, registry)
     wide = {"taps": "stages+max"} if "taps" in registry.strategy(cheapest).defaults(registry.head(heads[0])) else {}
     rest = [parameters(backbone, cheapest, head, **wide) for backbone in choices.backbones for head in heads]

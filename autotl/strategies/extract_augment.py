@@ -16,7 +16,7 @@ from autotl.strategies.fast_extraction import fit_head, head_training_defaults, 
 from autotl.strategies.strategy import Report, Result, Strategy, Task
 
 if TYPE_CHECKING:
-    from autotl.registry import Register
+    from autotl.register import Register
 
 __all__ = ["ExtractAugment"]
 

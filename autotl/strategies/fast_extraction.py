@@ -10,7 +10,7 @@ from autotl.recipe import Params, Recipe, Space
 from autotl.strategies.strategy import Fitted, Report, Result, Strategy, Task
 
 if TYPE_CHECKING:
-    from autotl.registry import Register
+    from autotl.register import Register
 
 __all__ = ["FastExtraction", "fit_head", "head_training_defaults", "suggest_head_training"]
 

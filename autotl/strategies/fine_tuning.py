@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from autotl.registry import Register
+    from autotl.register import Register
 
 __all__ = ["FineTuning"]
 

@@ -13,7 +13,7 @@ from autotl.errors import AutotlError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from autotl.registry import Register
+    from autotl.register import Register
 
 __all__ = ["EfficientNetLite", "autotl_register_backbones"]
 
