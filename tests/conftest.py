@@ -120,11 +120,15 @@ def registry():
 
 
 @pytest.fixture
-def task(patches, extractor, registry):
-    """`task(backbone, head)`: the patches as a trial's problem."""
+def task(patches, extractor, registry, tmp_path_factory):
+    """`task(backbone, head)`: the patches as a trial's problem. Their features are recorded once for all tests."""
+    from autotl.features.store import FeatureStore
     from autotl.strategies.strategy import Task
 
     dataset, split = patches
+    extractor.store, extractor.scratch = (
+        FeatureStore(tmp_path_factory.getbasetemp() / "recorded" / name) for name in ("features", "boundary")
+    )
 
     def make(backbone, head, **more):
         labels = (dataset.labels[part] for part in (split.train, split.validation))

@@ -171,7 +171,7 @@ class Coordinator:
             return float("inf")
         n_test = len(self.split.test)
         rate = min(self.schedule.rates.values(), default=UNMEASURED) * self.cores
-        reserve = 6.0 + 1.5 * n_test / rate  # one pass over the test images; more only where there is time
+        reserve = 10.0 + 2.0 * n_test / rate  # one pass over the test images; more only where there is time
         return self.began + self.config.time - min(reserve, 0.3 * self.config.time)
 
     def _listen(self) -> None:

@@ -12,7 +12,7 @@ def metrics():
     return load_registry().metrics
 
 
-def candidates(seed, metric, n=12, n_images=60, n_classes=3):
+def candidates(seed, metric, n=6, n_images=50, n_classes=3):
     """Labels, and candidates of different worth with errors of their own, best first."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(n_classes, size=n_images)
@@ -30,7 +30,7 @@ def average(weights, found):
 
 
 @pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "auroc"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_average_is_never_below_the_best_single(name, seed, metrics):
     metric = metrics[name]
     labels, found = candidates(seed, metric)

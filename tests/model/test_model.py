@@ -14,11 +14,13 @@ from autotl.data.images import UndecodableImage
 from autotl.errors import AutotlError
 from autotl.features import engine as engines
 from autotl.features.engine import TorchEngine
+from autotl.heads.predict import MISSING, probabilities
 from autotl.model.member import Member
 from autotl.model.model import ImageModel, load
 from autotl.recipe import Recipe
 from autotl.registry import load_registry
 from autotl.search.objective import _calibrate
+from autotl.strategies.strategy import Fitted, Result
 
 WAYS = [
     ("test_resnet", "fast_extraction", "linear", {"taps": "stages+max"}),
@@ -42,11 +44,22 @@ def torch_only():
     return load_registry(without=["features.openvino"])
 
 
+@pytest.fixture(scope="module")
+def kept():
+    return {}
+
+
 @pytest.fixture
-def fitted(task, torch_only):
+def fitted(task, torch_only, kept):
     """`fitted(backbone, strategy, head, **params)`: a trial's member, and its validation probabilities."""
 
     def fit(backbone, strategy, head, **params):
+        key = (backbone.digest, strategy, head, *params.items())
+        if key not in kept:
+            kept[key] = train(backbone, strategy, head, params)
+        return kept[key]
+
+    def train(backbone, strategy, head, params):
         problem, way = task(backbone, head), torch_only.strategy(strategy)
         params = {**way.defaults(problem.head), **params}
         recipe = Recipe(backbone.name, strategy, head, 3, params, problem.head.defaults())
@@ -97,6 +110,25 @@ def test_saved_and_loaded_it_says_what_its_trial_said(
     loaded = load(folder, registry=torch_only)
     np.testing.assert_allclose(loaded.predict_proba(validation), expected, atol=1e-3)
     assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {".json", ".safetensors", ".skops"}
+
+
+@pytest.mark.parametrize("spread", [1, 30, 90])
+def test_the_temperature_is_for_what_the_head_itself_says(spread):
+    """Also where it is so sure that all but one of its probabilities are next to nothing."""
+    rng = np.random.default_rng(0)
+    logits, labels = spread * rng.standard_normal((40, 3)), rng.integers(3, size=40)
+    result = Result(Recipe("a", "b", "c", 1), probabilities(logits, 1.0), Fitted("last", head=None))
+    _calibrate(result, labels)
+    np.testing.assert_allclose(result.probabilities, probabilities(logits, result.fitted.temperature), atol=1e-9)
+
+
+def test_a_class_that_a_head_never_saw_stays_impossible():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((40, 3)), rng.integers(2, size=40)
+    logits[:, 2] = MISSING
+    result = Result(Recipe("a", "b", "c", 1), probabilities(logits, 1.0), Fitted("last", head=None))
+    _calibrate(result, labels)
+    assert (result.probabilities[:, 2] == 0).all()
 
 
 # images, however they come

@@ -111,15 +111,6 @@ def test_a_torn_journal_is_repaired_and_goes_on(torn, study, tmp_path):
     assert [t.value for t in open_study(tmp_path, "cells", "maximize", 0).trials] == [0.5, 0.6]
 
 
-def test_a_torn_journal_that_is_not_repaired_is_lost(study, tmp_path):
-    """Why it is done: the next append merges with what was torn."""
-    journal = tmp_path / "journal.log"
-    journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "wor')
-    add(open_study(tmp_path, "cells", "maximize", 0), "fine_tuning", [0.6] * 4)
-    with pytest.raises(ValueError, match=r"Expecting|delimiter|Extra data|Unterminated|Invalid"):
-        open_study(tmp_path, "cells", "maximize", 0)
-
-
 def test_a_whole_journal_is_left_alone(study, tmp_path):
     before = (tmp_path / "journal.log").read_bytes()
     assert not repair_journal(tmp_path)
