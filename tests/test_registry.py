@@ -130,6 +130,15 @@ def test_a_module_under_two_names_keeps_its_first(install_plugin):
     assert registry.manager.get_plugin("twice") is module
 
 
+def test_a_name_given_twice_keeps_its_first(install_plugin):
+    install_plugin("named_twice", HEAD.format(name="first"))
+    registry = load_registry()
+    with pytest.raises(ValueError, match="already registered"):
+        registry.add("named_twice", Failing(), "other", "2.0")
+    assert "first" in registry.heads
+    assert registry.manager.get_plugin("named_twice") is not None
+
+
 @pytest.mark.parametrize("garbage", [None, 5, "text", ["list"], object()], ids=repr)
 def test_garbage_is_no_plugin(garbage):
     registry = Registry()

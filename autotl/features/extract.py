@@ -112,6 +112,7 @@ class BackboneFeatures:
         self.extractor, self.backbone = extractor, backbone
         self.engine = extractor.engine
         self._compiled: dict[int | None, Compiled] = {}
+        self._settled = False
 
     @cached_property
     def trunk(self) -> "Trunk":
@@ -178,7 +179,12 @@ class BackboneFeatures:
         recorded = store.open(self._spec(view, block), shape, "uint8" if images_alone else ROWS)
         if recorded.missing(digests):
             path_of = {extractor.dataset.digests[i]: extractor.dataset.paths[i] for i in indices}
-            record(recorded, digests, lambda mine: self._compute(mine, path_of, view, block), extractor.seconds_left)
+
+            def compute(mine: list[str]) -> Iterator[tuple[list[str], np.ndarray]]:
+                return self._compute(mine, path_of, view, block)
+
+            record(recorded, digests, compute, extractor.seconds_left)
+        self._compiled.clear()  # hundreds of MiB each; made again from what is kept in a fraction of a second
         return Rows(recorded, digests)
 
     def _spec(self, view: View, block: int | None) -> dict[str, Any]:
@@ -209,13 +215,12 @@ class BackboneFeatures:
 
     def _settle_engine(self, indices: np.ndarray) -> None:
         """Refuse, once, an engine whose features stray from PyTorch's in fp32 on real images of this study."""
-        if self.engine.name == TorchEngine.name and self.engine.precision(self.extractor.device) == "fp32":
+        plain = self.engine.name == TorchEngine.name and self.engine.precision(self.extractor.device) == "fp32"
+        if plain or self._settled:
             return
         verdict = self._verdict_file()
         if verdict and verdict.exists():
             cosine = float(verdict.read_text())
-        elif None in self._compiled:
-            return
         else:
             dataset = self.extractor.dataset
             images = np.stack([self._load(dataset.paths[i], dataset.digests[i], PLAIN) for i in indices[:8]])
@@ -231,6 +236,7 @@ class BackboneFeatures:
             )
             self.engine = TorchEngine(bf16=False)
             self._compiled.clear()
+        self._settled = True
 
     def _verdict_file(self) -> Path | None:
         folder = self.extractor.conversions

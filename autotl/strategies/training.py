@@ -200,15 +200,7 @@ def _class_weights(task: Task, device: torch.device) -> Tensor:
 def _average(network: nn.Module, decay: float) -> Any:
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    smooth = get_ema_multi_avg_fn(decay)
-
-    def update(averages: Any, current: Any, n_averaged: Any) -> None:
-        if averages[0].is_floating_point():
-            smooth(averages, current, n_averaged)
-        else:  # a count has no average: rounding would change those of frozen norms
-            torch._foreach_copy_(averages, current)
-
-    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 @contextmanager

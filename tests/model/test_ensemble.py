@@ -48,7 +48,7 @@ def test_it_helps_where_errors_differ(metrics):
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_no_more_candidates_than_the_limit(limit, metrics):
-    labels, found = candidates(1, metrics["log_loss"])
+    labels, found = candidates(1, metrics["log_loss"], n=12, n_images=60)
     assert len(select(found, labels, metrics["log_loss"], limit)) == limit
 
 
