@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import optuna
@@ -40,17 +40,21 @@ def prepare(config: StudyConfig, registry: Registry, slots: list[Slot], say: Cal
     )
     backbones = choose_backbones(config, registry, say)
     split = _split(config, dataset)
-    heads = tuple(config.heads or registry.heads)
-    kinds = {registry.head(name).kind for name in heads}
-    strategies = config.strategies or registry.strategies
     choices = Choices(
         tuple(b.name for b in backbones),
-        tuple(name for name in strategies if kinds.intersection(registry.strategy(name).head_kinds)),
-        heads,
+        tuple(config.strategies or registry.strategies),
+        tuple(config.heads or registry.heads),
         len(split.train),
         len(dataset.classes),
         any(slot.kind != "cpu" for slot in slots),
     )
+    trainable = tuple(s for s in choices.strategies if choices.heads_for(s, registry))
+    if not trainable:
+        raise AutotlError(
+            f"None of the heads {', '.join(choices.heads)} takes {len(split.train):,} training images. "
+            "Add one that does: --head linear --head logistic_regression"
+        )
+    choices = replace(choices, strategies=trainable)
     write_atomically(config.folder / CONFIG, config.model_dump_json(indent=2).encode())
     _write_skipped(config.folder, dataset)
     return Context(config, config.folder, dataset, split, choices, slots[0], cores)

@@ -27,9 +27,11 @@ class Choices:
     accelerator: bool = False
 
     def heads_for(self, strategy: str, registry: Registry) -> tuple[str, ...]:
-        """The heads that a strategy can train."""
-        kinds = registry.strategy(strategy).head_kinds
-        return tuple(name for name in self.heads if registry.head(name).kind in kinds)
+        """The heads that a strategy can train on so many images."""
+        spec = registry.strategy(strategy)
+        heads = [registry.head(name) for name in self.heads]
+        rows = self.n_train * spec.rows_per_image
+        return tuple(h.name for h in heads if h.kind in spec.head_kinds and rows <= (h.max_rows or rows))
 
 
 @dataclass
@@ -76,8 +78,10 @@ def suggest(trial: optuna.Trial, choices: Choices, registry: Registry, study_see
     )
 
 
-PREFERRED = ("logistic_regression", "linear")
+PREFERRED = ("rbf_svm", "logistic_regression", "linear")
 """Heads for a strategy's first trial: quick and hard to beat."""
+FIRST = ("logistic_regression", "linear")
+"""And for the very first: it says little of what can be had, but says it soon."""
 
 
 def known_good(choices: Choices, registry: Registry) -> list[dict[str, Any]]:
@@ -94,10 +98,10 @@ def known_good(choices: Choices, registry: Registry) -> list[dict[str, Any]]:
             **_owned(head, registry.head(head).defaults()),
         }
 
-    first = []
+    first: list[dict[str, Any]] = []
     for strategy in choices.strategies:
         heads = choices.heads_for(strategy, registry)
-        head = next((h for h in PREFERRED if h in heads), heads[0])
+        head = next((h for h in (PREFERRED if first else FIRST) if h in heads), heads[0])
         first.append(parameters(choices.backbones[0], strategy, head))
     cheapest = choices.strategies[0]
     heads = choices.heads_for(cheapest, registry)

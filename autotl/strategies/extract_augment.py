@@ -25,6 +25,7 @@ class ExtractAugment(Strategy):
     """Dearer than fast extraction, and augmentation works."""
 
     name = "extract_augment"
+    rows_per_image = 2  # the plain image and a view
 
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
         views = space.int("views", 1, 8 if space.accelerator else 4)
@@ -38,7 +39,7 @@ class ExtractAugment(Strategy):
         }
 
     def defaults(self, head: Head) -> Params:
-        return {"policy": "flip", "views": 1, "taps": "stages", **head_training_defaults(head)}
+        return {"policy": "dihedral", "views": 1, "taps": "stages+max", **head_training_defaults(head)}
 
     def fit(self, recipe: Recipe, task: Task, device: str, report: Report) -> Result:
         params = recipe.strategy_params

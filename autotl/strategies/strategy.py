@@ -99,6 +99,8 @@ class Strategy(ABC):
     name: str
     head_kinds: tuple[str, ...] = ("dense", "estimator")
     """The kinds of heads that it can train."""
+    rows_per_image: int = 1
+    """How many feature rows it gives a head for each image at the least; heads that can't take so many are left out."""
 
     @abstractmethod
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:

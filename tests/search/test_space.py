@@ -150,3 +150,9 @@ def test_a_seed_fits_what_numpy_and_sklearn_take():
 def test_a_recipe_has_its_trials_seed(choices, registry):
     for trial, recipe in random_trials(choices, registry, 3):
         assert recipe.seed == seed_of(5, trial.number)
+
+
+def test_heads_that_cannot_take_so_many_rows_are_left_out(registry):
+    choices = Choices(("efficientnet_lite0",), tuple(registry.strategies), ("rbf_svm", "linear"), 4000, 2)
+    assert choices.heads_for("fast_extraction", registry) == ("rbf_svm", "linear")
+    assert choices.heads_for("extract_augment", registry) == ("linear",)  # a view of each image doubles the rows
