@@ -234,7 +234,8 @@ def load_study_file(path: str | Path, **overrides: Any) -> StudyConfig:
 
 def _located(location: str, folder: Path) -> str:
     beside = folder / Path(location).expanduser()
-    return str(beside) if not Path(location).expanduser().exists() and beside.exists() else location
+    a_study = (beside / "journal.log").exists()  # of the data set by that name: its search lies beside the study file
+    return str(beside) if not Path(location).expanduser().exists() and beside.exists() and not a_study else location
 
 
 def _line_of(key: str, text: str) -> str:

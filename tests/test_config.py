@@ -234,3 +234,10 @@ def test_a_model_is_found_by_its_folder_its_study_and_its_name(tmp_path: Path) -
 def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(AutotlError, match="no model at 'cells'"):
         find_model("cells", tmp_path)
+
+
+def test_a_study_beside_the_file_is_not_taken_for_its_data(tmp_path):
+    (tmp_path / "elpv").mkdir()
+    (tmp_path / "elpv" / "journal.log").touch()
+    (tmp_path / "mine.toml").write_text('data = "elpv"')
+    assert load_study_file(tmp_path / "mine.toml").data == "elpv"
