@@ -267,7 +267,8 @@ class Coordinator:
             self.progress.trial(line, False)
         elif in_time:
             self.progress.say(f"{worker.slot.name}: {cause} (see {worker.log})")
-        if not in_time and len(self.workers.workers) > 1:
+        ending = self.interrupts.at is not None or time.monotonic() >= self._trials_until()
+        if ending and len(self.workers.workers) > 1:
             self.workers.drop(worker)  # the siblings finish the search
         elif worker.losses + 1 >= LOST_IN_A_ROW and in_time:
             self.progress.say(f"{worker.slot.name} is taken out of use: it lost {LOST_IN_A_ROW} workers in a row")
