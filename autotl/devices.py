@@ -14,11 +14,17 @@ from pathlib import Path
 
 from autotl.errors import AutotlError, nearest
 
-__all__ = ["Gpu", "Machine", "Slot", "detect", "parse_devices"]
+__all__ = ["Gpu", "Machine", "Slot", "detect", "out_of_memory", "parse_devices", "spoils_process"]
 
 GIB = 2**30
 MEMORY_A_SLOT = 3 * GIB  # what a worker may take at its peak
 MOST_CPU_SLOTS = 8  # more trials side by side teach the sampler less a trial
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|STATUS_ALLOC_FAILED", re.IGNORECASE)
+SPOILED = re.compile(
+    r"(CUDA|HIP) (driver )?error|illegal memory access|illegal instruction|misaligned address|device-side assert"
+    r"|launch failure|launch timed out|uncorrectable ECC|STATUS_(EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR)",
+    re.IGNORECASE,
+)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -36,6 +42,11 @@ class Slot:
     """This worker's share of the cores."""
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
     """To be set in the worker before torch is imported."""
+
+    @property
+    def place(self) -> str:
+        """The device, whichever of its slots this is: `cuda:0` for `cuda:0#2`."""
+        return self.name.split("#")[0]
 
 
 @dataclass(frozen=True)
@@ -200,3 +211,22 @@ def _from_driver(folder: Path) -> list[tuple[str, Gpu]]:
             facts = dict(re.findall(r"^([^:\n]+):\s*(.*?)\s*$", path.read_text(), re.MULTILINE))
             gpus.append((facts.get("GPU UUID", ""), Gpu(facts.get("Model", "NVIDIA GPU"), str(number))))
     return gpus
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a device, or of the machine, did not suffice: less at once may fit. PyTorch has a type for
+    it on some devices, and words on all."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
+    )
+
+
+def spoils_process(error: BaseException | None) -> bool:
+    """Whether an accelerator failed so that nothing more that this process asks of it can be trusted: an illegal
+    memory access and its kin. Looks at what caused the error, too."""
+    while error is not None:
+        named = type(error).__name__ == "AcceleratorError"
+        if (named or SPOILED.search(str(error))) and not out_of_memory(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -82,13 +82,19 @@ class TorchEngine(Engine):
     ) -> Compiled:
         import torch
 
+        from autotl.micro_batch import MicroBatch
+
         kind = torch.device(device).type
+        micro = MicroBatch(f"{type(module).__name__} {key[:12]} in {precision}", device)
         module = module.eval() if kind == "cpu" else deepcopy(module.eval())  # the caller's stays on the CPU
         module = module.to(device).to(memory_format=torch.channels_last)
 
+        def part(images: np.ndarray) -> np.ndarray:
+            return module(torch.from_numpy(images).to(device)).float().cpu().numpy()
+
         def run(images: np.ndarray) -> np.ndarray:
             with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
-                return module(torch.from_numpy(images).to(device)).float().cpu().numpy()
+                return np.concatenate(micro.forward(len(images), lambda rows: part(images[rows])))
 
         return run
 

@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from autotl import micro_batch
 from autotl.features.extract import FeatureExtractor
 from autotl.features.store import FeatureStore, StoreTimeout, StoreUnavailable
 from autotl.files import write_atomically
@@ -65,6 +66,7 @@ class Bench:
             on_images=lambda what, done, total, rate: send("images", what, done, total, rate),
             log=log,
         )
+        micro_batch.keep_in(context.folder / "micro_batches" / f"{slot.place.replace(':', '-')}.json")
         return cls(context, send, deadline, registry, study, extractor)
 
     def labels(self, part: str) -> np.ndarray:

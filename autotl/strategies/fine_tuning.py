@@ -137,12 +137,15 @@ class _Net:
         import torch
 
         from autotl.heads.predict import probabilities
+        from autotl.micro_batch import MicroBatch
         from autotl.strategies.training import Plan, train
 
         start, train_rows, validation = self._boundary()
         network = self._network(start)
         labels = torch.from_numpy(self.task.train_labels)
         batch = min(BATCH, len(labels))
+        micro = MicroBatch(self.task.backbone.name, self.device, self.task.log)
+        scoring = MicroBatch(f"{self.task.backbone.name} without gradients", self.device, self.task.log)
 
         def batches(epoch: int, generator: "torch.Generator") -> "Iterator[tuple[Tensor, Tensor]]":
             rows = train_rows[(epoch - 1) % len(train_rows)]
@@ -152,13 +155,13 @@ class _Net:
 
         def predict(scored: "nn.Module") -> np.ndarray:
             with torch.inference_mode():
-                parts = [scored(self._tensor(validation[i : i + 64])) for i in range(0, len(validation), 64)]
-            return probabilities(torch.cat(parts).double().cpu().numpy(), 1.0)
+                parts = scoring.forward(len(validation), lambda rows: scored(self._tensor(validation[rows])), 64)
+            return probabilities(torch.cat(parts).cpu().double().numpy(), 1.0)  # MPS has no float64
 
         return train(
             network, self._groups(), batches, len(labels) // batch, predict,
             Plan.of(self.params, patience=4), self.task, report, self.recipe.seed,
-            fit_epochs="stop_after" not in self.params,
+            fit_epochs="stop_after" not in self.params, micro=micro,
         )  # fmt: skip
 
     def _boundary(self) -> tuple[int, list[Rows], Rows]:

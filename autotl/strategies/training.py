@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from autotl.errors import AutotlError
 from autotl.heads.predict import logits, probabilities
+from autotl.micro_batch import MicroBatch
 from autotl.recipe import Params, Recipe
 from autotl.strategies.strategy import OutOfTime, Report, Task
 
@@ -83,6 +84,7 @@ def train(
     report: Report,
     seed: int,
     fit_epochs: bool = False,
+    micro: MicroBatch | None = None,
 ) -> Trained:
     """Train `network` in place on `batches(epoch, generator)`, `steps` an epoch, and keep the best epoch.
 
@@ -90,6 +92,7 @@ def train(
         groups: AdamW's parameter groups, each with its own `lr`, the peak of warm-up and cosine.
         predict: the validation probabilities of a network.
         fit_epochs: time the first steps, and plan no more epochs than fit into the task's allowance.
+        micro: how many rows of a batch pass through at once; without one, as many as fit.
 
     Raises:
         OutOfTime: not one epoch fits into the time that is left.
@@ -100,6 +103,7 @@ def train(
     device = next(network.parameters()).device
     optimizer = torch.optim.AdamW(groups, foreach=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
+    micro = micro or MicroBatch(f"{task.head.name} on features", str(device), task.log)
     weights = _class_weights(task, device) if plan.balanced else None
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     average = _average(network, plan.ema) if plan.ema else None
@@ -121,14 +125,14 @@ def train(
                 pace = _pace(step, plan.epochs * steps)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * pace
-                loss = _loss(network, x, y, plan, weights, generator)
-                loss.backward()
+                share = _shares(network, x, y, plan, weights, generator)
+                loss = micro.backward(len(x), share, lambda: optimizer.zero_grad(set_to_none=True))
                 nn.utils.clip_grad_norm_(trained, plan.clip)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 if average:
                     average.update_parameters(network)
-                losses.append(loss.detach())
+                losses.append(loss)
             if task.seconds_left() <= 0:  # what is left of an epoch would count for nothing
                 if best is None:
                     raise OutOfTime("the time was up before one epoch was done")
@@ -161,18 +165,30 @@ def train(
     return Trained(best[1], history, plan)
 
 
-def _loss(
+def _shares(
     network: nn.Module, x: Tensor, y: Tensor, plan: Plan, weights: Tensor | None, generator: torch.Generator
-) -> Tensor:
+) -> Callable[[slice], Tensor]:
+    """What some rows of a batch add to its loss. Mixup is drawn here, once for the batch, however it is cut."""
+
+    def cross_entropy(predicted: Tensor, labels: Tensor, chosen: slice) -> Tensor:
+        total = F.cross_entropy(
+            predicted, labels[chosen], weights, label_smoothing=plan.label_smoothing, reduction="sum"
+        )
+        return total / (len(labels) if weights is None else weights[labels].sum())
+
     if not plan.mixup:
-        return F.cross_entropy(network(x), y, weights, label_smoothing=plan.label_smoothing)
+        return lambda chosen: cross_entropy(network(x[chosen]), y, chosen)
     # a Beta(a, a) draw, as the ratio of two Gamma draws, from the trial's own generator
     gamma = torch._standard_gamma(torch.full((2,), plan.mixup), generator=generator)
     share = float(gamma[0] / gamma.sum())
     other = torch.randperm(len(x), generator=generator).to(x.device)
-    predicted = network(share * x + (1 - share) * x[other])
-    one, two = (F.cross_entropy(predicted, t, weights, label_smoothing=plan.label_smoothing) for t in (y, y[other]))
-    return share * one + (1 - share) * two
+
+    def mixed(chosen: slice) -> Tensor:
+        predicted = network(share * x[chosen] + (1 - share) * x[other[chosen]])
+        one, two = (cross_entropy(predicted, labels, chosen) for labels in (y, y[other]))
+        return share * one + (1 - share) * two
+
+    return mixed
 
 
 def _pace(step: int, total: int) -> float:
