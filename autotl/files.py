@@ -1,25 +1,74 @@
 """Files that are there whole or not at all: what a killed process was writing is never seen under its name."""
 
+import errno
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["write_atomically", "write_json"]
+from autotl.errors import AutotlError
+
+__all__ = ["DiskFull", "disk_full", "in_words", "write_atomically", "write_json"]
+
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+class DiskFull(AutotlError):
+    """No room on a disk: says what was being written and how much it needed. `path` is where."""
+
+    def __init__(self, text: str, path: Path):
+        super().__init__(text)
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return type(self), (str(self), self.path)
+
+
+def disk_full(error: OSError, path: Path | str, needed: int | None = None) -> DiskFull | None:
+    """`error`, met while writing `path`, as a full disk in words; None where it is something else.
+
+    Args:
+        needed: bytes that were to be written, where that is known.
+    """
+    if error.errno not in FULL:
+        return None
+    path = Path(path)
+    try:
+        free = f"{in_words(shutil.disk_usage(_nearest_folder(path)).free)} are free there"
+    except OSError:
+        free = "nobody can say how much is free there"
+    what = f"it needs {in_words(needed)} more, and {free}" if needed else free
+    return DiskFull(f"There is no room on the disk for {path}: {what} ({error.strerror}).", path)
+
+
+def in_words(n_bytes: float) -> str:
+    """`1.5 GB`, in the units of --cache-size: powers of 1,000."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if abs(n_bytes) < 1000:
+            return f"{n_bytes:,.0f} {unit}" if unit == "bytes" else f"{n_bytes:,.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:,.1f} TB"
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next(p for p in (path, *path.absolute().parents) if p.is_dir())
 
 
 def write_atomically(path: Path | str, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write bytes, or what `content(file)` writes, beside `path`, and move it there in one step.
 
     Folders on the way are made. A file that was there stays as it was until the move, also where `content` raises.
+
+    Raises DiskFull where there is no room, and OSError for whatever else the disk came up with.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # not tempfile, whose files only their owner may read
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("xb") as file:
             if callable(content):
                 content(file)
@@ -28,9 +77,14 @@ def write_atomically(path: Path | str, content: bytes | Callable[[BinaryIO], obj
             file.flush()
             os.fsync(file.fileno())  # or a power cut leaves the new name on an empty file
         partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        full = disk_full(error, path, None if callable(content) else len(content))
+        if full is None:
+            raise
+        raise full from error
     finally:
         partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 def write_json(path: Path | str, data: Any) -> None:

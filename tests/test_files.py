@@ -1,10 +1,11 @@
+import errno
 import json
 import os
 import stat
 
 import pytest
 
-from autotl.files import write_atomically, write_json
+from autotl.files import DiskFull, disk_full, in_words, write_atomically, write_json
 
 
 def test_bytes_arrive_in_folders_that_werent_there(tmp_path):
@@ -61,3 +62,26 @@ def test_numbers_that_json_lacks_are_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", {"score": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_says_what_was_written_what_it_needed_and_what_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: _raise(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(DiskFull, match=r"no room on the disk for .*x\.bin: it needs 5\.0 kB more, and [\d.,]+ .* free"):
+        write_atomically(tmp_path / "x.bin", b"a" * 5000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_troubles_of_a_disk_are_not_called_full(tmp_path):
+    assert disk_full(OSError(errno.EIO, "Input/output error"), tmp_path / "x") is None
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "words"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (20 * 10**9, "20.0 GB"), (3 * 10**15, "3,000.0 TB")],
+)
+def test_sizes_in_words(n_bytes, words):
+    assert in_words(n_bytes) == words
+
+
+def _raise(error):
+    raise error

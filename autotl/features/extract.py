@@ -176,7 +176,8 @@ class BackboneFeatures:
         images_alone = block == 0
         if not images_alone:
             self._settle_engine(indices)
-        recorded = store.open(self._spec(view, block), shape, "uint8" if images_alone else ROWS)
+        label = "images" if images_alone else self.backbone.name
+        recorded = store.open(self._spec(view, block), shape, "uint8" if images_alone else ROWS, label)
         if recorded.missing(digests):
             path_of = {extractor.dataset.digests[i]: extractor.dataset.paths[i] for i in indices}
 

@@ -6,7 +6,6 @@ seal, and a row is checked against its checksum before a process first uses it. 
 leaves nothing that a reader could take for whole: a torn record is passed over, and the next writer cuts it off.
 """
 
-import errno
 import os
 import re
 import secrets
@@ -23,12 +22,12 @@ from filelock import FileLock
 from filelock import Timeout as Held
 
 from autotl.errors import AutotlError
+from autotl.files import disk_full
 
-__all__ = ["RECORD", "Recorded", "StoreFull", "StoreUnavailable", "held_markers", "mebibytes", "to_row_dtype"]
+__all__ = ["RECORD", "Recorded", "StoreFull", "StoreUnavailable", "held_markers", "to_row_dtype"]
 
 RECORD = np.dtype([("digest", "u1", 16), ("row", "<u8"), ("crc", "<u4"), ("seal", "<u4")])
 SEAL = 0x4C544F41  # so that a record of zeros, which a lost write can leave, isn't a sound one
-FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 CAST_ROWS = 256  # rows cast at a time: what is read and what is written stay in the chip's cache
 
 
@@ -37,11 +36,7 @@ class StoreUnavailable(AutotlError):
 
 
 class StoreFull(AutotlError):
-    """No room: the disk is full, or what living processes use fills the store's size limit."""
-
-
-def mebibytes(n_bytes: float) -> str:
-    return f"{n_bytes / 2**20:,.1f} MiB"
+    """What living processes use fills the store's size limit."""
 
 
 def to_row_dtype(rows: np.ndarray, dtype: str) -> np.ndarray:
@@ -119,7 +114,8 @@ class Recorded:
     def append(self, digests: Sequence[str], rows: np.ndarray) -> int:
         """Record `rows` [n, *shape] and return how many were new: an image that has its row keeps it.
 
-        Raises StoreFull where there is no room and StoreUnavailable where the folder is gone.
+        Raises StoreFull where the size limit leaves no room, DiskFull where the disk has none, and StoreUnavailable
+        where the folder is gone.
         """
         rows = to_row_dtype(np.asarray(rows), self.dtype.str)
         if rows.shape != (len(digests), *self.shape):
@@ -236,13 +232,8 @@ class Recorded:
                 del self._row_of[digest]
 
     def _trouble(self, error: OSError, n_rows: int) -> AutotlError:
-        if error.errno in FULL:
-            need = n_rows * self.row_bytes
-            return StoreFull(
-                f"No room on the disk of the feature store {str(self.folder.parent)!r}: {len(self):,} rows are "
-                f"recorded and stay, the next {n_rows:,} need {mebibytes(need)} ({error.strerror}). Make room there "
-                "(`autotl cache clear` takes what no search uses), or put the store on a larger disk."
-            )
+        if full := disk_full(error, self.folder.parent, n_rows * (self.row_bytes + RECORD.itemsize)):
+            return full
         return StoreUnavailable(
             f"The feature store {str(self.folder.parent)!r} can't be used any more: {error}. "
             "Was it removed, or its disk unmounted? Start the search again once it is back."

@@ -23,9 +23,9 @@ from autotl.features.recorded import (
     StoreFull,
     StoreUnavailable,
     held_markers,
-    mebibytes,
     to_row_dtype,
 )
+from autotl.files import disk_full, in_words, write_atomically
 
 __all__ = [
     "FeatureStore",
@@ -40,6 +40,7 @@ __all__ = [
 
 FORMAT = 1  # of the files; part of the key, so that another version's rows are never misread
 REMOVED = ".removed-"
+LABEL = "label.txt"
 
 Compute = Callable[[list[str]], Iterator[tuple[list[str], np.ndarray]]]
 """Image digests to batches of (digests, rows [n, *shape]); every digest must come back."""
@@ -56,6 +57,8 @@ class Kept:
     folder: Path
     spec: dict[str, Any] | None
     """None where `spec.json` can't be read: such a folder serves nobody and can be cleared."""
+    label: str
+    """What the rows are, in words; "" where nobody said."""
     n_bytes: int
     rows: int
     last_used: float
@@ -74,8 +77,9 @@ class FeatureStore:
         with self._alone():
             pass
 
-    def open(self, spec: dict[str, Any], shape: tuple[int, ...], dtype: str) -> Recorded:
-        """The rows of `spec`: everything that they are made of, as JSON values. One row has `shape` and `dtype`.
+    def open(self, spec: dict[str, Any], shape: tuple[int, ...], dtype: str, label: str = "") -> Recorded:
+        """The rows of `spec`: everything that they are made of, as JSON values. One row has `shape` and `dtype`;
+        `label` says in words what it is, for people who look at the store.
 
         Two callers with an equal spec share the rows, whichever processes they are in. While the result is open (see
         `Recorded.close`) its folder isn't pruned. Raises StoreUnavailable.
@@ -87,9 +91,9 @@ class FeatureStore:
             folder.mkdir(exist_ok=True)
             page = folder / "spec.json"
             if not page.exists() or page.read_bytes() != text.encode():
-                draft = folder / "spec.json.new"
-                draft.write_text(text)
-                draft.replace(page)
+                write_atomically(page, text.encode())
+            if label and not (folder / LABEL).exists():
+                write_atomically(folder / LABEL, label.encode())
             os.utime(page)  # its time is the time of the last use
             return Recorded(folder, shape, dtype, self._make_room)
 
@@ -102,7 +106,8 @@ class FeatureStore:
             n_bytes, index = _sizes(folder)
             spec = content["spec"] if content else None
             rows = index // RECORD.itemsize
-            kept.append(Kept(folder, spec, n_bytes + index, rows, last_used, bool(held_markers(folder))))
+            in_use = bool(held_markers(folder))
+            kept.append(Kept(folder, spec, _label(folder), n_bytes + index, rows, last_used, in_use))
         return sorted(kept, key=lambda k: k.last_used)
 
     def verify(self) -> dict[Path, list[str]]:
@@ -111,7 +116,8 @@ class FeatureStore:
         found = {}
         for folder in self._folders():
             with self._alone():
-                if (content := _content(folder)) is None:
+                content = _content(folder)
+                if content is None or content["format"] != FORMAT:
                     continue
                 used = content["used"]
                 recorded = Recorded(folder, tuple(content["shape"]), content["dtype"])
@@ -159,10 +165,14 @@ class FeatureStore:
         self.prune(self.size_limit - n_bytes)
         if (total := self._total()) + n_bytes > self.size_limit:
             raise StoreFull(
-                f"The feature store {str(self.root)!r} may hold {mebibytes(self.size_limit)}: {mebibytes(total)} are "
-                f"in use by running searches, and the next rows need {mebibytes(n_bytes)}. Give it more: --cache-size "
-                f"{math.ceil((total + n_bytes) * 2 / 2**30)}GB"
+                f"The feature store {str(self.root)!r} may hold {in_words(self.size_limit)}: {in_words(total)} are "
+                f"in use by running searches, and the next rows need {in_words(n_bytes)}. Give it more: --cache-size "
+                f"{math.ceil((total + n_bytes) * 2 / 10**9)}GB"
             )
+
+    def could_free(self) -> int:
+        """Bytes that `clear` would free now."""
+        return sum(kept.n_bytes for kept in self.usage() if not kept.in_use)
 
     def _total(self) -> int:
         return sum(sum(_sizes(folder)) for folder in self._folders())
@@ -180,7 +190,7 @@ class FeatureStore:
             with FileLock(self.root / "store.lock", thread_local=False):
                 yield
         except OSError as error:
-            raise self._unavailable(error) from error
+            raise disk_full(error, self.root) or self._unavailable(error) from error
 
     def _unavailable(self, error: OSError) -> StoreUnavailable:
         return StoreUnavailable(
@@ -193,9 +203,17 @@ def _content(folder: Path) -> dict[str, Any] | None:
     """What `spec.json` says, with the time of its last use; None where it can't be read."""
     page = folder / "spec.json"
     try:
-        return json.loads(page.read_text()) | {"used": page.stat().st_mtime}
-    except (OSError, ValueError):
+        content = json.loads(page.read_text()) | {"used": page.stat().st_mtime}
+    except (OSError, ValueError, TypeError):
         return None
+    return content if {"spec", "shape", "dtype", "format"} <= content.keys() else None
+
+
+def _label(folder: Path) -> str:
+    try:
+        return (folder / LABEL).read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _sizes(folder: Path) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from autotl.features.store import (
     record,
     to_row_dtype,
 )
+from autotl.files import DiskFull
 
 SHAPE = (2, 24)
 SPEC = {"backbone": "lite0", "view": "plain"}
@@ -355,7 +356,7 @@ def test_a_full_disk_says_what_was_needed(tmp_path):
     recorded = opened(tmp_path)
     (recorded.folder / "rows.bin").unlink()
     (recorded.folder / "rows.bin").symlink_to("/dev/full")
-    with pytest.raises(StoreFull, match="the next 4 need"):
+    with pytest.raises(DiskFull, match=r"no room on the disk for .*: it needs 512 bytes more, and .* are free there"):
         recorded.append(names(4), rows(names(4)))
     assert recorded.missing(names(4)) == names(4)
 
