@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # specs are light: registering a backbone imports no torch
@@ -52,6 +53,8 @@ class Backbone(ABC):
     license: str = "unknown"
     parameters: int | None = None
     """How many, where known without building."""
+    n_features: int | None = None
+    """How wide its output is, where known without building."""
 
     @property
     @abstractmethod
@@ -61,6 +64,13 @@ class Backbone(ABC):
     @property
     def download(self) -> str | None:
         """Where the weights would come from and how large they are, in words; None where nothing is to be fetched."""
+        return None
+
+    def weights_file(self) -> Path | None:
+        """The file that `build` and `digest` read the weights from, fetched where it has to be and may be.
+
+        None where they aren't one file. Raises AutotlError where the file can't be had.
+        """
         return None
 
     @cached_property

@@ -12,6 +12,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from autotl.errors import AutotlError
+from autotl.testing import backbone_checks
 
 CATS = {281, 282, 285}  # tabby, tiger cat, Egyptian cat
 ESPRESSO = 967
@@ -21,6 +22,11 @@ SIZES = {0: 224, 1: 240, 2: 260}
 @pytest.fixture(scope="module", params=SIZES)
 def backbone(request: pytest.FixtureRequest) -> EfficientNetLite:
     return EfficientNetLite(request.param)
+
+
+@backbone_checks
+def test_contract(check, backbone: EfficientNetLite) -> None:
+    check(backbone)
 
 
 def sees_cat_and_espresso(backbone: EfficientNetLite, tensors: dict[str, torch.Tensor] | None) -> bool:

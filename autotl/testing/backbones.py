@@ -1,0 +1,388 @@
+"""What every backbone promises. Weights that aren't on this machine are never fetched: checks of them are skipped, the
+others run on arbitrary ones."""
+
+import copy
+import pickle
+import re
+import subprocess
+import sys
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotl.backbones.backbone import Backbone, Block, Preprocessing
+from autotl.testing.check import Checks, Unexpected, expect
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["BACKBONE"]
+
+BACKBONE = Checks("backbone", Backbone, options=("other",))
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
+
+
+@BACKBONE.promise(Backbone)
+def is_described(backbone: Backbone) -> None:
+    """A backbone has a name without spaces, and says in words what it was pretrained on and under which licence its
+    weights are."""
+    expect(isinstance(backbone.name, str) and re.fullmatch(r"\S+", backbone.name), f"name is {backbone.name!r}")
+    for attribute in ("pretrained_on", "license"):
+        words = getattr(backbone, attribute)
+        expect(isinstance(words, str) and words.strip(), f"{attribute} is {words!r}")
+    expect(isinstance(backbone.offline, bool), f"offline is {backbone.offline!r}, neither True nor False")
+
+
+@BACKBONE.promise(Backbone)
+def pickles_to_a_worker_lightly(backbone: Backbone) -> None:
+    """A backbone travels to another process by pickle, and making it there imports no torch."""
+    fresh = _without_memory(backbone)
+    try:
+        content = pickle.dumps(fresh)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise Unexpected(f"it can't be pickled: {error}") from error
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        "import pickle; found = pickle.load(sys.stdin.buffer); found.name\n"
+        "print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, check=False)
+    last = run.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    expect(run.returncode == 0, f"unpickled in a new process: {last}")
+    expect(run.stdout.strip() == b"False", "making it there imported torch")
+    expect(
+        pickle.loads(content).preprocessing == backbone.preprocessing,  # noqa: S301  # written a moment ago, right here
+        "its preprocessing is another one after pickling",
+    )
+
+
+@BACKBONE.promise(Preprocessing)
+def preprocessing_is_complete(backbone: Backbone) -> None:
+    """The preprocessing says everything: a size in whole pixels, a crop in (0, 1], an interpolation, and mean and std
+    of three channels in units of x/255."""
+    seen: Any = backbone.preprocessing
+    expect(isinstance(seen, Preprocessing), f"preprocessing is {seen!r}")
+    expect(isinstance(seen.size, int) and seen.size > 0, f"size is {seen.size!r}")
+    expect(isinstance(seen.crop, float) and 0 < seen.crop <= 1, f"crop is {seen.crop!r}")
+    expect(seen.interpolation in INTERPOLATIONS, f"interpolation is {seen.interpolation!r}, not {_or(INTERPOLATIONS)}")
+    for name, low in (("mean", 0.0), ("std", 1e-6)):
+        values = getattr(seen, name)
+        three = isinstance(values, tuple) and len(values) == 3 and all(isinstance(v, float) for v in values)
+        expect(three, f"{name} is {values!r}, not a tuple of three floats")
+        expect(all(low <= v <= 1 for v in values), f"{name} is {values!r}: outside of 0 to 1, where x/255 lies")
+
+
+@BACKBONE.promise(Backbone.build)
+def builds_twice_alike(backbone: Backbone) -> None:
+    """`build()` gives the same network each time, every tensor bit-equal, in eval mode; a network that was changed
+    doesn't change the next one."""
+    import torch
+
+    _ask_for_weights(backbone)
+    first = backbone.build()
+    expect(not any(m.training for m in first.modules()), "a network in training mode: end with `return module.eval()`")
+    kept = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    with torch.no_grad():
+        for tensor in first.state_dict().values():
+            tensor.zero_()
+    difference = _difference(kept, dict(backbone.build().state_dict()))
+    expect(not difference, f"in the second network {difference}")
+
+
+@BACKBONE.promise(Backbone.build)
+def builds_the_same_network_without_weights(backbone: Backbone) -> None:
+    """`build(pretrained=False)` gives the same architecture: the tensors of `build()` load into it strictly, and it
+    needs no weights to be here."""
+    empty = {name: tuple(tensor.shape) for name, tensor in backbone.build(pretrained=False).state_dict().items()}
+    expect(empty, "a network without tensors")
+    if backbone.offline:
+        whole = {name: tuple(tensor.shape) for name, tensor in backbone.build().state_dict().items()}
+        odd = next((name for name in {**whole, **empty} if whole.get(name) != empty.get(name)), "")
+        expect(not odd, f"{odd!r} is {whole.get(odd)} with weights and {empty.get(odd)} without")
+
+
+@BACKBONE.promise(Backbone.digest)
+def digest_follows_the_weights(backbone: Backbone, other: Backbone | None = None) -> None:
+    """`digest` is hex digits that stay the same while the weights do and change when they do: what was recorded with
+    other weights is never used."""
+    import pytest
+
+    _ask_for_weights(backbone)
+    digest = backbone.digest
+    expect(
+        isinstance(digest, str) and re.fullmatch("[0-9a-f]{16,}", digest),
+        f"digest is {digest!r}: 16 hex digits or more",
+    )
+    backbone.build()
+    again = _without_memory(backbone).digest
+    expect(again == digest, f"asked again it is {again}, and was {digest}")
+    if other is not None:
+        expect(other.digest != digest, f"`other`, with other weights, has the same digest {digest}")
+        return
+    file = backbone.weights_file()
+    if file is None:
+        pytest.skip("its weights_file() is None: give check(backbone, other=…) one with other weights")
+    with tempfile.TemporaryDirectory() as folder:
+        changed = _with_other_weights(backbone, file, Path(folder))
+        expect(changed.digest != digest, f"the values in {file.name} were changed and the digest stayed {digest}")
+        difference = _difference(dict(backbone.build().state_dict()), dict(changed.build().state_dict()))
+        expect(
+            difference, f"the values in {file.name} were changed and the network stayed the same: it reads another file"
+        )
+
+
+@BACKBONE.promise(Backbone.build)
+def features_are_sound(backbone: Backbone) -> None:
+    """Real images [N, 3, size, size] become finite features [N, n_features] of one width, as wide as `n_features` says
+    where it says it, and different for different images."""
+    features = _features(backbone, _module(backbone), 4)
+    expect(features.ndim == 2 and len(features) == 4, f"for 4 images came {list(features.shape)}: pool what a map has")
+    expect(features.is_floating_point(), f"features are {features.dtype}")
+    finite = features.isfinite().all(1)
+    expect(finite.all(), f"{4 - int(finite.sum())} of 4 images have features that aren't finite")
+    if backbone.n_features is not None:
+        expect(features.shape[1] == backbone.n_features, f"{features.shape[1]} features; it says {backbone.n_features}")
+    expect(not features[0].equal(features[1]), "two different photographs have the same features")
+
+
+@BACKBONE.promise(Backbone.build)
+def features_are_deterministic(backbone: Backbone) -> None:
+    """The same images have the same features each time, and each image has the same alone as in a batch."""
+    import torch
+
+    module = _module(backbone)
+    images = _images(backbone, 4)
+    with torch.inference_mode():
+        once, again = module(images), module(images)
+        alone = torch.cat([module(image[None]) for image in images])
+    expect(torch.equal(once, again), f"asked again they differ by up to {float((once - again).abs().max()):.3g}")
+    scale = float(once.abs().max())
+    off = float((once - alone).abs().max())
+    expect(off <= 1e-3 * scale, f"one by one they differ by up to {off:.3g}, where the largest feature is {scale:.3g}")
+
+
+@BACKBONE.promise(Backbone.blocks)
+def blocks_cover_every_parameter_once(backbone: Backbone) -> None:
+    """The blocks hold every parameter of the network exactly once, and `n_blocks` counts them; `parameters`, where it
+    is stated, counts what they hold."""
+    module = _module(backbone)
+    blocks = backbone.blocks(module)
+    expect(blocks and all(isinstance(block, Block) for block in blocks), f"blocks are {blocks!r}")
+    known = dict(module.named_parameters())
+    held: dict[str, str] = {}
+    for block in blocks:
+        mine = _parameters_of(block, module)
+        expect(mine, f"block {block.name!r} holds no parameter: what has none is in no block of its own")
+        for name in mine:
+            expect(name not in held, f"{name!r} is in block {held.get(name)!r} and in block {block.name!r}")
+            held[name] = block.name
+    missing = [name for name in known if name not in held]
+    expect(not missing, f"in no block: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
+    expect(backbone.n_blocks == len(blocks), f"n_blocks is {backbone.n_blocks}, and there are {len(blocks)} blocks")
+    count = sum(parameter.numel() for parameter in known.values())
+    expect(backbone.parameters in (None, count), f"`parameters` says {backbone.parameters}, and there are {count}")
+
+
+@BACKBONE.promise(Backbone.blocks)
+def blocks_are_in_forward_order(backbone: Backbone) -> None:
+    """Blocks are listed from input to output: while an image passes, each begins after the one before it."""
+    module = _module(backbone)
+    blocks = backbone.blocks(module)
+    began: dict[int, None] = {}
+    handles = []
+    for number, block in enumerate(blocks):
+        for name in block.modules:
+            for part in module.get_submodule(name).modules():
+
+                def note(_: Any, __: Any, number: int = number) -> None:
+                    began.setdefault(number)
+
+                handles.append(part.register_forward_pre_hook(note))
+    try:
+        _features(backbone, module, 1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    order = list(began)
+    late = next((i for i, number in enumerate(order) if number != sorted(order)[i]), None)
+    names = [blocks[number].name for number in order]
+    expect(late is None, f"they began in the order {', '.join(names)}")
+
+
+@BACKBONE.promise(Block)
+def freezing_keeps_exactly_the_frozen_blocks(backbone: Backbone) -> None:
+    """With the first k blocks frozen (no gradients, in eval mode), a training step leaves their tensors bit-equal,
+    running statistics too, and changes something in every other block."""
+    import torch
+
+    module = _module(backbone)
+    blocks = backbone.blocks(module)
+    images = _images(backbone, 4)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    for k in sorted({0, 1, len(blocks) // 2, len(blocks) - 1}):
+        module.load_state_dict(before)
+        module.train()
+        for block in blocks:
+            frozen = block in blocks[:k]
+            for name in block.modules:
+                module.get_submodule(name).train(not frozen)
+            for name in _parameters_of(block, module):
+                module.get_parameter(name).requires_grad_(not frozen)
+        learning = [p for p in module.parameters() if p.requires_grad]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            features = module(images)
+            target = torch.randn(features.shape)
+            ((features - target) ** 2).mean().backward()
+        torch.optim.AdamW(learning, lr=0.01).step()  # a step of its own size, however small a gradient is
+        module.zero_grad()
+        after = module.state_dict()
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        for number, block in enumerate(blocks):
+            mine = [name for name in changed if name in block.parameters or name.startswith(_prefixes(block))]
+            if number < k:
+                expect(not mine, f"with {k} blocks frozen, {mine[:1]} of block {block.name!r} changed")
+            else:
+                expect(mine, f"with {k} blocks frozen, nothing in block {block.name!r} learned")
+
+
+@BACKBONE.promise(Backbone.blocks)
+def splitting_between_blocks_changes_nothing(backbone: Backbone) -> None:
+    """Wherever the network can be cut between two blocks, the part before and the part after it give together what the
+    whole gives."""
+    import warnings
+
+    import torch
+
+    from autotl.backbones.trunk import Trunk
+
+    module = _module(backbone)
+    trunk = Trunk(module, backbone.blocks(module))
+    images = _images(backbone, 2)
+    whole_only = []
+    with torch.inference_mode():
+        expected = module(images)
+        for number, block in enumerate(trunk.blocks):
+            if number and trunk.cut(number) is None:
+                whole_only.append(block.name)
+            elif number:
+                off = float((trunk.suffix(number)(trunk.prefix(number)(images)) - expected).abs().max())
+                expect(
+                    off <= 1e-3 * float(expected.abs().max()),
+                    f"cut before {block.name!r} features are off by {off:.3g}",
+                )
+    if whole_only:
+        warnings.warn(
+            f"{backbone.name}: the network can't be cut before {', '.join(whole_only)}. That is allowed, and slow: "
+            "fine-tuning from there runs the frozen blocks in every epoch.",
+            stacklevel=1,
+        )
+
+
+@BACKBONE.promise(Backbone.build)
+def taps_record_the_output(backbone: Backbone) -> None:
+    """What the feature store records of an image holds the network's own output among its columns, unchanged."""
+    import torch
+
+    from autotl.backbones.trunk import Tapped, Trunk
+
+    module = _module(backbone)
+    tapped = Tapped(Trunk(module, backbone.blocks(module)))
+    images = _images(backbone, 2)
+    with torch.inference_mode():
+        layout = tapped.layout(backbone.preprocessing.size)
+        rows, expected = tapped(images), module(images)
+    expect(rows.shape == (2, layout.width), f"rows are {list(rows.shape)} and their layout is {layout.width} wide")
+    off = float((rows[:, layout.columns("last")] - expected).abs().max())
+    expect(off <= 1e-3 * float(expected.abs().max()), f"the recorded output is off by {off:.3g}")
+
+
+def _ask_for_weights(backbone: Backbone) -> None:
+    import pytest
+
+    if not backbone.offline:
+        pytest.skip(f"the weights of {backbone.name} are not on this machine, and a check fetches none")
+
+
+def _module(backbone: Backbone) -> "nn.Module":
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return backbone.build(pretrained=backbone.offline)
+
+
+def _images(backbone: Backbone, n: int) -> "Tensor":
+    """Real images, normalised: float [n, 3, size, size]."""
+    import torch
+
+    from autotl.testing.images import patches
+
+    seen = backbone.preprocessing
+    pixels = patches(seen, n).astype(np.float32) / 255
+    normalised = (pixels - np.array(seen.mean, np.float32)) / np.array(seen.std, np.float32)
+    return torch.from_numpy(normalised).permute(0, 3, 1, 2).contiguous()
+
+
+def _features(backbone: Backbone, module: "nn.Module", n: int) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        features = module(_images(backbone, n))
+    expect(isinstance(features, torch.Tensor), f"the network returns {type(features).__name__}, not a tensor")
+    return features
+
+
+def _prefixes(block: Block) -> tuple[str, ...]:
+    return tuple(f"{name}." for name in block.modules)
+
+
+def _parameters_of(block: Block, module: "nn.Module") -> list[str]:
+    known = dict(module.named_parameters())
+    modules = dict(module.named_modules())
+    unknown = [n for n in block.modules if n not in modules] + [n for n in block.parameters if n not in known]
+    expect(not unknown, f"block {block.name!r} names {unknown[:1]}, which the network doesn't have")
+    return [name for name in known if name.startswith(_prefixes(block))] + list(block.parameters)
+
+
+def _without_memory(backbone: Backbone) -> Backbone:
+    """A copy that has forgotten what it read."""
+    fresh = copy.copy(backbone)
+    for name in [n for n in vars(fresh) if isinstance(getattr(type(fresh), n, None), cached_property)]:
+        del vars(fresh)[name]
+    return fresh
+
+
+def _with_other_weights(backbone: Backbone, file: Path, folder: Path) -> Backbone:
+    """A copy whose `weights_file` is another one of the same format, with other values in every tensor."""
+    import torch
+    from safetensors.torch import save_file
+
+    from autotl.backbones.weights import read_tensors
+
+    tensors = {n: t + 0.25 if t.is_floating_point() else t.clone() for n, t in read_tensors(file).items()}
+    target = folder / f"changed{file.suffix}"
+    if file.suffix == ".safetensors":
+        save_file(tensors, target)
+    else:
+        torch.save(tensors, target)  # keeps their order, which some packages rely on
+    changed = _without_memory(backbone)
+    changed.weights_file = lambda: target  # type: ignore[method-assign]  # of this one alone
+    return changed
+
+
+def _difference(a: "dict[str, Tensor]", b: "dict[str, Tensor]") -> str:
+    """Which tensors differ, in words; "" where all are equal."""
+    import torch
+
+    if a.keys() != b.keys():
+        return f"{sorted(a.keys() ^ b.keys())[0]!r} is in one alone"
+    names = [name for name in a if not torch.equal(a[name], b[name])]
+    return f"{len(names)} of {len(a)} tensors differ, {names[0]!r} first" if names else ""
+
+
+def _or(words: tuple[str, ...]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"

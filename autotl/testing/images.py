@@ -1,0 +1,32 @@
+"""Real images for checks: patches of the two photographs that scikit-learn brings along."""
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from autotl.backbones.backbone import Preprocessing
+
+__all__ = ["patches", "photographs"]
+
+
+@cache
+def photographs() -> tuple[np.ndarray, ...]:
+    """A temple in China and a flower, uint8 [427, 640, 3] each."""
+    from sklearn.datasets import load_sample_images
+
+    return tuple(load_sample_images().images)
+
+
+def patches(preprocessing: "Preprocessing", n: int) -> np.ndarray:
+    """`n` patches of both photographs in turn, as a backbone of this preprocessing gets them: uint8 [n, S, S, 3]."""
+    from autotl.data.images import preprocess, to_rgb
+
+    rng = np.random.default_rng(0)
+    found = []
+    for i in range(n):
+        photograph = photographs()[i % 2]
+        top, left = (int(rng.integers(side - 200)) for side in photograph.shape[:2])
+        found.append(preprocess(to_rgb(photograph[top : top + 200, left : left + 200]), preprocessing))
+    return np.stack(found)
