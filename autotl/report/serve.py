@@ -23,20 +23,19 @@ class _Silent(WSGIRequestHandler):
 def dashboard_server(folder: Path, port: int) -> WSGIServer:
     """Bound to 127.0.0.1:`port` (0: a free one), not yet serving.
 
-    Raises AutotlError where optuna-dashboard isn't installed, or the port is taken.
+    Raises AutotlError where optuna-dashboard isn't installed, the journal can't be read, or the port is taken.
     """
     try:
         from optuna_dashboard import wsgi
     except ImportError:
         raise AutotlError("Optuna Dashboard isn't installed: pip install 'autotl[dashboard]'") from None
     from optuna.artifacts import FileSystemArtifactStore
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
+
+    from autotl.search.journal import open_storage
 
     artifacts = folder / "artifacts"
     artifacts.mkdir(exist_ok=True)  # the store wants it to exist
-    storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
-    application = wsgi(storage, artifact_store=FileSystemArtifactStore(str(artifacts)))
+    application = wsgi(open_storage(folder), artifact_store=FileSystemArtifactStore(str(artifacts)))
     try:
         return make_server("127.0.0.1", port, application, server_class=_Server, handler_class=_Silent)
     except OSError as error:

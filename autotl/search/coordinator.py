@@ -17,10 +17,11 @@ from autotl.features.extract import BATCH
 from autotl.metrics import Metric
 from autotl.registry import Registry
 from autotl.search.context import Finish, Ticket
+from autotl.search.journal import Journal
 from autotl.search.progress import Progress, Snapshot, TrialLine, WorkerLine
 from autotl.search.schedule import UNMEASURED, Schedule
 from autotl.search.setup import freeze_choices, prepare
-from autotl.search.study import as_line, open_study, repair_journal
+from autotl.search.study import as_line, open_study
 from autotl.search.workers import LocalWorkers, Worker
 
 __all__ = ["Coordinator", "Interrupts"]
@@ -80,7 +81,8 @@ class Coordinator:
         config = self.config
         context = prepare(config, self.registry, self.slots, self.progress.say)
         self.choices, self.dataset, self.split = context.choices, context.dataset, context.split
-        repair_journal(config.folder)
+        if Journal(config.folder).repair():
+            self.progress.say("the journal ended in a torn line, which was cut; it lies beside it as journal.log.torn")
         self.study = open_study(config.folder, config.name, self.metric.direction, config.seed)
         freeze_choices(self.study, context, self._versions())
         self._take_stock()

@@ -7,13 +7,12 @@ from typing import Any, Literal
 import optuna
 from optuna.pruners import BasePruner, PercentilePruner
 from optuna.samplers import TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from autotl.search.journal import open_storage
 from autotl.search.progress import TrialLine
 
-__all__ = ["STEPS", "as_line", "open_study", "repair_journal", "set_note"]
+__all__ = ["STEPS", "as_line", "open_study", "set_note"]
 
 STEPS = 20
 """The axis that pruning compares on: twentieths of a trial's own budget."""
@@ -21,35 +20,21 @@ STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialSta
 
 
 def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize"], seed: int) -> optuna.Study:
-    """Open, or begin, the study in `folder/journal.log`. Safe from many processes at once."""
+    """Open, or begin, the study in `folder/journal.log`. Safe from many processes at once.
+
+    Raises AutotlError where the journal can't be read."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True; chosen knowingly
         sampler = TPESampler(group=True, seed=seed, n_startup_trials=12)
     return optuna.create_study(
         study_name=name,
-        storage=JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
+        storage=open_storage(folder),
         direction=direction,
         sampler=sampler,
         pruner=SameStrategyPruner(),
         load_if_exists=True,
     )
-
-
-def repair_journal(folder: Path) -> bool:
-    """Cut a torn last line, which a writer that was killed leaves: the next append would merge with it.
-
-    Call it while nobody writes. The journal as it was stays beside it. Returns whether there was something to cut.
-    """
-    journal = folder / "journal.log"
-    content = journal.read_bytes() if journal.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) == len(content):
-        return False
-    (folder / "journal.log.torn").write_bytes(content)
-    with journal.open("r+b") as file:
-        file.truncate(len(whole))
-    return True
 
 
 class SameStrategyPruner(BasePruner):

@@ -6,7 +6,7 @@ import sys
 import optuna
 import pytest
 
-from autotl.search.study import STEPS, SameStrategyPruner, as_line, open_study, repair_journal
+from autotl.search.study import STEPS, SameStrategyPruner, as_line, open_study
 
 KINDS = optuna.distributions.CategoricalDistribution(("fast_extraction", "fine_tuning"))
 
@@ -96,33 +96,6 @@ def test_many_processes_open_it_at_once(tmp_path):
     processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert sorted(t.number for t in open_study(tmp_path, "cells", "maximize", 0).trials) == [0, 1, 2]
-
-
-@pytest.mark.parametrize("torn", [b'{"op_code": 4, "wor', b"\x00\x00\x00", b"{"])
-def test_a_torn_journal_is_repaired_and_goes_on(torn, study, tmp_path):
-    add(study, "fine_tuning", [0.5] * 4)
-    journal = tmp_path / "journal.log"
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + torn)
-    assert repair_journal(tmp_path)
-    assert journal.read_bytes() == whole
-    assert (tmp_path / "journal.log.torn").read_bytes() == whole + torn
-    add(open_study(tmp_path, "cells", "maximize", 0), "fine_tuning", [0.6] * 4)
-    assert [t.value for t in open_study(tmp_path, "cells", "maximize", 0).trials] == [0.5, 0.6]
-
-
-def test_a_whole_journal_is_left_alone(study, tmp_path):
-    before = (tmp_path / "journal.log").read_bytes()
-    assert not repair_journal(tmp_path)
-    assert (tmp_path / "journal.log").read_bytes() == before
-    assert not (tmp_path / "journal.log.torn").exists()
-
-
-@pytest.mark.parametrize("content", [None, b""])
-def test_no_journal_needs_no_repair(content, tmp_path):
-    if content is not None:
-        (tmp_path / "journal.log").write_bytes(content)
-    assert not repair_journal(tmp_path)
 
 
 # trials as people read them
