@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PLUGINS := -e plugins/autotl-efficientnet-lite -e plugins/autotl-elpv
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench soak clean
 
 demo: $(VENV)/demo
 	$(BIN)/autotl search elpv --time 5m
@@ -29,6 +29,9 @@ $(VENV)/test: pyproject.toml plugins/*/pyproject.toml
 
 bench: $(VENV)/test
 	$(BIN)/python tests/bench/bench.py
+
+soak: $(VENV)/test
+	$(BIN)/python tests/soak/soak.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,54 @@
+"""Searches with the no-op strategy, in processes of their own, on small real images."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import noop
+import numpy as np
+import optuna
+from PIL import Image
+from skimage import data
+
+from autotl.search.journal import open_storage
+
+__all__ = ["Study"]
+
+
+class Study:
+    """A study in `folder`, of 60 patches of two photographs, that searches are started on."""
+
+    def __init__(self, folder: Path):
+        self.photos, self.output = folder / "photos", folder / "studies"
+        self.folder = self.output / "photos"
+        self.environment = {**noop.install(folder / "site"), "AUTOTL_CACHE": str(folder / "cache")}
+        for name in ("chelsea", "coffee"):
+            (self.photos / name).mkdir(parents=True)
+            photograph, rng = getattr(data, name)(), np.random.default_rng(0)
+            for i in range(30):
+                top, left = (rng.integers(side - 64) for side in photograph.shape[:2])
+                Image.fromarray(photograph[top : top + 64, left : left + 64]).save(self.photos / name / f"{i:02}.png")
+
+    def search(self, *options: str, seconds: float = 0.0) -> subprocess.Popen[str]:
+        """`autotl search`, with trials that take so many seconds each."""
+        command = [sys.executable, "-m", "autotl", "search", str(self.photos), "--output", str(self.output)]
+        parts = ["--strategy", "noop", "--head", "prior", "--backbone", "efficientnet_lite0", "--test", "none"]
+        return subprocess.Popen(
+            [*command, *parts, *options],
+            env={**self.environment, "AUTOTL_NOOP_SECONDS": str(seconds)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        study = optuna.load_study(study_name="photos", storage=open_storage(self.folder))
+        return study.get_trials(deepcopy=False)
+
+    def states(self) -> Counter[str]:
+        return Counter(trial.state.name for trial in self.trials())
+
+    def result(self) -> dict:
+        return json.loads((self.folder / "result.json").read_text())
