@@ -85,7 +85,7 @@ def evaluate(
     chosen = [i for i in range(len(dataset)) if part == "all" or dataset.parts[i] == "test"]
     if not chosen:
         raise AutotlError(f"{data} has no test part. Evaluate on all of it: --part all")
-    rows = [row for _, row in model.stream([dataset.paths[i] for i in chosen], many=len(chosen) > 256)]
+    rows = [row for _, row in model.stream([dataset.paths[i] for i in chosen], many=len(chosen) > 256, checked=True)]
     probabilities, labels = np.stack(rows), dataset.labels[chosen]
     every = np.arange(len(model.classes))
     table = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import PIL
 
-from autotl.data.images import UndecodableImage, verify
+from autotl.data.apart import Readers
+from autotl.data.images import UndecodableImage
 
 __all__ = ["Check", "check_files", "digest_file"]
 
@@ -23,10 +25,11 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True)
 class Check:
     """`reason` says why the file doesn't decode, or is "". `digest` is of its bytes, or "" where they couldn't be read
-    this time: such a check isn't remembered."""
+    this time: such a check isn't remembered. `thumbnail` is what `autotl.data.images.verify` returns."""
 
     digest: str
     reason: str = ""
+    thumbnail: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class _State:
     path: str  # absolute
     size: int
     mtime_ns: int
+    ctime_ns: int
+    """Tells where a tool put other bytes there and set the time of change back."""
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:
@@ -55,7 +60,7 @@ def check_files(
     Args:
         paths: image files, or what should be.
         threads: how many files are read at the same time.
-        cache: a folder. Files that were checked with it before and have kept their path, size and time of change
+        cache: a folder. Files that were checked with it before and have kept their path, size and times
             aren't read again. Many processes may share it; one that can't be used costs time, nothing else.
         progress: told how far it is, from the calling thread.
     """
@@ -66,10 +71,10 @@ def check_files(
     done = len(paths) - len(missing)
     if progress:
         progress(done, len(paths))
-    with _memory(cache) as remember, ThreadPoolExecutor(max(1, threads)) as pool:
+    with _memory(cache) as remember, Readers() as readers, ThreadPoolExecutor(max(1, threads)) as pool:
         # in portions, so that an interrupted run keeps what it did and stops soon
         for portion in _portions(missing, 512):
-            for i, check in zip(portion, pool.map(_check, [paths[i] for i in portion]), strict=True):
+            for i, check in zip(portion, pool.map(partial(_check, readers), [paths[i] for i in portion]), strict=True):
                 checks[i] = check
                 done += 1
                 if progress:
@@ -78,17 +83,16 @@ def check_files(
     return [check for check in checks if check is not None]
 
 
-def _check(path: Path) -> Check:
+def _check(readers: Readers, path: Path) -> Check:
     try:
-        digest = digest_file(path)
-    except OSError:
+        digest = digest_file(path) if path.is_file() else ""  # to open a pipe would wait for a writer
+    except (OSError, ValueError):
         digest = ""  # verify finds the words
     try:
-        verify(path)
+        thumbnail = readers.verify(path)
     except UndecodableImage as error:
-        transient = isinstance(error.__cause__, MemoryError)
-        return Check("" if transient else digest, str(error))
-    return Check(digest) if digest else Check("", "it can't be read")
+        return Check("" if error.passing else digest, str(error))
+    return Check(digest, thumbnail=thumbnail) if digest else Check("", "it can't be read")
 
 
 def _state(path: Path) -> _State | None:
@@ -96,7 +100,7 @@ def _state(path: Path) -> _State | None:
         status = path.stat()  # before its bytes are read: a change in between is found next time
     except (OSError, ValueError):
         return None
-    return _State(os.path.abspath(path), status.st_size, status.st_mtime_ns)  # noqa: PTH100 - links stay links
+    return _State(os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # noqa: PTH100 - links stay links
 
 
 def _portions(items: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -107,16 +111,20 @@ def _portions(items: Sequence[int], size: int) -> Iterator[list[int]]:
 
 # --- what is remembered
 
-_READER = f"1, Pillow {PIL.__version__}"
+_READER = f"2, Pillow {PIL.__version__}"
 """Another Pillow may read what this one doesn't, so each has its verdicts. A change of `verify` raises the number."""
 
+_FILE = "checks-2.sqlite"
+"""A change of the table raises the number."""
 _TABLE = """CREATE TABLE IF NOT EXISTS checks (
-    path BLOB, reader TEXT, size INTEGER, mtime_ns INTEGER, digest TEXT, reason TEXT, PRIMARY KEY (path, reader)
+    path BLOB, reader TEXT, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
+    digest TEXT, reason TEXT, thumbnail BLOB,
+    PRIMARY KEY (path, reader)
 ) WITHOUT ROWID"""
 
 
 def _connect(cache: Path) -> sqlite3.Connection:
-    return sqlite3.connect(cache / "checks.sqlite", timeout=30)
+    return sqlite3.connect(cache / _FILE, timeout=30)
 
 
 def _remembered(cache: Path, states: Sequence[_State | None]) -> dict[_State, Check]:
@@ -124,18 +132,19 @@ def _remembered(cache: Path, states: Sequence[_State | None]) -> dict[_State, Ch
     present = {os.fsencode(state.path): state for state in states if state}  # names needn't be UTF-8
     names = iter(present)
     try:
-        if not (cache / "checks.sqlite").is_file():
+        if not (cache / _FILE).is_file():
             return known
         with closing(_connect(cache)) as database:
             while some := list(islice(names, 500)):
                 marks = ",".join("?" * len(some))
                 query = (
-                    f"SELECT path, size, mtime_ns, digest, reason FROM checks WHERE reader = ? AND path IN ({marks})"
+                    "SELECT path, size, mtime_ns, ctime_ns, digest, reason, thumbnail FROM checks "
+                    f"WHERE reader = ? AND path IN ({marks})"
                 )
-                for path, size, mtime_ns, digest, reason in database.execute(query, [_READER, *some]):
+                for path, size, mtime_ns, ctime_ns, *found in database.execute(query, [_READER, *some]):
                     state = present[path]
-                    if (state.size, state.mtime_ns) == (size, mtime_ns):
-                        known[state] = Check(digest, reason)
+                    if (state.size, state.mtime_ns, state.ctime_ns) == (size, mtime_ns, ctime_ns):
+                        known[state] = Check(*found)
     except (OSError, sqlite3.Error):
         pass  # they are checked again
     return known
@@ -159,13 +168,22 @@ def _memory(cache: Path | None) -> Iterator[Callable[[list[tuple[_State, Check]]
         if database is None or not usable:
             return
         rows = [
-            (os.fsencode(state.path), _READER, state.size, state.mtime_ns, check.digest, check.reason)
+            (
+                os.fsencode(state.path),
+                _READER,
+                state.size,
+                state.mtime_ns,
+                state.ctime_ns,
+                check.digest,
+                check.reason,
+                check.thumbnail,
+            )
             for state, check in new
             if check.digest
         ]
         try:
             with database:  # one transaction
-                database.executemany("INSERT OR REPLACE INTO checks VALUES (?, ?, ?, ?, ?, ?)", rows)
+                database.executemany("INSERT OR REPLACE INTO checks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         except sqlite3.Error:
             usable = False
 

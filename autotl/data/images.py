@@ -4,11 +4,13 @@ Colours of RGB files are taken as they are stored, as in pretraining: an embedde
 numbers mean little without one.
 """
 
+import errno
 import io
 import logging
 import math
 import os
 import re
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -25,10 +27,27 @@ from autotl.errors import DataError
 if TYPE_CHECKING:
     from autotl.backbones.backbone import Preprocessing
 
-__all__ = ["MAX_PIXELS", "UndecodableImage", "decode", "load_view", "preprocess", "to_rgb", "verify"]
+__all__ = [
+    "MAX_PIXELS",
+    "THUMBNAIL",
+    "UndecodableImage",
+    "UnusualImage",
+    "decode",
+    "load_view",
+    "preprocess",
+    "to_rgb",
+    "verify",
+]
 
 MAX_PIXELS = 178_956_970
 """An image that claims more is refused by its header, unread. Where Pillow, unless told otherwise, refuses too."""
+
+USUAL = ("JPEG", "PNG")
+"""Formats whose readers every browser tries on strangers' files each day. Others may crash the process that reads a
+hostile file: `autotl.data.apart` lets a child process try first."""
+
+THUMBNAIL = 16
+"""Pixels a side of what `verify` returns."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -47,14 +66,21 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class UndecodableImage(DataError):
-    """An image that can't be read. Its text is the reason, in words; `path` is the file, where it is one."""
+    """An image that can't be read. Its text is the reason, in words; `path` is the file, where it is one.
 
-    def __init__(self, reason: str, path: Path | None = None):
+    `passing` says that it may be read another time: memory was short, say.
+    """
+
+    def __init__(self, reason: str, path: Path | None = None, passing: bool = False):
         super().__init__(reason)
-        self.path = path
+        self.path, self.passing = path, passing
 
 
-def decode(path: str | os.PathLike[str], size_hint: int | None = None) -> Image.Image:
+class UnusualImage(UndecodableImage):
+    """It isn't of a usual format, and only those were to be read."""
+
+
+def decode(path: str | os.PathLike[str], size_hint: int | None = None, usual_only: bool = False) -> Image.Image:
     """The image in a file as a person sees it: mode RGB, upright, on white, the first frame of an animation.
 
     Grey values of more than 8 bits are scaled from their own minimum and maximum to 0 and 255.
@@ -63,11 +89,13 @@ def decode(path: str | os.PathLike[str], size_hint: int | None = None) -> Image.
         path: any file that Pillow reads.
         size_hint: pixels that the caller needs along the shorter side. A JPEG may come at 1/2, 1/4 or 1/8 of its size
             as long as its shorter side keeps that many, which is up to several times faster.
+        usual_only: leave formats but JPEG and PNG unread, and what else asks for a rarely tried reader.
 
     Raises:
         UndecodableImage: for whatever goes wrong with the file.
+        UnusualImage: with `usual_only`.
     """
-    with _one_failure(Path(path)), Image.open(path) as image:
+    with _one_failure(Path(path), usual_only), _opened(path, usual_only) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise UndecodableImage(f"it is too large: {width} × {height} pixels, and up to {MAX_PIXELS:,} are read")
@@ -76,9 +104,25 @@ def decode(path: str | os.PathLike[str], size_hint: int | None = None) -> Image.
         return _as_seen(image)
 
 
-def verify(path: str | os.PathLike[str]) -> None:
-    """Read the whole file once, a JPEG at an eighth of its size. Raises UndecodableImage."""
-    decode(path, size_hint=1)
+def _opened(path: str | os.PathLike[str], usual_only: bool) -> Image.Image:
+    mode = os.stat(path).st_mode  # noqa: PTH116 - any path-like, and once for each decoding
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UndecodableImage("it is a pipe, a socket or a device")  # to open it would wait for a writer
+    image = Image.open(path, formats=USUAL if usual_only else None)
+    if usual_only and image.mode == "CMYK":  # its colour profile has a reader of its own
+        image.close()
+        raise UnusualImage("it is in CMYK")
+    return image
+
+
+def verify(path: str | os.PathLike[str], usual_only: bool = False) -> bytes:
+    """Read the whole file once, a JPEG at reduced size.
+
+    Returns a thumbnail to compare images by: THUMBNAIL × THUMBNAIL grey values, row by row. Raises UndecodableImage,
+    and UnusualImage as `decode` does.
+    """
+    image = decode(path, 2 * THUMBNAIL, usual_only)
+    return image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
 
 
 def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
@@ -139,13 +183,17 @@ def _without_far_ends(image: Image.Image) -> Image.Image:
 
 
 def load_view(
-    path: str | os.PathLike[str], digest: str, preprocessing: "Preprocessing", view: View = PLAIN
+    path: str | os.PathLike[str],
+    digest: str,
+    preprocessing: "Preprocessing",
+    view: View = PLAIN,
+    usual_only: bool = False,
 ) -> np.ndarray:
-    """A view of the image in a file whose bytes have this digest: uint8 [size, size, 3]. Raises UndecodableImage."""
+    """A view of the image in a file whose bytes have this digest: uint8 [size, size, 3]. Raises as `decode` does."""
     # Twice what is needed: a reduced JPEG then looks as the whole one does once resized (Pillow's `reducing_gap` says
     # the same), and a view that cuts out half of the image still has pixels enough.
     hint = 2 * math.floor(preprocessing.size / preprocessing.crop)
-    return preprocess(draw(decode(path, hint), digest, view), preprocessing)
+    return preprocess(draw(decode(path, hint, usual_only), digest, view), preprocessing)
 
 
 def _as_seen(image: Image.Image) -> Image.Image:
@@ -229,7 +277,7 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _one_failure(path: Path | None) -> Iterator[None]:
+def _one_failure(path: Path | None, usual_only: bool = False) -> Iterator[None]:
     """Whatever reading an image raises becomes UndecodableImage, and Pillow's warnings stay off the terminal."""
     try:
         with _silence:
@@ -238,7 +286,9 @@ def _one_failure(path: Path | None) -> Iterator[None]:
         error.path = path
         raise
     except Exception as error:  # Pillow's readers raise nearly every kind for broken files
-        raise UndecodableImage(_reason(error, path), path) from error
+        unusual = usual_only and isinstance(error, UnidentifiedImageError)
+        kind = UnusualImage if unusual else UndecodableImage
+        raise kind(_reason(error, path), path, passing=isinstance(error, MemoryError)) from error
 
 
 def _reason(error: Exception, path: Path | None) -> str:
@@ -246,6 +296,8 @@ def _reason(error: Exception, path: Path | None) -> str:
         return "it is a link to nothing" if path and path.is_symlink() else "there is no such file"
     if isinstance(error, IsADirectoryError):
         return "it is a folder"
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "it is a link that leads back to itself"
     if isinstance(error, PermissionError):
         return "there is no permission to read it"
     if isinstance(error, Image.DecompressionBombError):

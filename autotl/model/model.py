@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from autotl.backbones.backbone import Backbone, Layout
-from autotl.data.images import UndecodableImage, load_view, preprocess, to_rgb
+from autotl.data.apart import Readers
+from autotl.data.images import UndecodableImage, UnusualImage, load_view, preprocess, to_rgb
 from autotl.errors import AutotlError
 from autotl.features.engine import Compiled, TorchEngine
 from autotl.features.extract import BATCH, ROWS, batches
@@ -48,6 +49,7 @@ class ImageModel:
     about: dict[str, Any] = field(default_factory=dict)
     """What `model.json` says besides: metric, versions, validation score."""
     _passes: dict[tuple[str, bool], "_Pass"] = field(default_factory=dict)
+    _readers: Readers = field(default_factory=Readers)
 
     def predict(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """The most probable class's name for each image, [n]."""
@@ -66,22 +68,28 @@ class ImageModel:
             isinstance(images, np.ndarray) and images.ndim < 4
         )
         listed: list[Any] = [images] if one else list(images)  # type: ignore[arg-type]
-        rows = [row for _, row in self._run(listed, _open, len(listed) > FEW)]
+        rows = [row for _, row in self._run(listed, self._open, len(listed) > FEW)]
         return np.stack(rows) if rows else np.empty((0, len(self.classes)))
 
     def stream(
-        self, paths: Iterable[Path], on_skip: Callable[[Path, str], None] | None = None, many: bool = True
+        self,
+        paths: Iterable[Path],
+        on_skip: Callable[[Path, str], None] | None = None,
+        many: bool = True,
+        checked: bool = False,
     ) -> Iterator[tuple[Path, np.ndarray]]:
         """Path and probabilities [n_classes] one by one, in order, whatever the number of images; memory stays flat.
 
         Args:
             on_skip: told of each file that can't be read, and why; without it such a file raises UndecodableImage.
             many: worth converting the networks for a faster engine; no for a few hundred images.
+            checked: the files were verified before. Others are first read in a child process where their format is
+                unusual: a hostile one may crash its reader.
         """
 
         def load(path: Path, backbone: Backbone) -> np.ndarray | None:
             try:
-                return load_view(path, "", backbone.preprocessing)
+                return load_view(path, "", backbone.preprocessing) if checked else self._load_strange(path, backbone)
             except UndecodableImage as error:
                 if on_skip is None:
                     raise UndecodableImage(f"{path}: {error}", error.path) from error
@@ -94,6 +102,21 @@ class ImageModel:
                 on_skip(path, skipped[path])
             else:
                 yield path, row
+
+    def _open(self, image: ImageLike, backbone: Backbone) -> np.ndarray:
+        if isinstance(image, str | os.PathLike):
+            try:
+                return self._load_strange(Path(image), backbone)
+            except UndecodableImage as error:
+                raise UndecodableImage(f"{image}: {error}", error.path) from error
+        return preprocess(to_rgb(image), backbone.preprocessing)
+
+    def _load_strange(self, path: Path, backbone: Backbone) -> np.ndarray:
+        try:
+            return load_view(path, "", backbone.preprocessing, usual_only=True)
+        except UnusualImage:
+            self._readers.verify(path)
+            return load_view(path, "", backbone.preprocessing)
 
     def _run(
         self, items: Iterable[T], load: Callable[[T, Backbone], np.ndarray | None], many: bool
@@ -224,15 +247,6 @@ class _Pass:
             (m.weight * m.probabilities(rows[:, self.layout.columns(m.fitted.taps)]) for m in self.members),
             np.zeros(()),
         )
-
-
-def _open(image: ImageLike, backbone: Backbone) -> np.ndarray:
-    if isinstance(image, str | os.PathLike):
-        try:
-            return load_view(image, "", backbone.preprocessing)
-        except UndecodableImage as error:
-            raise UndecodableImage(f"{image}: {error}", error.path) from error
-    return preprocess(to_rgb(image), backbone.preprocessing)
 
 
 def load(path: str | os.PathLike[str], device: str = "cpu", registry: Registry | None = None) -> ImageModel:

@@ -135,7 +135,7 @@ def _test(bench: Bench, model: ImageModel) -> np.ndarray | None:
     if not paths:
         return None
     rows, began = [], time.monotonic()
-    for _, row in model.stream(paths, many=len(paths) > 256):
+    for _, row in model.stream(paths, many=len(paths) > 256, checked=True):
         rows.append(row)
         if len(rows) % 32 == 0:
             bench.send("images", "test images", len(rows), len(paths), len(rows) / (time.monotonic() - began))

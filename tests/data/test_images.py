@@ -1,6 +1,7 @@
 import csv
 import io
 import logging
+import os
 import threading
 import warnings
 from pathlib import Path
@@ -198,12 +199,16 @@ def test_broken_exif_spoils_no_pixels(tmp_path: Path, photo: Image.Image) -> Non
         ("link.jpg", "it is a link to nothing"),
         ("folder.jpg", "it is a folder"),
         ("empty.jpg", "it is empty"),
+        ("loop.jpg", "it is a link that leads back to itself"),
+        ("pipe.jpg", "it is a pipe"),
         ("text.jpg", "it isn't an image in a format that Pillow knows"),
         ("cut.jpg", "it is broken: image file is truncated"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, photo: Image.Image, name: str, reason: str) -> None:
     (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("image not found")

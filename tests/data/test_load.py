@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from autotl.data import checks
+from autotl.data.apart import Readers
 from autotl.data.checks import check_files, digest_file
 from autotl.data.dataset import DatasetSource, ImageDataset, LabelledImage
 from autotl.data.load import load_dataset
@@ -283,11 +284,11 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were really read."""
     names: list[str] = []
 
-    def counting(path: Path, real: Callable[[Path], None] = checks.verify) -> None:
+    def counting(self: Readers, path: Path, real: Callable[[Readers, Path], bytes] = Readers.verify) -> bytes:
         names.append(path.name)
-        real(path)
+        return real(self, path)
 
-    monkeypatch.setattr(checks, "verify", counting)
+    monkeypatch.setattr(Readers, "verify", counting)
     return names
 
 
@@ -314,6 +315,19 @@ def test_a_changed_file_is_read_again(tmp_path: Path, verified: list[str]) -> No
     assert after.digests[3] == digest_file(changed) != before.digests[3]
 
 
+def test_other_bytes_of_the_same_size_and_time_are_read_again(tmp_path: Path, verified: list[str]) -> None:
+    picture(tmp_path / "a.bmp", 1)
+    time_before = (tmp_path / "a.bmp").stat().st_mtime_ns
+    before = check_files([tmp_path / "a.bmp"], cache=tmp_path / "cache")
+    picture(tmp_path / "b.bmp", 2)
+    os.utime(tmp_path / "b.bmp", ns=(time_before, time_before))
+    (tmp_path / "b.bmp").replace(tmp_path / "a.bmp")
+    assert (tmp_path / "a.bmp").stat().st_mtime_ns == time_before
+    after = check_files([tmp_path / "a.bmp"], cache=tmp_path / "cache")
+    assert after[0].digest != before[0].digest
+    assert len(verified) == 2
+
+
 def test_a_missing_file_is_looked_for_again(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     assert check_files([tmp_path / "a.png"], cache=cache)[0].reason == "there is no such file"
@@ -331,7 +345,7 @@ def test_a_name_that_is_not_utf8_is_remembered(tmp_path: Path, verified: list[st
 
 def test_a_cache_that_is_no_database_costs_time_alone(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "checks.sqlite").write_text("something else, and long enough to be read as a header")
+    (tmp_path / "cache" / "checks-2.sqlite").write_text("something else, and long enough to be read as a header")
     assert len(load(pictures(tmp_path / "data", ants=1, bees=1), cache=tmp_path / "cache")) == 2
 
 
@@ -344,7 +358,7 @@ def test_a_read_only_cache_is_still_read(tmp_path: Path, monkeypatch: pytest.Mon
     data, cache = pictures(tmp_path / "data", ants=1, bees=1), tmp_path / "cache"
     load(data, cache=cache)
     monkeypatch.setattr(
-        checks, "_connect", lambda folder: sqlite3.connect(f"file:{folder / 'checks.sqlite'}?mode=ro", uri=True)
+        checks, "_connect", lambda folder: sqlite3.connect(f"file:{folder / 'checks-2.sqlite'}?mode=ro", uri=True)
     )
     picture(data / "bees" / "new.png", 77)
     verified.clear()
@@ -358,7 +372,7 @@ def test_processes_share_a_cache(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         found = pool.starmap(check_files, [(paths, 2, cache)] * 3)
     assert found[0] == found[1] == found[2]
-    with sqlite3.connect(cache / "checks.sqlite") as database:
+    with sqlite3.connect(cache / "checks-2.sqlite") as database:
         assert database.execute("SELECT count(*) FROM checks").fetchone() == (60,)
 
 

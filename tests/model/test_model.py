@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from autotl.backbones.timm import autotl_find_backbone
+from autotl.data.apart import Readers
 from autotl.data.images import UndecodableImage
 from autotl.errors import AutotlError
 from autotl.features import engine as engines
@@ -331,6 +332,23 @@ def test_a_base_of_another_network_is_refused(tiny, fitted, make, validation, tm
     member = fitted(resnet, "fine_tuning", "linear", epochs=1)[0]
     with pytest.raises(AutotlError, match="isn't the one that was tuned"):
         make(vit, replace(member, backbone_digest=vit.digest)).predict_proba(validation)
+
+
+def test_a_file_of_an_unusual_format_is_read_apart_first(frozen, validation, tmp_path, monkeypatch):
+    """What its bytes would do to a reader happens in a child process."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    program.chmod(0o755)
+    with Image.open(validation[0]) as image:
+        image.save(tmp_path / "a.tif")
+    assert frozen.predict([tmp_path / "a.tif"])[0] == frozen.predict([validation[0]])[0]
+    monkeypatch.setattr("sys.executable", str(program))
+    monkeypatch.setattr(frozen, "_readers", Readers())
+    skipped = []
+    rows = list(frozen.stream([tmp_path / "a.tif", validation[0]], lambda *told: skipped.append(told)))
+    assert [path for path, _ in rows] == [validation[0]]
+    assert skipped == [(tmp_path / "a.tif", "it crashes its reader (SIGSEGV)")]
+    assert len(list(frozen.stream([tmp_path / "a.tif"], checked=True))) == 1
 
 
 # engines
