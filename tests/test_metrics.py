@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from autotl.metrics import Metric, all_scores, autotl_register_metrics, majority_baseline
+from autotl.testing import metric_checks
 
 METRICS: dict[str, Metric] = {}
 autotl_register_metrics(lambda metric: METRICS.update({metric.name: metric}))
@@ -11,6 +12,12 @@ def graded(labels, n_classes, right=0.6):
     """Every row gives its label `right` and shares the rest out evenly."""
     rest = (1 - right) / (n_classes - 1)
     return np.where(np.eye(n_classes, dtype=bool)[labels], right, rest)
+
+
+@metric_checks
+@pytest.mark.parametrize("name", ["accuracy", "auroc", "balanced_accuracy", "log_loss", "macro_f1"])
+def test_a_built_in_metric_keeps_the_contract(name, check):
+    check(METRICS[name])
 
 
 def test_the_built_in_metrics_are_all_there():

@@ -76,9 +76,10 @@ class Check:
         """Where the contract makes the promise: `Head.build, autotl/heads/head.py:34`."""
         place = self.place
         code = getattr(place, "fget", None) or getattr(place, "func", None) or place  # a property's own function
-        file = Path(inspect.getsourcefile(code) or "").resolve()
-        name = code.__qualname__ if file.is_relative_to(PACKAGE) else self.contract.__name__
-        return f"{name}, {file.relative_to(PACKAGE).as_posix()}:{inspect.getsourcelines(code)[1]}"
+        file = Path(inspect.getsourcefile(code) or "").resolve().relative_to(PACKAGE).as_posix()
+        if inspect.ismodule(code):
+            return file
+        return f"{code.__qualname__}, {file}:{inspect.getsourcelines(code)[1]}"
 
 
 @dataclass

@@ -11,12 +11,24 @@ from PIL import Image
 
 from autotl.data.dataset import LabelledImage
 from autotl.errors import DataError
+from autotl.testing import Check, dataset_checks, plugin_checks
 
 
 def sources() -> dict[str, Elpv]:
     found: list[Elpv] = []
     autotl_register_datasets(register=found.append)
     return {source.name: source for source in found}
+
+
+@plugin_checks
+def test_the_plugin_keeps_the_contract(check: Check) -> None:
+    check("elpv")
+
+
+@dataset_checks
+@pytest.mark.parametrize("name", ["elpv", "elpv4"])
+def test_its_data_sets_keep_the_contract(check: Check, name: str) -> None:
+    check(sources()[name])
 
 
 @pytest.fixture(scope="module")

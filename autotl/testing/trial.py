@@ -1,0 +1,113 @@
+"""A small real trial: patches of two photographs in files, a tiny network, features recorded by PyTorch in fp32."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotl.backbones.backbone import Backbone
+from autotl.data.dataset import ImageDataset
+from autotl.data.splits import Split
+from autotl.heads.head import Head
+from autotl.recipe import Recipe
+from autotl.registry import Registry, load_registry
+from autotl.strategies.strategy import Result, Strategy, Task
+from autotl.testing.images import photographs
+
+__all__ = ["Bench", "bench"]
+
+N_TRAIN, N_VALIDATION = 24, 12
+
+
+@dataclass
+class Bench:
+    """What the checks of a strategy share."""
+
+    folder: tempfile.TemporaryDirectory
+    registry: Registry
+    backbone: Backbone
+    dataset: ImageDataset
+    split: Split
+
+    def head(self, kind: str) -> Head:
+        return self.registry.head({"dense": "linear", "estimator": "logistic_regression"}[kind])
+
+    def task(self, head: Head, seconds_left: Callable[[], float] = lambda: float("inf")) -> Task:
+        from autotl.features.engine import TorchEngine
+        from autotl.features.extract import FeatureExtractor
+        from autotl.features.store import FeatureStore
+
+        root = Path(self.folder.name)
+        extractor = FeatureExtractor(
+            self.dataset,
+            self.split,
+            FeatureStore(root / "features"),
+            FeatureStore(root / "boundary"),
+            engine=TorchEngine(bf16=False),
+            device="cpu",
+            threads=1,
+        )
+        return Task(
+            backbone=self.backbone,
+            head=head,
+            n_classes=2,
+            train_labels=self.dataset.labels[self.split.train],
+            validation_labels=self.dataset.labels[self.split.validation],
+            metric=self.registry.metric("accuracy"),
+            features=extractor.of(self.backbone),
+            seconds_left=seconds_left,
+        )
+
+    def fit(self, strategy: Strategy, kind: str, report: Any = None, task: Task | None = None) -> Result:
+        head = self.head(kind)
+        recipe = Recipe(self.backbone.name, strategy.name, head.name, 3, strategy.defaults(head), head.defaults())
+        return strategy.fit(recipe, task or self.task(head), "cpu", report or (lambda fraction, score: None))
+
+
+@cache
+def bench() -> Bench:
+    """Made once in a process, and removed with it."""
+    import timm
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    folder = tempfile.TemporaryDirectory(prefix="autotl-testing-")
+    root = Path(folder.name)
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(N_TRAIN + N_VALIDATION):
+        photograph = photographs()[i % 2]
+        top, left = (int(rng.integers(side - 96)) for side in photograph.shape[:2])
+        paths.append(root / f"{i:02}.png")
+        Image.fromarray(photograph[top : top + 96, left : left + 96]).save(paths[-1])
+    digests = tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:32] for path in paths)
+    n = len(paths)
+    dataset = ImageDataset(
+        "patches",
+        ("china", "flower"),
+        tuple(paths),
+        np.arange(n) % 2,
+        digests,
+        tuple("" for _ in paths),
+        tuple("" for _ in paths),
+    )
+    split = Split(np.arange(N_TRAIN), np.arange(N_TRAIN, n), np.arange(0), seed=0)
+
+    weights = root / "test_resnet.safetensors"
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        network = timm.create_model("test_resnet").train()
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None  # statistics that fit real images, as a pretrained network's do
+        pixels = np.stack([photograph[:320, :480] for photograph in photographs()]).astype(np.float32) / 128 - 1
+        network(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()))
+    save_file(network.state_dict(), weights)
+    registry = load_registry()
+    return Bench(folder, registry, registry.backbone(f"test_resnet@{weights}"), dataset, split)
