@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PLUGINS := -e plugins/autotl-efficientnet-lite -e plugins/autotl-elpv
+DEMO := -e plugins/autotl-efficientnet-lite -e plugins/autotl-elpv
+PLUGINS := $(DEMO) -e plugins/autotl-gbdt
 
 .PHONY: demo test lint bench soak clean
 
@@ -19,7 +20,7 @@ lint: $(VENV)/test
 
 $(VENV)/demo: pyproject.toml plugins/*/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -e ".[dashboard]" $(PLUGINS)
+	$(BIN)/pip install --quiet -e ".[dashboard]" $(DEMO)
 	touch $@
 
 $(VENV)/test: pyproject.toml plugins/*/pyproject.toml

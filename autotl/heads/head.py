@@ -33,4 +33,13 @@ class Head(ABC):
     @abstractmethod
     def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
         """Unfitted: for a dense head an `nn.Module` from [N, n_features] to logits [N, n_classes]; for an estimator
-        head a scikit-learn classifier, which is fitted on labels 0 … n_classes-1 (some of which may be missing)."""
+        head a scikit-learn classifier, which is fitted on labels 0 … n_classes-1 (some of which may be missing).
+
+        An estimator whose `fit` has a parameter `images` is told which image each row is of, [n]: several rows may
+        be views of one. One that has a parameter `watch` is given a function to call now and then while it learns,
+        with the fraction that is done: it scores the estimator as it stands on the validation images, and ends a
+        trial that falls behind or is out of time by raising through `fit`.
+
+        What skops can't hold an estimator turns into bytes of its library's own format: in `__getstate__`, and back
+        in `__setstate__`, which raises ValueError for bytes that are no model. Its type belongs in `trusted`.
+        """

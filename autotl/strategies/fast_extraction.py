@@ -1,5 +1,7 @@
 """Fast feature extraction: the backbone runs once over the images, a new classifier learns from what it recorded."""
 
+import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,7 +9,7 @@ import numpy as np
 from autotl.backbones.backbone import TAPS, Backbone
 from autotl.heads.head import Head
 from autotl.recipe import Params, Recipe, Space
-from autotl.strategies.strategy import Fitted, Report, Result, Strategy, Task
+from autotl.strategies.strategy import Fitted, OutOfTime, Report, Result, Strategy, Task
 
 if TYPE_CHECKING:
     from autotl.register import Register
@@ -54,13 +56,19 @@ def head_training_defaults(head: Head) -> Params:
 def fit_head(
     recipe: Recipe, task: Task, device: str, report: Report, taps: str, features: np.ndarray, labels: np.ndarray
 ) -> Result:
-    """A new head, dense or estimator, on recorded features [n, n_features]."""
+    """A new head, dense or estimator, on recorded features [n, n_features].
+
+    Rows are views of the task's training images: all images in their order, then all of them again.
+    """
     from autotl.heads.predict import logits, probabilities
 
     validation = task.features.taps("validation", taps)
     head = task.head.build(recipe.head_params, features.shape[1], task.n_classes, recipe.seed)
     if task.head.kind == "estimator":
-        head.fit(features, labels)
+        images = np.arange(len(labels)) % len(task.train_labels)
+        watch = _watch(head, validation, task, report)
+        asked = inspect.signature(head.fit).parameters
+        head.fit(features, labels, **{k: v for k, v in {"images": images, "watch": watch}.items() if k in asked})
         found = probabilities(logits(head, validation, task.n_classes), 1.0)
         return Result(recipe, found, Fitted(taps, head))
 
@@ -68,6 +76,24 @@ def fit_head(
 
     trained = train_head(head, features, labels, validation, recipe.strategy_params, task, device, report, recipe.seed)
     return Result(trained.carried_out(recipe), trained.probabilities, Fitted(taps, head), trained.history)
+
+
+def _watch(head: Any, validation: np.ndarray, task: Task, report: Report) -> Callable[[float], None]:
+    """What an estimator calls while it is fitted: its validation score is reported, its trial may end here."""
+    from autotl.heads.predict import logits, probabilities
+
+    best: list[float] = []
+
+    def watch(fraction: float) -> None:
+        if task.seconds_left() <= 0:
+            raise OutOfTime(f"the time was up after {fraction:.0%} of the fit")
+        found = probabilities(logits(head, validation, task.n_classes), 1.0)
+        score = task.metric(task.validation_labels, found)
+        if not best or task.metric.better(score, best[0]):
+            best[:] = [score]
+        report(fraction, best[0])
+
+    return watch
 
 
 def autotl_register_strategies(register: "Register[Strategy]") -> None:

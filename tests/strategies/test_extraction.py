@@ -95,6 +95,55 @@ def test_extract_augment_learns_from_the_plain_images_and_each_view(resnet, task
     assert labels.tolist() == problem.train_labels.tolist() * 3
 
 
+class Slow(Head):
+    """Learns in four steps, and is watched at each."""
+
+    name, kind = "slow", "estimator"
+
+    def suggest(self, space):
+        return {}
+
+    def build(self, params, n_features, n_classes, seed):
+        class Classifier(DummyClassifier):
+            def fit(classifier, features, labels, images, watch):  # `self` is the head here
+                self.images = images
+                super().fit(features, labels)
+                for step in range(1, 5):
+                    watch(step / 4)
+                return classifier
+
+        return Classifier()
+
+
+def test_an_estimator_that_asks_is_told_which_image_a_row_is_of(resnet, task):
+    problem = task(resnet, "linear")
+    problem.head = Slow()
+    fit(ExtractAugment(), problem, policy="crop", views=2, taps="last")
+    assert problem.head.images.tolist() == list(range(36)) * 3
+
+
+def test_an_estimator_that_is_watched_reports_its_validation_score_and_can_be_pruned(resnet, task):
+    problem = task(resnet, "linear")
+    problem.head = Slow()
+    reported = []
+
+    def report(fraction, score):
+        reported.append((fraction, score))
+        if fraction == 0.75:
+            raise optuna.TrialPruned
+
+    with pytest.raises(optuna.TrialPruned):
+        fit(FastExtraction(), problem, report=report, taps="last")
+    assert reported == [(0.25, 1 / 3), (0.5, 1 / 3), (0.75, 1 / 3)]
+
+
+def test_an_estimator_that_is_watched_ends_when_the_time_is_up(resnet, task):
+    problem = task(resnet, "linear", seconds_left=iter([1.0, 0.0]).__next__)
+    problem.head = Slow()
+    with pytest.raises(OutOfTime, match="the time was up after 50% of the fit"):
+        fit(FastExtraction(), problem, taps="last")
+
+
 def test_extract_augment_trains_a_dense_head_too(resnet, task):
     problem = task(resnet, "linear")
     result = fit(ExtractAugment(), problem, policy="flip", views=2, epochs=30)
