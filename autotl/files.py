@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from autotl.errors import AutotlError
 
-__all__ = ["DiskFull", "disk_full", "in_words", "write_atomically", "write_json"]
+__all__ = ["DiskFull", "disk_full", "in_words", "same_disk", "write_atomically", "write_json"]
 
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -27,13 +27,16 @@ class DiskFull(AutotlError):
         return type(self), (str(self), self.path)
 
 
-def disk_full(error: OSError, path: Path | str, needed: int | None = None) -> DiskFull | None:
+def disk_full(error: BaseException, path: Path | str, needed: int | None = None) -> DiskFull | None:
     """`error`, met while writing `path`, as a full disk in words; None where it is something else.
 
     Args:
+        path: what was written, where `error` doesn't know it.
         needed: bytes that were to be written, where that is known.
     """
-    if error.errno not in FULL:
+    if isinstance(error, DiskFull):
+        return error
+    if not isinstance(error, OSError) or error.errno not in FULL:
         return None
     path = Path(path)
     try:
@@ -51,6 +54,11 @@ def in_words(n_bytes: float) -> str:
             return f"{n_bytes:,.0f} {unit}" if unit == "bytes" else f"{n_bytes:,.1f} {unit}"
         n_bytes /= 1000
     return f"{n_bytes:,.1f} TB"
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Whether what is written to the two takes room from the same disk. Neither needs to be there yet."""
+    return os.stat(_nearest_folder(one)).st_dev == os.stat(_nearest_folder(other)).st_dev  # noqa: PTH116
 
 
 def _nearest_folder(path: Path) -> Path:

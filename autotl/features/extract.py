@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -98,6 +99,11 @@ class FeatureExtractor:
     log: Callable[[str], None] = field(default=lambda line: None)
     _known: dict[str, "BackboneFeatures"] = field(default_factory=dict)
 
+    def move(self, store: FeatureStore, conversions: Path) -> None:
+        """Record somewhere else from now on."""
+        self.store, self.conversions = store, conversions
+        self._known.clear()
+
     def of(self, backbone: Backbone) -> "BackboneFeatures":
         """The features of one backbone; what was built for an earlier trial is used again."""
         if backbone.name not in self._known:
@@ -135,7 +141,8 @@ class BackboneFeatures:
         if kept:
             from autotl.files import write_json
 
-            write_json(kept, asdict(layout))
+            with suppress(OSError):  # it is found again
+                write_json(kept, asdict(layout))
         return layout
 
     def _layout_file(self) -> Path | None:
@@ -229,7 +236,8 @@ class BackboneFeatures:
             if verdict:
                 from autotl.files import write_atomically
 
-                write_atomically(verdict, f"{cosine}".encode())
+                with suppress(OSError):  # it is measured again
+                    write_atomically(verdict, f"{cosine}".encode())
         if cosine < LEAST_COSINE:
             self.extractor.log(
                 f"{self.backbone.name}: features of engine {self.engine.name} stray from PyTorch's in fp32 "

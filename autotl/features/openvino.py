@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 import warnings
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,8 +93,12 @@ def _kept(core: Any, module: "nn.Module", size: int, cache: Path, key: str) -> A
     """The converted model from `cache`, converted and put there first by whoever comes first; others wait for it."""
     openvino = _openvino()
     folder = cache / f"openvino-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock", thread_local=False):
+    with ExitStack() as held:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(f"{folder}.lock", thread_local=False))
+        except OSError:  # read-only, gone or full: to keep it would save time, no more
+            return _convert(module, size)
         if folder.exists():
             try:
                 return core.read_model(folder / "model.xml")
@@ -103,7 +108,12 @@ def _kept(core: Any, module: "nn.Module", size: int, cache: Path, key: str) -> A
         draft = cache / f".{os.getpid()}-{secrets.token_hex(4)}"
         try:
             openvino.save_model(model, draft / "model.xml", compress_to_fp16=False)
+            for file in draft.iterdir():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())  # or a power cut leaves the new name on an empty file
             draft.rename(folder)
+        except (OSError, RuntimeError):
+            pass  # the same
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return model

@@ -235,8 +235,8 @@ class Recorded:
         if full := disk_full(error, self.folder.parent, n_rows * (self.row_bytes + RECORD.itemsize)):
             return full
         return StoreUnavailable(
-            f"The feature store {str(self.folder.parent)!r} can't be used any more: {error}. "
-            "Was it removed, or its disk unmounted? Start the search again once it is back."
+            f"The feature store {str(self.folder.parent)!r} can't be used any more: {error.strerror or error}. "
+            "Was it removed, or its disk unmounted?"
         )
 
 

@@ -195,7 +195,7 @@ class FeatureStore:
     def _unavailable(self, error: OSError) -> StoreUnavailable:
         return StoreUnavailable(
             f"The feature store {str(self.root)!r} can't be written: {error.strerror or error}. "
-            "Give autotl a folder that it may write to."
+            "Give autotl a folder that it may write to: --cache FOLDER."
         )
 
 

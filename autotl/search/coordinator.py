@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -14,6 +15,7 @@ from autotl.config import StudyConfig
 from autotl.devices import Slot
 from autotl.errors import AutotlError, NoTrialSucceeded
 from autotl.features.extract import BATCH
+from autotl.files import DiskFull
 from autotl.metrics import Metric
 from autotl.registry import Registry
 from autotl.search.context import Finish, Ticket
@@ -31,6 +33,7 @@ GRACE = 3.0
 """Seconds past a deadline after which a worker that hasn't looked at it is ended."""
 INTERRUPTED = 8.0
 """Seconds for the model after Ctrl-C."""
+CUT_SHORT = "its search was ended while it ran"
 LOST_IN_A_ROW = 3
 """A slot that loses so many workers one after another is taken out of use."""
 
@@ -61,6 +64,9 @@ class Coordinator:
     began: float
     interrupts: Interrupts
     recent: list[TrialLine] = field(default_factory=list)
+    cut_short: int = 0
+    """Trials that ended with their search: their recipes are tried again, beside those that are asked for."""
+    said: set[str] = field(default_factory=set)
     best: TrialLine | None = None
     counts: dict[str, int] = field(default_factory=lambda: {"complete": 0, "pruned": 0, "failed": 0})
     rate_now: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -112,9 +118,10 @@ class Coordinator:
         """What an earlier search with this name has done; trials of processes that died with it are over."""
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING:
-                self._fail(trial.number, "its search was ended while it ran", again=True)
+                self._fail(trial.number, CUT_SHORT, again=True)
         trials = self.study.get_trials(deepcopy=False)
         n_images = len(self.split.train) + len(self.split.validation)
+        self.cut_short = sum(trial.user_attrs.get("cause") == CUT_SHORT for trial in trials)
         tried = [trial.params for trial in trials]
         self.schedule = Schedule(self.choices, self.registry, tried, n_images, self.cores)
         for trial in trials:
@@ -148,7 +155,7 @@ class Coordinator:
     def _wanted(self) -> bool:
         """Whether another ticket may be handed out."""
         running = sum(w.busy for w in self.workers.workers)
-        few = self.config.trials is None or sum(self.counts.values()) + running < self.config.trials
+        few = self.config.trials is None or sum(self.counts.values()) + running < self.config.trials + self.cut_short
         return few and self.interrupts.at is None and time.monotonic() < self._trials_until() - 1.0
 
     def _hand_out(self, worker: Worker) -> None:
@@ -198,9 +205,13 @@ class Coordinator:
                 self.rate_now[worker.slot.name] = (time.monotonic(), rate)
                 worker.doing = f"{worker.doing.split(' · at ')[0]} · at {what}: {done}/{total} images"
             elif kind == "say":
-                self.progress.say(rest[0])
+                if rest[0] not in self.said:  # each worker of a search may find out the same
+                    self.progress.say(rest[0])
+                self.said.add(rest[0])
             elif kind == "finished":
                 self._finished(worker, rest[0])
+            elif kind == "full":
+                raise DiskFull(rest[0], Path(rest[1]))
             elif kind == "broken":
                 self.progress.say(rest[0].strip().splitlines()[-1])
 
@@ -329,6 +340,8 @@ class Coordinator:
                     return message[1]
                 elif message[0] == "say":
                     self.progress.say(message[1])
+                elif message[0] == "full":
+                    raise DiskFull(message[1], Path(message[2]))
                 elif message[0] == "images":
                     worker.doing = f"{message[1]}: {message[2]}/{message[3]}"
             if given is None:
@@ -367,7 +380,7 @@ class Coordinator:
             complete=self.counts["complete"],
             pruned=self.counts["pruned"],
             failed=self.counts["failed"],
-            trials_left=max(0, self.config.trials - finished) if self.config.trials else None,
+            trials_left=max(0, self.config.trials + self.cut_short - finished) if self.config.trials else None,
             workers=workers,
             best=self.best,
             recent=tuple(self.recent),

@@ -9,6 +9,7 @@ write there runs code in every process that opens the study. A file keeps none, 
 
 import json
 import os
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from optuna.storages.journal._base import BaseJournalSnapshot
 from optuna.storages.journal._storage import JournalOperation
 
 from autotl.errors import AutotlError
-from autotl.files import write_atomically
+from autotl.files import disk_full, write_atomically
 
 __all__ = ["Journal", "open_storage", "storage_on"]
 
@@ -61,14 +62,30 @@ class Journal(JournalFileBackend):
         return True
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with self.lock:
-            self._repair()
-            with self.file.open("ab") as file:
-                file.write(lines.encode())
-                file.flush()
-                if any(log["op_code"] in LASTING for log in logs):
-                    os.fsync(file.fileno())
+        """Raises DiskFull where there is no room; the journal is then as it was."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        try:
+            with self.lock:
+                self._repair()
+                with self.file.open("ab", buffering=0) as file:
+                    before = file.tell()
+                    try:
+                        _write_all(file, lines)
+                        if any(log["op_code"] in LASTING for log in logs):
+                            os.fsync(file.fileno())
+                    except OSError:
+                        file.truncate(before)  # now, since the next writer's repair would want room for a copy
+                        raise
+        except OSError as error:
+            if full := disk_full(error, self.file, len(lines)):
+                raise full from error
+            raise
+
+
+def _write_all(file: RawIOBase, content: bytes) -> None:
+    left = memoryview(content)
+    while left:  # a disk that is nearly full takes a part and says how much
+        left = left[file.write(left) or 0 :]
 
 
 def _unused(path: Path) -> Path:

@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import optuna
@@ -17,7 +16,7 @@ from optuna.trial import TrialState
 from autotl import micro_batch
 from autotl.features.extract import FeatureExtractor
 from autotl.features.store import FeatureStore, StoreTimeout, StoreUnavailable
-from autotl.files import write_atomically
+from autotl.files import disk_full, write_atomically
 from autotl.model.member import Member, save_member
 from autotl.recipe import Recipe
 from autotl.registry import Registry, load_registry
@@ -53,38 +52,50 @@ class Bench:
         def log(line: str) -> None:
             send("say", line)
 
+        own = context.folder / "cache"  # it goes with the search
         extractor = FeatureExtractor(
             dataset=context.dataset,
             split=context.split,
-            store=_store(config.cache / "features", context.folder / "cache" / "features", config.cache_size, log),
-            scratch=_store(context.folder / "cache" / "boundary", None, config.cache_size, log),
+            store=FeatureStore(own / "features", config.cache_size),
+            scratch=FeatureStore(own / "boundary", config.cache_size),
             engine=registry.engine(config.engine, slot.device),
             device=slot.device,
             threads=slot.threads,
-            conversions=config.cache / "engines",
+            conversions=own / "engines",
             seconds_left=lambda: deadline() - time.monotonic(),
             on_images=lambda what, done, total, rate: send("images", what, done, total, rate),
             log=log,
         )
         micro_batch.keep_in(context.folder / "micro_batches" / f"{slot.place.replace(':', '-')}.json")
+        try:
+            extractor.store = FeatureStore(config.cache / "features", config.cache_size)
+            extractor.conversions = config.cache / "engines"
+        except StoreUnavailable as error:
+            log(_without_cache(error))
         return cls(context, send, deadline, registry, study, extractor)
+
+    def do_without_cache(self, error: StoreUnavailable) -> None:
+        """The cache went away, or can't be written any more: record with the study from now on. Raises `error` where
+        it was the study's own folder."""
+        own = self.context.folder / "cache"
+        if self.extractor.store.root == own / "features":
+            raise error
+        self.extractor.move(FeatureStore(own / "features", self.context.config.cache_size), own / "engines")
+        self.send("say", _without_cache(error))
 
     def labels(self, part: str) -> np.ndarray:
         return self.context.dataset.labels[getattr(self.context.split, part)]
 
 
-def _store(root: Path, instead: Path | None, limit: int, log: Callable[[str], None]) -> FeatureStore:
-    try:
-        return FeatureStore(root, limit)
-    except StoreUnavailable as error:
-        if instead is None:
-            raise
-        log(f"{error} Until then features are kept with the study, in {instead}.")
-        return FeatureStore(instead, limit)
+def _without_cache(error: StoreUnavailable) -> str:
+    return f"warning: {error} This search goes on without it: what it records goes when it ends."
 
 
 def run_trial(bench: Bench, ticket: Ticket) -> None:
-    """Ask, train, tell. Whatever happens, the trial is told and the coordinator hears how it ended."""
+    """Ask, train, tell. Whatever happens, the trial is told and the coordinator hears how it ended.
+
+    Raises DiskFull alone: the trial is then left as it is.
+    """
     began = time.monotonic()
     trial = bench.study.ask()
     state, value = TrialState.FAIL, None
@@ -95,7 +106,12 @@ def run_trial(bench: Bench, ticket: Ticket) -> None:
         bench.send("started", trial.number, recipe.words(), recipe.strategy, recipe.backbone)
         trial.set_user_attr("words", recipe.words())
         trial.set_user_attr("recipe", recipe.to_dict())
-        result = train(bench, recipe, ticket.allowance, _reporter(trial, bench.send))
+        report = _reporter(trial, bench.send)
+        try:
+            result = train(bench, recipe, ticket.allowance, report)
+        except StoreUnavailable as error:
+            bench.do_without_cache(error)
+            result = train(bench, recipe, ticket.allowance, report)
         value = bench.registry.metric(bench.context.config.metric)(bench.labels("validation"), result.probabilities)
         _record(bench, trial, result, value)
         state = TrialState.COMPLETE
@@ -106,6 +122,8 @@ def run_trial(bench: Bench, ticket: Ticket) -> None:
         state = TrialState.PRUNED
         trial.set_user_attr("cause", str(late))
     except Exception as error:
+        if full := disk_full(error, bench.context.folder):
+            raise full from error  # no trial after this one would do better; its recipe is tried again
         trial.set_user_attr("cause", f"{type(error).__name__}: {error}".strip()[:500])
         trial.set_user_attr("traceback", traceback.format_exc())
     seconds = round(time.monotonic() - began, 3)

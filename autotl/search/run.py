@@ -5,16 +5,17 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from autotl.backbones.weights import allow_downloads
-from autotl.config import StudyConfig, check_names
+from autotl.config import StudyConfig, check_names, default_cache
 from autotl.devices import parse_devices
 from autotl.errors import AutotlError
+from autotl.files import DiskFull, disk_full, in_words, same_disk
 from autotl.registry import load_registry
 from autotl.search.coordinator import Coordinator, Interrupts
 from autotl.search.progress import Progress
@@ -29,6 +30,34 @@ def run_search(config: StudyConfig, progress: Progress) -> dict[str, Any]:
     Raises AutotlError for what the user can mend, NoTrialSucceeded where no trial did, and KeyboardInterrupt where
     Ctrl-C came before there was a model, or twice.
     """
+    try:
+        return _run(config, progress)
+    except (DiskFull, OSError) as error:
+        full = disk_full(error, config.folder)
+        if full is None:
+            raise
+        raise DiskFull(f"{full} {_room_for(full.path, config)}", full.path) from error
+
+
+def _room_for(path: Path, config: StudyConfig) -> str:
+    """How to make room where `path` lies, and what becomes of the search."""
+    from autotl.features.store import FeatureStore, StoreUnavailable
+
+    features = config.cache / "features"
+    elsewhere = "--cache" if path.is_relative_to(config.cache) else "--output"
+    freed = 0
+    with suppress(StoreUnavailable, DiskFull, OSError):
+        if features.is_dir() and same_disk(features, path):
+            freed = FeatureStore(features).could_free()
+    cache = f" --cache {config.cache}" if config.cache != default_cache() else ""
+    ways = f"`autotl cache clear{cache}` would free {in_words(freed)} there" if freed else "Make room there"
+    return (
+        f"{ways}, or put it on another disk with {elsewhere}. Trials that are finished are kept: the same command "
+        "goes on once there is room."
+    )
+
+
+def _run(config: StudyConfig, progress: Progress) -> dict[str, Any]:
     began = time.monotonic()
     registry = load_registry(config.without_plugins, config.strict_plugins)
     check_names(config, registry)

@@ -14,6 +14,8 @@ import traceback
 from multiprocessing.connection import Client, Connection
 from typing import Any
 
+from autotl.files import disk_full
+
 __all__ = ["main"]
 
 
@@ -46,9 +48,11 @@ def main(address: str) -> None:
                 send("result", finish(bench, ticket))
             else:
                 run_trial(bench, ticket)
-    except BaseException:
-        traceback.print_exc()
-        send("broken", traceback.format_exc())
+    except BaseException as error:
+        if full := disk_full(error, context.folder):
+            send("full", str(full), str(full.path))
+        else:
+            send("broken", traceback.format_exc())
         raise
 
 

@@ -5,6 +5,7 @@ What a worker says, as tuples:
     ("asked", number), ("started", number, words, strategy, backbone), ("finished", number)
     ("doing", text), ("images", what, done, total, images a second), ("say", line)
     ("result", dictionary)                            of a Finish ticket
+    ("full", text, path)                              a disk is full: it could not go on, and ends
     ("broken", traceback)                             it could not go on, and ends
 """
 
