@@ -151,8 +151,8 @@ class BackboneFeatures:
 
     def taps(self, part: Literal["train", "validation", "test"], taps: str, view: View = PLAIN) -> np.ndarray:
         """Pooled outputs [n, n_features], float32, in the order of the part's images."""
-        rows = self._rows(part, view, None, (self.layout.width,), self.extractor.store)[:]
-        return rows[:, self.layout.columns(taps)].astype(np.float32)
+        rows = self._rows(part, view, None, (self.layout.width,), self.extractor.store)
+        return rows.recorded.read(rows.digests.tolist(), "float32", self.layout.columns(taps))
 
     def boundary(self, part: Literal["train", "validation", "test"], block: int, view: View = PLAIN) -> "Rows | None":
         """What enters block number `block`, float16 [n, …]; for block 0 the images, uint8 [n, size, size, 3]. None

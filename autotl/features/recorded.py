@@ -24,7 +24,7 @@ from filelock import Timeout as Held
 from autotl.errors import AutotlError
 from autotl.files import disk_full
 
-__all__ = ["RECORD", "Recorded", "StoreFull", "StoreUnavailable", "held_markers", "to_row_dtype"]
+__all__ = ["RECORD", "Contents", "Recorded", "StoreFull", "StoreUnavailable", "held_markers", "to_row_dtype"]
 
 RECORD = np.dtype([("digest", "u1", 16), ("row", "<u8"), ("crc", "<u4"), ("seal", "<u4")])
 SEAL = 0x4C544F41  # so that a record of zeros, which a lost write can leave, isn't a sound one
@@ -49,6 +49,19 @@ def to_row_dtype(rows: np.ndarray, dtype: str) -> np.ndarray:
     return rows.astype(dtype, casting="same_kind")
 
 
+class Contents:
+    """What a process knows of a folder's rows. It outlives a use of the folder: the next one reads on from here, and
+    checks no row twice."""
+
+    def __init__(self) -> None:
+        self.thread = threading.RLock()
+        self.row_of: dict[str, int] = {}
+        self.unchecked: dict[str, int] = {}  # digests of rows that this process hasn't used yet, to their checksums
+        self.read_to = 0  # bytes of the index that are in the dictionaries
+        self.next_row = 0
+        self.n_rows = 0  # that the file of rows holds, as far as the dictionaries know
+
+
 class Recorded:
     """What is recorded under one spec. Use it from any thread; `FeatureStore.open` makes it.
 
@@ -60,18 +73,19 @@ class Recorded:
     """Work is shared out between processes by buckets of image digests (see `autotl.features.store.record`)."""
 
     def __init__(
-        self, folder: Path, shape: tuple[int, ...], dtype: str, make_room: Callable[[int], None] = lambda n_bytes: None
+        self,
+        folder: Path,
+        shape: tuple[int, ...],
+        dtype: str,
+        make_room: Callable[[int], None] = lambda n_bytes: None,
+        known: Contents | None = None,
     ):
         self.folder, self.shape, self.dtype = folder, tuple(shape), np.dtype(dtype)
         self.row_bytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
         self._make_room = make_room
         self._rows_file, self._index_file = folder / "rows.bin", folder / "index.bin"
-        self._row_of: dict[str, int] = {}
-        self._unchecked: dict[str, int] = {}  # digests of rows that this process hasn't used yet, to their checksums
-        self._read_to = 0  # bytes of the index that are in the dictionaries
-        self._next_row = 0
+        self._known = known or Contents()
         self._map = np.empty((0, *self.shape), self.dtype)
-        self._thread = threading.RLock()
         marker = FileLock(folder / f"used-by-{os.getpid()}-{secrets.token_hex(4)}.lock", thread_local=False)
         marker.acquire()
         self.close = weakref.finalize(self, _leave, marker, folder, os.getpid())
@@ -81,32 +95,33 @@ class Recorded:
 
     def __len__(self) -> int:
         """How many images have a row."""
-        with self._thread:
+        with self._known.thread:
             self._refresh()
-            return len(self._row_of)
+            return len(self._known.row_of)
 
     def missing(self, digests: Sequence[str]) -> list[str]:
         """Those of `digests` that have no sound row, each once, in their order."""
-        with self._thread:
+        with self._known.thread:
             self._refresh()
             wanted = dict.fromkeys(digests)
             self._drop_damaged(wanted)
-            return [d for d in wanted if d not in self._row_of]
+            return [d for d in wanted if d not in self._known.row_of]
 
-    def read(self, digests: Sequence[str], dtype: str | None = None) -> np.ndarray:
-        """The rows [n, *shape] of `digests` in this order, as stored or cast to `dtype`.
+    def read(self, digests: Sequence[str], dtype: str | None = None, columns: slice = slice(None)) -> np.ndarray:
+        """The rows [n, *shape] of `digests` in this order, as stored or cast to `dtype`; of each the `columns` alone
+        (of its first axis).
 
         Raises KeyError for digests that aren't recorded: `autotl.features.store.record` them first.
         """
-        with self._thread:
+        with self._known.thread:
             if missing := self.missing(digests):
                 raise KeyError(f"{len(missing)} of {len(digests)} images have no row here, the first is {missing[0]}")
-            rows = np.fromiter((self._row_of[d] for d in digests), np.int64, len(digests))
-            source = self._map
+            rows = np.fromiter((self._known.row_of[d] for d in digests), np.int64, len(digests))
+            source = self._mapped()[:, columns]
         if dtype is None or np.dtype(dtype) == self.dtype:
             run = len(rows) and bool((np.diff(rows) == 1).all())
             return source[rows[0] : rows[-1] + 1].copy() if run else source[rows]
-        out = np.empty((len(rows), *self.shape), dtype)
+        out = np.empty((len(rows), *source.shape[1:]), dtype)
         for start in range(0, len(rows), CAST_ROWS):
             _cast(source[rows[start : start + CAST_ROWS]], out[start : start + CAST_ROWS])
         return out
@@ -123,13 +138,16 @@ class Recorded:
         if bad := [d for d in digests if not re.fullmatch("[0-9a-f]{32}", d)]:
             raise ValueError(f"an image digest has 32 hex digits: {bad[0]!r}")
         try:
-            with FileLock(self.folder / "write.lock", thread_local=False), self._thread:
+            with FileLock(self.folder / "write.lock", thread_local=False), self._known.thread:
                 self._cut_torn_record()
                 position = {d: i for i, d in enumerate(digests)}
                 fresh = [position[d] for d in self.missing(digests)]
                 if fresh:
                     self._make_room(len(fresh) * (self.row_bytes + RECORD.itemsize))
                     self._write([digests[i] for i in fresh], np.ascontiguousarray(rows[fresh]))
+                    self._refresh()
+                    for i in fresh:  # what this process has just written it needn't read again
+                        self._known.unchecked.pop(digests[i], None)
         except OSError as error:
             raise self._trouble(error, len(digests)) from error
         return len(fresh)
@@ -163,10 +181,10 @@ class Recorded:
 
     def drop_damaged(self) -> list[str]:
         """Check every row, make the index forget those that aren't as they were written, and return their digests."""
-        with FileLock(self.folder / "write.lock", thread_local=False), self._thread:
-            self._row_of, self._unchecked, self._read_to = {}, {}, 0
+        with FileLock(self.folder / "write.lock", thread_local=False), self._known.thread:
+            self._known.row_of, self._known.unchecked, self._known.read_to = {}, {}, 0
             self._refresh()
-            listed = list(self._row_of)
+            listed = list(self._known.row_of)
             damaged = self.missing(listed)
             if damaged:
                 records = np.fromfile(self._index_file, RECORD)
@@ -179,12 +197,12 @@ class Recorded:
     def _write(self, digests: list[str], rows: np.ndarray) -> None:
         records = np.zeros(len(digests), RECORD)
         records["digest"] = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(-1, 16)
-        records["row"] = np.arange(self._next_row, self._next_row + len(digests))
+        records["row"] = np.arange(self._known.next_row, self._known.next_row + len(digests))
         records["crc"] = [zlib.crc32(row) for row in rows]
         records["seal"] = _seals(records)
         with self._rows_file.open("r+b") as file:
             # over what a killed writer may have left: rows that no record names
-            file.seek(self._next_row * self.row_bytes)
+            file.seek(self._known.next_row * self.row_bytes)
             file.write(rows.tobytes())
             file.flush()
             os.fsync(file.fileno())
@@ -200,10 +218,10 @@ class Recorded:
     def _refresh(self) -> None:
         """Take in the records that were written since the last look."""
         try:
-            n_new = (self._index_file.stat().st_size - self._read_to) // RECORD.itemsize
+            n_new = (self._index_file.stat().st_size - self._known.read_to) // RECORD.itemsize
             if n_new <= 0:
                 return
-            records = np.fromfile(self._index_file, RECORD, n_new, offset=self._read_to)
+            records = np.fromfile(self._index_file, RECORD, n_new, offset=self._known.read_to)
             n_rows = self._rows_file.stat().st_size // self.row_bytes
         except OSError as error:
             raise self._trouble(error, 0) from error
@@ -211,25 +229,31 @@ class Recorded:
         if not len(sealed):
             return
         # a broken last record may be one that is being written: look at it again next time
-        self._read_to += int(sealed[-1] + 1) * RECORD.itemsize
+        self._known.read_to += int(sealed[-1] + 1) * RECORD.itemsize
         records = records[sealed]
-        self._next_row = max(self._next_row, int(records["row"].max()) + 1)
+        self._known.next_row = max(self._known.next_row, int(records["row"].max()) + 1)
+        self._known.n_rows = n_rows
         records = records[records["row"] < n_rows]  # a crash of the machine can lose the end of the rows
         digits = records["digest"].tobytes().hex()
         digests = [digits[i : i + 32] for i in range(0, len(digits), 32)]
-        self._row_of.update(zip(digests, records["row"].tolist(), strict=True))
-        self._unchecked.update(zip(digests, records["crc"].tolist(), strict=True))
-        if len(records) and n_rows > len(self._map):
-            self._map = np.asarray(np.memmap(self._rows_file, self.dtype, "r", shape=(n_rows, *self.shape)))
+        self._known.row_of.update(zip(digests, records["row"].tolist(), strict=True))
+        self._known.unchecked.update(zip(digests, records["crc"].tolist(), strict=True))
+
+    def _mapped(self) -> np.ndarray:
+        """All rows that there are; any of them may be a torn one, which no record names."""
+        if len(self._map) < self._known.n_rows:
+            shape = (self._known.n_rows, *self.shape)
+            self._map = np.asarray(np.memmap(self._rows_file, self.dtype, "r", shape=shape))
+        return self._map
 
     def _drop_damaged(self, digests: dict[str, None]) -> None:
         """Before rows are used for the first time here: those that fail their checksum count as missing."""
-        if not self._unchecked:
+        if not self._known.unchecked:
             return
         for digest in digests:  # in their order, which is near that of the rows on the disk
-            crc = self._unchecked.pop(digest, None)
-            if crc is not None and zlib.crc32(self._map[self._row_of[digest]]) != crc:
-                del self._row_of[digest]
+            crc = self._known.unchecked.pop(digest, None)
+            if crc is not None and zlib.crc32(self._mapped()[self._known.row_of[digest]]) != crc:
+                del self._known.row_of[digest]
 
     def _trouble(self, error: OSError, n_rows: int) -> AutotlError:
         if full := disk_full(error, self.folder.parent, n_rows * (self.row_bytes + RECORD.itemsize)):

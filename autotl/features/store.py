@@ -19,6 +19,7 @@ from filelock import FileLock
 from autotl.errors import AutotlError
 from autotl.features.recorded import (
     RECORD,
+    Contents,
     Recorded,
     StoreFull,
     StoreUnavailable,
@@ -40,6 +41,8 @@ __all__ = [
 
 FORMAT = 1  # of the files; part of the key, so that another version's rows are never misread
 REMOVED = ".removed-"
+BIRTH = "birth"  # of a folder: a random word, that tells it from one of the same name before it
+REMEMBERED = 64  # specs whose rows a process knows without reading their index again
 LABEL = "label.txt"
 
 Compute = Callable[[list[str]], Iterator[tuple[list[str], np.ndarray]]]
@@ -74,6 +77,7 @@ class FeatureStore:
 
     def __init__(self, root: Path, size_limit: int | None = None):
         self.root, self.size_limit = Path(root), size_limit
+        self._known: dict[tuple[Path, bytes], Contents] = {}  # the latest used last
         with self._alone():
             pass
 
@@ -95,7 +99,20 @@ class FeatureStore:
             if label and not (folder / LABEL).exists():
                 write_atomically(folder / LABEL, label.encode())
             os.utime(page)  # its time is the time of the last use
-            return Recorded(folder, shape, dtype, self._make_room)
+            return Recorded(folder, shape, dtype, self._make_room, self._contents(folder))
+
+    def _contents(self, folder: Path) -> Contents:
+        """What this process knows of a folder from an earlier use. Call it with the store's lock."""
+        try:
+            birth = (folder / BIRTH).read_bytes()
+        except FileNotFoundError:
+            birth = secrets.token_bytes(16)
+            write_atomically(folder / BIRTH, birth)
+        known = self._known.pop((folder, birth), None) or Contents()
+        self._known[folder, birth] = known
+        if len(self._known) > REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return known
 
     def usage(self) -> list[Kept]:
         """Every spec's folder, the least recently used first."""
@@ -114,6 +131,7 @@ class FeatureStore:
         """Check every row of every spec; a damaged one is dropped, to be computed again. Returns the image digests
         of damaged rows by folder, with every folder that was checked (one without a readable spec serves nobody)."""
         found = {}
+        self._known.clear()  # what it drops must not be remembered
         for folder in self._folders():
             with self._alone():
                 content = _content(folder)

@@ -8,6 +8,8 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +105,12 @@ def test_rows_are_cast_on_request(tmp_path, monkeypatch, with_torch):
     read = recorded.read(digests[::-1], "float32")
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read, rows(digests[::-1]).astype(np.float32))
+
+
+def test_some_columns_of_rows(tmp_path):
+    recorded, digests = opened(tmp_path), names(5)
+    recorded.append(digests, rows(digests))
+    np.testing.assert_array_equal(recorded.read(digests[::-1], "float32", slice(1, 2)), rows(digests[::-1])[:, 1:])
 
 
 def test_missing_names_each_image_once(tmp_path):
@@ -253,6 +261,33 @@ def test_a_damaged_row_is_computed_again(tmp_path):
     assert record(opened(tmp_path), digests, compute) == 1
     assert compute.calls == [[digests[3]]]
     np.testing.assert_array_equal(opened(tmp_path).read(digests), rows(digests))
+
+
+def test_a_second_use_in_one_process_checks_no_row_twice(tmp_path, monkeypatch):
+    store, digests = FeatureStore(tmp_path), names(6)
+    opened(tmp_path).append(digests, rows(digests))
+    checked = []
+    monkeypatch.setattr(zlib, "crc32", lambda row, crc32=zlib.crc32: checked.append(1) or crc32(row))
+    for _ in range(3):
+        recorded = store.open(SPEC, SHAPE, "float16")
+        np.testing.assert_array_equal(recorded.read(digests), rows(digests))
+        recorded.close()
+    assert len(checked) == len(digests)
+
+
+def test_a_later_use_sees_what_others_did_meanwhile(tmp_path):
+    store, digests = FeatureStore(tmp_path), names(6)
+    with closing(store.open(SPEC, SHAPE, "float16")) as recorded:
+        recorded.append(digests[:4], rows(digests[:4]))
+    opened(tmp_path).append(digests[4:], rows(digests[4:]))
+    with closing(store.open(SPEC, SHAPE, "float16")) as recorded:
+        np.testing.assert_array_equal(recorded.read(digests), rows(digests))
+    assert [kept.rows for kept in FeatureStore(tmp_path).clear()] == [6]  # between uses it may be evicted
+    assert opened(tmp_path).append(digests[::-1][:2], rows(digests[::-1][:2])) == 2
+    with closing(store.open(SPEC, SHAPE, "float16")) as recorded:
+        assert recorded.missing(digests) == digests[:4]
+        np.testing.assert_array_equal(recorded.read(digests[4:]), rows(digests[4:]))
+        assert FeatureStore(tmp_path).clear() == []  # and not while it is read
 
 
 def test_verify_reports_and_drops_a_damaged_row(tmp_path):
