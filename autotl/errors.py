@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["AutotlError", "DataError", "NoTrialSucceeded", "UnknownName", "nearest"]
+__all__ = ["AutotlError", "BrokenPlugin", "DataError", "NoTrialSucceeded", "UnknownName", "nearest"]
 
 
 class AutotlError(Exception):
@@ -16,13 +16,18 @@ class DataError(AutotlError):
     """The images or their labels can't be used as they are."""
 
 
-class UnknownName(AutotlError):
-    """A name that no plugin registered."""
+class BrokenPlugin(AutotlError):
+    """A plugin failed, and --strict-plugins asks to stop there."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]):
+
+class UnknownName(AutotlError):
+    """A name that no plugin registered. Says what is near among the `known` names, which it lists, and `others`."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], others: Iterable[str] = ()):
         known = sorted(known)
-        listing = f" Known {kind}s: {', '.join(known)}." if known else f" No {kind} is registered."
-        super().__init__(f"There is no {kind} named {name!r}.{nearest(name, known)}{listing}")
+        plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+        listing = f" Known {plural}: {', '.join(known)}." if known else f" No {kind} is registered."
+        super().__init__(f"There is no {kind} named {name!r}.{nearest(name, [*known, *others], 3)}{listing}")
 
 
 class NoTrialSucceeded(AutotlError):
@@ -31,7 +36,7 @@ class NoTrialSucceeded(AutotlError):
     exit_code = 3
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """' Did you mean …?' for the closest known name, or '' where none is close."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+def nearest(name: str, known: Iterable[str], n: int = 1) -> str:
+    """' Did you mean …?' for up to `n` of the closest known names, or '' where none is close."""
+    close = [repr(word) for word in difflib.get_close_matches(name, list(known), n=n, cutoff=0.5 if n == 1 else 0.6)]
+    return f" Did you mean {' or '.join(filter(None, [', '.join(close[:-1]), *close[-1:]]))}?" if close else ""

@@ -18,7 +18,15 @@ class Plugin:
     distribution: str
     version: str
     adds: dict[str, list[str]] = field(default_factory=dict)
+    """Names by kind: backbone, head, …"""
+    hooks: list[str] = field(default_factory=list)
+    """All hooks that it has, those that add nothing too: events, families of backbones, commands."""
     broken: str | None = None
+
+    def answers_to(self, word: str) -> bool:
+        """Whether `word` in `word:name` means this plugin: its name, its last part (`timm` of backbones.timm), or its
+        distribution's."""
+        return word in (self.name, self.name.rpartition(".")[2], self.distribution) and word != "autotl"
 
 
 class Register(Generic[T]):
@@ -30,11 +38,17 @@ class Register(Generic[T]):
     def __call__(self, thing: T) -> None:
         if not isinstance(thing, self.expected):
             raise TypeError(f"register() takes a {self.expected.__name__}, got {thing!r}")
-        name: str = thing.name  # type: ignore[attr-defined]  # every contract has a name
+        name = getattr(thing, "name", None)
+        if not isinstance(name, str) or not name.strip():
+            raise TypeError(
+                f"register() takes a {self.expected.__name__} with a name, and that of {thing!r} is {name!r}"
+            )
         if name in self.things:
+            first = self.owners[name]
             raise AutotlError(
-                f"The {self.kind} name {name!r} is taken twice: by plugin {self.owners[name].name!r} and by plugin "
-                f"{self.plugin.name!r}. Leave one out: -p no:{self.plugin.name}"
+                f"The {self.kind} name {name!r} is taken twice: by plugin {first.name!r} of {first.distribution} and "
+                f"by plugin {self.plugin.name!r} of {self.plugin.distribution}. "
+                f"Leave one out: -p no:{self.plugin.name}"
             )
         self.things[name] = thing
         self.owners[name] = self.plugin

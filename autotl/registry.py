@@ -1,10 +1,9 @@
 """Finds plugins, loads each in isolation, and indexes what they offer by name."""
 
 import importlib
-import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import EntryPoint
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -13,9 +12,10 @@ import pluggy
 from autotl import hookspecs
 from autotl.backbones.backbone import Backbone
 from autotl.data.dataset import DatasetSource
-from autotl.errors import AutotlError, UnknownName
+from autotl.errors import AutotlError, BrokenPlugin, UnknownName, nearest
 from autotl.features.engine import Engine
 from autotl.heads.head import Head
+from autotl.isolation import cause_of, installed, origin, takes_no_part, traced, words_left_out
 from autotl.metrics import Metric
 from autotl.register import Plugin, Register
 from autotl.strategies.strategy import Strategy
@@ -40,9 +40,15 @@ BUILT_IN = (
 
 
 class Registry:
-    """Everything that plugins offer. `registry.heads` and its siblings map names to what is registered."""
+    """Everything that plugins offer. `registry.heads` and its siblings map names to what is registered; `head(name)`
+    and its siblings also know `plugin:name`, and say what is near where there is no such name.
 
-    def __init__(self) -> None:
+    Args:
+        strict: a plugin that fails in an event, or while it looks for a backbone, is a BrokenPlugin error instead of
+            a warning.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
         self.backbones: dict[str, Backbone] = {}
         self.heads: dict[str, Head] = {}
         self.strategies: dict[str, Strategy] = {}
@@ -51,13 +57,18 @@ class Registry:
         self.metrics: dict[str, Metric] = {}
         self.plugins: list[Plugin] = []
         self.owners: dict[str, dict[str, Plugin]] = {}
+        self.strict = strict
+        self.warn: Callable[[str], None] = lambda line: warnings.warn(line, stacklevel=4)
+        """Says what a plugin's failure costs; a worker says it to its coordinator."""
         self._found: dict[str, Backbone] = {}
+        self._warned: set[tuple[str, str]] = set()
         self.manager = pluggy.PluginManager("autotl")
         self.manager.add_hookspecs(hookspecs)
 
     def add(self, name: str, module: Any, distribution: str, version: str) -> None:
         """Take in one plugin. Raises what the plugin raises; what it had registered until then is taken back."""
         plugin = Plugin(name, distribution, version)
+        first = next((p for p in self.plugins if p.name == name), None)
         self.plugins.append(plugin)
         kinds: tuple[tuple[str, dict[str, Any], type], ...] = (
             ("backbone", self.backbones, Backbone),
@@ -69,17 +80,23 @@ class Registry:
         )
         taken = self.manager.get_plugin(name) is not None
         try:
+            if taken and first:
+                raise AutotlError(
+                    f"The plugin name {name!r} is taken twice: by {first.distribution} and by {distribution}"
+                )
             self.manager.register(module, name)
-            self.manager.check_pending()
-            if not self.manager.get_hookcallers(module):
+            self._check_hooks(module)
+            plugin.hooks = sorted(caller.name for caller in self.manager.get_hookcallers(module) or ())
+            if not plugin.hooks:
                 raise TypeError(f"{module!r} has no hooks: mark its functions with @autotl.hookimpl")
             for kind, things, expected in kinds:
                 hook = f"autotl_register_{kind[:-1] + 'ies' if kind.endswith('y') else kind + 's'}"
                 register: Register[Any] = Register(kind, self.owners.setdefault(kind, {}), things, plugin, expected)
                 for implementation in self._implementations(hook, module):
-                    implementation(register=register)
+                    with traced(name, hook):
+                        implementation(register=register)
         except BaseException as error:
-            plugin.broken = _cause(error)
+            plugin.broken = cause_of(error)
             if not taken:
                 self.manager.unregister(name=name)
             for kind, things, _ in kinds:
@@ -87,114 +104,186 @@ class Registry:
                     del things[added], self.owners[kind][added]
             raise
 
+    def _check_hooks(self, module: Any) -> None:
+        """Raises pluggy's own error for an unknown hook, with the name that may have been meant."""
+        try:
+            self.manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            known = [name for name in vars(hookspecs) if name.startswith("autotl_")]
+            unknown = next((n for n in dir(module) if n.startswith("autotl_") and n not in known), "")
+            raise pluggy.PluginValidationError(error.plugin, f"{error}.{nearest(unknown, known)}") from error
+
     def _implementations(self, hook: str, module: Any) -> Iterator[Callable[..., Any]]:
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             if implementation.plugin is module:
                 yield implementation.function
 
+    # -- names
+
     def backbone(self, name: str) -> Backbone:
-        """By registered name, or from a family that knows it. Raises UnknownName, or what the family has against it."""
-        found = self.backbones.get(name) or self._found.get(name) or self._find_backbone(name)
+        """By registered name, or from a family that knows it; `plugin:name` asks that plugin alone.
+
+        Raises UnknownName with what is near, or what the family has against it.
+        """
+        found = self.backbones.get(name) or self._found.get(name)
+        if found is not None:
+            return found
+        plugin, inner = self._addressed(name)
+        if plugin is not None and inner in plugin.adds.get("backbone", ()):
+            return self.backbones[inner]
+        found = self._find_backbone(name if plugin is None else inner, plugin)
         if found is None:
-            raise UnknownName("backbone", name, self.backbones)
+            known = plugin.adds.get("backbone", []) if plugin else self.backbones
+            raise UnknownName("backbone", inner if plugin else name, known, others=self._family_names(plugin))
+        if plugin is not None and self._means_another(inner, plugin):
+            found.name = name  # a recipe names it so, and finds it again
         self._found[name] = found  # once found, it keeps what it has read
         return found
 
-    def _find_backbone(self, name: str) -> Backbone | None:
+    def _find_backbone(self, name: str, only: Plugin | None = None) -> Backbone | None:
         """Ask family by family, the last registered first: one that fails costs a warning that names it."""
         for implementation in reversed(self.manager.hook.autotl_find_backbone.get_hookimpls()):
+            if only is not None and implementation.plugin_name != only.name:
+                continue
             try:
-                found = implementation.function(**dict.fromkeys(implementation.argnames, name))
+                with traced(implementation.plugin_name, f"autotl_find_backbone({name!r})"):
+                    found = implementation.function(**dict.fromkeys(implementation.argnames, name))
                 if found is not None and not isinstance(found, Backbone):
                     raise TypeError(f"it returned {found!r}, which is no Backbone")
             except AutotlError:
                 raise
-            except Exception as error:
-                _warn_of(implementation.plugin_name, "autotl_find_backbone", error)
+            except (Exception, SystemExit) as error:
+                self._failed(implementation.plugin_name, "autotl_find_backbone", error)
             else:
                 if found is not None:
+                    plugin = next(p for p in self.plugins if p.name == implementation.plugin_name)
+                    self.owners.setdefault("family", {})[name] = plugin
                     return found
         return None
 
+    def _means_another(self, name: str, plugin: Plugin) -> bool:
+        """Whether `name` alone would be someone else's than this plugin's."""
+        if name in self.backbones:
+            return self.owners["backbone"][name] is not plugin
+        self._find_backbone(name)
+        return self.owners.get("family", {}).get(name) is not plugin
+
+    def _family_names(self, only: Plugin | None = None) -> list[str]:
+        """Names that families know, for suggestions and `autotl backbones --all`."""
+        names: list[str] = []
+        for implementation in self.manager.hook.autotl_list_backbones.get_hookimpls():
+            if only is not None and implementation.plugin_name != only.name:
+                continue
+            try:
+                with traced(implementation.plugin_name, "autotl_list_backbones"):
+                    listed: Any = implementation.function()
+                    names += map(str, listed)
+            except (Exception, SystemExit) as error:
+                self._failed(implementation.plugin_name, "autotl_list_backbones", error)
+        return names
+
+    def _addressed(self, name: str) -> tuple[Plugin | None, str]:
+        """The plugin that `plugin:name` means, and the name; None where no plugin is called so."""
+        word, colon, inner = name.partition(":")
+        meant = [p for p in self.plugins if colon and inner and not p.broken and p.answers_to(word)]
+        return (meant[0], inner) if len(meant) == 1 else (None, name)
+
+    def _named(self, kind: str, things: Mapping[str, T], name: str) -> T:
+        if name in things:
+            return things[name]
+        plugin, inner = self._addressed(name)
+        mine = plugin.adds.get(kind, []) if plugin else things
+        if inner not in mine:
+            raise UnknownName(kind, inner, mine)
+        return things[inner]
+
     def head(self, name: str) -> Head:
-        return _get("head", self.heads, name)
+        return self._named("head", self.heads, name)
 
     def strategy(self, name: str) -> Strategy:
-        return _get("strategy", self.strategies, name)
+        return self._named("strategy", self.strategies, name)
 
     def metric(self, name: str) -> Metric:
-        return _get("metric", self.metrics, name)
+        return self._named("metric", self.metrics, name)
 
     def engine(self, name: str | None, device: str) -> Engine:
         """The engine of that name, or without one the last registered that is usable on `device`."""
         if name:
-            return _get("engine", self.engines, name)
+            return self._named("engine", self.engines, name)
         return next(e for e in reversed(self.engines.values()) if e.usable(device))
 
+    def owner(self, kind: str, name: str) -> Plugin | None:
+        """The plugin that a part comes from, also one that a family of backbones found."""
+        plugin, _ = self._addressed(name)
+        if plugin is None:
+            plugin = self.owners.get(kind, {}).get(name)
+        if plugin is None and kind == "backbone":
+            plugin = self.owners.get("family", {}).get(name)
+        return plugin
+
+    # -- events
+
     def notify(self, event: str, **arguments: Any) -> None:
-        """Call an event's implementations one by one: one that raises costs a warning that names it."""
+        """Call an event's implementations one by one: one that raises costs a warning that names it, once."""
         for implementation in getattr(self.manager.hook, event).get_hookimpls():
             try:
-                implementation.function(**{k: arguments[k] for k in implementation.argnames})
-            except Exception as error:
-                _warn_of(implementation.plugin_name, event, error)
+                with traced(implementation.plugin_name, event):
+                    implementation.function(**{k: arguments[k] for k in implementation.argnames})
+            except (Exception, SystemExit) as error:
+                self._failed(implementation.plugin_name, event, error)
+
+    def _failed(self, name: str, hook: str, error: BaseException) -> None:
+        plugin = next(p for p in self.plugins if p.name == name)
+        line = f"plugin {name!r} of {plugin.distribution} {plugin.version} failed in {hook}: {cause_of(error)}"
+        if self.strict:
+            raise BrokenPlugin(f"{line} (--strict-plugins)") from error
+        if (name, hook) not in self._warned:
+            self._warned.add((name, hook))
+            self.warn(line)
 
     def versions(self) -> dict[str, str]:
         """Distribution and version of each plugin that takes part."""
         return {p.distribution: p.version for p in self.plugins if not p.broken}
 
 
-def _cause(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _warn_of(plugin: str, hook: str, error: Exception) -> None:
-    warnings.warn(f"plugin {plugin!r} failed in {hook}: {error!r}", stacklevel=3)
-
-
-def _get(kind: str, things: dict[str, T], name: str) -> T:
-    if name not in things:
-        raise UnknownName(kind, name, things)
-    return things[name]
-
-
 def load_registry(without: Iterable[str] = (), strict: bool = False) -> Registry:
     """The built-ins, then every installed entry point of group `autotl`, each in isolation.
 
     Args:
-        without: names of plugins to leave out (`-p no:NAME`); the variable AUTOTL_PLUGINS=`no:NAME,…` adds to them.
-        strict: a plugin that fails to import or register is an AutotlError instead of a warning.
+        without: names of plugins, or of their distributions, to leave out (`-p no:NAME`); the variable
+            AUTOTL_PLUGINS=`no:NAME,…` adds to them. One that leaves nothing out costs a warning.
+        strict: a plugin that fails to import or register, and later in an event, is a BrokenPlugin error instead of
+            a warning.
     """
     from autotl import __version__
 
-    left_out = set(without) | {
-        word[3:] for word in os.environ.get("AUTOTL_PLUGINS", "").split(",") if word.startswith("no:")
-    }
-    registry = Registry()
-    for module in BUILT_IN:
-        if module.removeprefix("autotl.") not in left_out:
-            registry.add(
-                module.removeprefix("autotl."), _marked(importlib.import_module(module)), "autotl", __version__
-            )
-    for entry in sorted(entry_points(group="autotl"), key=lambda e: e.name):
-        if entry.name not in left_out:
-            _load(registry, entry, strict)
+    entries = installed()
+    built_in = {module.removeprefix("autotl."): module for module in BUILT_IN}
+    left_out = words_left_out(without, {*built_in, *(e.name for e in entries), *(origin(e)[0] for e in entries)})
+    registry = Registry(strict)
+    for name, module in built_in.items():
+        if name not in left_out:
+            registry.add(name, _marked(importlib.import_module(module)), "autotl", __version__)
+    for entry in entries:
+        if not {entry.name, origin(entry)[0]} & left_out:
+            _load(registry, entry)
     return registry
 
 
-def _load(registry: Registry, entry: EntryPoint, strict: bool) -> None:
-    distribution = entry.dist.name if entry.dist else "unknown"
-    version = entry.dist.version if entry.dist else "unknown"
+def _load(registry: Registry, entry: EntryPoint) -> None:
+    distribution, version = origin(entry)
     before = len(registry.plugins)
     try:
-        registry.add(entry.name, entry.load(), distribution, version)
+        with traced(entry.name, f"import {entry.value}"):
+            module = entry.load()
+        registry.add(entry.name, module, distribution, version)
     except (Exception, SystemExit) as error:
-        cause = _cause(error)
+        cause = cause_of(error)
         if len(registry.plugins) == before:  # it failed to import
             registry.plugins.append(Plugin(entry.name, distribution, version, broken=cause))
-        message = f"plugin {entry.name!r} of {distribution} {version} takes no part: {cause}"
-        if strict:
-            raise AutotlError(f"{message} (--strict-plugins)") from error
+        message = takes_no_part(entry.name, distribution, version, cause)
+        if registry.strict:
+            raise BrokenPlugin(f"{message} (--strict-plugins)") from error
         warnings.warn(message, stacklevel=3)
 
 

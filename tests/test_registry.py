@@ -1,5 +1,6 @@
 """Plugins: what a stranger's adds, and what a broken one costs."""
 
+import re
 import subprocess
 import sys
 import warnings
@@ -7,7 +8,9 @@ import warnings
 import pytest
 
 import autotl
-from autotl.errors import AutotlError, UnknownName
+from autotl.backbones.timm import TimmBackbone
+from autotl.errors import AutotlError, BrokenPlugin, UnknownName
+from autotl.heads.head import Head
 from autotl.registry import BUILT_IN, Registry, load_registry
 
 HEAD = """
@@ -39,9 +42,13 @@ BROKEN = {
     ),
     "unknown_hook": (
         "import autotl\n@autotl.hookimpl\ndef autotl_register_hats(register):\n    pass\n",
-        "unknown hook",
+        "Did you mean 'autotl_register_heads'?",
     ),
-    "takes_a_name_twice": (HEAD.format(name="linear"), "'linear' is taken twice: by plugin 'heads.dense'"),
+    "takes_a_name_twice": (
+        HEAD.format(name="linear"),
+        "'linear' is taken twice: by plugin 'heads.dense' of autotl and by plugin 'takes_a_name_twice' of takes_a_name",
+    ),
+    "registers_a_nameless_one": (HEAD.format(name=None), "with a name, and that of"),
     "unmarked": (HEAD.format(name="unmarked").replace("@autotl.hookimpl\n", ""), "mark its functions with"),
     "empty": ("", "has no hooks"),
 }
@@ -74,12 +81,13 @@ def test_a_plugin_is_listed_with_what_it_adds(install_plugin):
     (plugin,) = (p for p in load_registry().plugins if p.name == "listed_stranger")
     assert (plugin.distribution, plugin.version, plugin.broken) == ("listed_stranger", "1.0", None)
     assert plugin.adds == {"head": ["naive_bayes"]}
+    assert plugin.hooks == ["autotl_register_heads"]
 
 
-@pytest.mark.parametrize("how", ["argument", "variable"])
+@pytest.mark.parametrize("how", ["argument", "variable", "distribution"])
 def test_a_plugin_can_be_left_out(how, install_plugin, plain, monkeypatch):
     install_plugin(f"left_out_by_{how}", "raise RuntimeError('must not be imported')")
-    if how == "variable":
+    if how in ("variable", "distribution"):
         monkeypatch.setenv("AUTOTL_PLUGINS", f"no:left_out_by_{how}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -133,7 +141,7 @@ def test_a_module_under_two_names_keeps_its_first(install_plugin):
 def test_a_name_given_twice_keeps_its_first(install_plugin):
     install_plugin("named_twice", HEAD.format(name="first"))
     registry = load_registry()
-    with pytest.raises(ValueError, match="already registered"):
+    with pytest.raises(AutotlError, match="The plugin name 'named_twice' is taken twice: by named_twice and by other"):
         registry.add("named_twice", Failing(), "other", "2.0")
     assert "first" in registry.heads
     assert registry.manager.get_plugin("named_twice") is not None
@@ -177,7 +185,7 @@ class Refusing(Failing):
 def test_a_family_that_fails_does_not_stop_the_others(family):
     registry = load_registry()
     registry.add("failing", family(), "somewhere", "1.0")
-    with pytest.warns(UserWarning, match="plugin 'failing' failed in autotl_find_backbone"):
+    with pytest.warns(UserWarning, match=r"plugin 'failing' of somewhere 1\.0 failed in autotl_find_backbone"):
         assert registry.backbone("test_resnet").name == "test_resnet"
 
 
@@ -205,9 +213,121 @@ def test_an_event_that_fails_costs_a_warning_and_the_others_hear_it():
     registry.add("one", Hearing(), "somewhere", "1.0")
     registry.add("failing", Failing(), "somewhere", "1.0")
     registry.add("two", Hearing(), "somewhere", "1.0")
-    with pytest.warns(UserWarning, match="plugin 'failing' failed in autotl_search_finished: RuntimeError"):
+    said = r"plugin 'failing' of somewhere 1\.0 failed in autotl_search_finished: RuntimeError: no luck"
+    with pytest.warns(UserWarning, match=said):
         registry.notify("autotl_search_finished", study=None, model="it")
     assert heard == ["it", "it"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it was said
+        registry.notify("autotl_search_finished", study=None, model="again")
+    assert heard == ["it", "it", "again", "again"]
+
+
+def test_strict_makes_a_failing_event_an_error():
+    registry = Registry(strict=True)
+    registry.add("failing", Failing(), "somewhere", "1.0")
+    with pytest.raises(BrokenPlugin, match=r"'failing' of somewhere 1\.0 failed in .* no luck \(--strict-plugins\)"):
+        registry.notify("autotl_search_finished", study=None, model="it")
+
+
+# names
+
+
+def test_a_name_may_say_whose_it_is(install_plugin):
+    install_plugin("stranger", HEAD.format(name="naive_bayes"))
+    registry = load_registry()
+    assert registry.head("stranger:naive_bayes") is registry.head("naive_bayes")
+    assert registry.head("dense:linear") is registry.head("heads.dense:linear") is registry.head("linear")
+    with pytest.raises(UnknownName, match=r"no head named 'linear'.*Known heads: naive_bayes\."):
+        registry.head("stranger:linear")
+    with pytest.raises(UnknownName, match="no head named 'nobody:linear'"):
+        registry.head("nobody:linear")
+
+
+class Test_resnet:
+    @autotl.hookimpl
+    def autotl_register_backbones(self, register):
+        register(TimmBackbone("test_resnet", model="test_vit"))
+
+
+def test_a_name_that_two_could_mean_is_whose_it_says():
+    registry = load_registry()
+    registry.add("family", Test_resnet(), "somewhere", "1.0")
+    theirs, timms = registry.backbone("test_resnet"), registry.backbone("timm:test_resnet")
+    assert (theirs.model, timms.model) == ("test_vit", "test_resnet")
+    assert registry.backbone("somewhere:test_resnet") is theirs
+    assert registry.backbone(timms.name) is timms  # a recipe finds it again
+    assert load_registry().backbone("timm:test_resnet").name == "test_resnet"  # alone it needs no more than its name
+    assert (registry.owner("backbone", theirs.name).name, registry.owner("backbone", timms.name).name) == (
+        "family",
+        "backbones.timm",
+    )
+
+
+def test_an_unknown_backbone_suggests_what_families_know():
+    with pytest.raises(UnknownName, match=r"no backbone named 'resnet_34'. Did you mean .*'resnet34'.*\?"):
+        load_registry().backbone("resnet_34")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (
+            "no:heads.sklaern",
+            "No plugin is named 'heads.sklaern', so none is left out for it. Did you mean 'heads.sklearn'",
+        ),
+        ("heads.sklearn", "AUTOTL_PLUGINS says 'heads.sklearn': write no:heads.sklearn"),
+    ],
+)
+def test_leaving_out_nobody_is_told(value, said, monkeypatch):
+    monkeypatch.setenv("AUTOTL_PLUGINS", value)
+    with pytest.warns(UserWarning, match=said.split("'?")[0]):
+        assert "rbf_svm" in load_registry().heads
+
+
+# trace
+
+
+def test_a_trace_shows_each_call_with_its_time(install_plugin, monkeypatch, capfd):
+    install_plugin("traced_stranger", HEAD.format(name="naive_bayes"))
+    monkeypatch.setenv("AUTOTL_TRACE_PLUGINS", "1")
+    registry = load_registry()
+    registry.add("one", Failing(), "somewhere", "1.0")
+    with pytest.warns(UserWarning, match="no luck"):
+        registry.notify("autotl_search_finished", study=None, model="it")
+    lines = capfd.readouterr().err.splitlines()
+    for call in (
+        "traced_stranger  import traced_stranger",
+        "traced_stranger  autotl_register_heads",
+        "heads.dense  autotl_register_heads",
+        "one  autotl_search_finished",
+    ):
+        assert [line for line in lines if re.fullmatch(rf"trace +\d+\.\d\d ms  {re.escape(call)}", line)], call
+
+
+def test_without_being_asked_there_is_no_trace(capfd):
+    load_registry()
+    assert capfd.readouterr().err == ""
+
+
+# the contracts, at the top
+
+
+def test_the_contracts_are_at_the_top():
+    for name in autotl.__all__:
+        assert getattr(autotl, name) is not None
+    assert autotl.Head is Head
+    assert set(autotl.__all__) <= set(dir(autotl))
+
+
+def test_the_contracts_import_no_torch():
+    code = (
+        "import sys, autotl; numpy = 'numpy' in sys.modules\n"
+        "autotl.Backbone, autotl.Head, autotl.Strategy, autotl.Engine, autotl.DatasetSource, autotl.Metric\n"
+        "print(numpy, [m for m in ('torch', 'timm', 'sklearn', 'openvino') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False []"
 
 
 # the built-ins

@@ -299,6 +299,13 @@ def autotl_register_backbones(register: "Register[Backbone]") -> None:
         )
 
 
+def autotl_list_backbones() -> list[str]:
+    """Every architecture that timm has."""
+    from timm import list_models
+
+    return list_models()
+
+
 def autotl_find_backbone(name: str) -> Backbone | None:
     """Any timm name, `NAME@FILE` with weights of your own, or `local-dir:FOLDER`.
 

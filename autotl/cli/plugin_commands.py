@@ -1,13 +1,12 @@
 """Commands that plugins add. Asked without the registry, which needs NumPy: `autotl --help` has to be quick."""
 
-import os
 import warnings
-from importlib.metadata import entry_points
 from typing import Any
 
 import typer
 
-from autotl.errors import AutotlError
+from autotl.errors import AutotlError, BrokenPlugin
+from autotl.isolation import cause_of, installed, origin, takes_no_part, traced, words_left_out
 
 __all__ = ["plugin_commands"]
 
@@ -15,30 +14,40 @@ __all__ = ["plugin_commands"]
 def plugin_commands(built_in: set[str], strict: bool) -> dict[str, Any]:
     """Each plugin's commands by name, from the entry points that `load_registry` would load.
 
-    Raises AutotlError for a name taken twice and, with `strict`, for a plugin that fails.
+    A plugin that fails, or takes a name that is taken, costs a warning; with `strict` it is a BrokenPlugin error.
     """
-    left_out = os.environ.get("AUTOTL_PLUGINS", "").split(",")
+    left_out = words_left_out()
     owners = dict.fromkeys(built_in, "autotl itself")
     commands: dict[str, Any] = {}
-    for entry in sorted(entry_points(group="autotl"), key=lambda e: e.name):
-        if f"no:{entry.name}" in left_out:
+    for entry in installed():
+        distribution, version = origin(entry)
+        if {entry.name, distribution} & left_out:
             continue
-        cli = typer.Typer(callback=lambda: None)  # with a callback, a single command stays a group
         try:
-            hook = getattr(entry.load(), "autotl_register_commands", None)
-            if hook is not None and hasattr(hook, "autotl_impl"):  # marked with @autotl.hookimpl
-                hook(cli)
-        except Exception as error:
-            message = f"plugin {entry.name!r} takes no part: {type(error).__name__}: {error}"
+            added = _commands_of(entry)
+            for name in added:
+                if name in owners:
+                    raise AutotlError(
+                        f"The command name {name!r} is taken twice: by {owners[name]} and by plugin {entry.name!r}. "
+                        f"Leave one out: -p no:{entry.name}"
+                    )
+        except (Exception, SystemExit) as error:
+            message = takes_no_part(entry.name, distribution, version, cause_of(error))
             if strict:
-                raise AutotlError(f"{message} (--strict-plugins)") from error
+                raise BrokenPlugin(f"{message} (--strict-plugins)") from error
             warnings.warn(message, stacklevel=2)
             continue
-        for name, command in typer.main.get_group(cli).commands.items():
-            if name in owners:
-                raise AutotlError(
-                    f"The command name {name!r} is taken twice: by {owners[name]} and by plugin {entry.name!r}. "
-                    f"Leave one out: -p no:{entry.name}"
-                )
-            owners[name], commands[name] = f"plugin {entry.name!r}", command
+        commands |= added
+        owners |= dict.fromkeys(added, f"plugin {entry.name!r}")
     return commands
+
+
+def _commands_of(entry: Any) -> dict[str, Any]:
+    with traced(entry.name, f"import {entry.value}"):
+        hook = getattr(entry.load(), "autotl_register_commands", None)
+    if hook is None or not hasattr(hook, "autotl_impl"):  # not marked with @autotl.hookimpl
+        return {}
+    cli = typer.Typer(callback=lambda: None)  # with a callback, a single command stays a group
+    with traced(entry.name, "autotl_register_commands"):
+        hook(cli)
+    return dict(typer.main.get_group(cli).commands)

@@ -21,6 +21,7 @@ from autotl.features.recorded import to_row_dtype
 from autotl.features.trust import trusted
 from autotl.files import write_atomically, write_json
 from autotl.model.member import Member, load_member, save_member
+from autotl.model.needs import check_plugins, plugins_of
 from autotl.registry import Registry, load_registry
 
 __all__ = ["ImageModel", "load"]
@@ -211,6 +212,7 @@ class ImageModel:
             for d, b in self.backbones.items()
         ]
         page = {"format": FORMAT, "classes": list(self.classes), "backbones": used, "members": len(self.members)}
+        page["plugins"] = plugins_of(self.members, self.backbones.values(), self.registry or load_registry())
         write_json(draft / "model.json", page | {"about": self.about})
         old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
         if folder.exists():
@@ -278,20 +280,11 @@ def load(path: str | os.PathLike[str], device: str = "cpu", registry: Registry |
     registry = registry or load_registry()
     backbones, weights = {}, {}
     try:
+        check_plugins(folder, page.get("plugins", []), registry)
         for used in page["backbones"]:
-            backbones[used["digest"]] = _backbone(registry, used["name"], page["about"].get("versions", {}))
+            backbones[used["digest"]] = registry.backbone(used["name"])
             weights[used["digest"]] = folder / "backbones" / f"{used['digest'][:16]}.safetensors"
         members = [load_member(folder / "members" / str(i), registry) for i in range(page["members"])]
         return ImageModel(tuple(page["classes"]), members, backbones, weights, registry, device, about=page["about"])
     except (KeyError, TypeError) as error:
         raise AutotlError(f"{folder / 'model.json'} is damaged: {type(error).__name__}: {error}") from error
-
-
-def _backbone(registry: Registry, name: str, versions: dict[str, str]) -> Backbone:
-    try:
-        return registry.backbone(name)
-    except AutotlError as error:
-        installed = registry.versions()
-        missing = [f"{d} {v}" for d, v in versions.items() if d.startswith("autotl-") and d not in installed]
-        hint = f" The model was made with {', '.join(missing)}: install it." if missing else ""
-        raise AutotlError(f"The model needs the backbone {name!r}, which nobody here knows.{hint}") from error

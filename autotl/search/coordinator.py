@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from autotl.config import StudyConfig
 from autotl.devices import Slot
-from autotl.errors import AutotlError, NoTrialSucceeded
+from autotl.errors import AutotlError, BrokenPlugin, NoTrialSucceeded
 from autotl.features.extract import BATCH
 from autotl.files import DiskFull
 from autotl.metrics import Metric
@@ -22,7 +22,7 @@ from autotl.search.context import Finish, Ticket
 from autotl.search.journal import Journal
 from autotl.search.progress import Progress, Snapshot, TrialLine, WorkerLine
 from autotl.search.schedule import UNMEASURED, Schedule
-from autotl.search.setup import freeze_choices, prepare
+from autotl.search.setup import freeze_choices, prepare, record_versions
 from autotl.search.study import as_line, open_study
 from autotl.search.workers import LocalWorkers, Worker
 
@@ -90,7 +90,9 @@ class Coordinator:
         if Journal(config.folder).repair():
             self.progress.say("the journal ended in a torn line, which was cut; it lies beside it as journal.log.torn")
         self.study = open_study(config.folder, config.name, self.metric.direction, config.seed)
-        freeze_choices(self.study, context, self._versions())
+        freeze_choices(self.study, context)
+        for line in record_versions(self.study, self._versions()):
+            self.progress.say(line)
         self._take_stock()
         self.workers.set_deadline(self._trials_until())
         self.workers.begin(context)
@@ -208,12 +210,23 @@ class Coordinator:
                 if rest[0] not in self.said:  # each worker of a search may find out the same
                     self.progress.say(rest[0])
                 self.said.add(rest[0])
+            elif kind == "warn":
+                self._warn(rest[0])
+            elif kind == "fatal":
+                raise BrokenPlugin(rest[0])
             elif kind == "finished":
                 self._finished(worker, rest[0])
             elif kind == "full":
                 raise DiskFull(rest[0], Path(rest[1]))
             elif kind == "broken":
                 self.progress.say(rest[0].strip().splitlines()[-1])
+
+    def _warn(self, line: str) -> None:
+        """What a plugin's failure costs, once, however many workers it fails in."""
+        plugin_and_hook = line.partition(": ")[0]
+        if plugin_and_hook not in self.said:
+            self.said.add(plugin_and_hook)
+            self.progress.say(line)
 
     def _finished(self, worker: Worker, number: int) -> None:
         trial = self.study.get_trials(deepcopy=False)[number]
@@ -342,6 +355,10 @@ class Coordinator:
                     self.progress.say(message[1])
                 elif message[0] == "full":
                     raise DiskFull(message[1], Path(message[2]))
+                elif message[0] == "warn":
+                    self._warn(message[1])
+                elif message[0] == "fatal":
+                    raise BrokenPlugin(message[1])
                 elif message[0] == "images":
                     worker.doing = f"{message[1]}: {message[2]}/{message[3]}"
             if given is None:

@@ -45,6 +45,7 @@ class Bench:
     def set_up(cls, context: Context, send: Send, deadline: Callable[[], float]) -> "Bench":
         config, slot = context.config, context.slot
         registry = load_registry(config.without_plugins, config.strict_plugins)
+        registry.warn = lambda line: send("warn", line)
         metric = registry.metric(config.metric)
         seed = config.seed * 1000 + sum(slot.name.encode())
         study = open_study(context.folder, config.name, metric.direction, seed)
@@ -130,9 +131,11 @@ def run_trial(bench: Bench, ticket: Ticket) -> None:
     trial.set_user_attr("seconds", seconds)
     trial.set_user_attr("device", bench.context.slot.name)
     told = bench.study.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
-    bench.send("finished", trial.number)
-    if result is not None:
-        bench.registry.notify("autotl_trial_finished", study=bench.study, trial=told, result=result)
+    try:
+        if result is not None and state == TrialState.COMPLETE:
+            bench.registry.notify("autotl_trial_finished", study=bench.study, trial=told, result=result)
+    finally:
+        bench.send("finished", trial.number)
     del result
     _give_back_memory()
 

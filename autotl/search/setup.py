@@ -21,7 +21,7 @@ from autotl.search.backbones import choose_backbones
 from autotl.search.context import Context
 from autotl.search.space import Choices
 
-__all__ = ["freeze_choices", "kept_config", "prepare"]
+__all__ = ["freeze_choices", "kept_config", "prepare", "record_versions"]
 
 PARTS = ("train", "validation", "test")
 CONFIG = "study.json"
@@ -87,7 +87,7 @@ def _split(config: StudyConfig, dataset: ImageDataset) -> Split:
     return split
 
 
-def freeze_choices(study: optuna.Study, context: Context, versions: dict[str, str]) -> None:
+def freeze_choices(study: optuna.Study, context: Context) -> None:
     """A study is one space: what it chooses from may not change when it is resumed."""
     now: dict = {
         **asdict(context.choices),
@@ -99,7 +99,6 @@ def freeze_choices(study: optuna.Study, context: Context, versions: dict[str, st
     kept = study.user_attrs.get("choices")
     if kept is None:
         study.set_user_attr("choices", now)
-        study.set_user_attr("versions", versions)
         return
     differing = [f"{k}: was {kept[k]}, is {now[k]}" for k in now if kept.get(k) != now[k]]
     if differing:
@@ -107,6 +106,32 @@ def freeze_choices(study: optuna.Study, context: Context, versions: dict[str, st
             f"Study {context.config.name!r} can't be resumed with other choices ({'; '.join(differing)}). "
             "Give the search another --name, or the choices it began with."
         )
+
+
+def record_versions(study: optuna.Study, now: dict[str, str]) -> list[str]:
+    """Note which plugins and libraries this search runs with, and say what has changed since the study last ran.
+
+    The study's `versions` are the current ones; `earlier_versions` those before, each with the first trial that had
+    others.
+    """
+    kept: dict[str, str] | None = study.user_attrs.get("versions")
+    if kept == now:
+        return []
+    study.set_user_attr("versions", now)
+    if kept is None:
+        return []
+    earlier = [*study.user_attrs.get("earlier_versions", []), {"until_trial": len(study.trials), "versions": kept}]
+    study.set_user_attr("earlier_versions", earlier)
+    changed = [
+        *(
+            f"{name} {kept[name]} is now {now[name]}"
+            for name in sorted(kept.keys() & now.keys())
+            if kept[name] != now[name]
+        ),
+        *(f"{name} {now[name]} is new" for name in sorted(now.keys() - kept.keys())),
+        *(f"{name} {kept[name]} is gone" for name in sorted(kept.keys() - now.keys())),
+    ]
+    return [f"Since the study last ran: {'; '.join(changed)}. What a trial gives may change with it."]
 
 
 def _write_skipped(folder: Path, dataset: ImageDataset) -> None:

@@ -14,6 +14,7 @@ import traceback
 from multiprocessing.connection import Client, Connection
 from typing import Any
 
+from autotl.errors import BrokenPlugin
 from autotl.files import disk_full
 
 __all__ = ["main"]
@@ -49,7 +50,9 @@ def main(address: str) -> None:
             else:
                 run_trial(bench, ticket)
     except BaseException as error:
-        if full := disk_full(error, context.folder):
+        if isinstance(error, BrokenPlugin):  # --strict-plugins: the search ends with it
+            send("fatal", str(error))
+        elif full := disk_full(error, context.folder):
             send("full", str(full), str(full.path))
         else:
             send("broken", traceback.format_exc())

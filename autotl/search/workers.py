@@ -3,7 +3,7 @@
 What a worker says, as tuples:
     ("ready",)                                        it has its context and waits for tickets
     ("asked", number), ("started", number, words, strategy, backbone), ("finished", number)
-    ("doing", text), ("images", what, done, total, images a second), ("say", line)
+    ("doing", text), ("images", what, done, total, images a second), ("say", line), ("warn", line), ("fatal", text)
     ("result", dictionary)                            of a Finish ticket
     ("full", text, path)                              a disk is full: it could not go on, and ends
     ("broken", traceback)                             it could not go on, and ends

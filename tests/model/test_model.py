@@ -19,7 +19,7 @@ from autotl.heads.predict import MISSING, probabilities
 from autotl.model.member import Member
 from autotl.model.model import ImageModel, load
 from autotl.recipe import Recipe
-from autotl.registry import load_registry
+from autotl.registry import Plugin, load_registry
 from autotl.search.objective import _calibrate
 from autotl.strategies.strategy import Fitted, Result
 
@@ -287,12 +287,33 @@ def test_a_folder_without_a_model_is_refused(tmp_path, torch_only):
         load(tmp_path, registry=torch_only)
 
 
+MARTIAN = {"plugin": "mars", "distribution": "mars-parts", "version": "1.2"}
+
+
 def test_a_backbone_that_nobody_knows_is_named_with_its_plugin(folder, torch_only):
     page = folder / "model.json"
     used = json.loads(page.read_text())["backbones"][0] | {"name": "martian_net"}
-    edit(page, backbones=[used], about={"versions": {"autotl": "0.1", "autotl-mars": "1.2"}})
-    with pytest.raises(AutotlError, match=r"'martian_net', which nobody here knows.*autotl-mars 1\.2"):
+    edit(page, backbones=[used], plugins=[MARTIAN | {"kind": "backbone", "name": "martian_net"}])
+    with pytest.raises(
+        AutotlError, match=r"the backbone 'martian_net' of plugin 'mars' \(mars-parts 1\.2\), which isn't"
+    ):
         load(folder, registry=torch_only)
+
+
+@pytest.mark.parametrize(
+    ("here", "why"),
+    [
+        (None, "which isn't installed, or is left out. Type: pip install mars-parts==1.2"),
+        (Plugin("mars", "mars-parts", "1.2", broken="OSError: no air"), "which takes no part here: OSError: no air"),
+        (Plugin("mars", "mars-parts", "2.0"), "and version 2.0, which is installed, doesn't have it."),
+    ],
+)
+def test_a_head_of_a_plugin_is_asked_for_with_what_is_here_instead(here, why, folder, torch_only, monkeypatch):
+    edit(folder / "model.json", plugins=[MARTIAN | {"kind": "head", "name": "martian"}])
+    monkeypatch.setattr(torch_only, "plugins", [*torch_only.plugins, *([here] if here else [])])
+    with pytest.raises(AutotlError, match=r"needs the head 'martian' of plugin 'mars' \(mars-parts 1\.2\)") as refused:
+        load(folder, registry=torch_only)
+    assert why in str(refused.value)
 
 
 def test_a_head_that_nobody_knows_is_named(folder, torch_only):
