@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -59,9 +60,7 @@ def cached(place: str) -> Path | None:
     Asks the disk only, never the network.
     """
     if "://" in place:
-        from torch.hub import get_dir
-
-        path = Path(get_dir()) / "checkpoints" / place.rsplit("/", 1)[1]
+        path = _torch_hub() / "checkpoints" / place.rsplit("/", 1)[1]
         return path if path.is_file() else None
     from huggingface_hub import try_to_load_from_cache
 
@@ -70,6 +69,15 @@ def cached(place: str) -> Path | None:
         if isinstance(found, str):  # not None, nor the mark of a file that is known not to exist
             return Path(found)
     return None
+
+
+def _torch_hub() -> Path:
+    """torch.hub.get_dir(), without importing torch to ask: a list of what is here should take no second."""
+    torch = sys.modules.get("torch")
+    if torch:
+        return Path(torch.hub.get_dir())
+    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("TORCH_HOME", f"{caches}/torch")).expanduser() / "hub"
 
 
 def fetch(place: str) -> Path:

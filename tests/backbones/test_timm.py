@@ -1,6 +1,7 @@
 """timm backbones: weights strictly from a file, a folder or the hub's cache; timm's own preprocessing."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -282,6 +283,20 @@ def test_weights_that_timm_has_at_a_url_are_looked_up_in_torchs_cache(
     file.parent.mkdir(parents=True)
     file.write_bytes(b"weights")
     assert (before, backbone.offline) == (False, True)
+
+
+@pytest.mark.parametrize("variables", [{}, {"TORCH_HOME": "torch-home"}, {"XDG_CACHE_HOME": "caches"}], ids=str)
+def test_looking_into_torchs_cache_imports_no_torch(variables: dict[str, str], tmp_path: Path) -> None:
+    """And it is the folder that torch says it is."""
+    script = (
+        "import sys\nfrom autotl.backbones import weights\n"
+        "ours = weights._torch_hub(); weights.cached('https://host/weights.pth'); light = 'torch' not in sys.modules\n"
+        "import torch\nprint(light, str(ours) == torch.hub.get_dir())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("TORCH_HOME", "XDG_CACHE_HOME")}
+    environment |= {name: str(tmp_path / folder) for name, folder in variables.items()}
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert answer.stdout.split() == ["True", "True"]
 
 
 def test_a_download_is_announced_with_its_place_and_size(hub: Path) -> None:

@@ -1,0 +1,190 @@
+"""A network of torchvision as a backbone: weights from its hub when downloads are allowed, or from a file."""
+
+import hashlib
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotl.backbones.backbone import Backbone, Block, Preprocessing
+from autotl.backbones.blocks import blocks_from_groups
+from autotl.backbones.weights import cached, fetch, file_digest, read_tensors
+from autotl.errors import AutotlError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from autotl_torchvision.families import Family
+
+__all__ = ["PREFIX", "TorchvisionBackbone"]
+
+PREFIX = "torchvision:"
+"""timm has networks of the same names, with other weights, preprocessing and features."""
+PLAIN = "IMAGENET1K_V1"
+"""The plain recipe, also where there is a newer one: what gains on ImageNet by label smoothing and such loses as frozen
+features (Kornblith et al., NeurIPS 2021)."""
+OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\.\w+)")
+"""Names in the checkpoints of DenseNets, from when modules could have a dot in theirs."""
+
+
+class TorchvisionBackbone(Backbone):
+    """A network by torchvision's name, ending in pooled features, with the preprocessing of its weights.
+
+    Args:
+        name: as users type it: `torchvision:vgg16`, `torchvision:resnet50.IMAGENET1K_V2` with a member of the weights'
+            enum, `torchvision:vgg16@weights.pth` with a file.
+        parameters: without the classifier, where known.
+        n_features: likewise.
+        url: of the weights; without it, torchvision is asked.
+        megabytes: what a download takes; without it, likewise.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        parameters: int | None = None,
+        n_features: int | None = None,
+        url: str | None = None,
+        megabytes: int | None = None,
+    ):
+        self.name, self.parameters, self.n_features, self._megabytes = name, parameters, n_features, megabytes
+        self._known_url = url
+        which, at, path = name.removeprefix(PREFIX).partition("@")
+        self.model, _, member = which.partition(".")
+        self.member = member or PLAIN
+        self.file = Path(path).expanduser().absolute() if at and path else None
+        instagram = "SWAG" in self.member
+        self.pretrained_on = "unknown" if self.file else "Instagram, then ImageNet-1k" if instagram else "ImageNet-1k"
+        self.license = "unknown" if self.file else "CC-BY-NC-4.0" if instagram else "BSD-3-Clause"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def check_name(self) -> None:
+        """Raises AutotlError for a network or weights that torchvision doesn't have, and an '@' without a file."""
+        _ = self._family, self._weights
+        if self.name.endswith("@"):
+            raise AutotlError(f"{self.name!r} names no file. Type {PREFIX}{self.model}@path/to/weights.pth")
+
+    @property
+    def offline(self) -> bool:
+        return self.file.is_file() if self.file else cached(self._url) is not None
+
+    @property
+    def download(self) -> str | None:
+        if self.file or self.offline:
+            return None
+        megabytes = self._megabytes or round(self._weights.meta["_file_size"])
+        return f"{self._url}, about {megabytes} MB"
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """Of the weights; with a file of your own, of the plain weights unless a member is named."""
+        seen = self._weights.transforms()
+        return Preprocessing(
+            seen.crop_size[0],
+            seen.crop_size[0] / seen.resize_size[0],
+            seen.interpolation.value,
+            tuple(map(float, seen.mean)),  # type: ignore[arg-type]  # three floats each
+            tuple(map(float, seen.std)),  # type: ignore[arg-type]
+        )
+
+    def weights_file(self) -> Path:
+        if self.file is None:
+            return fetch(self._url)
+        if not self.file.is_file():
+            raise AutotlError(f"There is no weights file {str(self.file)!r} for {self.name}. Check the path after '@'.")
+        return self.file
+
+    @cached_property
+    def digest(self) -> str:
+        words = json.dumps(["torchvision", self.model, self.preprocessing.size, file_digest(self.weights_file())])
+        return hashlib.sha256(words.encode()).hexdigest()[:32]
+
+    def build(self, pretrained: bool = True) -> "nn.Module":
+        import torch
+
+        tensors = self._tensors() if pretrained else None
+        with torch.random.fork_rng(devices=[]):  # initial weights are of no interest here, a caller's seed is
+            module = self._network()
+        if tensors is not None:
+            self._fill(module, tensors)
+        return module.eval()
+
+    def blocks(self, module: "nn.Module") -> list[Block]:
+        return blocks_from_groups(module, self._family.groups(module))
+
+    @cached_property
+    def n_blocks(self) -> int:
+        import torch
+
+        with torch.device("cpu" if self.model.startswith("regnet_") else "meta"):  # RegNets reckon with tensors
+            return len(self.blocks(self._network()))
+
+    def _network(self) -> Any:
+        """Without the classifier, with arbitrary weights."""
+        from torchvision.models import get_model
+
+        sized = {"image_size": self.preprocessing.size} if self.model.startswith("vit_") else {}
+        module: Any = get_model(self.model, weights=None, **sized)
+        self._family.cut(module)
+        if self.model.startswith("swin_"):
+            module.output_fmt = "NHWC"  # what its blocks pass on; taps pool over places
+        return module
+
+    def _tensors(self) -> "dict[str, Tensor]":
+        tensors = read_tensors(self.weights_file())
+        if self.model.startswith("densenet"):
+            tensors = {OLD_DENSENET.sub(r"\1\2", name): tensor for name, tensor in tensors.items()}
+        return tensors
+
+    def _fill(self, module: "nn.Module", tensors: "dict[str, Tensor]") -> None:
+        """Strictly, but for the classifier, which may be of other classes or absent."""
+        wanted = module.state_dict().keys()
+        dropped = f"{self._family.classifier}."
+        try:
+            module.load_state_dict(
+                {name: tensor for name, tensor in tensors.items() if name in wanted or not name.startswith(dropped)}
+            )
+        except RuntimeError as error:
+            raise AutotlError(
+                f"The weights in {str(self.weights_file())!r} don't fit torchvision's {self.model}: "
+                f"{' '.join(str(error).split())[:400]} Give a file that was saved from that architecture."
+            ) from error
+
+    @cached_property
+    def _family(self) -> "Family":
+        from torchvision import models
+
+        from autotl_torchvision.families import family_of
+
+        known = [name for name in models.list_models(module=models) if family_of(name)]
+        family = family_of(self.model) if self.model in known else None
+        if family is None:
+            listing = ", ".join(PREFIX + name for name in known)
+            raise AutotlError(
+                f"autotl-torchvision has no network {self.model!r}.{nearest(self.model, known)} It has: {listing}."
+            )
+        return family
+
+    @cached_property
+    def _weights(self) -> Any:
+        """The member of torchvision's enum. Raises AutotlError."""
+        from torchvision.models import get_model_weights
+
+        known = {member.name: member for member in get_model_weights(self.model)}
+        member = known.get(self.member)
+        if member is None and self.member == PLAIN:  # nobody named it
+            member = next(iter(known.values()), None)
+        if member is None:
+            raise AutotlError(
+                f"torchvision's {self.model} has no weights {self.member!r}.{nearest(self.member, known)} "
+                f"It has: {', '.join(known)}."
+            )
+        return member
+
+    @property
+    def _url(self) -> str:
+        return self._known_url or self._weights.url
