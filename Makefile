@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := -e plugins/autotl-efficientnet-lite -e plugins/autotl-elpv
-PLUGINS := $(DEMO) -e plugins/autotl-torchvision -e plugins/autotl-gbdt
+PLUGINS := $(DEMO) -e plugins/autotl-torchvision -e plugins/autotl-gbdt -e plugins/autotl-huggingface
 
 .PHONY: demo test lint bench soak clean
 

@@ -1,0 +1,46 @@
+"""Vision backbones from transformers, by hub id or local folder: `hf:facebook/dinov2-small`, `hf:path/to/folder`."""
+
+from typing import TYPE_CHECKING
+
+import autotl
+from autotl.backbones.backbone import Backbone
+from autotl_huggingface.backbone import PREFIX, HuggingFaceBackbone
+
+if TYPE_CHECKING:
+    from autotl.register import Register
+
+__all__ = ["CURATED", "HuggingFaceBackbone", "autotl_find_backbone", "autotl_register_backbones"]
+
+CURATED: tuple[tuple[str, str, str, int, int, int], ...] = (
+    # hub id, trained on, licence of the weights, parameters and features of the image tower, download in MB
+    ("facebook/dinov2-small", "LVD-142M, without labels", "Apache-2.0", 21_628_800, 384, 88),
+    ("facebook/dinov2-base", "LVD-142M, without labels", "Apache-2.0", 85_724_928, 768, 346),
+    ("google/vit-base-patch16-224-in21k", "ImageNet-21k", "Apache-2.0", 85_798_656, 768, 346),
+    ("google/siglip-base-patch16-224", "WebLI", "Apache-2.0", 92_884_224, 768, 813),
+)
+"""What is offered without being named."""
+
+
+@autotl.hookimpl
+def autotl_register_backbones(register: "Register[Backbone]") -> None:
+    for place, pretrained_on, license, parameters, n_features, megabytes in CURATED:
+        register(
+            HuggingFaceBackbone(
+                f"{PREFIX}{place}",
+                pretrained_on=pretrained_on,
+                license=license,
+                parameters=parameters,
+                n_features=n_features,
+                megabytes=megabytes,
+            )
+        )
+
+
+@autotl.hookimpl
+def autotl_find_backbone(name: str) -> Backbone | None:
+    """`hf:org/name`, `hf:org/name@revision` or `hf:FOLDER`. Raises AutotlError for what is neither."""
+    if not name.startswith(PREFIX):
+        return None
+    backbone = HuggingFaceBackbone(name)
+    backbone.source.check()
+    return backbone
