@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from autotl.errors import AutotlError, nearest
+from autotl.files import refuse_links_out
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -44,6 +45,8 @@ __all__ = [
 
 _UNITS = {"h": 3600, "m": 60, "s": 1}
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+LONGEST = 1_000_000
+"""Bytes of a study file."""
 _PARTS = ("train", "training", "val", "valid", "validation", "test")
 
 
@@ -209,27 +212,60 @@ def study_config(source: "StudyConfig | str | Path", **overrides: Any) -> StudyC
 def load_study_file(path: str | Path, **overrides: Any) -> StudyConfig:
     """Read a study file: TOML with StudyConfig's fields as top-level keys. `overrides` that aren't None win.
 
-    `data` and `test` are looked for relative to the current folder, then to the study file's.
+    `data` and `test` are looked for relative to the current folder, then to the study file's. A study file may come
+    from a stranger: what it reads and writes lies in one of the two, links followed; other places are for overrides.
     Raises AutotlError where the file can't be read, and for an unknown key or a bad value, with its line.
     """
     path = Path(path).expanduser()
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(LONGEST + 1).decode("utf-8")
+        if len(text) > LONGEST:
+            raise ValueError(f"it has more than {LONGEST:,} bytes")
         values = tomllib.loads(text)
     except FileNotFoundError:
         known = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         raise AutotlError(f"There is no study file {path}.{nearest(path.name, known)}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise AutotlError(f"The study file {path} can't be read as TOML: {error}") from error
-    for key in ("data", "test"):
-        if isinstance(values.get(key), str):
-            values[key] = _located(values[key], path.parent)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise AutotlError(f"The study file {path} can't be read as TOML: {reason}") from error
     overrides = {key: value for key, value in overrides.items() if value is not None}
 
     def place(key: str) -> str:
         return _flag(key) if key in overrides else f"{path}{_line_of(key, text)}"
 
+    for key in ("data", "test"):
+        if isinstance(values.get(key), str):
+            values[key] = _located(values[key], path.parent)
+    for key in values.keys() - overrides.keys():
+        for written in _places(key, values[key]):
+            _refuse_elsewhere(key, written, path.parent, place(key))
     return _validated({"name": path.stem} | values | overrides, place)
+
+
+def _places(key: str, value: Any) -> list[str]:
+    """The paths that a key of a study file names."""
+    if key in ("data", "test", "output", "cache"):
+        return [value] if isinstance(value, str) else []
+    if key != "backbones":
+        return []
+    names = [name for name in ([value] if isinstance(value, str) else value or []) if isinstance(name, str)]
+    folders = [name.removeprefix("local-dir:") for name in names if name.startswith("local-dir:")]
+    return folders + [name.partition("@")[2] for name in names if "@" in name and not name.startswith("local-dir:")]
+
+
+def _refuse_elsewhere(key: str, written: str, folder: Path, place: str) -> None:
+    here = Path(written).expanduser()
+    try:
+        real = here.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL, a loop of links
+        raise AutotlError(f"{place}: {key} = {written!r} is no path: {error}") from None
+    if not any(real.is_relative_to(root.resolve()) for root in (Path(), folder)):
+        type_it = {"data": "--data", "test": "--test", "backbones": "--backbone"}.get(key, f"--{key}")
+        raise AutotlError(
+            f"{place}: {key} = {written!r} leads out of the current folder and the study file's own, to {real}. A "
+            f"study file may come from anyone, so type such a place yourself: {type_it} {written}"
+        )
 
 
 def _located(location: str, folder: Path) -> str:
@@ -297,9 +333,13 @@ def check_names(config: StudyConfig, registry: "Registry") -> None:
 
 
 def find_study(name: str | Path, output: str | Path = "studies") -> Path:
-    """The folder of a study, given its name under `output` or its own path. Raises AutotlError with the nearest."""
+    """The folder of a study, given its name under `output` or its own path.
+
+    Raises AutotlError with the nearest, and where a link in the folder leads out of it.
+    """
     for folder in (Path(output) / name, Path(name)):
         if (folder / "journal.log").is_file():
+            refuse_links_out(folder)
             return folder
     known = _studies(output)
     listing = f" Studies there: {', '.join(known)}." if known else ""

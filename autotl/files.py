@@ -5,13 +5,23 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from autotl.errors import AutotlError
 
-__all__ = ["DiskFull", "disk_full", "in_words", "same_disk", "write_atomically", "write_json"]
+__all__ = [
+    "DiskFull",
+    "disk_full",
+    "in_words",
+    "read_json",
+    "refuse_links_out",
+    "same_disk",
+    "write_atomically",
+    "write_json",
+]
 
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -93,6 +103,40 @@ def write_atomically(path: Path | str, content: bytes | Callable[[BinaryIO], obj
         raise full from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path | str, most: int = 64 << 20) -> Any:
+    """What a JSON file says. Raises ValueError where it is none, is nested too deep, or has more than `most` bytes."""
+    path = Path(path)
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {in_words(most)}")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def refuse_links_out(folder: Path | str) -> None:
+    """Raises AutotlError for a link in a folder that leads out of it, and for what is neither file nor folder there.
+
+    For a folder that may come from somebody else, before anything in it is read or written.
+    """
+    folder = Path(folder)
+    root = os.path.realpath(folder)
+    for here, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(here) / name
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                to = os.path.realpath(path)
+                if not to.startswith(os.path.join(root, "")):  # noqa: PTH118 - text throughout
+                    raise AutotlError(
+                        f"{path} is a link that leads out of {folder}, to {to}. Put the file itself there."
+                    )
+            elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise AutotlError(f"{path} is neither a file nor a folder. Remove it.")
 
 
 def write_json(path: Path | str, data: Any) -> None:

@@ -170,6 +170,8 @@ def test_flags_go_over_a_study_file(
     run("search", "cells.toml", "--time", "90s")
     config = searched[0][0]
     assert (config.data, config.name, config.time, config.seed) == ("elpv", "cells", 90, 3)
+    run("search", "cells.toml", "--data", "other")
+    assert searched[1][0].data == "other"
 
 
 @pytest.mark.parametrize(

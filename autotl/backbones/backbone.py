@@ -53,6 +53,8 @@ class Backbone(ABC):
     license: str = "unknown"
     parameters: int | None = None
     """How many, where known without building."""
+    folder: Path | None = None
+    """Of a `local-dir:`: where its `config.json` lies, which goes into a saved model."""
     n_features: int | None = None
     """How wide its output is, where known without building."""
 

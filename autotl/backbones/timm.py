@@ -80,7 +80,6 @@ class TimmBackbone(Backbone):
         megabytes: int | None = None,
     ):
         self.name, self.pretrained_on, self.license, self.parameters = name, pretrained_on, license, parameters
-        self.folder: Path | None = None
         self.model = model or name
         self.file = file
         if model is None and name.startswith("local-dir:"):

@@ -31,6 +31,7 @@ def search(
             help="A folder of class folders, a CSV manifest, a data set by name, or a study file.",
         ),
     ],
+    images: Annotated[str | None, _option(STUDY, "DATA", "Other images than the study file's.", "--data")] = None,
     name: Annotated[str | None, _option(STUDY, "NAME", "What the study is called; the same name resumes it.")] = None,
     output: Annotated[
         Path | None, _option(STUDY, "FOLDER", "The folder that holds the studies (without it: studies).")
@@ -71,6 +72,7 @@ def search(
 
     config = study_config(
         data,
+        data=images,
         name=name,
         output=output,
         test=test,

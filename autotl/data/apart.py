@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -35,6 +36,7 @@ class Readers:
     def __init__(self, seconds: float = SECONDS):
         self.seconds = seconds
         self._idle: queue.LifoQueue[subprocess.Popen[bytes]] = queue.LifoQueue()
+        weakref.finalize(self, _end, self._idle)
 
     def verify(self, path: str | os.PathLike[str]) -> bytes:
         """As `autotl.data.images.verify`, whatever the format; what crashes or hangs its reader is undecodable too."""
@@ -92,11 +94,15 @@ class Readers:
 
     def __exit__(self, *_: object) -> None:
         """End the children that wait; a thread that still reads keeps its own."""
-        with suppress(queue.Empty):
-            while True:
-                child = self._idle.get_nowait()
-                _close(child)
-                child.wait()
+        _end(self._idle)
+
+
+def _end(idle: "queue.LifoQueue[subprocess.Popen[bytes]]") -> None:
+    with suppress(queue.Empty):
+        while True:
+            child = idle.get_nowait()
+            _close(child)
+            child.wait()
 
 
 def _more_than_pillows_own() -> bool:

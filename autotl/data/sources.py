@@ -270,6 +270,8 @@ def _inside(manifest: Path, line: int, written: str, real_folder: Callable[[Path
         raise DataError(f"{place}: {written} is absolute. Paths are relative to the manifest's folder, {folder}")
     path = manifest.parent / written
     try:
+        if "\0" in written:
+            raise ValueError("it has a NUL in it")
         if path.name == ".." or path.is_symlink():
             real = os.path.realpath(path)
         else:

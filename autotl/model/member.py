@@ -1,15 +1,15 @@
 """One fitted recipe on disk: `member.json`, its head, and the weights of its unfrozen blocks. No pickle."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autotl.errors import AutotlError
 from autotl.files import write_atomically, write_json
 from autotl.heads.persist import load_head, save_head
+from autotl.model.pages import read_member_page
 from autotl.recipe import Recipe
 from autotl.registry import Registry
 from autotl.strategies.strategy import Fitted
@@ -17,7 +17,7 @@ from autotl.strategies.strategy import Fitted
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Member", "load_member", "read_page", "save_member"]
+__all__ = ["Member", "load_member", "save_member"]
 
 
 @dataclass
@@ -70,31 +70,15 @@ def save_member(member: Member, n_features: int, folder: Path) -> None:
     )
 
 
-def read_page(folder: Path) -> dict[str, Any]:
-    """What `member.json` says: all but the fitted parts. Raises AutotlError where it can't be read."""
-    try:
-        return json.loads((folder / "member.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AutotlError(f"{folder} is no whole part of a model: {type(error).__name__}: {error}") from error
-
-
 def load_member(folder: Path, registry: Registry) -> Member:
     """Raises AutotlError where a part is missing, damaged, or holds what may not be loaded."""
-    about = read_page(folder)
+    page = read_member_page(folder)
     try:
-        recipe = Recipe.from_dict(about["recipe"])
+        recipe = Recipe.from_dict(page.recipe.model_dump())
         spec = registry.head(recipe.head)
-        head = load_head(spec, recipe.head_params, about["n_features"], about["n_classes"], folder)
-        fitted = Fitted(about["taps"], head, _base(folder) if about["tuned"] else None, float(about["temperature"]))
-        return Member(
-            recipe,
-            fitted,
-            str(about["backbone_digest"]),
-            int(about["n_classes"]),
-            float(about["weight"]),
-            int(about["trial"]),
-            about["validation"],
-        )
+        head = load_head(spec, recipe.head_params, page.n_features, page.n_classes, folder)
+        fitted = Fitted(page.taps, head, _base(folder) if page.tuned else None, page.temperature)
+        return Member(recipe, fitted, page.backbone_digest, page.n_classes, page.weight, page.trial, page.validation)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise AutotlError(f"{folder} is no whole part of a model: {type(error).__name__}: {error}") from error
 

@@ -1,6 +1,5 @@
 """What a search returns: a model that predicts, and its folder of safetensors, skops and JSON."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,14 +18,14 @@ from autotl.features.engine import Compiled, TorchEngine
 from autotl.features.extract import BATCH, ROWS, batches
 from autotl.features.recorded import to_row_dtype
 from autotl.features.trust import trusted
-from autotl.files import write_atomically, write_json
+from autotl.files import refuse_links_out, write_atomically, write_json
 from autotl.model.member import Member, load_member, save_member
 from autotl.model.needs import check_plugins, plugins_of
+from autotl.model.pages import FORMAT, read_model_page
 from autotl.registry import Registry, load_registry
 
 __all__ = ["ImageModel", "load"]
 
-FORMAT = 1
 FEW = 256
 """Up to so many images PyTorch has answered before a faster engine has converted the network."""
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -191,7 +190,10 @@ class ImageModel:
                     f"{own} doesn't hold the weights of {backbone.name}: {error} Copy the model's folder again."
                 ) from error
         if member.fitted.base is not None:
-            unknown = module.load_state_dict(member.fitted.base, strict=False).unexpected_keys
+            try:
+                unknown = module.load_state_dict(member.fitted.base, strict=False).unexpected_keys
+            except RuntimeError as error:
+                raise AutotlError(f"The tuned blocks don't fit backbone {backbone.name!r}: {error}") from error
             if unknown:
                 raise AutotlError(f"Backbone {backbone.name!r} has no {unknown[0]!r}: it isn't the one that was tuned")
         return module.eval()
@@ -229,6 +231,8 @@ class ImageModel:
         member = next(m for m in self.members if m.backbone_digest == digest)
         module = self._module(Member(member.recipe, type(member.fitted)("last", None), digest, member.n_classes))
         write_atomically(path, save({k: v.contiguous() for k, v in module.state_dict().items()}))
+        if backbone.folder is not None:
+            write_atomically(path.with_suffix("") / "config.json", (backbone.folder / "config.json").read_bytes())
         return Tapped(Trunk(module, backbone.blocks(module))).layout(backbone.preprocessing.size)
 
 
@@ -263,28 +267,22 @@ def load(path: str | os.PathLike[str], device: str = "cpu", registry: Registry |
     folder = Path(path)
     if (folder / "model" / "model.json").exists():  # a study's folder was given
         folder = folder / "model"
-    try:
-        page = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AutotlError(
-            f"{folder} is no model folder: it has no model.json. Give the `model` folder of a study."
-        ) from error
-    except ValueError as error:
-        raise AutotlError(f"{folder / 'model.json'} is no JSON: {error}") from error
-    page = page if isinstance(page, dict) else {}
-    if page.get("format") != FORMAT:
-        raise AutotlError(
-            f"{folder} has model format {page.get('format')!r}; this autotl reads format {FORMAT}. "
-            f"It was written by autotl {page.get('about', {}).get('versions', {}).get('autotl', '?')}: use that."
-        )
+    refuse_links_out(folder)
+    page = read_model_page(folder)
     registry = registry or load_registry()
     backbones, weights = {}, {}
-    try:
-        check_plugins(folder, page.get("plugins", []), registry)
-        for used in page["backbones"]:
-            backbones[used["digest"]] = registry.backbone(used["name"])
-            weights[used["digest"]] = folder / "backbones" / f"{used['digest'][:16]}.safetensors"
-        members = [load_member(folder / "members" / str(i), registry) for i in range(page["members"])]
-        return ImageModel(tuple(page["classes"]), members, backbones, weights, registry, device, about=page["about"])
-    except (KeyError, TypeError) as error:
-        raise AutotlError(f"{folder / 'model.json'} is damaged: {type(error).__name__}: {error}") from error
+    check_plugins(folder, [part.model_dump() for part in page.plugins], registry)
+    for used in page.backbones:
+        own = folder / "backbones" / used.digest[:16]  # where the description of a `local-dir:` was put
+        name = f"local-dir:{own}" if used.name.startswith("local-dir:") else used.name
+        backbones[used.digest] = registry.backbone(name)
+        weights[used.digest] = own.with_suffix(".safetensors")
+    members = [load_member(folder / "members" / str(i), registry) for i in range(page.members)]
+    for number, member in enumerate(members):
+        if member.backbone_digest not in backbones or member.n_classes != len(page.classes):
+            raise AutotlError(
+                f"{folder} is no whole model: member {number} belongs to another one. Copy the model's folder again."
+            )
+    if not sum(member.weight for member in members):
+        raise AutotlError(f"{folder} is no whole model: none of its members has any weight.")
+    return ImageModel(tuple(page.classes), members, backbones, weights, registry, device, about=page.about)

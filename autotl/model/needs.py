@@ -35,6 +35,8 @@ def plugins_of(members: Iterable[Member], backbones: Iterable[Backbone], registr
 def check_plugins(folder: Path, needed: Iterable[dict[str, Any]], registry: Registry) -> None:
     """Raises AutotlError, with the plugin's name and version, where a part that the model needs isn't here."""
     for part in needed:
+        if part["kind"] == "backbone" and part["name"].startswith("local-dir:"):
+            raise AutotlError(f"{folder} says that a plugin brings {part['name']!r}: it was made by hand.")
         find = registry.backbone if part["kind"] == "backbone" else registry.head
         try:
             find(part["name"])

@@ -15,8 +15,9 @@ from autotl.errors import AutotlError
 from autotl.files import write_atomically, write_json
 from autotl.metrics import all_scores, majority_baseline
 from autotl.model.ensemble import select
-from autotl.model.member import Member, load_member, read_page
+from autotl.model.member import Member, load_member
 from autotl.model.model import ImageModel
+from autotl.model.pages import read_member_page
 from autotl.search.context import Finish
 from autotl.search.objective import Bench
 from autotl.search.study import set_note
@@ -74,16 +75,18 @@ class Candidate:
 def _candidates(bench: Bench) -> list[Candidate]:
     """Best first."""
     found = []
+    shape = len(bench.labels("validation")), len(bench.context.dataset.classes)
     for page in sorted((bench.context.folder / "trials").glob("*/member.json")):
         try:
-            about = read_page(page.parent)
+            about = read_member_page(page.parent)
             validation = np.load(page.parent / "validation.npy", allow_pickle=False)
-        except (AutotlError, OSError, ValueError) as error:
+            if validation.shape != shape or about.validation is None:
+                raise ValueError(f"its validation probabilities have the shape {validation.shape}, not {shape}")
+        except (AutotlError, OSError, ValueError, MemoryError) as error:
             bench.send("say", f"{page.parent.name} takes no part in the model: {error}")
             continue
-        recipe = about["recipe"]
         found.append(
-            Candidate(page.parent, about["trial"], about["validation"], recipe["backbone"], about["tuned"], validation)
+            Candidate(page.parent, about.trial, about.validation, about.recipe.backbone, about.tuned, validation)
         )
     sign = -1 if bench.registry.metric(bench.context.config.metric).greater_is_better else 1
     return sorted(found, key=lambda c: (sign * c.value, c.number))

@@ -15,7 +15,7 @@ from autotl.backbones.weights import allow_downloads
 from autotl.config import StudyConfig, check_names, default_cache
 from autotl.devices import parse_devices
 from autotl.errors import AutotlError
-from autotl.files import DiskFull, disk_full, in_words, same_disk
+from autotl.files import DiskFull, disk_full, in_words, refuse_links_out, same_disk
 from autotl.registry import load_registry
 from autotl.search.coordinator import Coordinator, Interrupts
 from autotl.search.progress import Progress
@@ -82,6 +82,7 @@ def _only_one(folder: Path) -> Iterator[None]:
     """A study has one coordinator at a time. A search that fails before its study begins leaves no folder."""
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_links_out(folder)
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import optuna
 
+from autotl import __version__
 from autotl.config import StudyConfig
 from autotl.data.dataset import ImageDataset
 from autotl.data.load import load_dataset
 from autotl.data.splits import Split, make_split
 from autotl.devices import Slot
 from autotl.errors import AutotlError
-from autotl.files import write_atomically, write_json
+from autotl.files import read_json, write_atomically, write_json
 from autotl.registry import Registry
 from autotl.search.backbones import choose_backbones
 from autotl.search.context import Context
@@ -62,7 +64,13 @@ def prepare(config: StudyConfig, registry: Registry, slots: list[Slot], say: Cal
 
 def kept_config(folder: Path) -> StudyConfig:
     """What the search in a study's folder was told."""
-    config = StudyConfig.model_validate_json((folder / CONFIG).read_text())
+    try:
+        config = StudyConfig.model_validate(read_json(folder / CONFIG))
+    except (OSError, ValueError) as error:  # pydantic's is a ValueError too
+        reason = " ".join(str(error).split("For further information")[0].split())
+        raise AutotlError(
+            f"{folder / CONFIG} can't be read by autotl {__version__}: {reason}. If another autotl wrote it, use that."
+        ) from error
     return config.model_copy(update={"output": folder.parent, "name": folder.name})
 
 
@@ -74,11 +82,21 @@ def _split(config: StudyConfig, dataset: ImageDataset) -> Split:
         digests = {part: [dataset.digests[i] for i in getattr(split, part)] for part in PARTS}
         write_json(page, {"indices": split.to_dict(), "digests": digests})
         return split
-    kept = json.loads(page.read_text())
-    split = Split.from_dict(kept["indices"])
-    for part in PARTS:
+    try:
+        kept = read_json(page)
+        split = Split.from_dict(kept["indices"])
+        known = [kept["digests"][part] for part in PARTS]
+        rows = np.concatenate([getattr(split, part) for part in PARTS])
+        if rows.ndim != 1 or rows.min(initial=0) < 0 or len(np.unique(rows)) < len(rows):
+            raise ValueError("an image is in two parts")
+    except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise AutotlError(
+            f"{page} is damaged or was made by hand: {type(error).__name__}: {error}. Give the search another --name, "
+            f"or delete {config.folder}."
+        ) from error
+    for part, digests_then in zip(PARTS, known, strict=True):
         indices = getattr(split, part)
-        same = indices.max(initial=-1) < len(dataset) and kept["digests"][part] == [dataset.digests[i] for i in indices]
+        same = indices.max(initial=-1) < len(dataset) and digests_then == [dataset.digests[i] for i in indices]
         if not same:
             raise AutotlError(
                 f"The images of study {config.name!r} have changed since it began, and its split with them. "

@@ -355,6 +355,20 @@ def test_a_base_of_another_network_is_refused(tiny, fitted, make, validation, tm
         make(vit, replace(member, backbone_digest=vit.digest)).predict_proba(validation)
 
 
+def test_a_model_of_a_local_folder_needs_that_folder_no_more(tiny, fitted, make, validation, tmp_path, torch_only):
+    from timm.models._hub import save_for_hf
+
+    save_for_hf(tiny("test_efficientnet")._build_whole(), tmp_path / "net", model_config={"num_classes": 1000})
+    backbone = autotl_find_backbone(f"local-dir:{tmp_path / 'net'}")
+    member, expected = fitted(backbone, "fast_extraction", "linear")
+    folder = make(backbone, member).save(tmp_path / "model")
+    shutil.rmtree(tmp_path / "net")
+    loaded = load(folder, registry=torch_only)
+    np.testing.assert_allclose(loaded.predict_proba(validation), expected, atol=1e-3)
+    again = load(loaded.save(tmp_path / "again"), registry=torch_only)
+    np.testing.assert_allclose(again.predict_proba(validation), expected, atol=1e-3)
+
+
 def test_a_file_of_an_unusual_format_is_read_apart_first(frozen, validation, tmp_path, monkeypatch):
     """What its bytes would do to a reader happens in a child process."""
     program = tmp_path / "python"
