@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from autotl.backbones.backbone import Preprocessing
 from autotl.backbones.timm import TimmBackbone
 from autotl.data.images import MAX_PIXELS, UndecodableImage, decode, load_view, preprocess, to_rgb, verify
-from autotl.data.views import View
+from autotl.data.views import POLICIES, View
 from autotl.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -277,6 +277,18 @@ def test_tiny_and_thin_images_fill_the_square(size: tuple[int, int]) -> None:
 def test_the_plain_view_is_the_preprocessed_image(tmp_path: Path, photo: Image.Image) -> None:
     photo.save(tmp_path / "a.png")
     assert np.array_equal(load_view(tmp_path / "a.png", "d1", lite0()), preprocess(photo, lite0()))
+
+
+@pytest.mark.parametrize("policy", ["plain", *POLICIES])
+def test_a_grey_image_gives_what_its_rgb_gives(tmp_path: Path, photo: Image.Image, policy: str) -> None:
+    photo.convert("L").save(tmp_path / "grey.png")
+    photo.convert("L").convert("RGB").save(tmp_path / "rgb.png")
+    assert decode(tmp_path / "grey.png", grey=True).mode == "L"
+    for number in range(12):
+        grey, rgb = (
+            load_view(tmp_path / name, "d1", lite0(), View(policy, number)) for name in ("grey.png", "rgb.png")
+        )
+        assert np.array_equal(grey, rgb)
 
 
 def test_a_reduced_jpeg_looks_as_the_whole_one(tmp_path: Path, photo: Image.Image) -> None:
