@@ -28,7 +28,9 @@ __all__ = ["RECORD", "Contents", "Recorded", "StoreFull", "StoreUnavailable", "h
 
 RECORD = np.dtype([("digest", "u1", 16), ("row", "<u8"), ("crc", "<u4"), ("seal", "<u4")])
 SEAL = 0x4C544F41  # so that a record of zeros, which a lost write can leave, isn't a sound one
-CAST_ROWS = 256  # rows cast at a time: what is read and what is written stay in the chip's cache
+CAST = 32_767
+"""Numbers cast at a time, where rows are shorter: they stay in the chip's cache, and PyTorch casts so few without
+waking its other threads, which costs milliseconds where other processes use the cores."""
 
 
 class StoreUnavailable(AutotlError):
@@ -122,8 +124,9 @@ class Recorded:
             run = len(rows) and bool((np.diff(rows) == 1).all())
             return source[rows[0] : rows[-1] + 1].copy() if run else source[rows]
         out = np.empty((len(rows), *source.shape[1:]), dtype)
-        for start in range(0, len(rows), CAST_ROWS):
-            _cast(source[rows[start : start + CAST_ROWS]], out[start : start + CAST_ROWS])
+        step = max(1, CAST // max(1, int(np.prod(source.shape[1:]))))
+        for start in range(0, len(rows), step):
+            _cast(source[rows[start : start + step]], out[start : start + step])
         return out
 
     def append(self, digests: Sequence[str], rows: np.ndarray) -> int:
