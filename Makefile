@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := -e plugins/autotl-efficientnet-lite -e plugins/autotl-elpv
-PLUGINS := $(DEMO) -e plugins/autotl-torchvision -e plugins/autotl-gbdt -e plugins/autotl-huggingface
+PLUGINS := $(DEMO) -e plugins/autotl-torchvision -e plugins/autotl-gbdt -e plugins/autotl-huggingface \
+	-e plugins/autotl-mlflow
 
 .PHONY: demo test lint bench soak clean
 

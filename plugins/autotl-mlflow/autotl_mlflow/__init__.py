@@ -1,0 +1,33 @@
+"""Logs each trial of a search, and its model, to the MLflow server or folder that MLFLOW_TRACKING_URI names.
+
+Without that variable the plugin does nothing.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+import autotl
+
+if TYPE_CHECKING:
+    import optuna
+
+    from autotl.model.model import ImageModel
+    from autotl.strategies.strategy import Result
+
+__all__ = ["autotl_search_finished", "autotl_trial_finished"]
+
+
+@autotl.hookimpl
+def autotl_trial_finished(study: "optuna.Study", trial: "optuna.trial.FrozenTrial", result: "Result") -> None:
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        from autotl_mlflow.tracking import log_trial
+
+        log_trial(study, trial, result.history)
+
+
+@autotl.hookimpl
+def autotl_search_finished(study: "optuna.Study", model: "ImageModel | None") -> None:
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        from autotl_mlflow.tracking import log_search
+
+        log_search(study, model)
