@@ -168,8 +168,14 @@ class Registry:
         self._find_backbone(name)
         return self.owners.get("family", {}).get(name) is not plugin
 
+    def family_names(self, plugin: str | None = None) -> list[str]:
+        """Names that families know, of one plugin or of all, beside those that are registered."""
+        meant = [p for p in self.plugins if plugin is not None and p.answers_to(plugin)]
+        if plugin is not None and not meant:
+            raise UnknownName("plugin", plugin, [p.name for p in self.plugins])
+        return self._family_names(meant[0] if meant else None)
+
     def _family_names(self, only: Plugin | None = None) -> list[str]:
-        """Names that families know, for suggestions and `autotl backbones --all`."""
         names: list[str] = []
         for implementation in self.manager.hook.autotl_list_backbones.get_hookimpls():
             if only is not None and implementation.plugin_name != only.name:

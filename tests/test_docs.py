@@ -1,8 +1,10 @@
 """The docs say what the code does: every command, study-file key and hook is documented, and study files are valid."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
@@ -25,6 +27,46 @@ def test_every_command_is_in_the_readme():
 def test_the_readme_names_no_command_that_is_not_there():
     named = set(re.findall(r"`autotl ([a-z]+)", README))
     assert named <= set(typer.main.get_command(app).commands)
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Every built-in command by what is typed, those of groups too."""
+
+    def within(words, command):
+        yield words, command
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from within(f"{words} {name}", inner)
+
+    yield from within("autotl", typer.main.get_command(app))
+
+
+def reference() -> str:
+    """docs/commands.md, from the commands themselves. `python tests/test_docs.py` writes it."""
+    lines = ["# Commands", "", "Written by `python tests/test_docs.py` from what `--help` knows.", ""]
+    for words, command in commands():
+        lines += [f"## `{words}`", "", (command.help or "").split("\n\n")[0].replace("\n", " ").strip(), ""]
+        options = [p for p in command.params if not (p.name == "help" or "--help" in p.opts)]
+        if options:
+            lines += ["| | |", "|---|---|"]
+        for option in options:
+            typed = " ".join([", ".join(option.opts) if option.opts[0].startswith("-") else "", option.metavar or ""])
+            lines.append(f"| `{typed.strip()}` | {(option.help or '').strip()} |".replace("DATA|", "DATA\\|"))
+        lines += [""] if options else []
+    return "\n".join(lines)
+
+
+def test_every_command_and_flag_is_in_the_reference():
+    assert (ROOT / "docs" / "commands.md").read_text() == reference(), "type: python tests/test_docs.py"
+
+
+def test_every_flag_says_what_it_does():
+    silent = [
+        f"{words} {option.opts[0]}"
+        for words, command in commands()
+        for option in command.params
+        if option.name != "help" and not (getattr(option, "help", None) or "").strip()
+    ]
+    assert not silent
 
 
 def test_every_study_file_key_is_documented():
@@ -63,3 +105,7 @@ def test_the_plugin_in_the_readme_works():
     registry = Registry()
     registry.add("readme", SimpleNamespace(**namespace), "readme", "1")
     assert registry.head("naive_bayes").build({"var_smoothing": 1e-9}, 4, 2, 0).get_params()["var_smoothing"] == 1e-9
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "commands.md").write_text(reference())

@@ -55,6 +55,8 @@ class Backbone(ABC):
     """How many, where known without building."""
     folder: Path | None = None
     """Of a `local-dir:`: where its `config.json` lies, which goes into a saved model."""
+    size: int | None = None
+    """The side of the images that it sees, where known without reading anything; `preprocessing` says it anyway."""
     n_features: int | None = None
     """How wide its output is, where known without building."""
 

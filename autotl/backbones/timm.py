@@ -64,6 +64,7 @@ class TimmBackbone(Backbone):
         model: what timm calls it; without one, what `name` says.
         file: the weights; without one, what `name` says, and else what timm knows.
         hub: the hub repository of the weights; without one, what timm knows.
+        size: of the images in pixels, to be listed without timm; `preprocessing` says it anyway.
         megabytes: what a download takes; without one, it is reckoned from the architecture.
     """
 
@@ -78,6 +79,7 @@ class TimmBackbone(Backbone):
         parameters: int | None = None,
         hub: str | None = None,
         megabytes: int | None = None,
+        size: int | None = None,
     ):
         self.name, self.pretrained_on, self.license, self.parameters = name, pretrained_on, license, parameters
         self.model = model or name
@@ -88,7 +90,7 @@ class TimmBackbone(Backbone):
         elif model is None and "@" in name:
             self.model, _, path = name.partition("@")
             self.file = Path(path).expanduser().absolute()
-        self._hub, self._megabytes = hub, megabytes
+        self._hub, self._megabytes, self.size = hub, megabytes, size
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -294,6 +296,7 @@ def autotl_register_backbones(register: "Register[Backbone]") -> None:
                 parameters=parameters,
                 hub=f"timm/{name}",
                 megabytes=megabytes,
+                size=224,
             )
         )
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from autotl import __version__
-from autotl.cli import cache, models, parts, plugin_new, searching
+from autotl.cli import backbones, cache, models, parts, plugin_new, searching
 from autotl.cli.plugin_commands import plugin_commands
 from autotl.errors import AutotlError
 
@@ -106,7 +106,7 @@ def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
     Console(stderr=True).print(Text.assemble(("warning: ", "bold yellow"), str(message)), soft_wrap=True)
 
 
-for module in (searching, models, parts, plugin_new, cache):
+for module in (searching, models, backbones, parts, plugin_new, cache):
     module.add_commands(app)
 
 

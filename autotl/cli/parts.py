@@ -1,6 +1,7 @@
-"""`autotl backbones`, `heads`, `strategies`, `plugins`: what there is to search."""
+"""`autotl heads`, `strategies`, `plugins`: what there is to search, and who adds it."""
 
 import json
+import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,11 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
-backbones = typer.Typer(help="Pretrained networks: list them, or show one.", invoke_without_command=True)
+SORTS = ("name", "kind", "rows", "plugin")
 
 
 def add_commands(app: typer.Typer) -> None:
-    app.add_typer(backbones, name="backbones")
     app.command()(heads)
     app.command()(strategies)
     app.command()(plugins)
@@ -39,76 +39,37 @@ def _table(*columns: str) -> Table:
     return table
 
 
-@backbones.callback()
-def backbones_default(ctx: typer.Context) -> None:
-    """Pretrained networks: list them, or show one."""
-    if ctx.invoked_subcommand is None:
-        list_backbones()
-
-
-@backbones.command("list")
-def list_backbones() -> None:
-    """The registered backbones, those that need no download first."""
-    registry = _registry()
-    table = _table("backbone", "weights", "parameters", "pretrained on")
-    for backbone in sorted(registry.backbones.values(), key=lambda b: not b.offline):
-        millions = f"{backbone.parameters / 1e6:.1f} M" if backbone.parameters else "?"
-        weights = Text("here", "green") if backbone.offline else Text("to fetch", "dim")
-        table.add_row(backbone.name, weights, millions, backbone.pretrained_on)
-    console = Console()
-    console.print(table)
-    console.print("[dim]Any timm model works by its name, too. Look at one: autotl backbones show NAME[/]")
-
-
-@backbones.command("show")
-def show_backbone(name: Annotated[str, typer.Argument(help="A registered backbone, or any timm model.")]) -> None:
-    """What a backbone wants to see, where its weights come from, and its blocks from input to output."""
-    backbone = _registry().backbone(name)
-    module = backbone.build(pretrained=False)  # the weights change nothing of what is shown, and may not be here
-    sizes = {key: value.numel() for key, value in module.named_parameters()}
-    seen = backbone.preprocessing
-    rows = {
-        "pretrained on": backbone.pretrained_on,
-        "license": backbone.license,
-        "parameters": f"{sum(sizes.values()):,}",
-        "preprocessing": f"{seen.size} px, crop {seen.crop:.4g}, {seen.interpolation}, "
-        f"mean {_numbers(seen.mean)}, std {_numbers(seen.std)}",
-        "weights": f"here, digest {backbone.digest}" if backbone.offline else f"to fetch: {backbone.download}",
-    }
-    console = Console()
-    console.print(Text(backbone.name, "bold"))
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim")
-    for label, text in rows.items():
-        grid.add_row(label, text)
-    console.print(grid)
-    blocks = backbone.blocks(module)
-    table = _table("last", "block", "parameters", "made of")
-    for index, block in enumerate(blocks):
-        inside = [
-            key for key in sizes if key in block.parameters or any(key.startswith(f"{m}.") for m in block.modules)
-        ]
-        made_of = ", ".join([*block.modules, *block.parameters])
-        table.add_row(str(len(blocks) - index), block.name, f"{sum(sizes[key] for key in inside):,}", made_of)
-    console.print(table)
-    console.print('[dim]"last" counts as unfrozen blocks do: 1 is the block next to the head.[/]')
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:.3g}" for value in values)
-
-
-def heads() -> None:
+def heads(
+    kind: Annotated[str | None, typer.Option(metavar="KIND", help="Those of a kind: dense or estimator.")] = None,
+    plugin: Annotated[str | None, typer.Option(metavar="NAME", help="Those of one plugin.")] = None,
+    sort: Annotated[str | None, typer.Option(metavar="BY", help=f"{', '.join(SORTS[:-1])} or {SORTS[-1]}.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON array.")] = False,
+) -> None:
     """The classifiers that can be put on a backbone."""
+    if kind not in (None, "dense", "estimator"):
+        raise typer.BadParameter(f"{kind!r}: a head is dense or estimator.")
+    if sort is not None and sort not in SORTS:
+        raise typer.BadParameter(f"{sort!r}: sort by {', '.join(SORTS)}.")
     registry = _registry()
-    table = _table("head", "kind", "plugin")
+    rows = []
     for head in registry.heads.values():
-        table.add_row(head.name, head.kind, registry.owners["head"][head.name].name)
+        owner = registry.owners["head"][head.name]
+        if kind in (None, head.kind) and (plugin is None or owner.answers_to(plugin)):
+            rows.append({"name": head.name, "kind": head.kind, "rows": head.max_rows, "plugin": owner.name})
+    if sort:
+        rows.sort(key=lambda row: (row[sort] is None, row[sort] or 0, row["name"]))
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = _table("head", "kind", "rows at most", "plugin")
+    for row in rows:
+        most = f"{row['rows']:,}" if row["rows"] else "any"
+        table.add_row(str(row["name"]), str(row["kind"]), most, str(row["plugin"]))
     console = Console()
-    console.print(table)
-    for kind in dict.fromkeys(head.kind for head in registry.heads.values()):
-        trained_by = [s.name for s in registry.strategies.values() if kind in s.head_kinds]
-        console.print(Text(f"{kind} heads are trained by {', '.join(trained_by)}", "dim"))
+    console.print(table if rows else "[dim]None is like that.[/]")
+    for shown in dict.fromkeys(row["kind"] for row in rows):
+        trained_by = [s.name for s in registry.strategies.values() if shown in s.head_kinds]
+        console.print(Text(f"{shown} heads are trained by {', '.join(trained_by)}", "dim"))
 
 
 def strategies() -> None:
@@ -121,8 +82,10 @@ def strategies() -> None:
 
 
 def plugins(as_json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON array.")] = False) -> None:
-    """Every plugin, what it adds, and why it takes no part where it is broken."""
-    found = _registry().plugins
+    """Every plugin, its package and version, what it adds, and why it takes no part where it is broken."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "plugin .* takes no part")  # the list says so, too
+        found = _registry().plugins
     if as_json:
         print(json.dumps([asdict(plugin) for plugin in found], indent=2))
         return
@@ -131,5 +94,7 @@ def plugins(as_json: Annotated[bool, typer.Option("--json", metavar="", help="As
         console.print(Text.assemble((plugin.name, "bold"), (f"  {plugin.distribution} {plugin.version}", "dim")))
         if plugin.broken:
             console.print(Padding(Text(f"broken: {plugin.broken}", "red"), (0, 0, 0, 2)))
-        for kind, names in plugin.adds.items():
+            continue
+        other = [hook for hook in plugin.hooks if not hook.startswith("autotl_register_") or hook.endswith("_commands")]
+        for kind, names in {**plugin.adds, **({"hooks": other} if other else {})}.items():
             console.print(Padding(Text.assemble((f"{kind}  ", "cyan"), ", ".join(names)), (0, 0, 0, 2)))

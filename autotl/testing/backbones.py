@@ -66,6 +66,7 @@ def preprocessing_is_complete(backbone: Backbone) -> None:
     seen: Any = backbone.preprocessing
     expect(isinstance(seen, Preprocessing), f"preprocessing is {seen!r}")
     expect(isinstance(seen.size, int) and seen.size > 0, f"size is {seen.size!r}")
+    expect(backbone.size in (None, seen.size), f"`size` says {backbone.size}, and the preprocessing {seen.size}")
     expect(isinstance(seen.crop, float) and 0 < seen.crop <= 1, f"crop is {seen.crop!r}")
     expect(seen.interpolation in INTERPOLATIONS, f"interpolation is {seen.interpolation!r}, not {_or(INTERPOLATIONS)}")
     for name, low in (("mean", 0.0), ("std", 1e-6)):

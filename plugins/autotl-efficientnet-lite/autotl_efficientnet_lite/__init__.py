@@ -19,6 +19,8 @@ __all__ = ["EfficientNetLite", "autotl_register_backbones"]
 
 PARAMETERS = (3_371_008, 4_135_680, 4_811_072)
 """Of lite 0, 1 and 2, without the classifier."""
+SIZES = (224, 240, 260)
+"""Of their images, in pixels."""
 
 
 class EfficientNetLite(TimmBackbone):
@@ -32,6 +34,7 @@ class EfficientNetLite(TimmBackbone):
             pretrained_on="ImageNet-1k",
             license="Apache-2.0",
             parameters=PARAMETERS[number],
+            size=SIZES[number],
         )
 
     @property

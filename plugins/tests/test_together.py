@@ -1,0 +1,143 @@
+"""The plugins of this folder side by side, as pip would install them: light, and whole."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PLUGINS = Path(__file__).resolve().parents[1]
+PROJECTS = sorted(PLUGINS.glob("autotl-*/pyproject.toml"))
+
+HEAD = """
+import autotl
+
+class Stranger(autotl.Head):
+    name, kind = {name!r}, "estimator"
+    def suggest(self, space):
+        return {{}}
+    def build(self, params, n_features, n_classes, seed):
+        from sklearn.naive_bayes import GaussianNB
+        return GaussianNB()
+
+@autotl.hookimpl
+def autotl_register_heads(register):
+    register(Stranger())
+"""
+BROKEN = {
+    "import_error": "import a_module_that_is_nowhere",
+    "syntax_error": "def broken(:",
+    "wrong_argument": "import autotl\n@autotl.hookimpl\ndef autotl_register_heads(registry):\n    pass\n",
+    "unknown_hook": "import autotl\n@autotl.hookimpl\ndef autotl_register_hats(register):\n    pass\n",
+    "duplicate_name": HEAD.format(name="linear"),
+    "raises_in_register": HEAD.format(name="late") + "    raise RuntimeError('no luck')\n",
+    "registers_garbage": HEAD.format(name="half") + "    register('a head, honestly')\n",
+    "raises_in_event": "import autotl\n@autotl.hookimpl\ndef autotl_search_finished(model):\n    1 / 0\n",
+}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every plugin's metadata, and its modules by a link."""
+    folder = tmp_path_factory.mktemp("site")
+    for file in PROJECTS:
+        project = tomllib.loads(file.read_text())["project"]
+        for name, module in project["entry-points"]["autotl"].items():
+            (folder / module).symlink_to(file.parent / module)
+            describe(folder, project["name"], project["version"], f"{name} = {module}")
+    return folder
+
+
+def describe(folder: Path, distribution: str, version: str, entry: str) -> None:
+    info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[autotl]\n{entry}\n")
+
+
+def python(*arguments: str, site: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(site), "COLUMNS": "200"}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_importing_autotl_is_quick_and_loads_no_torch(site: Path) -> None:
+    code = (
+        "import sys, time; began = time.perf_counter(); import autotl\n"
+        "print(time.perf_counter() - began, sorted({'torch', 'numpy', 'timm', 'sklearn'} & set(sys.modules)))"
+    )
+    runs = [python("-c", code, site=site).stdout.partition(" ") for _ in range(3)]
+    assert min(float(seconds) for seconds, _, _ in runs) < 0.3
+    assert {loaded.strip() for _, _, loaded in runs} == {"[]"}
+
+
+def test_all_register_side_by_side_and_load_nothing_heavy(site: Path) -> None:
+    code = (
+        "import json, sys; from autotl.registry import load_registry\n"
+        "registry = load_registry(strict=True)\n"
+        "heavy = ('torch', 'timm', 'torchvision', 'transformers', 'sklearn', 'lightgbm', 'xgboost', 'mlflow')\n"
+        "print(json.dumps([[p.distribution for p in registry.plugins], [m for m in heavy if m in sys.modules]]))"
+    )
+    done = python("-c", code, site=site)
+    assert done.returncode == 0, done.stderr
+    distributions, loaded = json.loads(done.stdout)
+    assert {file.parent.name for file in PROJECTS} <= set(distributions)
+    assert loaded == []
+
+
+def test_a_trace_shows_what_each_takes(site: Path) -> None:
+    code = "import os; os.environ['AUTOTL_TRACE_PLUGINS'] = '1'\nfrom autotl.registry import load_registry as l; l()"
+    lines = python("-c", code, site=site).stderr.splitlines()
+    imported = [line for line in lines if re.match(r"trace +\d+\.\d\d ms  \w+  import autotl_", line)]
+    assert len(imported) == len(PROJECTS)
+
+
+@pytest.fixture(scope="module")
+def eight_broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("broken")
+    for name, code in BROKEN.items():
+        (folder / f"{name}.py").write_text(code)
+        describe(folder, name, "1.0", f"{name} = {name}")
+    return folder
+
+
+def test_eight_broken_plugins_cost_a_line_each_and_no_more(eight_broken: Path) -> None:
+    done = python("-m", "autotl", "heads", site=eight_broken)
+    assert done.returncode == 0
+    assert "logistic_regression" in done.stdout
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    causes = {
+        "duplicate_name": "AutotlError: The head name 'linear' is taken twice: by plugin 'heads.dense' of autotl",
+        "import_error": "ModuleNotFoundError: No module named 'a_module_that_is_nowhere'",
+        "raises_in_register": "RuntimeError: no luck",
+        "registers_garbage": "TypeError: register() takes a Head, got 'a head, honestly'",
+        "syntax_error": "SyntaxError: invalid syntax (syntax_error.py, line 1)",
+        "unknown_hook": "PluginValidationError: unknown hook 'autotl_register_hats'",
+        "wrong_argument": "PluginValidationError: Plugin 'wrong_argument' for hook 'autotl_register_heads'",
+    }
+    assert len(lines) == len(causes)  # the eighth has its turn when a search is finished: tests/search/test_plugins.py
+    for line, (name, cause) in zip(lines, causes.items(), strict=True):
+        assert line.startswith(f"warning: plugin '{name}' of {name} 1.0 takes no part: {cause}")
+
+
+def test_the_list_of_plugins_says_why_without_repeating_itself(eight_broken: Path) -> None:
+    done = python("-m", "autotl", "plugins", site=eight_broken)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  broken: SyntaxError: invalid syntax" in done.stdout
+    assert "hooks  autotl_search_finished" in done.stdout
+
+
+@pytest.mark.parametrize("command", [["plugins", "--json"], ["heads"]])
+def test_strict_stops_at_the_first(command: list[str], eight_broken: Path) -> None:
+    done = python("-m", "autotl", "--strict-plugins", *command, site=eight_broken)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: plugin 'duplicate_name' of duplicate_name 1.0 takes no part: ")
+    assert line.endswith("(--strict-plugins)")
