@@ -16,6 +16,7 @@ __all__ = [
     "DiskFull",
     "disk_full",
     "in_words",
+    "printable",
     "read_json",
     "refuse_links_out",
     "same_disk",
@@ -64,6 +65,12 @@ def in_words(n_bytes: float) -> str:
             return f"{n_bytes:,.0f} {unit}" if unit == "bytes" else f"{n_bytes:,.1f} {unit}"
         n_bytes /= 1000
     return f"{n_bytes:,.1f} TB"
+
+
+def printable(name: object) -> str:
+    """A file's name, or words with one, for a terminal: line breaks, control characters (which could steer it) and
+    bytes that are no text become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))
 
 
 def same_disk(one: Path, other: Path) -> bool:

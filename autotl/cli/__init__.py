@@ -11,7 +11,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from autotl import __version__
-from autotl.cli import backbones, cache, models, parts, plugin_new, searching
+from autotl.cli import backbones, cache, doctor, models, parts, plugin_new, searching
 from autotl.cli.plugin_commands import plugin_commands
 from autotl.errors import AutotlError
 
@@ -46,7 +46,9 @@ class Commands(TyperGroup):
         except AutotlError as error:
             if "--debug" in (sys.argv[1:] if args is None else args):
                 raise
-            Console(stderr=True).print(Text.assemble(("error: ", "bold red"), (str(error), "red")), soft_wrap=True)
+            Console(stderr=True).print(
+                Text.assemble(("error: ", "bold red"), (_encodable(str(error)), "red")), soft_wrap=True
+            )
             sys.exit(error.exit_code)
 
 
@@ -102,11 +104,16 @@ def autotl(
         load_registry(strict=True)
 
 
+def _encodable(text: str) -> str:
+    """Names of files may hold bytes that are no text, which a terminal refuses."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
-    Console(stderr=True).print(Text.assemble(("warning: ", "bold yellow"), str(message)), soft_wrap=True)
+    Console(stderr=True).print(Text.assemble(("warning: ", "bold yellow"), _encodable(str(message))), soft_wrap=True)
 
 
-for module in (searching, models, backbones, parts, plugin_new, cache):
+for module in (searching, models, backbones, parts, plugin_new, cache, doctor):
     module.add_commands(app)
 
 

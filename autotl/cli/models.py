@@ -41,6 +41,7 @@ def predict(
     where nothing could be predicted.
     """
     from autotl.config import find_model
+    from autotl.files import printable
     from autotl.model.predictions import CsvFile, best_classes, find_images, more_than, take_device
 
     folder, images = find_model(model), find_images(places)  # a wrong name is told before torch is loaded
@@ -56,7 +57,8 @@ def predict(
 
     def skip(path: Path, *reason: Any) -> None:
         skipped.append(path) if path in named else None
-        errors.print(Text(f"skipped {path}: {' '.join(map(str, reason))}", "yellow"), soft_wrap=True)
+        words = f"skipped {path}: {' '.join(map(str, reason))}"
+        errors.print(Text(printable(words), "yellow"), soft_wrap=True)
 
     named = {place.expanduser() for place in places}
     out = CsvFile(csv, top) if csv else None
@@ -69,7 +71,7 @@ def predict(
             if out:
                 out.write(path, best)
             else:
-                print(path, *(f"{label} {share:.3f}" for label, share in best), sep="  ")
+                print(printable(path), *(f"{printable(label)} {share:.3f}" for label, share in best), sep="  ")
             if status and (now := time.monotonic()) - told > 0.5:
                 told = now
                 status.update(f"{done:,} images, {done / (now - started):,.0f} images/s")
@@ -103,6 +105,7 @@ def evaluate(
     folder = find_model(model)  # a wrong name is told before torch is loaded
     torch_device = take_device(device)
     from autotl import api
+    from autotl.files import printable
 
     outcome = api.evaluate(folder, data, part.value, torch_device)
     if as_json:
@@ -113,7 +116,9 @@ def evaluate(
 
     console = Console()
     for skipped in outcome.get("skipped", ()):
-        Console(stderr=True).print(Text(f"skipped {skipped['path']}: {skipped['reason']}", "yellow"), soft_wrap=True)
+        Console(stderr=True).print(
+            Text(printable(f"skipped {skipped['path']}: {skipped['reason']}"), "yellow"), soft_wrap=True
+        )
     scores = outcome["scores"]
     console.print(scores_table(scores, outcome.get("baseline"), f"{scores['n']:,} images ({outcome['part']})"), "")
     console.print(_per_class(outcome["per_class"]), "")

@@ -111,7 +111,7 @@ def _portions(items: Sequence[int], size: int) -> Iterator[list[int]]:
 
 # --- what is remembered
 
-_READER = f"2, Pillow {PIL.__version__}"
+_READER = f"3, Pillow {PIL.__version__}"
 """Another Pillow may read what this one doesn't, so each has its verdicts. A change of `verify` raises the number."""
 
 _FILE = "checks-2.sqlite"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # a plugin that registers a data set is loaded by `autotl --help`: NumPy would be half of its time
     import numpy as np
 
-__all__ = ["DatasetSource", "ImageDataset", "LabelledImage", "Part", "Skipped"]
+__all__ = ["DatasetSource", "Finding", "ImageDataset", "LabelledImage", "Part", "Skipped"]
 
 Part = Literal["", "train", "validation", "test"]
 
@@ -30,6 +30,21 @@ class Skipped:
 
     path: Path
     reason: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a user should know about a dataset."""
+
+    kind: str
+    """A word for programs: `same_in_parts`, `uneven_classes`, …"""
+    serious: bool
+    """It puts a score in doubt: a search says it too."""
+    text: str
+    """A line for people."""
+    count: int
+    examples: tuple[str, ...] = ()
+    """The first few."""
 
 
 class DatasetSource(ABC):
@@ -61,6 +76,7 @@ class ImageDataset:
     parts: tuple[Part, ...]
     groups: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
+    findings: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()
     """What the user should know before trusting a score, a line each."""
 

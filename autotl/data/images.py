@@ -129,8 +129,8 @@ def verify(path: str | os.PathLike[str], usual_only: bool = False) -> bytes:
     Returns a thumbnail to compare images by: THUMBNAIL × THUMBNAIL grey values, row by row. Raises UndecodableImage,
     and UnusualImage as `decode` does.
     """
-    image = decode(path, 2 * THUMBNAIL, usual_only)
-    return image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
+    image = decode(path, 4 * THUMBNAIL, usual_only)
+    return image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR).tobytes()
 
 
 def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:

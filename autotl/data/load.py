@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from autotl.data.checks import check_files
-from autotl.data.concerns import concerns
-from autotl.data.dataset import DatasetSource, ImageDataset, LabelledImage, Skipped
+from autotl.data.dataset import DatasetSource, Finding, ImageDataset, LabelledImage, Skipped
+from autotl.data.findings import look_at
 from autotl.data.sources import PART_WORDS
 from autotl.errors import DataError, nearest
 
@@ -28,6 +28,7 @@ def load_dataset(
     threads: int = 2,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    tolerate: Callable[[Finding], None] | None = None,
 ) -> ImageDataset:
     """The labelled images at a location, each file read and decoded once.
 
@@ -41,6 +42,8 @@ def load_dataset(
         threads: files read at the same time.
         cache: a folder that remembers digests and verdicts of files that don't change. It may be shared.
         progress: called with files checked and files in all.
+        tolerate: told of what would be an error and leaves something to look at, instead of raising it: a single class,
+            images of classes that aren't trained on (they are left out), a class without a sound image.
 
     Raises:
         DataError: where the location isn't as it should be, or what is there can't make a classifier.
@@ -52,8 +55,9 @@ def load_dataset(
             if any(row.part == "test" for row in rows):
                 raise DataError(f"{location} has test images of its own: leave out the other ones, {test}.")
             rows += [LabelledImage(r.path, r.label, "test", r.group) for r in _listed(test, sources)]
-    order = tuple(classes) if classes is not None else _classes(rows, location)
-    _check_labels(rows, order, location, test)
+    refuse = tolerate or _refuse
+    order = tuple(classes) if classes is not None else _classes(rows, location, refuse)
+    rows = _of_known_classes(rows, order, location, test, refuse)
 
     checks = check_files([row.path for row in rows], threads, cache, progress)
     skipped = tuple(Skipped(row.path, c.reason) for row, c in zip(rows, checks, strict=True) if c.reason)
@@ -61,11 +65,12 @@ def load_dataset(
         raise DataError(
             f"{_images(skipped)} can't be decoded: {_first(skipped)}. Mend or remove them (--strict-images)."
         )
+    thumbnails = [check.thumbnail for check in checks if not check.reason]
     sound = [(row, check.digest) for row, check in zip(rows, checks, strict=True) if not check.reason]
     if not sound:
         raise DataError(f"No image of {location} can be decoded: {_first(skipped)}.")
     if classes is None:
-        _check_every_class_is_left(sound, order, skipped)
+        _check_every_class_is_left(sound, order, skipped, refuse)
 
     index = {label: i for i, label in enumerate(order)}
     dataset = ImageDataset(
@@ -79,7 +84,14 @@ def load_dataset(
         skipped=skipped,
     )
     listing = dict.fromkeys(str(warning.message) for warning in said if issubclass(warning.category, UserWarning))
-    return replace(dataset, warnings=(*listing, *concerns(dataset, to_train=classes is None)))
+    findings = look_at(dataset, thumbnails if classes is None else None, to_train=classes is None)
+    serious = [finding.text for finding in findings if finding.serious]
+    said_first = tuple(Finding("left_out", False, text, 1) for text in listing)
+    return replace(dataset, findings=(*findings, *said_first), warnings=(*listing, *serious))
+
+
+def _refuse(finding: Finding) -> None:
+    raise DataError(finding.text)
 
 
 def _listed(location: str, sources: Mapping[str, DatasetSource]) -> list[LabelledImage]:
@@ -100,7 +112,7 @@ def _listed(location: str, sources: Mapping[str, DatasetSource]) -> list[Labelle
     return rows
 
 
-def _classes(rows: Iterable[LabelledImage], location: str) -> tuple[str, ...]:
+def _classes(rows: Iterable[LabelledImage], location: str, refuse: Callable[[Finding], None]) -> tuple[str, ...]:
     """Of the images to train on, in natural order."""
     names = {row.label for row in rows if row.part in ("", "train")}
     if not names:
@@ -109,7 +121,8 @@ def _classes(rows: Iterable[LabelledImage], location: str) -> tuple[str, ...]:
         (name,) = names
         inner = Path(location).expanduser() / name
         below = f" If {inner} holds class folders, name it instead." if inner.is_dir() else ""
-        raise DataError(f"All images of {location} are of one class, {name!r}; it takes two to tell apart.{below}")
+        text = f"All images of {location} are of one class, {name!r}; it takes two to tell apart.{below}"
+        refuse(Finding("one_class", True, text, 1, (name,)))
     if all(re.fullmatch(r"[+-]?\d+(\.\d+)?", name) for name in names):
         return tuple(sorted(names, key=lambda name: (float(name), name)))
     return tuple(sorted(names, key=_natural))
@@ -120,28 +133,42 @@ def _natural(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))], name
 
 
-def _check_labels(rows: Iterable[LabelledImage], order: tuple[str, ...], location: str, test: str | None) -> None:
+def _of_known_classes(
+    rows: list[LabelledImage],
+    order: tuple[str, ...],
+    location: str,
+    test: str | None,
+    refuse: Callable[[Finding], None],
+) -> list[LabelledImage]:
     known = set(order)
+    strangers: dict[tuple[str, str, str], list[LabelledImage]] = {}
     for row in rows:
         if row.label not in known:
             place = test if test is not None and row.part == "test" else location
-            part = f" {row.part}" if row.part else ""
-            raise DataError(
-                f"{place} has{part} images of {row.label!r}, a class that isn't among those to train on."
-                f"{nearest(row.label, order)} Known classes: {_few(order)}."
-            )
+            strangers.setdefault((place, row.part, row.label), []).append(row)
+    for (place, part, label), some in strangers.items():
+        text = (
+            f"{place} has {part + ' ' if part else ''}images of {label!r}, a class that isn't among those to train on."
+            f"{nearest(label, order)} Known classes: {_few(order)}."
+        )
+        refuse(Finding("unknown_class", True, text, len(some), tuple(str(row.path) for row in some[:5])))
+    return [row for row in rows if row.label in known] if strangers else rows
 
 
 def _check_every_class_is_left(
-    sound: Iterable[tuple[LabelledImage, str]], order: tuple[str, ...], skipped: tuple[Skipped, ...]
+    sound: Iterable[tuple[LabelledImage, str]],
+    order: tuple[str, ...],
+    skipped: tuple[Skipped, ...],
+    refuse: Callable[[Finding], None],
 ) -> None:
     left = {row.label for row, _ in sound if row.part in ("", "train")}
     gone = [name for name in order if name not in left]
     if gone:
-        raise DataError(
+        text = (
             f"No image to train on of {_few([repr(name) for name in gone])} can be decoded. "
             f"Of {_images(skipped)} left out: {_first(skipped)}."
         )
+        refuse(Finding("class_without_images", True, text, len(gone), tuple(gone[:5])))
 
 
 def _name(location: str) -> str:

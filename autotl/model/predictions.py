@@ -70,7 +70,7 @@ class CsvFile:
     def __init__(self, file: Path, top: int):
         self.file, self.part = file, file.with_name(file.name + ".part")
         try:
-            self.stream = self.part.open("w", newline="", encoding="utf-8")
+            self.stream = self.part.open("w", newline="", encoding="utf-8", errors="surrogateescape")
         except OSError as error:
             raise AutotlError(f"{file} can't be written: {error.strerror}.") from None
         self.writer = csv.writer(self.stream)
