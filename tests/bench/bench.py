@@ -1,115 +1,88 @@
-"""Side by side, in one run: the way most people write it, and autotl's. `make bench` runs it; no test does.
+"""Side by side, in one run: the way most people write it, and autotl's. `make bench`, or
+`python tests/bench/bench.py [NAME …]`.
 
-The naive side does what timm's and PyTorch's own examples do: timm's transform, a DataLoader with two workers, the
-model in eval mode under no_grad, fp32 as it comes. Timings drift on a shared machine; ratios hold.
+Prints a table and writes bench.json, a list of {work, naive, autotl, unit, ratio, target, holds}. With names it runs
+those works alone and keeps what the file says of the others. Exits with 1 where a row doesn't hold. Timings drift on a
+shared machine; ratios hold.
 """
 
+import argparse
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import timm
+import extraction  # noqa: F401  # each of these registers its works
+import memory  # noqa: F401
 import torch
-from PIL import Image
+import training  # noqa: F401
 from rich.console import Console
 from rich.table import Table
+from rows import WORKS, Ground, Row
+from searches import SEARCHES
 
-from autotl.data.load import load_dataset
-from autotl.data.splits import Split, make_split
-from autotl.features.extract import FeatureExtractor
-from autotl.features.store import FeatureStore
-from autotl.registry import load_registry
-
-BACKBONE = "efficientnet_lite0"
-NAIVE_IMAGES = 512
-"""The naive way is slow: it is timed on so many images."""
-BATCH = 32
+CLOTHING = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "clothing"
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-class Folder(torch.utils.data.Dataset):
-    """What torchvision's ImageFolder does: open, convert, transform."""
-
-    def __init__(self, paths: list[Path], transform: Any):
-        self.paths, self.transform = paths, transform
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> torch.Tensor:
-        return self.transform(Image.open(self.paths[i]).convert("RGB"))
-
-
-def naive_extraction(paths: list[Path], backbone: Any) -> Callable[[], np.ndarray]:
-    model = backbone.build().eval()
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-    loader = torch.utils.data.DataLoader(Folder(paths, transform), batch_size=BATCH, num_workers=2)
-
-    def run() -> np.ndarray:
-        with torch.no_grad():
-            return torch.cat([model(batch) for batch in loader]).numpy()
-
-    return run
-
-
-def main() -> None:
-    torch.set_num_threads(2)
-    registry = load_registry()
-    backbone = registry.backbone(BACKBONE)
-    dataset = load_dataset("elpv", registry.datasets)
-    split = make_split(dataset, 0)
-    everything = np.arange(len(dataset))
-    rows = []
-
-    def row(work: str, naive: float, ours: float, unit: str) -> None:
-        rows.append({"work": work, "naive": naive, "autotl": ours, "unit": unit, "ratio": ours / naive})
-
-    with tempfile.TemporaryDirectory() as scratch:
-        few = [dataset.paths[i] for i in everything[:NAIVE_IMAGES]]
-        naive = NAIVE_IMAGES / seconds(naive_extraction(few, backbone))
-
-        def extractor(split: Split) -> FeatureExtractor:
-            store = FeatureStore(Path(scratch) / "features")
-            engine = registry.engine(None, "cpu")
-            conversions = Path(scratch) / "engines"
-            return FeatureExtractor(dataset, split, store, store, engine, "cpu", 2, conversions=conversions)
-
-        ready = extractor(Split(everything[:BATCH], everything[:0], everything[:0], 0))
-        ready.of(backbone).taps("train", "last")  # the conversion is kept for good: it isn't timed
-        ours = extractor(split).of(backbone)
-        ours.taps("validation", "last")
-        n_train = len(split.train) - sum(i < BATCH for i in split.train)
-        row(
-            "extraction, files to stored features",
-            naive,
-            n_train / seconds(lambda: ours.taps("train", "last")),
-            "images/s",
+def main(arguments: list[str]) -> int:
+    works = {**WORKS, **SEARCHES}
+    options = _parser(works).parse_args(arguments)
+    unknown = sorted(set(options.names) - set(works))
+    if unknown:
+        print(f"There is no work {', '.join(unknown)}. There are: {', '.join(works)}")
+        return 2
+    torch.set_num_threads(options.threads)
+    names = options.names or [*WORKS, *(SEARCHES if options.searches else ())]
+    kept = json.loads(options.out.read_text()) if options.names and options.out.exists() else []
+    rows = {row["work"]: row for row in kept}
+    with tempfile.TemporaryDirectory(prefix="autotl-bench-") as folder:
+        ground = Ground(
+            Path(folder), options.backbone, options.clothing, options.images, options.naive_images, options.threads
         )
-        again = extractor(split).of(backbone)
-        again.taps("train", "last")
-        row(
-            "the same images again",
-            naive,
-            len(split.train) / seconds(lambda: again.taps("train", "stages")),
-            "images/s",
-        )
+        for name in names:
+            if name == "extraction-clothing" and ground.clothing is None and not options.names:
+                print(f"{name}: left out, its photographs aren't here (--clothing)", file=sys.stderr)
+                continue
+            began = time.monotonic()
+            for row in works[name](ground):
+                rows[row.work] = asdict(row)
+            print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            options.out.write_text(json.dumps(list(rows.values()), indent=2, ensure_ascii=False) + "\n")
+    Console(width=132).print(_table(Row(**row) for row in rows.values()))
+    return 0 if all(row["holds"] for row in rows.values()) else 1
 
-    table = Table("work", "naive", "autotl", "unit", "ratio")
-    for r in rows:
-        table.add_row(r["work"], f"{r['naive']:,.0f}", f"{r['autotl']:,.0f}", r["unit"], f"{r['ratio']:,.1f} ×")
-    Console(width=100).print(table)
-    Path(sys.argv[1] if len(sys.argv) > 1 else "bench.json").write_text(json.dumps(rows, indent=2) + "\n")
+
+def _parser(works: Iterable[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("bench.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"Works to run: {', '.join(works)}.")
+    parser.add_argument("--searches", action="store_true", help="Run the whole searches too, of 22 minutes.")
+    parser.add_argument("--out", type=Path, default=Path("bench.json"), help="Where the rows are written.")
+    parser.add_argument("--backbone", default="efficientnet_lite0", help="Whose features.")
+    parser.add_argument("--clothing", type=Path, default=CLOTHING if CLOTHING.is_dir() else None, help="A folder.")
+    parser.add_argument("--images", type=int, help="Use no more images of a data set: a look that the bench works.")
+    parser.add_argument("--naive-images", type=int, default=384, help="The naive way is timed on so many.")
+    parser.add_argument("--threads", type=int, default=2, help="Cores to use.")
+    return parser
+
+
+def _table(rows: Iterable[Row]) -> Table:
+    table = Table("work", "naive", "autotl", "unit", "ratio", "target", "holds")
+    for row in rows:
+        ratio = "" if row.ratio is None else f"{row.ratio:,.2f} ×"
+        table.add_row(
+            row.work, _figure(row.naive), _figure(row.autotl), row.unit, ratio, row.target, "yes" if row.holds else "NO"
+        )
+    return table
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:,.3g}"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,143 @@
+"""Heads on recorded features, recorded views, and fine-tuning from the freeze boundary."""
+
+from typing import Any
+
+import naive
+import numpy as np
+import optuna
+from optuna.samplers import PartialFixedSampler
+from rows import Ground, Row, at_least, at_most, seconds, work
+
+from autotl.config import StudyConfig
+from autotl.data.splits import Split, make_split
+from autotl.devices import Slot
+from autotl.features.extract import FeatureExtractor
+from autotl.recipe import Recipe
+from autotl.search.context import Context, Ticket
+from autotl.search.objective import Bench, run_trial
+from autotl.search.space import Choices
+from autotl.strategies.strategy import Task
+
+TRIALS = 60
+"""Dense head trials are timed over so many; the first few, which import and open, don't count."""
+WARM_TRIALS = 5
+VIEWS = 8
+VIEW_TRIALS = 20
+NAIVE_EPOCHS = 10
+"""Of a naive trial on augmented images. What it takes is calculated from its images a second."""
+SCORED = 32
+"""Validation images of a fine-tuning run: an epoch ends with scoring them."""
+STEPS = {1: 12, 2: 10, 99: 5}
+"""Naive steps of 32 images, by unfrozen blocks."""
+EPOCHS = 4
+
+
+@work
+def dense_heads(ground: Ground) -> list[Row]:
+    """Whole trials, from the ask to the tell on a journal: both dense heads, whatever the sampler suggests."""
+    dataset = ground.dataset("elpv")
+    split = make_split(dataset, 0)
+    with ground.scratch() as folder:
+        registry, backbone = ground.registry, ground.backbone
+        n_train, n_classes = len(split.train), len(dataset.classes)
+        choices = Choices((backbone.name,), ("fast_extraction",), ("linear", "mlp"), n_train, n_classes)
+        config = StudyConfig(data="elpv", name="bench", output=folder, cache=folder / "cache", cache_size=10**10)
+        slot = Slot("cpu:0", "cpu", "cpu", ground.threads)
+        config.folder.mkdir(parents=True)
+        context = Context(config, config.folder, dataset, split, choices, slot, ground.threads)
+        bench = Bench.set_up(context, lambda *message: None, lambda: float("inf"))
+        extractor = bench.extractor
+        extractor.conversions = ground.folder / "engines"
+        for part in ("train", "validation"):
+            extractor.of(registry.backbone(backbone.name)).taps(part, "last")
+        bench.study.sampler = PartialFixedSampler({"fast_extraction.taps": "last"}, bench.study.sampler)
+        n_features = extractor.of(registry.backbone(backbone.name)).layout.output
+        for _ in range(WARM_TRIALS):
+            run_trial(bench, Ticket(float("inf")))
+        took = seconds(lambda: [run_trial(bench, Ticket(float("inf"))) for _ in range(TRIALS)])
+        failed = bench.study.get_trials(states=(optuna.trial.TrialState.FAIL,))
+        if failed:
+            raise RuntimeError(f"a trial failed: {failed[0].user_attrs['cause']}")
+    rate = TRIALS / took * 60
+    work = f"dense head trials on {n_train:,} × {n_features:,} features, one worker"
+    return [Row(work, None, rate, "trials/min", None, "≥ 200 trials/min", rate >= 200)]
+
+
+@work
+def views(ground: Ground) -> list[Row]:
+    """Twenty `extract_augment` trials of eight views, on an empty store; then the same once more, for the heads alone.
+
+    An extraction is a pass over the images to train and to score on.
+    """
+    dataset = ground.dataset("elpv")
+    split = make_split(dataset, 0)
+    frozen = naive.training(*_few(ground, split), ground.backbone, 0, STEPS[1])
+    strategy = ground.registry.strategy("extract_augment")
+    head = ground.registry.head("linear")
+    params = {**strategy.defaults(head), "policy": "dihedral", "views": VIEWS, "taps": "last"}
+
+    def trials(extractor: FeatureExtractor) -> None:
+        for seed in range(VIEW_TRIALS):
+            recipe = Recipe(ground.backbone.name, strategy.name, head.name, seed, params, head.defaults())
+            strategy.fit(recipe, _task(ground, extractor), "cpu", lambda fraction, score: None)
+
+    with ground.scratch() as folder:
+        plain = ground.made_ready(dataset, split, folder / "plain").of(ground.backbone)
+        extraction = seconds(lambda: [plain.taps(part, "last") for part in ("train", "validation")])
+        extractor = ground.made_ready(dataset, split, folder / "views")
+        everything = seconds(lambda: trials(extractor))
+        heads = seconds(lambda: trials(extractor))
+    in_extractions = (everything - heads) / extraction
+    images = len(split.train) + len(split.validation)
+    slow = VIEW_TRIALS * NAIVE_EPOCHS * images / frozen / extraction
+    work = f"extract_augment, {VIEWS} views, {VIEW_TRIALS} trials, without the heads' {heads:.0f} s"
+    return [at_most(work, in_extractions, "extractions", VIEWS + 1, slow)]
+
+
+@work
+def fine_tuning_1(ground: Ground) -> list[Row]:
+    """An epoch with the last block unfrozen, from the recorded boundary."""
+    return _fine_tuning(ground, 1, 1024, "fine-tuning, last block", 10)
+
+
+@work
+def fine_tuning_2(ground: Ground) -> list[Row]:
+    """An epoch with the last two blocks unfrozen."""
+    return _fine_tuning(ground, 2, 512, "fine-tuning, last two blocks", 2.5)
+
+
+@work
+def fine_tuning_all(ground: Ground) -> list[Row]:
+    """An epoch with nothing frozen."""
+    return _fine_tuning(ground, 99, 160, "fine-tuning, all blocks", 1.6)
+
+
+def _fine_tuning(ground: Ground, blocks: int, n: int, words: str, ratio: float) -> list[Row]:
+    dataset = ground.dataset("elpv")
+    order = make_split(dataset, 0).train
+    split = Split(order[SCORED : SCORED + n], order[:SCORED], order[:0], seed=0)
+    slow = naive.training(*_few(ground, split), ground.backbone, blocks, STEPS[blocks])
+    strategy, head = ground.registry.strategy("fine_tuning"), ground.registry.head("linear")
+    params = {**strategy.defaults(head), "unfrozen_blocks": blocks, "epochs": EPOCHS}
+    recipe = Recipe(ground.backbone.name, strategy.name, head.name, 0, params, head.defaults())
+    with ground.scratch() as folder:
+        extractor = ground.extractor(dataset, split, folder)
+        result = strategy.fit(recipe, _task(ground, extractor), "cpu", lambda fraction, score: None)
+    first, last = result.history[0], result.history[-1]
+    an_epoch = (last["seconds"] - first["seconds"]) / (last["epoch"] - first["epoch"])
+    name = ground.backbone.name
+    return [at_least(f"{words} of {name}, an epoch", slow, len(split.train) / an_epoch, "images/s", ratio)]
+
+
+def _few(ground: Ground, split: Split) -> tuple[list[Any], np.ndarray]:
+    dataset, few = ground.dataset("elpv"), split.train[: ground.naive_images]
+    return [dataset.paths[i] for i in few], dataset.labels[few]
+
+
+def _task(ground: Ground, extractor: FeatureExtractor) -> Task:
+    labels = (extractor.dataset.labels[part] for part in (extractor.split.train, extractor.split.validation))
+    metric = ground.registry.metric("accuracy")
+    return Task(
+        ground.backbone, ground.registry.head("linear"), len(extractor.dataset.classes), *labels, metric,
+        extractor.of(ground.backbone), threads=ground.threads,
+    )  # fmt: skip
