@@ -160,7 +160,10 @@ class StudyConfig(BaseModel):
         default=20 * 10**9, ge=0, description="How large the cache may grow: 20GB, 512MB or a number of bytes."
     )
     trial_timeout: Seconds | None = Field(
-        default=None, description="How long one trial may take: 90s, 10m, 1h30m or a number of seconds."
+        default=None,
+        description="How long a trial plans to train at most, and how long a worker may give no sign of life (then it "
+        "is ended, and its trial tried once more): 90s, 10m, 1h30m or a number of seconds. "
+        "Default: no plan, and 1h without a sign of life.",
     )
     offline: StrictBool = Field(
         default=False, description="Never fetch weights from the network; use what is on this machine."

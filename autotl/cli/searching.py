@@ -54,7 +54,7 @@ def search(
         str | None, _option(LIMITS, "10m", "How long: 90s, 10m, 1h30m (without it and --trials: 10m).")
     ] = None,
     trials: Annotated[int | None, _option(LIMITS, "N", "How many trials.")] = None,
-    trial_timeout: Annotated[str | None, _option(LIMITS, "2m", "How long one trial may take.")] = None,
+    trial_timeout: Annotated[str | None, _option(LIMITS, "2m", "How long one trial may train, or be silent.")] = None,
     devices: Annotated[str | None, _option(LIMITS, "auto", "A worker for each: cpu, cpu*2, or cuda:0,cuda:1.")] = None,
     cache: Annotated[Path | None, _option(LIMITS, "FOLDER", "Where features are recorded.")] = None,
     cache_size: Annotated[str | None, _option(LIMITS, "20GB", "How large the cache may grow.")] = None,

@@ -49,6 +49,8 @@ class Finish:
     """What a pass over an image takes with all cores, by backbone, where it was measured."""
     facts: dict[str, Any]
     """What the coordinator knows of the result: seconds, versions, counts of trials."""
+    brief: bool = False
+    """Somebody waits at the keyboard: where there is no time to look at all test images, look at none."""
 
 
 def member_folder(folder: Path, number: int) -> Path:

@@ -8,48 +8,28 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from autotl.config import StudyConfig
-from autotl.devices import Slot
+from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError, BrokenPlugin, NoTrialSucceeded
 from autotl.features.extract import BATCH
 from autotl.files import DiskFull
 from autotl.metrics import Metric
 from autotl.registry import Registry
 from autotl.search.context import Finish, Ticket
+from autotl.search.interrupts import INTERRUPTED, Interrupts
 from autotl.search.journal import Journal
 from autotl.search.progress import Progress, Snapshot, TrialLine, WorkerLine
 from autotl.search.schedule import UNMEASURED, Schedule
 from autotl.search.setup import freeze_choices, prepare, record_versions
 from autotl.search.study import as_line, open_study
+from autotl.search.supervision import CUT_SHORT, HANGS, LOST_IN_A_ROW, Supervision, fail, try_again
 from autotl.search.workers import LocalWorkers, Worker
 
-__all__ = ["Coordinator", "Interrupts"]
+__all__ = ["Coordinator"]
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-GRACE = 3.0
-"""Seconds past a deadline after which a worker that hasn't looked at it is ended."""
-INTERRUPTED = 8.0
-"""Seconds for the model after Ctrl-C."""
-CUT_SHORT = "its search was ended while it ran"
-LOST_IN_A_ROW = 3
-"""A slot that loses so many workers one after another is taken out of use."""
-
-
-class Interrupts:
-    """Ctrl-C or SIGTERM: once to end with what there is, twice, or before the first trial, to end at once."""
-
-    def __init__(self) -> None:
-        self.searching = False
-        self.at: float | None = None
-        """time.monotonic() of the first."""
-
-    def __call__(self, *_: Any) -> None:
-        if self.at is not None or not self.searching:
-            raise KeyboardInterrupt
-        self.at = time.monotonic()
 
 
 @dataclass
@@ -94,6 +74,9 @@ class Coordinator:
         for line in record_versions(self.study, self._versions()):
             self.progress.say(line)
         self._take_stock()
+        self.supervision = Supervision(
+            self.config, self.study, self.workers, self.progress.say, self._told, self._trials_end, self.interrupts
+        )
         self.workers.set_deadline(self._trials_until())
         self.workers.begin(context)
         dataset, split = context.dataset, context.split
@@ -120,7 +103,8 @@ class Coordinator:
         """What an earlier search with this name has done; trials of processes that died with it are over."""
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING:
-                self._fail(trial.number, CUT_SHORT, again=True)
+                fail(self.study, self.config, trial, CUT_SHORT)
+                try_again(self.study, trial, of_worker=False)
         trials = self.study.get_trials(deepcopy=False)
         n_images = len(self.split.train) + len(self.split.validation)
         self.cut_short = sum(trial.user_attrs.get("cause") == CUT_SHORT for trial in trials)
@@ -137,22 +121,29 @@ class Coordinator:
         while True:
             self._listen()
             if self._over():
+                self.supervision.watch()
                 return
             for worker in self.workers.workers:
-                if worker.ready and not worker.busy and self._wanted():
+                if worker.ready and not worker.busy and self.supervision.usable(worker) and self._wanted():
                     self._hand_out(worker)
-            self._watch()
+            self.supervision.watch()
             self.progress.update(self._snapshot())
 
     def _over(self) -> bool:
         if not self.workers.workers:
             return True
         busy = any(w.busy for w in self.workers.workers)
+        self._give_up_when_late()
         out_of_time = time.monotonic() >= self._trials_until() or self.interrupts.at is not None
         if out_of_time:
             self.workers.set_deadline(0.0)
             return not busy
         return not busy and not self._wanted() and all(w.ready for w in self.workers.workers)
+
+    def _give_up_when_late(self) -> None:
+        if self.interrupts.too_late():
+            self.progress.say("There was no time for a model. The trials are kept: the same command goes on.")
+            raise KeyboardInterrupt
 
     def _wanted(self) -> bool:
         """Whether another ticket may be handed out."""
@@ -163,7 +154,8 @@ class Coordinator:
     def _hand_out(self, worker: Worker) -> None:
         """Enqueue what to try, in whole or in part; the worker's sampler chooses the rest."""
         left = self._trials_until() - time.monotonic()
-        if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        unasked = sum(w.busy and w.trial is None for w in self.workers.workers)
+        if len(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))) <= unasked:
             self.study.enqueue_trial(self.schedule.next(left, self._running()))
         share = max(30.0, 0.1 * self.config.time) if self.config.time else float("inf")
         worker.give(Ticket(min(left, share, self.config.trial_timeout or float("inf"))))
@@ -185,11 +177,15 @@ class Coordinator:
         reserve = 10.0 + 2.0 * n_test / rate  # one pass over the test images; more only where there is time
         return self.began + self.config.time - min(reserve, 0.3 * self.config.time)
 
+    def _trials_end(self) -> float:
+        """The same, or Ctrl-C."""
+        return self.interrupts.at or self._trials_until()
+
     def _listen(self) -> None:
         for worker, message in self.workers.messages(0.25):
             if message is None:
-                self._lost(worker)
-                return  # the list of workers has changed
+                self.supervision.lost(worker)
+                continue
             kind, *rest = message
             if kind == "ready":
                 worker.ready, worker.busy, worker.doing = True, False, "waiting"
@@ -214,8 +210,12 @@ class Coordinator:
                 self._warn(rest[0])
             elif kind == "fatal":
                 raise BrokenPlugin(rest[0])
-            elif kind == "finished":
+            elif kind in ("finished", "spoiled"):
                 self._finished(worker, rest[0])
+                if kind == "spoiled":
+                    self.supervision.spoiled(worker, rest[0])
+                else:
+                    self.supervision.finished(worker)
             elif kind == "full":
                 raise DiskFull(rest[0], Path(rest[1]))
             elif kind == "broken":
@@ -229,11 +229,14 @@ class Coordinator:
             self.progress.say(line)
 
     def _finished(self, worker: Worker, number: int) -> None:
-        trial = self.study.get_trials(deepcopy=False)[number]
-        worker.busy, worker.trial, worker.losses, worker.doing = False, None, 0, "waiting"
+        worker.busy, worker.trial, worker.doing, worker.strategy = False, None, "waiting", ""
+        worker.done += 1
+        self._told(self.study.get_trials(deepcopy=False)[number])
+
+    def _told(self, trial: FrozenTrial) -> None:
+        """A trial is over, one way or the other."""
         line = as_line(trial)
         best = self._count(line, trial.params.get("strategy", ""))
-        worker.strategy = ""
         self.progress.trial(line, best)
 
     def _count(self, line: TrialLine, strategy: str) -> bool:
@@ -265,53 +268,6 @@ class Coordinator:
                 shutil.rmtree(folders[trial.number], ignore_errors=True)
             kinds.add(kind)
 
-    # -- faults
-
-    def _watch(self) -> None:
-        """End what doesn't look at the clock: a fit inside a library can't be told to stop."""
-        now = time.monotonic()
-        for worker in list(self.workers.workers):
-            late = worker.busy and now > self._limit_of(worker) + GRACE
-            if late:
-                self.workers.kill(worker)
-
-    def _limit_of(self, worker: Worker) -> float:
-        limit = self.interrupts.at or self._trials_until()
-        if self.config.trial_timeout:
-            limit = min(limit, worker.since + self.config.trial_timeout)
-        return limit
-
-    def _lost(self, worker: Worker) -> None:
-        """A worker ended: its trial is over, its siblings never notice, and a new one takes its place."""
-        in_time = time.monotonic() <= self._limit_of(worker)
-        cause = worker.cause_of_death() if in_time else "it was still busy when its time was up, and was ended"
-        if worker.trial is not None:
-            self._fail(worker.trial, cause, again=in_time)
-            trial = self.study.get_trials(deepcopy=False)[worker.trial]
-            line = as_line(trial)
-            self._count(line, trial.params.get("strategy", ""))
-            self.progress.trial(line, False)
-        elif in_time:
-            self.progress.say(f"{worker.slot.name}: {cause} (see {worker.log})")
-        ending = self.interrupts.at is not None or time.monotonic() >= self._trials_until()
-        if ending and len(self.workers.workers) > 1:
-            self.workers.drop(worker)  # the siblings finish the search
-        elif worker.losses + 1 >= LOST_IN_A_ROW and in_time:
-            self.progress.say(f"{worker.slot.name} is taken out of use: it lost {LOST_IN_A_ROW} workers in a row")
-            self.workers.drop(worker)
-        else:
-            self.workers.replace(worker)
-
-    def _fail(self, number: int, cause: str, again: bool) -> None:
-        """Tell a trial whose process is gone; once, its recipe is queued again."""
-        trial = self.study.get_trials(deepcopy=False)[number]
-        if trial.state != TrialState.RUNNING:
-            return
-        optuna.Trial(self.study, trial._trial_id).set_user_attr("cause", cause)
-        self.study.tell(number, state=TrialState.FAIL)
-        if again and trial.params and "retry_of" not in trial.user_attrs:
-            self.study.enqueue_trial(trial.params, user_attrs={"retry_of": number})
-
     # -- after the last trial
 
     def finish(self) -> dict[str, Any]:
@@ -323,10 +279,10 @@ class Coordinator:
         now = time.monotonic()
         until = self.began + self.config.time if self.config.time else now + 60.0
         if self.interrupts.at is not None:
-            until = now + INTERRUPTED
+            until = self.interrupts.at + INTERRUPTED
         facts = {"began": self.began, "trials": self.counts, "versions": self._versions()}
         seconds = {name: 1.3 / (rate * self.cores) for name, rate in self.schedule.rates.items()}
-        ticket = Finish(until, seconds, facts)
+        ticket = Finish(until, seconds, facts, brief=self.interrupts.at is not None)
         for _ in range(2):
             result = self._finish_with(ticket)
             if result is not None:
@@ -339,14 +295,17 @@ class Coordinator:
     def _finish_with(self, ticket: Finish) -> dict[str, Any] | None:
         """The result from the first worker that is ready; None where it was lost on the way."""
         given: Worker | None = None
-        while True:
+        lost = 0
+        while lost < LOST_IN_A_ROW:
             for worker, message in self.workers.messages(0.25):
                 if message is None:
-                    self.progress.say(f"{worker.slot.name}: {worker.cause_of_death()} (see {worker.log})")
-                    self.workers.replace(worker)
+                    lost += not worker.leaving
+                    self.workers.drop(worker)
+                    if not worker.leaving:
+                        self.progress.say(f"{worker.slot.name}: {worker.cause_of_death()} (see {worker.log})")
                     if worker is given:
                         return None
-                    break
+                    continue
                 if message[0] == "ready":
                     worker.ready, worker.busy = True, False
                 elif message[0] == "result":
@@ -361,12 +320,20 @@ class Coordinator:
                     raise BrokenPlugin(message[1])
                 elif message[0] == "images":
                     worker.doing = f"{message[1]}: {message[2]}/{message[3]}"
+            mine = [w for w in self.workers.workers if not w.joined and self.supervision.usable(w)]
+            if not mine:
+                sound = [slot for slot in self.slots if slot.place not in self.supervision.out_of_use]
+                self.workers.add(sound[0] if sound else parse_devices("cpu")[0])
             if given is None:
-                given = next((w for w in self.workers.workers if w.ready and not w.busy), None)
+                given = next((w for w in mine if w.ready and not w.busy), None)
                 if given:
                     given.give(ticket)
                     given.doing = "choosing the model"
+            elif time.monotonic() - given.heard > HANGS:
+                self.workers.kill(given, f"it gave no sign of life for {HANGS:.0f} s, and was ended")
+            self._give_up_when_late()
             self.progress.update(self._snapshot())
+        return None
 
     def _why_none(self) -> str:
         """The distinct causes, with how often each came."""
@@ -375,9 +342,14 @@ class Coordinator:
             if trial.state in FINISHED:
                 causes[trial.user_attrs.get("cause", "unknown")] += 1
         lines = [f"  {n} × {cause}" for cause, n in sorted(causes.items(), key=lambda c: -c[1])]
+        lines += [f"  {place} is out of use: {why}" for place, why in self.supervision.out_of_use.items()]
         if not lines:
             return "No trial was finished in the time given. Give more: --time 10m"
-        return "No trial succeeded:\n" + "\n".join(lines) + f"\nTracebacks: {self.config.folder / 'journal.log'}"
+        return (
+            "No trial succeeded:\n"
+            + "\n".join(lines)
+            + f"\nMore: {self.config.folder / 'logs'}, and each trial's traceback in `autotl dashboard`"
+        )
 
     def _versions(self) -> dict[str, str]:
         names = ("optuna", "torch", "timm", "scikit-learn")

@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import TrialState
 
 from autotl import micro_batch
+from autotl.devices import spoils_process
 from autotl.features.extract import FeatureExtractor
 from autotl.features.store import FeatureStore, StoreTimeout, StoreUnavailable
 from autotl.files import disk_full, write_atomically
@@ -92,15 +93,17 @@ def _without_cache(error: StoreUnavailable) -> str:
     return f"warning: {error} This search goes on without it: what it records goes when it ends."
 
 
-def run_trial(bench: Bench, ticket: Ticket) -> None:
+def run_trial(bench: Bench, ticket: Ticket) -> bool:
     """Ask, train, tell. Whatever happens, the trial is told and the coordinator hears how it ended.
 
-    Raises DiskFull alone: the trial is then left as it is.
+    Returns whether this process can go on: after an accelerator error it can't. Raises DiskFull alone: the trial is
+    then left as it is.
     """
     began = time.monotonic()
     trial = bench.study.ask()
     state, value = TrialState.FAIL, None
     result: Result | None = None
+    spoiled = False
     try:
         bench.send("asked", trial.number)
         recipe = suggest(trial, bench.context.choices, bench.registry, bench.context.config.seed)
@@ -125,6 +128,7 @@ def run_trial(bench: Bench, ticket: Ticket) -> None:
     except Exception as error:
         if full := disk_full(error, bench.context.folder):
             raise full from error  # no trial after this one would do better; its recipe is tried again
+        spoiled = spoils_process(error)
         trial.set_user_attr("cause", f"{type(error).__name__}: {error}".strip()[:500])
         trial.set_user_attr("traceback", traceback.format_exc())
     seconds = round(time.monotonic() - began, 3)
@@ -135,9 +139,10 @@ def run_trial(bench: Bench, ticket: Ticket) -> None:
         if result is not None and state == TrialState.COMPLETE:
             bench.registry.notify("autotl_trial_finished", study=bench.study, trial=told, result=result)
     finally:
-        bench.send("finished", trial.number)
+        bench.send("spoiled" if spoiled else "finished", trial.number)
     del result
     _give_back_memory()
+    return not spoiled
 
 
 def _give_back_memory() -> None:

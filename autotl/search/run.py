@@ -1,8 +1,6 @@
 """A search from start to model. The process that runs this is the coordinator; it imports no torch."""
 
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +15,8 @@ from autotl.devices import parse_devices
 from autotl.errors import AutotlError
 from autotl.files import DiskFull, disk_full, in_words, refuse_links_out, same_disk
 from autotl.registry import load_registry
-from autotl.search.coordinator import Coordinator, Interrupts
+from autotl.search.coordinator import Coordinator
+from autotl.search.interrupts import listening
 from autotl.search.progress import Progress
 from autotl.search.workers import LocalWorkers
 
@@ -64,16 +63,18 @@ def _run(config: StudyConfig, progress: Progress) -> dict[str, Any]:
     if config.offline:
         allow_downloads(False)  # workers inherit it
     slots = parse_devices(config.devices)
-    with _only_one(config.folder), _interrupts() as interrupts:
-        workers = LocalWorkers(slots, config.folder / "logs")  # they import torch while we look at the images
+    with _only_one(config.folder), listening() as interrupts:
+        workers = LocalWorkers(slots, config.folder)  # they import torch while we look at the images
         try:
             search = Coordinator(config, progress, registry, slots, workers, began, interrupts)
             search.prepare()
             interrupts.searching = True
             search.run()
-            return search.finish()
-        finally:
+            result = search.finish()
             workers.close()
+            return result
+        finally:
+            workers.close(at_once=True)
             shutil.rmtree(config.folder / "cache", ignore_errors=True)
 
 
@@ -91,17 +92,3 @@ def _only_one(folder: Path) -> Iterator[None]:
     finally:
         if made and not (folder / "journal.log").exists():
             shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _interrupts() -> Iterator[Interrupts]:
-    handler = Interrupts()
-    if threading.current_thread() is not threading.main_thread():
-        yield handler
-        return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield handler
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)

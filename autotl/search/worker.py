@@ -6,6 +6,7 @@ from a notebook as well as from a script. It ends when its coordinator does, how
 
 import gc
 import importlib
+import json
 import os
 import queue
 import signal
@@ -25,6 +26,7 @@ def main(address: str) -> None:
     """Connect, get the context, run tickets until told to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides
     connection: Connection = Client(address, authkey=bytes.fromhex(os.environ.pop("AUTOTL_WORKER_KEY")))
+    connection.send(json.loads(os.environ.pop("AUTOTL_WORKER")))
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     deadline = [float("inf")]
     threading.Thread(target=_listen, args=(connection, inbox, deadline), daemon=True).start()
@@ -49,8 +51,8 @@ def main(address: str) -> None:
         while (ticket := inbox.get()) is not None:
             if type(ticket).__name__ == "Finish":
                 send("result", finish(bench, ticket))
-            else:
-                run_trial(bench, ticket)
+            elif not run_trial(bench, ticket):
+                os._exit(1)  # at once: an accelerator that failed may hang whoever takes leave of it
     except BaseException as error:
         if isinstance(error, BrokenPlugin):  # --strict-plugins: the search ends with it
             send("fatal", str(error))
@@ -75,7 +77,9 @@ def _listen(connection: Connection, inbox: "queue.SimpleQueue[Any]", deadline: l
                 deadline[0] = message[1]
             else:
                 inbox.put(message)
-    except (EOFError, OSError):  # the coordinator is gone, and nobody waits for what we do
+    except (EOFError, OSError):  # the coordinator is gone, and nobody waits for what we do, or have started
+        if os.name == "posix" and os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
 
