@@ -295,6 +295,7 @@ class Coordinator:
     def _finish_with(self, ticket: Finish) -> dict[str, Any] | None:
         """The result from the first worker that is ready; None where it was lost on the way."""
         given: Worker | None = None
+        saved: dict[str, Any] | None = None
         lost = 0
         while lost < LOST_IN_A_ROW:
             for worker, message in self.workers.messages(0.25):
@@ -310,6 +311,8 @@ class Coordinator:
                     worker.ready, worker.busy = True, False
                 elif message[0] == "result":
                     return message[1]
+                elif message[0] == "saved":
+                    saved = message[1]
                 elif message[0] == "say":
                     self.progress.say(message[1])
                 elif message[0] == "full":
@@ -331,6 +334,9 @@ class Coordinator:
                     given.doing = "choosing the model"
             elif time.monotonic() - given.heard > HANGS:
                 self.workers.kill(given, f"it gave no sign of life for {HANGS:.0f} s, and was ended")
+            if saved and self.interrupts.too_late():
+                self.progress.say("There was no time to look at the test images: the same command goes on, and does.")
+                return saved
             self._give_up_when_late()
             self.progress.update(self._snapshot())
         return None

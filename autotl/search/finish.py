@@ -44,13 +44,23 @@ def finish(bench: Bench, ticket: Finish) -> dict[str, Any]:
     members = _choose(bench, ticket, candidates)
     model = _assemble(bench, members, ticket)
     folder = model.save(bench.context.folder / "model")
+    if ticket.brief:  # whoever waits may not wait for the test images
+        bench.send("saved", _write_result(bench, ticket, model, folder, None))
     test = _test(bench, model, ticket)
-    result = _result(bench, ticket, test)
-    write_json(bench.context.folder / "result.json", result)
-    leaderboard = _leaderboard(bench, {m.trial for m in members})
-    _write_leaderboard(bench, leaderboard)
+    result = _write_result(bench, ticket, model, folder, test)
     _annotate(bench, result)
     bench.registry.notify("autotl_search_finished", study=bench.study, model=model)
+    return result
+
+
+def _write_result(
+    bench: Bench, ticket: Finish, model: ImageModel, folder: Path, test: np.ndarray | None
+) -> dict[str, Any]:
+    """`result.json` and the leaderboard, from the probabilities of the test images, where there are any."""
+    result = _result(bench, ticket, test)
+    write_json(bench.context.folder / "result.json", result)
+    leaderboard = _leaderboard(bench, {m.trial for m in model.members})
+    _write_leaderboard(bench, leaderboard)
     chosen = [{"trial": m.trial, "weight": m.weight, "words": m.recipe.words()} for m in model.members]
     return result | {"leaderboard": leaderboard, "members": chosen, "model": str(folder)}
 

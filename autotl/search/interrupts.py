@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["INTERRUPTED", "Interrupts", "listening"]
 
-INTERRUPTED = 9.3
+INTERRUPTED = 8.8
 """Seconds after Ctrl-C for trials to end and the model to be saved."""
 
 

@@ -65,7 +65,7 @@ def main(address: str) -> None:
 
 def _import_early() -> None:
     """What takes seconds to import, while the coordinator looks at the images."""
-    for name in ("torch", "timm", "optuna", "sklearn.linear_model", "sklearn.svm"):
+    for name in ("torch", "timm", "optuna", "sklearn.linear_model", "sklearn.svm", "skops.io"):
         importlib.import_module(name)
 
 

@@ -9,6 +9,7 @@ What a worker says, as tuples:
     ("fatal", text)                                   the same under --strict-plugins: the search ends with it
     ("full", text, path)                              a disk is full, where that path lies: the search ends with it
     ("result", dictionary)                            of a Finish ticket
+    ("saved", dictionary)                             the same before the test images, where somebody waits
     ("broken", traceback)                             it could not go on, and ends
 Each of them is a sign of life.
 """
