@@ -2,7 +2,7 @@
 
 import pytest
 
-from autotl.backbones.timm import TimmBackbone
+from autotl.backbones.timm import autotl_register_backbones
 from autotl.testing import backbone_checks
 
 
@@ -12,6 +12,13 @@ def test_a_timm_network_keeps_the_contract(name, check, tiny):
     check(tiny(name))
 
 
+LISTED = []
+autotl_register_backbones(LISTED.append)
+SMALL = [b for b in LISTED if b.name.startswith(("mobilenetv3", "convnext_atto", "vit_tiny"))]
+"""One of each family; `make soak` checks them all, and those of plugins."""
+
+
 @backbone_checks
-def test_a_listed_network_keeps_it(check):
-    check(TimmBackbone("mobilenetv3_small_100.lamb_in1k", pretrained_on="ImageNet-1k", license="Apache-2.0"))
+@pytest.mark.parametrize("backbone", SMALL, ids=[backbone.name for backbone in SMALL])
+def test_a_listed_network_keeps_it(backbone, check):
+    check(backbone)

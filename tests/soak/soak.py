@@ -11,7 +11,8 @@ import time
 import traceback
 from pathlib import Path
 
-import crowding  # noqa: F401  # each of these registers its trials
+import contracts  # noqa: F401  # each of these registers its trials
+import crowding  # noqa: F401
 from fire import TRIALS, Outcome
 
 PAGE = Path("soak.json")
