@@ -342,7 +342,7 @@ def test_built_ins_come_in_through_the_same_hooks():
             added.setdefault(kind, set()).update(names)
     assert added["strategy"] == {"fast_extraction", "extract_augment", "fine_tuning"}
     assert {"linear", "mlp", "logistic_regression", "rbf_svm"} <= added["head"]
-    assert added["engine"] == {"torch", "openvino"}
+    assert added["engine"] == {"torch", "torch_compile", "openvino"}
     assert {"folder", "manifest"} <= added["dataset"]
     assert {"accuracy", "balanced_accuracy", "macro_f1", "log_loss", "auroc"} == added["metric"]
     assert "resnet34.tv_in1k" in added["backbone"]
