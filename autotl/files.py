@@ -6,7 +6,8 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ __all__ = [
     "printable",
     "read_json",
     "refuse_links_out",
+    "replaced_folder",
     "same_disk",
     "write_atomically",
     "write_json",
@@ -144,6 +146,43 @@ def refuse_links_out(folder: Path | str) -> None:
                     )
             elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise AutotlError(f"{path} is neither a file nor a folder. Remove it.")
+
+
+@contextmanager
+def replaced_folder(folder: Path | str) -> Iterator[Path]:
+    """A draft of a folder, beside it, which takes its place at the end of the `with`, whole; what was there goes then.
+
+    Where the block raises, the draft goes. What a process that was killed left beside the folder goes too.
+    """
+    folder = Path(folder)
+    for left in folder.parent.glob(f".{folder.name}.*.partial"):
+        process = left.name.split(".")[-2]
+        if process.isdigit() and not _lives(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+    draft, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("partial", "old"))
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        yield draft
+        if folder.exists():
+            folder.rename(old)
+        draft.rename(folder)
+        _sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether there is such a process; yes where nobody can say."""
+    if os.name != "posix":  # elsewhere the question itself would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_json(path: Path | str, data: Any) -> None:

@@ -2,10 +2,12 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
-from autotl.files import DiskFull, disk_full, in_words, write_atomically, write_json
+from autotl.files import DiskFull, disk_full, in_words, replaced_folder, write_atomically, write_json
 
 
 def test_bytes_arrive_in_folders_that_werent_there(tmp_path):
@@ -85,3 +87,28 @@ def test_sizes_in_words(n_bytes, words):
 
 def _raise(error):
     raise error
+
+
+def test_a_folder_is_replaced_whole_and_what_dead_processes_left_goes(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    (tmp_path / f".model.{dead.stdout.strip()}.partial").mkdir()
+    with replaced_folder(tmp_path / "model") as draft:
+        write_atomically(draft / "new", b"")
+        assert [path.name for path in (tmp_path / "model").iterdir()] == ["old"]
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_stays_as_it_was_where_its_draft_fails(tmp_path):
+    (tmp_path / "model").mkdir()
+
+    def fail():
+        with replaced_folder(tmp_path / "model") as draft:
+            write_atomically(draft / "new", b"")
+            raise OSError("no luck")
+
+    with pytest.raises(OSError, match="no luck"):
+        fail()
+    assert [path.name for path in tmp_path.rglob("*")] == ["model"]

@@ -1,7 +1,6 @@
 """What a search returns: a model that predicts, and its folder of safetensors, skops and JSON."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from autotl.features.engine import Compiled, TorchEngine
 from autotl.features.extract import BATCH, ROWS, batches
 from autotl.features.recorded import to_row_dtype
 from autotl.features.trust import trusted
-from autotl.files import refuse_links_out, write_atomically, write_json
+from autotl.files import refuse_links_out, replaced_folder, write_atomically, write_json
 from autotl.model.member import Member, load_member, save_member
 from autotl.model.needs import check_plugins, plugins_of
 from autotl.model.pages import FORMAT, read_model_page
@@ -201,8 +200,11 @@ class ImageModel:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model folder; what was there is replaced once the new one is whole."""
         folder = Path(folder)
-        draft = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-        shutil.rmtree(draft, ignore_errors=True)
+        with replaced_folder(folder) as draft:
+            self._write(draft)
+        return folder
+
+    def _write(self, draft: Path) -> None:
         layouts = {}
         for digest, backbone in self.backbones.items():
             layouts[digest] = self._save_weights(backbone, digest, draft / "backbones" / f"{digest[:16]}.safetensors")
@@ -216,12 +218,6 @@ class ImageModel:
         page = {"format": FORMAT, "classes": list(self.classes), "backbones": used, "members": len(self.members)}
         page["plugins"] = plugins_of(self.members, self.backbones.values(), self.registry or load_registry())
         write_json(draft / "model.json", page | {"about": self.about})
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        if folder.exists():
-            folder.rename(old)
-        draft.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-        return folder
 
     def _save_weights(self, backbone: Backbone, digest: str, path: Path) -> Layout:
         from safetensors.torch import save

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import contracts  # noqa: F401  # each of these registers its trials
 import crowding  # noqa: F401
+import disks  # noqa: F401
+import mutations  # noqa: F401
 from fire import TRIALS, Outcome
 
 PAGE = Path("soak.json")
