@@ -131,11 +131,14 @@ class Registry:
         plugin, inner = self._addressed(name)
         if plugin is not None and inner in plugin.adds.get("backbone", ()):
             return self.backbones[inner]
-        found = self._find_backbone(name if plugin is None else inner, plugin)
+        found = self._find_backbone(name, plugin)  # a family may have the plugin's name in its own names
+        alone = found is None and plugin is not None
+        if alone:
+            found = self._find_backbone(inner, plugin)
         if found is None:
             known = plugin.adds.get("backbone", []) if plugin else self.backbones
             raise UnknownName("backbone", inner if plugin else name, known, others=self._family_names(plugin))
-        if plugin is not None and self._means_another(inner, plugin):
+        if alone and plugin is not None and self._means_another(inner, plugin):
             found.name = name  # a recipe names it so, and finds it again
         self._found[name] = found  # once found, it keeps what it has read
         return found

@@ -9,7 +9,13 @@ from autotl_torchvision.backbone import PREFIX, TorchvisionBackbone
 if TYPE_CHECKING:
     from autotl.register import Register
 
-__all__ = ["CURATED", "TorchvisionBackbone", "autotl_find_backbone", "autotl_register_backbones"]
+__all__ = [
+    "CURATED",
+    "TorchvisionBackbone",
+    "autotl_find_backbone",
+    "autotl_list_backbones",
+    "autotl_register_backbones",
+]
 
 CURATED: tuple[tuple[str, str, int, int, int], ...] = (
     # name in torchvision 0.29, file of its plain weights, parameters and features (no classifier), download in MB
@@ -52,3 +58,10 @@ def autotl_find_backbone(name: str) -> Backbone | None:
     backbone = TorchvisionBackbone(name)
     backbone.check_name()
     return backbone
+
+
+@autotl.hookimpl
+def autotl_list_backbones() -> list[str]:
+    from autotl_torchvision.families import known_models
+
+    return [PREFIX + model for model in known_models()]

@@ -156,16 +156,14 @@ class TorchvisionBackbone(Backbone):
 
     @cached_property
     def _family(self) -> "Family":
-        from torchvision import models
+        from autotl_torchvision.families import family_of, known_models
 
-        from autotl_torchvision.families import family_of
-
-        known = [name for name in models.list_models(module=models) if family_of(name)]
+        known = known_models()
         family = family_of(self.model) if self.model in known else None
         if family is None:
-            listing = ", ".join(PREFIX + name for name in known)
             raise AutotlError(
-                f"autotl-torchvision has no network {self.model!r}.{nearest(self.model, known)} It has: {listing}."
+                f"autotl-torchvision has no network {self.model!r}.{nearest(self.model, known)} It has: "
+                f"{', '.join(known)}."
             )
         return family
 

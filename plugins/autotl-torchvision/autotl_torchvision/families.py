@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torchvision import models
 
-__all__ = ["FAMILIES", "Family", "family_of"]
+__all__ = ["FAMILIES", "Family", "family_of", "known_models"]
 
 Cut = Callable[[Any], None]
 
@@ -92,3 +93,8 @@ FAMILIES = (
 
 def family_of(model: str, families: Iterable[Family] = FAMILIES) -> Family | None:
     return next((family for family in families if re.fullmatch(family.models, model)), None)
+
+
+def known_models() -> list[str]:
+    """torchvision's names of the networks that belong to a family."""
+    return [name for name in models.list_models(module=models) if family_of(name)]

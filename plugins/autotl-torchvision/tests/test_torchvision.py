@@ -8,16 +8,24 @@ from pathlib import Path
 import pytest
 import skimage.data
 import torch
-from autotl_torchvision import CURATED, TorchvisionBackbone, autotl_find_backbone, autotl_register_backbones
+from autotl_torchvision import (
+    CURATED,
+    TorchvisionBackbone,
+    autotl_find_backbone,
+    autotl_list_backbones,
+    autotl_register_backbones,
+)
 from autotl_torchvision.families import family_of
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision import models
 
+from autotl.backbones.timm import TimmBackbone
 from autotl.backbones.trunk import Tapped, Trunk
 from autotl.backbones.weights import allow_downloads
 from autotl.data.images import preprocess, to_rgb
 from autotl.errors import AutotlError
+from autotl.registry import load_registry
 from autotl.testing import Check, backbone_checks, plugin_checks
 
 Make = Callable[..., TorchvisionBackbone]
@@ -199,6 +207,20 @@ def test_names_of_others_are_left_to_others() -> None:
 def test_a_wrong_name_says_what_there_is(name: str, message: str) -> None:
     with pytest.raises(AutotlError, match=message.replace(".", r"\.")):
         autotl_find_backbone(name)
+
+
+def test_listed_names_are_found_again() -> None:
+    listed = autotl_list_backbones()
+    assert {"torchvision:vgg19", "torchvision:mobilenet_v3_small"} <= set(listed)
+    assert not {name for name in listed if autotl_find_backbone(name) is None}
+
+
+def test_a_file_behind_the_plugins_own_name_is_torchvisions(made: Make) -> None:
+    file = made("resnet34").file
+    registry = load_registry()
+    assert isinstance(registry.backbone(f"torchvision:resnet34@{file}"), TorchvisionBackbone)
+    assert isinstance(registry.backbone("torchvision:resnet34"), TorchvisionBackbone)
+    assert isinstance(registry.backbone("resnet34"), TimmBackbone)
 
 
 def test_a_member_of_the_enum_has_its_own_weights_and_preprocessing() -> None:
