@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from autotl.model.model import ImageModel
     from autotl.search.progress import Progress
 
-__all__ = ["ImageClassifier", "SearchResult", "evaluate", "replay", "search"]
+__all__ = ["ImageClassifier", "SearchResult", "evaluate", "join", "replay", "search"]
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,18 @@ class SearchResult:
 
 
 def search(
-    data: StudyConfig | str | os.PathLike[str], *, progress: "Progress | None" = None, **overrides: Any
+    data: StudyConfig | str | os.PathLike[str],
+    *,
+    progress: "Progress | None" = None,
+    extend: bool = False,
+    **overrides: Any,
 ) -> SearchResult:
     """Search for the best classifier of labelled images.
 
     Args:
         data: a folder of class folders, a CSV manifest, the name of a data set, a study file, or a StudyConfig.
         progress: shown what happens; without one, nothing is shown.
+        extend: search with other choices than the study of that name, in a new one that takes over what fits.
         overrides: any key of a study file: `time="10m"`, `trials=50`, `backbones=["resnet18"]`, …
 
     Raises:
@@ -53,7 +58,18 @@ def search(
     from autotl.search.terminal import QuietProgress
 
     config = study_config(data if isinstance(data, StudyConfig) else os.fspath(data), **overrides)
-    return SearchResult(run_search(config, progress or QuietProgress()), config.folder)
+    result = run_search(config, progress or QuietProgress(), extend)
+    return SearchResult(result, config.output / result["study"])
+
+
+def join(data: StudyConfig | str | os.PathLike[str], *, progress: "Progress | None" = None, **overrides: Any) -> int:
+    """Add workers, one for each of `devices`, to the search that another process runs on this study here, until it
+    ends. Takes what `search` takes; returns how many workers there were. Raises AutotlError where no search runs."""
+    from autotl.search.join import join_search
+    from autotl.search.terminal import QuietProgress
+
+    config = study_config(data if isinstance(data, StudyConfig) else os.fspath(data), **overrides)
+    return join_search(config, progress or QuietProgress())
 
 
 def replay(folder: Path, number: int) -> dict[str, Any]:

@@ -36,6 +36,12 @@ def search(
     output: Annotated[
         Path | None, _option(STUDY, "FOLDER", "The folder that holds the studies (without it: studies).")
     ] = None,
+    extend: Annotated[
+        bool,
+        _option(
+            STUDY, "", "Search with other choices, in a new study that takes over the trials that fit.", "--extend"
+        ),
+    ] = False,
     test: Annotated[str | None, _option(STUDY, "DATA|none", "Test images of their own, or none.")] = None,
     metric: Annotated[str | None, _option(STUDY, "NAME", "The score to optimise (without it: accuracy).")] = None,
     seed: Annotated[int | None, _option(STUDY, "N", "Decides the split, and each trial's own seed.")] = None,
@@ -58,6 +64,9 @@ def search(
     devices: Annotated[str | None, _option(LIMITS, "auto", "A worker for each: cpu, cpu*2, or cuda:0,cuda:1.")] = None,
     cache: Annotated[Path | None, _option(LIMITS, "FOLDER", "Where features are recorded.")] = None,
     cache_size: Annotated[str | None, _option(LIMITS, "20GB", "How large the cache may grow.")] = None,
+    join: Annotated[
+        bool, _option(LIMITS, "", "Add workers to the search that runs in this study already.", "--join")
+    ] = False,
     quiet: Annotated[bool, _option(SHOWN, "", "Nothing but the model's folder, at the end.", "--quiet", "-q")] = False,
     as_json: Annotated[bool, _option(SHOWN, "", "One JSON object a line, for scripts.", "--json")] = False,
     picture: Annotated[Path | None, _option(SHOWN, "FILE.svg", "Save what the terminal shows at the end.")] = None,
@@ -68,6 +77,8 @@ def search(
     """
     if quiet and as_json:
         raise typer.BadParameter("choose --quiet or --json: one of them.")
+    if join and extend:
+        raise typer.BadParameter("choose --join or --extend: one of them.")
     from autotl.config import study_config
 
     config = study_config(
@@ -96,7 +107,13 @@ def search(
     from autotl import api
     from autotl.search.terminal import choose_progress
 
-    api.search(config, progress=choose_progress(quiet, as_json, picture))
+    progress = choose_progress(quiet, as_json, picture)
+    if join:
+        api.join(config, progress=progress)
+    elif extend:
+        api.search(config, progress=progress, extend=True)
+    else:
+        api.search(config, progress=progress)
 
 
 Study = Annotated[str, typer.Argument(metavar="NAME", help="A study's name, or its folder.")]

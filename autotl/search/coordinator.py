@@ -18,11 +18,12 @@ from autotl.files import DiskFull
 from autotl.metrics import Metric
 from autotl.registry import Registry
 from autotl.search.context import Finish, Ticket
+from autotl.search.extend import take_over
 from autotl.search.interrupts import INTERRUPTED, Interrupts
 from autotl.search.journal import Journal
 from autotl.search.progress import Progress, Snapshot, TrialLine, WorkerLine
 from autotl.search.schedule import UNMEASURED, Schedule
-from autotl.search.setup import freeze_choices, prepare, record_versions
+from autotl.search.setup import freeze_choices, keep_config, prepare, record_versions
 from autotl.search.study import as_line, open_study
 from autotl.search.supervision import CUT_SHORT, HANGS, LOST_IN_A_ROW, Supervision, fail, try_again
 from autotl.search.workers import LocalWorkers, Worker
@@ -43,6 +44,8 @@ class Coordinator:
     workers: LocalWorkers
     began: float
     interrupts: Interrupts
+    extends: Path | None = None
+    """The folder of the study whose trials this one takes over."""
     recent: list[TrialLine] = field(default_factory=list)
     cut_short: int = 0
     """Trials that ended with their search: their recipes are tried again, beside those that are asked for."""
@@ -71,8 +74,11 @@ class Coordinator:
             self.progress.say("the journal ended in a torn line, which was cut; it lies beside it as journal.log.torn")
         self.study = open_study(config.folder, config.name, self.metric.direction, config.seed)
         freeze_choices(self.study, context)
+        keep_config(config)
         for line in record_versions(self.study, self._versions()):
             self.progress.say(line)
+        if self.extends:
+            self.progress.say(take_over(self.extends, self.study, context, self.registry))
         self._take_stock()
         self.supervision = Supervision(
             self.config, self.study, self.workers, self.progress.say, self._told, self._trials_end, self.interrupts

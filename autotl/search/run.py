@@ -16,21 +16,24 @@ from autotl.errors import AutotlError
 from autotl.files import DiskFull, disk_full, in_words, refuse_links_out, same_disk
 from autotl.registry import load_registry
 from autotl.search.coordinator import Coordinator
+from autotl.search.extend import extension_of
 from autotl.search.interrupts import listening
+from autotl.search.join import search_runs
 from autotl.search.progress import Progress
 from autotl.search.workers import LocalWorkers
 
 __all__ = ["run_search"]
 
 
-def run_search(config: StudyConfig, progress: Progress) -> dict[str, Any]:
-    """Search, and return what `result.json` holds and where the model is.
+def run_search(config: StudyConfig, progress: Progress, extend: bool = False) -> dict[str, Any]:
+    """Search, and return what `result.json` holds and where the model is. `extend`: in a new study, which takes over
+    the trials of the one that `config` names.
 
     Raises AutotlError for what the user can mend, NoTrialSucceeded where no trial did, and KeyboardInterrupt where
     Ctrl-C came before there was a model, or twice.
     """
     try:
-        return _run(config, progress)
+        return _run(config, progress, extend)
     except (DiskFull, OSError) as error:
         full = disk_full(error, config.folder)
         if full is None:
@@ -56,17 +59,24 @@ def _room_for(path: Path, config: StudyConfig) -> str:
     )
 
 
-def _run(config: StudyConfig, progress: Progress) -> dict[str, Any]:
+def _run(config: StudyConfig, progress: Progress, extend: bool) -> dict[str, Any]:
     began = time.monotonic()
     registry = load_registry(config.without_plugins, config.strict_plugins)
     check_names(config, registry)
     if config.offline:
         allow_downloads(False)  # workers inherit it
     slots = parse_devices(config.devices)
+    extends = config.folder if extend else None
+    if extends:
+        if search_runs(extends):
+            raise AutotlError(f"A search runs in {extends}: extend it when that has ended.")
+        config = extension_of(config, registry)
     with _only_one(config.folder), listening() as interrupts:
+        if extends:  # its images keep their parts
+            shutil.copyfile(extends / "split.json", config.folder / "split.json")
         workers = LocalWorkers(slots, config.folder)  # they import torch while we look at the images
         try:
-            search = Coordinator(config, progress, registry, slots, workers, began, interrupts)
+            search = Coordinator(config, progress, registry, slots, workers, began, interrupts, extends)
             search.prepare()
             interrupts.searching = True
             search.run()
@@ -88,7 +98,9 @@ def _only_one(folder: Path) -> Iterator[None]:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout:
-        raise AutotlError(f"A search runs in {folder} already. Wait for it, or give this one another --name.") from None
+        raise AutotlError(
+            f"A search runs in {folder} already. Add workers to it with --join, or give this one another --name."
+        ) from None
     finally:
         if made and not (folder / "journal.log").exists():
             shutil.rmtree(folder, ignore_errors=True)

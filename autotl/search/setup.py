@@ -23,7 +23,7 @@ from autotl.search.backbones import choose_backbones
 from autotl.search.context import Context
 from autotl.search.space import Choices
 
-__all__ = ["freeze_choices", "kept_config", "prepare", "record_versions"]
+__all__ = ["freeze_choices", "keep_config", "kept_config", "prepare", "record_versions"]
 
 PARTS = ("train", "validation", "test")
 CONFIG = "study.json"
@@ -57,9 +57,13 @@ def prepare(config: StudyConfig, registry: Registry, slots: list[Slot], say: Cal
             "Add one that does: --head linear --head logistic_regression"
         )
     choices = replace(choices, strategies=trainable)
-    write_atomically(config.folder / CONFIG, config.model_dump_json(indent=2).encode())
     _write_skipped(config.folder, dataset)
     return Context(config, config.folder, dataset, split, choices, slots[0], cores)
+
+
+def keep_config(config: StudyConfig) -> None:
+    """What this search is told, once it is known that its study can go on with it."""
+    write_atomically(config.folder / CONFIG, config.model_dump_json(indent=2).encode())
 
 
 def kept_config(folder: Path) -> StudyConfig:
@@ -122,7 +126,8 @@ def freeze_choices(study: optuna.Study, context: Context) -> None:
     if differing:
         raise AutotlError(
             f"Study {context.config.name!r} can't be resumed with other choices ({'; '.join(differing)}). "
-            "Give the search another --name, or the choices it began with."
+            "Give the search the choices it began with, or add --extend: a new study takes over the trials that fit. "
+            "Another --name begins anew."
         )
 
 

@@ -1,4 +1,4 @@
-"""Searches with the no-op strategy, in processes of their own, on small real images."""
+"""Searches in processes of their own, on small real images; with the no-op strategy where nothing else is said."""
 
 import json
 import subprocess
@@ -14,7 +14,9 @@ from skimage import data
 
 from autotl.search.journal import open_storage
 
-__all__ = ["Study"]
+__all__ = ["NOOP", "Study", "alive", "children"]
+
+NOOP = ("--strategy", "noop", "--head", "prior")
 
 
 class Study:
@@ -31,12 +33,11 @@ class Study:
                 top, left = (rng.integers(side - 64) for side in photograph.shape[:2])
                 Image.fromarray(photograph[top : top + 64, left : left + 64]).save(self.photos / name / f"{i:02}.png")
 
-    def search(self, *options: str, seconds: float = 0.0) -> subprocess.Popen[str]:
-        """`autotl search`, with trials that take so many seconds each."""
-        command = [sys.executable, "-m", "autotl", "search", str(self.photos), "--output", str(self.output)]
-        parts = ["--strategy", "noop", "--head", "prior", "--backbone", "efficientnet_lite0", "--test", "none"]
+    def search(self, *options: str, seconds: float = 0.0, parts: tuple[str, ...] = NOOP) -> subprocess.Popen[str]:
+        """`autotl search --json`, with no-op trials that take so many seconds each."""
+        command = [sys.executable, "-m", "autotl", "search", str(self.photos), "--output", str(self.output), "--json"]
         return subprocess.Popen(
-            [*command, *parts, *options],
+            [*command, *parts, "--backbone", "efficientnet_lite0", "--test", "none", *options],
             env={**self.environment, "AUTOTL_NOOP_SECONDS": str(seconds)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -50,5 +51,29 @@ class Study:
     def states(self) -> Counter[str]:
         return Counter(trial.state.name for trial in self.trials())
 
-    def result(self) -> dict:
-        return json.loads((self.folder / "result.json").read_text())
+    def agrees(self) -> bool:
+        """Whether result.json counts what the journal holds."""
+        states = self.states()
+        counted = {"complete": states["COMPLETE"], "pruned": states["PRUNED"], "failed": states["FAIL"]}
+        return json.loads((self.folder / "result.json").read_text())["trials"] == counted
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
+    parents = {}
+    for page in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(page.parent.name)] = int(page.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

@@ -14,6 +14,7 @@ from pathlib import Path
 import contracts  # noqa: F401  # each of these registers its trials
 import crowding  # noqa: F401
 import disks  # noqa: F401
+import killing  # noqa: F401
 import mutations  # noqa: F401
 from fire import TRIALS, Outcome
 

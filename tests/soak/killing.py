@@ -1,0 +1,143 @@
+"""Workers and coordinators that are killed, and a journal that is cut."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from fire import Outcome, by_fire
+from searching import Study, alive, children
+
+from autotl.search.journal import Journal
+from autotl.search.study import open_study
+
+KILLS, TICKETS = 20, 80
+
+
+def workers(coordinator: int) -> list[int]:
+    """Its workers that have had time to get ready: one that still starts has no trial to lose."""
+    found, uptime = [], float(Path("/proc/uptime").read_text().split()[0])
+    for pid in children(coordinator):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            began = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
+        except OSError:
+            continue
+        if b"autotl.search.worker" in command and uptime - began > 12:
+            found.append(pid)
+    return found
+
+
+@by_fire
+def workers_killed_20_times(folder: Path) -> Outcome:
+    """`kill -9` a random worker 20 times during a search of 80 trials with 2 workers."""
+    study, rng, events = Study(folder), random.Random(0), []
+    process = study.search("--devices", "cpu*2", "--trials", str(TICKETS), seconds=2.0)
+    reader = threading.Thread(target=lambda: events.extend(map(_event, process.stdout)))
+    reader.start()
+    kills = 0
+    while process.poll() is None and kills < KILLS:
+        time.sleep(rng.uniform(0.5, 4))
+        if running := workers(process.pid):
+            os.kill(rng.choice(running), signal.SIGKILL)
+            kills += 1
+    code = process.wait(600)
+    reader.join()
+    states, trials = study.states(), study.trials()
+    lost = [trial for trial in trials if trial.state.name == "FAIL"]
+    told = [event["number"] for event in events if event.get("event") == "trial"]
+    named = sum("killed by signal 9" in trial.user_attrs.get("cause", "") for trial in lost)
+    over = sum(states[name] for name in ("COMPLETE", "PRUNED", "FAIL"))
+    return Outcome(
+        f"{kills} kills; {over} of {TICKETS} tickets over ({dict(states)}), {named} of {len(lost)} losses named, "
+        f"{len(set(told))} trials told once of {len(told)}, result.json agrees: {study.agrees()}, exit {code}",
+        "20 kills; 80 tickets over, none RUNNING, each loss named, none twice, result.json agrees",
+        kills == KILLS and over == TICKETS == len(told) == len(set(told)) and not states["RUNNING"]
+        and named == len(lost) and study.agrees() and code == 0,
+    )  # fmt: skip
+
+
+def _event(line: str) -> dict:
+    return json.loads(line) if line.startswith("{") else {"event": "other", "text": line}
+
+
+@by_fire
+def coordinator_killed_10_times(folder: Path) -> Outcome:
+    """`kill -9` the coordinator at 10 random moments, and resume each time."""
+    study, rng = Study(folder), random.Random(1)
+    finished: dict[int, float | None] = {}
+    orphans = lost = 0
+    for _ in range(10):
+        process = study.search("--devices", "cpu*2", "--trials", "100", seconds=0.4)
+        time.sleep(rng.uniform(2, 18))
+        mine = children(process.pid)
+        process.kill()
+        process.wait()
+        time.sleep(5)
+        orphans += sum(map(alive, mine))
+        if (study.folder / "journal.log").exists():
+            now = {t.number: t.value for t in study.trials() if t.state.name in ("COMPLETE", "PRUNED")}
+            lost += sum(now.get(number, "gone") != value for number, value in finished.items())
+            finished = now
+    process = study.search("--devices", "cpu*2", "--trials", "100")
+    process.communicate(timeout=600)
+    states = study.states()
+    return Outcome(
+        f"{orphans} orphans after 5 s, {lost} finished trials lost of {len(finished)}, last resume: exit "
+        f"{process.returncode}, {dict(states)}, result.json agrees: {study.agrees()}",
+        "no orphan after 5 s, every resume works, finished trials only grow",
+        orphans == lost == process.returncode == states["RUNNING"] == 0 and len(finished) > 10 and study.agrees(),
+    )
+
+
+@by_fire
+def journal_cut_at_every_byte(folder: Path) -> Outcome:
+    """The journal of a search cut at every byte of its last two lines; three of the cuts are resumed in full."""
+    study = Study(folder)
+    study.search("--devices", "cpu", "--trials", "6").communicate(timeout=300)
+    whole = (study.folder / "journal.log").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    last, before = len(lines[-1]), len(lines[-2])
+    copy = folder / "copy" / "photos"
+    good, cuts = 0, range(len(whole) - last - before, len(whole) + 1)
+    for cut in cuts:
+        copy.mkdir(parents=True)
+        (copy / "journal.log").write_bytes(whole[:cut])
+        torn = Journal(copy).repair()
+        opened = open_study(copy, "photos", "maximize", 0)
+        opened.tell(opened.ask(), 0.5)
+        again = open_study(copy, "photos", "maximize", 0)
+        kept = whole[: whole.rfind(b"\n", 0, cut) + 1]
+        holds = (copy / "journal.log").read_bytes().startswith(kept) and again.trials[-1].value == 0.5
+        good += holds and torn == (kept != whole[:cut])
+        shutil.rmtree(copy.parent)
+    resumed = []
+    for cut in (len(whole) - 1, len(whole) - last, len(whole) - last - before // 2):
+        (study.folder / "journal.log").write_bytes(whole[:cut])
+        process = study.search("--devices", "cpu", "--trials", "8")
+        process.communicate(timeout=300)
+        resumed.append(process.returncode == 0 and study.agrees() and not study.states()["RUNNING"])
+    return Outcome(
+        f"{good} of {len(cuts)} cuts go on with all that was whole; {sum(resumed)} of 3 searches resumed",
+        "every cut resumes, with at most the last operation lost",
+        good == len(cuts) and all(resumed),
+    )
+
+
+@by_fire
+def out_of_memory_at_64_32_and_16(folder: Path) -> Outcome:
+    """A stand-in device without room for more than 8 rows: the test that counts what it was given."""
+    test = Path(__file__).parents[1] / "test_micro_batch.py"
+    command = [sys.executable, "-m", "pytest", str(test), "-k", "64_32_and_16", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=test.parents[1])
+    return Outcome(
+        done.stdout.strip().splitlines()[-1],
+        "the trial completes at micro-batch 8, its weights those of the whole batch of 64",
+        done.returncode == 0,
+    )
