@@ -29,7 +29,7 @@ def workers(coordinator: int) -> list[int]:
             began = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
         except OSError:
             continue
-        if b"autotl.search.worker" in command and uptime - began > 12:
+        if b"autotl.search.worker" in command and uptime - began > 8:
             found.append(pid)
     return found
 
@@ -38,7 +38,7 @@ def workers(coordinator: int) -> list[int]:
 def workers_killed_20_times(folder: Path) -> Outcome:
     """`kill -9` a random worker 20 times during a search of 80 trials with 2 workers."""
     study, rng, events = Study(folder), random.Random(0), []
-    process = study.search("--devices", "cpu*2", "--trials", str(TICKETS), seconds=2.0)
+    process = study.search("--devices", "cpu*2", "--trials", str(TICKETS), seconds=5.0)
     reader = threading.Thread(target=lambda: events.extend(map(_event, process.stdout)))
     reader.start()
     kills = 0

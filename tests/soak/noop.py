@@ -36,7 +36,10 @@ class Noop(Strategy):
         chosen = np.where(right, task.validation_labels, (task.validation_labels + 1) % task.n_classes)
         probabilities = np.full((len(chosen), task.n_classes), 0.1 / (task.n_classes - 1))
         probabilities[np.arange(len(chosen)), chosen] = 0.9
-        head = task.head.build({}, 1, task.n_classes, 0).fit(np.zeros((task.n_classes, 1)), np.arange(task.n_classes))
+        taps = task.features.layout.columns("last")
+        width = taps.stop - taps.start
+        rows = np.zeros((task.n_classes, width))
+        head = task.head.build({}, width, task.n_classes, 0).fit(rows, np.arange(task.n_classes))
         return Result(recipe, probabilities, Fitted("last", head))
 
 
