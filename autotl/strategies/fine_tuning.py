@@ -138,6 +138,7 @@ class _Net:
 
         from autotl.heads.predict import probabilities
         from autotl.micro_batch import MicroBatch
+        from autotl.strategies.precision import faster
         from autotl.strategies.training import Plan, train
 
         start, train_rows, validation = self._boundary()
@@ -158,9 +159,12 @@ class _Net:
                 parts = scoring.forward(len(validation), lambda rows: scored(self._tensor(validation[rows])), 64)
             return probabilities(torch.cat(parts).cpu().double().numpy(), 1.0)  # MPS has no float64
 
+        x, y = next(batches(1, torch.Generator()))
+        part = f"{self.task.backbone.name} from {start}, {len(self.unfrozen)} unfrozen, {self.params['norms']} norms"
+        precision = self.params.get("precision") or faster(network, x, y, self.device, part)
         return train(
             network, self._groups(), batches, len(labels) // batch, predict,
-            Plan.of(self.params, patience=4), self.task, report, self.recipe.seed,
+            Plan.of({**self.params, "precision": precision}, patience=4), self.task, report, self.recipe.seed,
             fit_epochs="stop_after" not in self.params, micro=micro,
         )  # fmt: skip
 

@@ -47,6 +47,8 @@ class Plan:
     clip: float = 1.0
     patience: int = 10
     """Epochs without a better score before training stops."""
+    precision: str | None = None
+    """`"bf16"`: the forward pass runs in it, while weights, loss and scores stay in fp32. None is fp32."""
     stop_after: int | None = None
     """Epochs after which to stop although the schedule goes on: where an earlier training ran out of time."""
 
@@ -69,8 +71,9 @@ class Trained:
 
     def carried_out(self, recipe: Recipe) -> Recipe:
         """The recipe of what was trained, so that a replay repeats it, cut short or not."""
-        done = {"epochs": self.plan.epochs} | ({"stop_after": self.plan.stop_after} if self.plan.stop_after else {})
-        return replace(recipe, strategy_params={**recipe.strategy_params, **done})
+        done = {"epochs": self.plan.epochs, "stop_after": self.plan.stop_after, "precision": self.plan.precision}
+        said = {name: value for name, value in done.items() if value is not None}
+        return replace(recipe, strategy_params={**recipe.strategy_params, **said})
 
 
 def train(
@@ -170,6 +173,10 @@ def _shares(
 ) -> Callable[[slice], Tensor]:
     """What some rows of a batch add to its loss. Mixup is drawn here, once for the batch, however it is cut."""
 
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+            return network(x).float()
+
     def cross_entropy(predicted: Tensor, labels: Tensor, chosen: slice) -> Tensor:
         total = F.cross_entropy(
             predicted, labels[chosen], weights, label_smoothing=plan.label_smoothing, reduction="sum"
@@ -177,14 +184,14 @@ def _shares(
         return total / (len(labels) if weights is None else weights[labels].sum())
 
     if not plan.mixup:
-        return lambda chosen: cross_entropy(network(x[chosen]), y, chosen)
+        return lambda chosen: cross_entropy(forward(x[chosen]), y, chosen)
     # a Beta(a, a) draw, as the ratio of two Gamma draws, from the trial's own generator
     gamma = torch._standard_gamma(torch.full((2,), plan.mixup), generator=generator)
     share = float(gamma[0] / gamma.sum())
     other = torch.randperm(len(x), generator=generator).to(x.device)
 
     def mixed(chosen: slice) -> Tensor:
-        predicted = network(share * x[chosen] + (1 - share) * x[other[chosen]])
+        predicted = forward(share * x[chosen] + (1 - share) * x[other[chosen]])
         one, two = (cross_entropy(predicted, labels, chosen) for labels in (y, y[other]))
         return share * one + (1 - share) * two
 
