@@ -18,7 +18,7 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -39,6 +39,7 @@ __all__ = [
     "UnusualImage",
     "decode",
     "load_view",
+    "load_views",
     "preprocess",
     "to_rgb",
     "verify",
@@ -198,10 +199,22 @@ def load_view(
     usual_only: bool = False,
 ) -> np.ndarray:
     """A view of the image in a file whose bytes have this digest: uint8 [size, size, 3]. Raises as `decode` does."""
+    return load_views(path, digest, preprocessing, (view,), usual_only)[view]
+
+
+def load_views(
+    path: str | os.PathLike[str],
+    digest: str,
+    preprocessing: "Preprocessing",
+    views: Iterable[View],
+    usual_only: bool = False,
+) -> dict[View, np.ndarray]:
+    """Several views of one image, as `load_view` gives them, from one decoding."""
     # Twice what is needed: a reduced JPEG then looks as the whole one does once resized (Pillow's `reducing_gap` says
     # the same), and a view that cuts out half of the image still has pixels enough.
     hint = 2 * math.floor(preprocessing.size / preprocessing.crop)
-    return preprocess(draw(decode(path, hint, usual_only, grey=True), digest, view), preprocessing)
+    image = decode(path, hint, usual_only, grey=True)
+    return {view: preprocess(draw(image, digest, view), preprocessing) for view in views}
 
 
 def _as_seen(image: Image.Image, grey: bool = False) -> Image.Image:

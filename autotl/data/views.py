@@ -1,6 +1,7 @@
 """Views: an augmentation drawn from a seed of (image digest, policy, view number), so that it can be recorded.
 
-The policies are torchvision's v2 transforms; a view is the same for the same image, whoever draws it.
+The policies are torchvision's v2 transforms, or the symmetries of a rectangle and of a square, of which there are so
+few that the views of an image are all different. A view is the same for the same image, whoever draws it.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-__all__ = ["PLAIN", "POLICIES", "View", "draw"]
+__all__ = ["PLAIN", "POLICIES", "View", "draw", "looks"]
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,16 @@ class View:
 
 PLAIN = View()
 
-
-def _dihedral(v2: Any) -> list[Any]:
-    """The square's eight symmetries: for images without an up, such as cells and tiles."""
-    quarter_turns = [v2.RandomRotation((turn, turn), expand=True) for turn in (0, 90, 180, 270)]  # nothing is cut off
-    return [v2.RandomHorizontalFlip(), v2.RandomChoice(quarter_turns)]
-
-
-def _flip(v2: Any) -> list[Any]:
-    return [v2.RandomHorizontalFlip()]
+T = Image.Transpose
+SYMMETRIES = {
+    # left and right change nothing for most photographs
+    "flip": (T.FLIP_LEFT_RIGHT,),
+    # for images without an up, such as cells and tiles
+    "dihedral": (
+        T.ROTATE_180, T.FLIP_LEFT_RIGHT, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_90, T.TRANSVERSE, T.ROTATE_270,
+    ),
+}  # fmt: skip
+"""What turns the plain image into its other views, one by one."""
 
 
 def _crop(v2: Any) -> list[Any]:
@@ -53,13 +55,20 @@ def _trivial(v2: Any) -> list[Any]:
     return [v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()]
 
 
-POLICIES: dict[str, Callable[[Any], list[Any]]] = {
-    "flip": _flip,
-    "dihedral": _dihedral,
+RANDOM: dict[str, Callable[[Any], list[Any]]] = {
     "crop": _crop,
     "crop_colour": _crop_colour,
     "trivial": _trivial,
 }
+
+POLICIES = (*SYMMETRIES, *RANDOM)
+
+
+def looks(policy: str, n: int) -> list[View]:
+    """The plain image and `n` other views of a policy, or as many as it has."""
+    if policy == "plain":
+        return [PLAIN]
+    return [PLAIN, *(View(policy, number) for number in range(min(n, len(SYMMETRIES.get(policy, range(n))))))]
 
 
 class _RandomCrop:
@@ -78,7 +87,7 @@ class _RandomCrop:
 def _transforms(policy: str) -> tuple[Any, ...]:
     from torchvision.transforms import v2
 
-    return tuple(POLICIES[policy](v2))
+    return tuple(RANDOM[policy](v2))
 
 
 _generator = threading.Lock()  # v2 draws from torch's one global generator
@@ -88,12 +97,18 @@ def draw(image: Image.Image, digest: str, view: View) -> Image.Image:
     """The view of an RGB image whose bytes have this digest. Raises KeyError for a policy that doesn't exist."""
     if view.policy == "plain":
         return image
+    if view.policy in SYMMETRIES:  # each image begins elsewhere, so that one view shows every symmetry to a network
+        turns = SYMMETRIES[view.policy]
+        return image.transpose(turns[(_seed(f"{digest}/{view.policy}") + view.number) % len(turns)])
     import torch
 
-    seed = int.from_bytes(hashlib.sha256(f"{digest}/{view.policy}/{view.number}".encode()).digest()[:7], "big")
     transforms = _transforms(view.policy)
     with _generator, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(_seed(f"{digest}/{view.policy}/{view.number}"))
         for transform in transforms:
             image = transform(image)
     return image
+
+
+def _seed(words: str) -> int:
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "big")

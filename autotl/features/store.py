@@ -39,7 +39,7 @@ __all__ = [
     "to_row_dtype",
 ]
 
-FORMAT = 1  # of the files; part of the key, so that another version's rows are never misread
+FORMAT = 2  # of the files and of what views draw; part of the key, so that another version's rows are never misread
 REMOVED = ".removed-"
 BIRTH = "birth"  # of a folder: a random word, that tells it from one of the same name before it
 REMEMBERED = 64  # specs whose rows a process knows without reading their index again

@@ -1,10 +1,11 @@
 """What a trained head says of features: logits, and probabilities that mean what they say. Arrays in, arrays out."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["MISSING", "fit_temperature", "logits", "probabilities"]
+__all__ = ["MISSING", "average_logits", "fit_temperature", "logits", "probabilities"]
 
 MISSING = -1e9
 """The logit of a class that an estimator never saw: finite, and as good as minus infinity at any temperature."""
@@ -26,6 +27,11 @@ def logits(head: Any, features: np.ndarray, n_classes: int) -> np.ndarray:
     score = _dense_logits if hasattr(head, "state_dict") else _estimator_logits
     parts = [score(head, features[i : i + ROWS], n_classes) for i in range(0, len(features), ROWS)]
     return np.concatenate(parts) if parts else np.empty((0, n_classes))
+
+
+def average_logits(head: Any, views: Sequence[np.ndarray], n_classes: int) -> np.ndarray:
+    """The mean of the head's `logits` over several views of the same images, each float32 [n, n_features]."""
+    return np.mean([logits(head, features, n_classes) for features in views], axis=0)
 
 
 def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:

@@ -20,9 +20,9 @@ def select(
 ) -> dict[int, float]:
     """Weights by index of the candidates whose average scores best on the validation images; at least one.
 
-    Candidates come best first. Starting from the best single one, the one whose addition helps most is added, again
-    and again and with repeats; the best average on the way is kept, a smaller one where two are equal. The score is
-    the metric, and where it ties (accuracy on few images is coarse) the log loss.
+    Candidates come best first. Starting from the best single one that is allowed (the first, where none is), the one
+    whose addition helps most is added, again and again and with repeats; the best average on the way is kept, a smaller
+    one where two are equal. The score is the metric, and where it ties (accuracy on few images is coarse) the log loss.
 
     Args:
         probabilities: [n, n_classes] of each candidate.
@@ -35,8 +35,9 @@ def select(
         likelihood = np.log(average[np.arange(len(labels)), labels].clip(1e-7)).mean()
         return round(sign * metric(labels, average), 9), float(likelihood)
 
-    chosen = [0]
-    total = np.array(probabilities[0], dtype=np.float64)
+    first = next((i for i in range(len(probabilities)) if allowed(frozenset({i}))), 0)
+    chosen = [first]
+    total = np.array(probabilities[first], dtype=np.float64)
     best, best_score = list(chosen), score(total)
     for _ in range(ROUNDS):
         options = [

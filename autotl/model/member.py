@@ -1,11 +1,13 @@
 """One fitted recipe on disk: `member.json`, its head, and the weights of its unfrozen blocks. No pickle."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autotl.data.views import View
 from autotl.errors import AutotlError
 from autotl.files import write_atomically, write_json
 from autotl.heads.persist import load_head, save_head
@@ -37,11 +39,11 @@ class Member:
         """Members of one frozen backbone share one pass over the images; a fine-tuned one has its own."""
         return self.backbone_digest if self.fitted.base is None else f"{self.backbone_digest}/{self.trial}"
 
-    def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """From its taps' columns, float32 [n, n_features]."""
-        from autotl.heads.predict import logits, probabilities
+    def probabilities(self, views: Sequence[np.ndarray]) -> np.ndarray:
+        """From its taps' columns for each of its views, float32 [n, n_features]."""
+        from autotl.heads.predict import average_logits, probabilities
 
-        return probabilities(logits(self.fitted.head, features, self.n_classes), self.fitted.temperature)
+        return probabilities(average_logits(self.fitted.head, views, self.n_classes), self.fitted.temperature)
 
 
 def save_member(member: Member, n_features: int, folder: Path) -> None:
@@ -58,6 +60,7 @@ def save_member(member: Member, n_features: int, folder: Path) -> None:
         {
             "recipe": member.recipe.to_dict(),
             "taps": member.fitted.taps,
+            "views": [asdict(view) for view in member.fitted.views],
             "tuned": member.fitted.base is not None,
             "backbone_digest": member.backbone_digest,
             "n_features": n_features,
@@ -77,7 +80,8 @@ def load_member(folder: Path, registry: Registry) -> Member:
         recipe = Recipe.from_dict(page.recipe.model_dump())
         spec = registry.head(recipe.head)
         head = load_head(spec, recipe.head_params, page.n_features, page.n_classes, folder)
-        fitted = Fitted(page.taps, head, _base(folder) if page.tuned else None, page.temperature)
+        views = tuple(View(view.policy, view.number) for view in page.views)
+        fitted = Fitted(page.taps, head, _base(folder) if page.tuned else None, views, page.temperature)
         return Member(recipe, fitted, page.backbone_digest, page.n_classes, page.weight, page.trial, page.validation)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise AutotlError(f"{folder} is no whole part of a model: {type(error).__name__}: {error}") from error

@@ -1,5 +1,6 @@
 """What a search returns: a model that predicts, and its folder of safetensors, skops and JSON."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,9 @@ from PIL import Image
 
 from autotl.backbones.backbone import Backbone, Layout
 from autotl.data.apart import Readers
-from autotl.data.images import UndecodableImage, UnusualImage, load_view, preprocess, to_rgb
+from autotl.data.checks import digest_file
+from autotl.data.images import UndecodableImage, UnusualImage, load_views, preprocess, to_rgb
+from autotl.data.views import PLAIN, View, draw
 from autotl.errors import AutotlError
 from autotl.features.engine import Compiled, TorchEngine
 from autotl.features.extract import BATCH, ROWS, batches
@@ -86,14 +89,14 @@ class ImageModel:
                 unusual: a hostile one may crash its reader.
         """
 
-        def load(path: Path, backbone: Backbone) -> np.ndarray | None:
+        def load(path: Path, backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
             try:
-                return load_view(path, "", backbone.preprocessing) if checked else self._load_strange(path, backbone)
+                return self._load(path, backbone, views, checked)
             except UndecodableImage as error:
                 if on_skip is None:
                     raise UndecodableImage(f"{path}: {error}", error.path) from error
                 skipped[path] = str(error)
-                return None
+                return {}
 
         skipped: dict[Path, str] = {}
         for path, row in self._run(paths, load, many):
@@ -102,31 +105,40 @@ class ImageModel:
             else:
                 yield path, row
 
-    def _open(self, image: ImageLike, backbone: Backbone) -> np.ndarray:
+    def _open(self, image: ImageLike, backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
         if isinstance(image, str | os.PathLike):
             try:
-                return self._load_strange(Path(image), backbone)
+                return self._load(Path(image), backbone, views)
             except UndecodableImage as error:
                 raise UndecodableImage(f"{image}: {error}", error.path) from error
-        return preprocess(to_rgb(image), backbone.preprocessing)
+        picture = to_rgb(image)
+        digest = hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest() if views != {PLAIN} else ""
+        return {view: preprocess(draw(picture, digest, view), backbone.preprocessing) for view in views}
 
-    def _load_strange(self, path: Path, backbone: Backbone) -> np.ndarray:
+    def _load(self, path: Path, backbone: Backbone, views: set[View], checked: bool = False) -> dict[View, np.ndarray]:
+        """The views of a file that are drawn for it in a search too. Raises UndecodableImage."""
         try:
-            return load_view(path, "", backbone.preprocessing, usual_only=True)
-        except UnusualImage:
-            self._readers.verify(path)
-            return load_view(path, "", backbone.preprocessing)
+            digest = digest_file(path) if views != {PLAIN} else ""
+        except OSError:  # reading the image says why
+            digest = ""
+        if not checked:
+            try:
+                return load_views(path, digest, backbone.preprocessing, views, usual_only=True)
+            except UnusualImage:
+                self._readers.verify(path)
+        return load_views(path, digest, backbone.preprocessing, views)
 
     def _run(
-        self, items: Iterable[T], load: Callable[[T, Backbone], np.ndarray | None], many: bool
+        self, items: Iterable[T], load: Callable[[T, Backbone, set[View]], dict[View, np.ndarray]], many: bool
     ) -> Iterator[tuple[T, np.ndarray]]:
         """Each item and its averaged probabilities, from one decoding for all members of a preprocessing."""
         passes = self._prepared(many)
         sizes = {p.backbone.preprocessing: p.backbone for p in passes}
+        views = {size: {v for p in passes if p.backbone.preprocessing == size for v in p.views} for size in sizes}
         total = sum(member.weight for member in self.members)
 
         def load_all(item: T) -> np.ndarray:
-            loaded = {preprocessing: load(item, backbone) for preprocessing, backbone in sizes.items()}
+            loaded = {size: load(item, backbone, views[size]) for size, backbone in sizes.items()}
             holder = np.empty((), object)
             holder[()] = loaded
             return holder
@@ -136,8 +148,8 @@ class ImageModel:
             for p in passes:
                 size = p.backbone.preprocessing.size
                 blank = np.zeros((size, size, 3), np.uint8)  # in the place of what couldn't be read
-                images = [h.get(p.backbone.preprocessing) for h in holders]
-                summed += p.probabilities(np.stack([blank if i is None else i for i in images]))
+                loaded = [h[()][p.backbone.preprocessing] for h in holders]
+                summed += p.probabilities({v: np.stack([seen.get(v, blank) for seen in loaded]) for v in p.views})
             yield from zip(chunk, summed / total, strict=True)
 
     def _prepared(self, many: bool) -> list["_Pass"]:
@@ -241,14 +253,24 @@ class _Pass:
     layout: Layout
     members: list[Member]
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """The members' weighted sum, [n, n_classes]."""
+    @property
+    def views(self) -> set[View]:
+        """What the members look at between them."""
+        return {view for member in self.members for view in member.fitted.views}
+
+    def probabilities(self, images: dict[View, np.ndarray]) -> np.ndarray:
+        """The members' weighted sum, [n, n_classes], from each of their `views`."""
+        rows = {view: self._rows(seen) for view, seen in images.items()}
+
+        def one(member: Member) -> np.ndarray:
+            columns = self.layout.columns(member.fitted.taps)
+            return member.weight * member.probabilities([rows[view][:, columns] for view in member.fitted.views])
+
+        return sum(map(one, self.members), np.zeros(()))
+
+    def _rows(self, images: np.ndarray) -> np.ndarray:
         parts = [self.compiled(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-        rows = to_row_dtype(np.concatenate(parts), ROWS).astype(np.float32)  # as they were recorded for training
-        return sum(
-            (m.weight * m.probabilities(rows[:, self.layout.columns(m.fitted.taps)]) for m in self.members),
-            np.zeros(()),
-        )
+        return to_row_dtype(np.concatenate(parts), ROWS).astype(np.float32)  # as they were recorded for training
 
 
 def load(path: str | os.PathLike[str], device: str = "cpu", registry: Registry | None = None) -> ImageModel:

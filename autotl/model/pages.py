@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from autotl.data.views import POLICIES
 from autotl.errors import AutotlError
 from autotl.files import read_json
 
@@ -58,11 +59,24 @@ class RecipePage(_Page):
     head_params: Params
 
 
+class ViewPage(_Page):
+    policy: str
+    number: int = Field(ge=0)
+
+    @field_validator("policy")
+    @classmethod
+    def _known(cls, policy: str) -> str:
+        if policy not in ("plain", *POLICIES):
+            raise ValueError(f"there is no augmentation policy {policy!r}")
+        return policy
+
+
 class MemberPage(_Page):
     """`members/N/member.json`."""
 
     recipe: RecipePage
     taps: Literal["last", "stages", "stages+max"]
+    views: list[ViewPage] = Field(min_length=1, max_length=100)
     tuned: bool
     backbone_digest: Digest
     n_features: int = Field(ge=1)

@@ -74,6 +74,7 @@ class Candidate:
     value: float
     backbone: str
     tuned: bool
+    views: tuple[str, ...]
     validation: np.ndarray
 
     @property
@@ -99,8 +100,9 @@ def _candidates(bench: Bench) -> list[Candidate]:
         except (AutotlError, OSError, ValueError, MemoryError) as error:
             bench.send("say", f"{page.parent.name} takes no part in the model: {error}")
             continue
+        views = tuple(f"{view.policy}-{view.number}" for view in about.views)
         found.append(
-            Candidate(page.parent, about.trial, about.validation, about.recipe.backbone, about.tuned, validation)
+            Candidate(page.parent, about.trial, about.validation, about.recipe.backbone, about.tuned, views, validation)
         )
     sign = -1 if bench.registry.metric(bench.context.config.metric).greater_is_better else 1
     return sorted(found, key=lambda c: (sign * c.value, c.number))
@@ -111,13 +113,11 @@ def _choose(bench: Bench, ticket: Finish, candidates: list[Candidate]) -> list[M
     n_test = len(bench.context.split.test)
     left = ticket.until - time.monotonic() - SAVING
 
-    def seconds(candidate: Candidate) -> float:
-        an_image = ticket.seconds_an_image.get(candidate.backbone, UNKNOWN)
-        return n_test * an_image + (CONVERSION if candidate.tuned else 0.5)
-
     def allowed(chosen: frozenset[int]) -> bool:
-        passes = {candidates[i].passes: seconds(candidates[i]) for i in chosen}
-        return sum(passes.values()) <= left
+        networks = {candidates[i].passes: candidates[i] for i in chosen}
+        looked = {(candidates[i].passes, view): candidates[i].backbone for i in chosen for view in candidates[i].views}
+        ready = sum(CONVERSION if candidate.tuned else 0.5 for candidate in networks.values())
+        return ready + sum(n_test * ticket.seconds_an_image.get(name, UNKNOWN) for name in looked.values()) <= left
 
     metric = bench.registry.metric(bench.context.config.metric)
     weights = select(

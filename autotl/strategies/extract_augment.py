@@ -1,7 +1,8 @@
 """Extract and augment: the frozen backbone sees several augmented views of each image, a new head learns from all.
 
 A view is drawn from a seed of (image digest, policy, view number), so its features are recorded like the plain
-image's: K views cost K extractions once, not one an epoch, and estimator heads can use them.
+image's: K views cost K extractions once, not one an epoch, and estimator heads can use them. The model may look at
+a new image through the same views and average what it thinks of each.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotl.backbones.backbone import TAPS, Backbone
-from autotl.data.views import PLAIN, POLICIES, View
+from autotl.data.views import PLAIN, POLICIES, looks
 from autotl.heads.head import Head
 from autotl.recipe import Params, Recipe, Space
 from autotl.strategies.fast_extraction import fit_head, head_training_defaults, suggest_head_training
@@ -20,33 +21,50 @@ if TYPE_CHECKING:
 
 __all__ = ["ExtractAugment"]
 
+MOST_VIEWS = 7
+"""With the plain image, all the symmetries of a square."""
+
 
 class ExtractAugment(Strategy):
     """Dearer than fast extraction, and augmentation works."""
 
     name = "extract_augment"
     rows_per_image = 2  # the plain image and a view
+    recorded = ("policy", "views")
 
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
-        views = space.int("views", 1, 8 if space.accelerator else 4)
+        views = space.int("views", 1, MOST_VIEWS)
         if head.max_rows:  # the plain images count too
             views = max(1, min(views, head.max_rows // max(1, space.n_train) - 1))
         return {
-            "policy": space.categorical("policy", tuple(POLICIES)),
+            "policy": space.categorical("policy", POLICIES),
             "views": views,
+            "averaged": space.categorical("averaged", (True, False)),
             "taps": space.categorical("taps", TAPS),
             **suggest_head_training(space, head),
         }
 
     def defaults(self, head: Head) -> Params:
-        return {"policy": "dihedral", "views": 1, "taps": "stages+max", **head_training_defaults(head)}
+        return {
+            "policy": "flip",
+            "views": 1,
+            "averaged": True,
+            "taps": "stages+max",
+            **head_training_defaults(head),
+        }
+
+    def thorough(self, head: Head, passes: int) -> Params | None:
+        views = min(MOST_VIEWS, passes - 1)
+        return {**self.defaults(head), "policy": "dihedral", "views": views} if views > 0 else None
 
     def fit(self, recipe: Recipe, task: Task, device: str, report: Report) -> Result:
         params = recipe.strategy_params
         taps, policy = str(params["taps"]), str(params["policy"])
-        views = [PLAIN, *(View(policy, number) for number in range(int(params["views"] or 0)))]
+        views = looks(policy, int(params["views"] or 0))
         features = np.concatenate([task.features.taps("train", taps, view) for view in views])
-        return fit_head(recipe, task, device, report, taps, features, np.tile(task.train_labels, len(views)))
+        labels = np.tile(task.train_labels, len(views))
+        looked_at = tuple(views) if params.get("averaged") else (PLAIN,)
+        return fit_head(recipe, task, device, report, taps, features, labels, looked_at)
 
 
 def autotl_register_strategies(register: "Register[Strategy]") -> None:

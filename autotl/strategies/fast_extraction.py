@@ -1,12 +1,13 @@
 """Fast feature extraction: the backbone runs once over the images, a new classifier learns from what it recorded."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autotl.backbones.backbone import TAPS, Backbone
+from autotl.data.views import PLAIN, View
 from autotl.heads.head import Head
 from autotl.recipe import Params, Recipe, Space
 from autotl.strategies.strategy import Fitted, OutOfTime, Report, Result, Strategy, Task
@@ -54,40 +55,48 @@ def head_training_defaults(head: Head) -> Params:
 
 
 def fit_head(
-    recipe: Recipe, task: Task, device: str, report: Report, taps: str, features: np.ndarray, labels: np.ndarray
+    recipe: Recipe,
+    task: Task,
+    device: str,
+    report: Report,
+    taps: str,
+    features: np.ndarray,
+    labels: np.ndarray,
+    views: tuple[View, ...] = (PLAIN,),
 ) -> Result:
     """A new head, dense or estimator, on recorded features [n, n_features].
 
-    Rows are views of the task's training images: all images in their order, then all of them again.
+    Rows are views of the task's training images: all images in their order, then all of them again. What the model
+    predicts is averaged over `views`.
     """
-    from autotl.heads.predict import logits, probabilities
+    from autotl.heads.predict import average_logits, probabilities
 
-    validation = task.features.taps("validation", taps)
+    validation = [task.features.taps("validation", taps, view) for view in views]
     head = task.head.build(recipe.head_params, features.shape[1], task.n_classes, recipe.seed)
     if task.head.kind == "estimator":
         images = np.arange(len(labels)) % len(task.train_labels)
         watch = _watch(head, validation, task, report)
         asked = inspect.signature(head.fit).parameters
         head.fit(features, labels, **{k: v for k, v in {"images": images, "watch": watch}.items() if k in asked})
-        found = probabilities(logits(head, validation, task.n_classes), 1.0)
-        return Result(recipe, found, Fitted(taps, head))
+        found = probabilities(average_logits(head, validation, task.n_classes), 1.0)
+        return Result(recipe, found, Fitted(taps, head, views=views))
 
     from autotl.strategies.training import train_head
 
     trained = train_head(head, features, labels, validation, recipe.strategy_params, task, device, report, recipe.seed)
-    return Result(trained.carried_out(recipe), trained.probabilities, Fitted(taps, head), trained.history)
+    return Result(trained.carried_out(recipe), trained.probabilities, Fitted(taps, head, views=views), trained.history)
 
 
-def _watch(head: Any, validation: np.ndarray, task: Task, report: Report) -> Callable[[float], None]:
+def _watch(head: Any, validation: Sequence[np.ndarray], task: Task, report: Report) -> Callable[[float], None]:
     """What an estimator calls while it is fitted: its validation score is reported, its trial may end here."""
-    from autotl.heads.predict import logits, probabilities
+    from autotl.heads.predict import average_logits, probabilities
 
     best: list[float] = []
 
     def watch(fraction: float) -> None:
         if task.seconds_left() <= 0:
             raise OutOfTime(f"the time was up after {fraction:.0%} of the fit")
-        found = probabilities(logits(head, validation, task.n_classes), 1.0)
+        found = probabilities(average_logits(head, validation, task.n_classes), 1.0)
         score = task.metric(task.validation_labels, found)
         if not best or task.metric.better(score, best[0]):
             best[:] = [score]

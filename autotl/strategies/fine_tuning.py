@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotl.backbones.backbone import Backbone, Block
-from autotl.data.views import PLAIN, POLICIES, View
+from autotl.data.views import PLAIN, POLICIES, looks
 from autotl.heads.head import Head
 from autotl.recipe import Params, Recipe, Space
 from autotl.strategies.strategy import Fitted, Report, Result, Rows, Strategy, Task
@@ -37,13 +37,15 @@ class FineTuning(Strategy):
 
     name = "fine_tuning"
     head_kinds = ("dense",)
+    recorded = ("unfrozen_blocks", "policy", "views")
 
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
         deepest = backbone.n_blocks if space.accelerator else min(CPU_BLOCKS, backbone.n_blocks)
         return {
             "unfrozen_blocks": space.int("unfrozen_blocks", 1, deepest),
             "policy": space.categorical("policy", ("plain", *POLICIES)),
-            "views": space.int("views", 1, 8 if space.accelerator else 4),
+            "views": space.int("views", 1, 7),
+            "averaged": space.categorical("averaged", (True, False)),
             "lr": space.float("lr", 3e-5, 3e-3, log=True),
             "lr_decay": space.float("lr_decay", 0.4, 1.0),
             "weight_decay": space.float("weight_decay", 1e-4, 0.3, log=True),
@@ -60,6 +62,7 @@ class FineTuning(Strategy):
             "unfrozen_blocks": 1,
             "policy": "plain",
             "views": 1,
+            "averaged": False,
             "lr": 5e-4,
             "lr_decay": 0.7,
             "weight_decay": 0.02,
@@ -71,13 +74,23 @@ class FineTuning(Strategy):
             "norms": "frozen",
         }
 
+    def thorough(self, head: Head, passes: int) -> Params | None:
+        more: Params = {
+            "unfrozen_blocks": 2,
+            "policy": "dihedral",
+            "views": min(7, passes - 1),
+            "averaged": True,
+            "epochs": 16,
+        }
+        return {**self.defaults(head), **more} if passes > 1 else None
+
     def fit(self, recipe: Recipe, task: Task, device: str, report: Report) -> Result:
         net = add_head(task, recipe, device)
         net.freeze_base()
         net.train_head()
         net.unfreeze_last(int(recipe.strategy_params["unfrozen_blocks"] or 1))
         trained = net.train_jointly(report)
-        fitted = Fitted("last", net.head, net.unfrozen_state())
+        fitted = Fitted("last", net.head, net.unfrozen_state(), net.looked_at)
         return Result(trained.carried_out(recipe), trained.probabilities, fitted, trained.history)
 
 
@@ -101,7 +114,8 @@ class _Net:
         self.head = task.head.build(recipe.head_params, self.features.shape[1], task.n_classes, recipe.seed).to(device)
         policy = str(self.params["policy"])
         views = int(self.params["views"] or 1)
-        self.views = [PLAIN] if policy == "plain" else [View(policy, number) for number in range(views)]
+        self.views = looks(policy, views)
+        self.looked_at = tuple(self.views) if self.params.get("averaged") else (PLAIN,)
         self.unfrozen: list[Block] = []
 
     def freeze_base(self) -> None:
@@ -114,7 +128,7 @@ class _Net:
         from autotl.strategies.training import train_head
 
         params = {**head_training_defaults(self.task.head), "stop_after": None}
-        validation = self.task.features.taps("validation", "last")
+        validation = [self.task.features.taps("validation", "last")]
         train_head(
             self.head, self.features, self.task.train_labels, validation, params, self.task, self.device,
             _no_report, self.recipe.seed,
@@ -154,29 +168,35 @@ class _Net:
             for chosen in order[: len(order) // batch * batch].split(batch):
                 yield self._tensor(rows[chosen.numpy()]), labels[chosen].to(self.device)
 
-        def predict(scored: "nn.Module") -> np.ndarray:
+        def logits(scored: "nn.Module", rows: Rows) -> np.ndarray:
             with torch.inference_mode():
-                parts = scoring.forward(len(validation), lambda rows: scored(self._tensor(validation[rows])), 64)
-            return probabilities(torch.cat(parts).cpu().double().numpy(), 1.0)  # MPS has no float64
+                parts = scoring.forward(len(rows), lambda chosen: scored(self._tensor(rows[chosen])), 64)
+            return torch.cat(parts).cpu().double().numpy()  # MPS has no float64
 
         x, y = next(batches(1, torch.Generator()))
         part = f"{self.task.backbone.name} from {start}, {len(self.unfrozen)} unfrozen, {self.params['norms']} norms"
         precision = self.params.get("precision") or faster(network, x, y, self.device, part)
-        return train(
-            network, self._groups(), batches, len(labels) // batch, predict,
+        trained = train(
+            network, self._groups(), batches, len(labels) // batch,
+            lambda scored: probabilities(logits(scored, validation[0]), 1.0),
             Plan.of({**self.params, "precision": precision}, patience=4), self.task, report, self.recipe.seed,
             fit_epochs="stop_after" not in self.params, micro=micro,
         )  # fmt: skip
+        if len(validation) > 1:  # epochs are compared by the plain images, which is cheaper
+            trained.probabilities = probabilities(np.mean([logits(network, rows) for rows in validation], axis=0), 1.0)
+        return trained
 
-    def _boundary(self) -> tuple[int, list[Rows], Rows]:
-        """Where training starts, and what is recorded there: for each view of the training images, and for the
-        validation images. The images themselves where the base can't be split at its first unfrozen block."""
+    def _boundary(self) -> tuple[int, list[Rows], list[Rows]]:
+        """Where training starts, and what is recorded there: for each view of the training images, and for each that
+        the model will look at of the validation images, the plain one first. The images themselves where the base
+        can't be split at its first unfrozen block."""
         first = len(self.blocks) - len(self.unfrozen)
+        boundary = self.task.features.boundary
         for start in (first, 0):
-            validation = self.task.features.boundary("validation", start)
-            if validation is not None:
-                train_rows = [self.task.features.boundary("train", start, view) for view in self.views]
-                return start, [rows for rows in train_rows if rows is not None], validation
+            if boundary("validation", start) is not None:
+                train_rows = [boundary("train", start, view) for view in self.views]
+                validation = [boundary("validation", start, view) for view in self.looked_at]
+                return start, [r for r in train_rows if r is not None], [r for r in validation if r is not None]
             self.task.log(
                 f"{self.task.backbone.name}: what enters block {first} can't be recorded: it runs whole in every epoch"
             )

@@ -76,6 +76,8 @@ class Fitted:
     """A trained dense head (`nn.Module`) or a fitted scikit-learn classifier with `predict_proba`."""
     base: "dict[str, Tensor] | None" = None
     """Parameters and buffers of the unfrozen blocks, by their names in the backbone."""
+    views: tuple[View, ...] = (PLAIN,)
+    """How the model looks at an image: the head's logits of these are averaged."""
     temperature: float = 1.0
     """Probabilities are softmax(logits / temperature). The search fits it on validation images, for any strategy."""
 
@@ -102,6 +104,10 @@ class Strategy(ABC):
     rows_per_image: int = 1
     """How many feature rows it gives a head for each image at the least; heads that can't take so many are left out."""
 
+    recorded: tuple[str, ...] = ()
+    """Those of its parameters that decide what it records of the images. A pass over all images is dear, and so most
+    trials take these from an earlier one."""
+
     @abstractmethod
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
         """Its own parameters, chosen from `space`: what `fit` finds in `recipe.strategy_params`."""
@@ -109,6 +115,11 @@ class Strategy(ABC):
     def defaults(self, head: Head) -> Params:
         """A known-good value for each name that `suggest` chooses: what is tried first."""
         return {}
+
+    def thorough(self, head: Head, passes: int) -> Params | None:
+        """A dearer known-good set, tried later, that records at most `passes` passes of the backbone over the images.
+        None where there is none, or none so cheap."""
+        return None
 
     @abstractmethod
     def fit(self, recipe: Recipe, task: Task, device: str, report: Report) -> Result:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotl.errors import AutotlError
-from autotl.heads.predict import logits, probabilities
+from autotl.heads.predict import average_logits, probabilities
 from autotl.micro_batch import MicroBatch
 from autotl.recipe import Params, Recipe
 from autotl.strategies.strategy import OutOfTime, Report, Task
@@ -238,7 +238,7 @@ def train_head(
     head: nn.Module,
     features: np.ndarray,
     labels: np.ndarray,
-    validation: np.ndarray,
+    validation: Sequence[np.ndarray],
     params: Params,
     task: Task,
     device: str,
@@ -246,7 +246,10 @@ def train_head(
     seed: int,
     batch: int = 128,
 ) -> Trained:
-    """A dense head on recorded features [n, n_features], in steps over the whole array: no loader, no workers."""
+    """A dense head on recorded features [n, n_features], in steps over the whole array: no loader, no workers.
+
+    `validation` holds the features of the validation images, once for each view that the model looks at.
+    """
     head.to(device)
     x, y = torch.from_numpy(features).to(device), torch.from_numpy(labels).to(device)
     batch = min(batch, len(x))
@@ -262,7 +265,7 @@ def train_head(
         groups,
         batches,
         len(x) // batch,
-        lambda network: probabilities(logits(network, validation, task.n_classes), 1.0),
+        lambda network: probabilities(average_logits(network, validation, task.n_classes), 1.0),
         Plan.of(params),
         task,
         report,
