@@ -148,7 +148,7 @@ class ImageModel:
             for p in passes:
                 size = p.backbone.preprocessing.size
                 blank = np.zeros((size, size, 3), np.uint8)  # in the place of what couldn't be read
-                loaded = [h[()][p.backbone.preprocessing] for h in holders]
+                loaded = [h[p.backbone.preprocessing] for h in holders]
                 summed += p.probabilities({v: np.stack([seen.get(v, blank) for seen in loaded]) for v in p.views})
             yield from zip(chunk, summed / total, strict=True)
 

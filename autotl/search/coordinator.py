@@ -118,7 +118,7 @@ class Coordinator:
         self.schedule = Schedule(self.choices, self.registry, tried, n_images, self.cores)
         for trial in trials:
             if trial.state in FINISHED:
-                self._count(as_line(trial), trial.params.get("strategy", ""))
+                self._count(as_line(trial), trial.params)
 
     # -- trials
 
@@ -163,7 +163,7 @@ class Coordinator:
         unasked = sum(w.busy and w.trial is None for w in self.workers.workers)
         if len(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))) <= unasked:
             self.study.enqueue_trial(self.schedule.next(left, self._running()))
-        share = max(30.0, 0.1 * self.config.time) if self.config.time else float("inf")
+        share = max(30.0, self.schedule.share * self.config.time) if self.config.time else float("inf")
         worker.give(Ticket(min(left, share, self.config.trial_timeout or float("inf"))))
 
     def _running(self) -> dict[str, float]:
@@ -180,7 +180,9 @@ class Coordinator:
             return float("inf")
         n_test = len(self.split.test)
         rate = min(self.schedule.rates.values(), default=UNMEASURED) * self.cores
-        reserve = 10.0 + 2.0 * n_test / rate  # one pass over the test images; more only where there is time
+        a_pass = n_test / rate
+        # two passes over the test images always; more, for averages over views and networks, where there is time
+        reserve = 10.0 + max(2.0 * a_pass, min(24.0 * a_pass, 0.1 * self.config.time))
         return self.began + self.config.time - min(reserve, 0.3 * self.config.time)
 
     def _trials_end(self) -> float:
@@ -242,13 +244,13 @@ class Coordinator:
     def _told(self, trial: FrozenTrial) -> None:
         """A trial is over, one way or the other."""
         line = as_line(trial)
-        best = self._count(line, trial.params.get("strategy", ""))
+        best = self._count(line, trial.params)
         self.progress.trial(line, best)
 
-    def _count(self, line: TrialLine, strategy: str) -> bool:
+    def _count(self, line: TrialLine, params: dict[str, Any]) -> bool:
         """Take a finished trial into account; whether it is the best so far."""
         self.counts[line.state] += 1
-        self.schedule.finished(strategy, line.seconds, line.state == "complete")
+        self.schedule.finished(params, line.seconds, line.state == "complete")
         self.recent = [*self.recent, line][-12:]
         if line.value is None or (self.best and not self.metric.better(line.value, self.best.value or 0.0)):
             self._keep_few()

@@ -1,7 +1,8 @@
 """What to try next: known-good recipes first, then the sampler's choice, within what there is time for.
 
-After the known-good recipes each strategy gets its share of the time, however long its trials take; and a backbone that
-no trial has used yet is opened once a pass over all images is a small part of the time left.
+After the known-good recipes each strategy gets its share of the time, however long its trials take. A pass of a
+backbone over all images is dear: a backbone that no trial has used yet is opened, and several views of the images are
+recorded, where that is a small part of the time left, and most trials build on what another one has recorded.
 """
 
 import random
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from autotl.registry import Registry
-from autotl.search.space import Choices, known_good
+from autotl.search.space import Choices, known_good, thorough, thorough_heads
 
 __all__ = ["UNMEASURED", "Schedule"]
 
@@ -20,6 +21,12 @@ UNMEASURED = 20.0
 """Images a second and thread, before any were extracted."""
 OPENING = 0.35
 """The part of the time left that recording another backbone's features may take."""
+THOROUGH = 0.15
+"""And the part that several views of the images may take, for one known-good recipe."""
+SHARE, THOROUGH_SHARE = 0.1, 0.3
+"""The part of the search's time that one trial may plan for, and one of a thorough recipe."""
+AGAIN = 0.8
+"""How many of the trials look at what an earlier one has recorded."""
 
 
 class Schedule:
@@ -36,6 +43,18 @@ class Schedule:
     ):
         self.choices, self.registry, self.n_images, self.cores = choices, registry, n_images, cores
         self.plan = [p for p in known_good(choices, registry) if p not in tried]
+        recipes = [
+            (backbone, strategy, head)
+            for backbone in choices.backbones
+            for strategy in choices.strategies
+            for head in thorough_heads(choices, registry, strategy)
+        ]
+        self.deeper = [recipe for recipe in recipes if not self._tried(*recipe, tried)]
+        """Backbones, strategies and heads whose thorough recipe wasn't tried yet."""
+        self.done: list[Mapping[str, Any]] = [p for p in tried if "strategy" in p]
+        """Parameters of known-good trials, and of those that are complete."""
+        self.share = SHARE
+        """The part of the search's time that what was chosen last may take."""
         self.opened = {p["backbone"] for p in tried if "backbone" in p}
         self.sampling = False
         """Whether the known-good recipes are through."""
@@ -46,26 +65,60 @@ class Schedule:
         self.durations: dict[str, list[float]] = defaultdict(list)
         """Of complete trials, by strategy."""
 
-    def finished(self, strategy: str, seconds: float, complete: bool) -> None:
-        """Take a trial's cost into account."""
+    def finished(self, params: Mapping[str, Any], seconds: float, complete: bool) -> None:
+        """Take a trial's cost into account, and what it has recorded."""
+        strategy = params.get("strategy", "")
         if self.sampling:
             self.spent[strategy] += seconds
         if complete:
             self.durations[strategy].append(seconds)
+            self.done.append(params)
 
     def next(self, seconds_left: float, running: Mapping[str, float]) -> dict[str, Any]:
         """What to enqueue; the sampler chooses what is left out. `running`: seconds spent by strategy so far in
         trials that aren't finished."""
+        self.share = SHARE
         while self.plan:
+            if self.plan[0]["backbone"] not in self.opened and (parameters := self._thorough(seconds_left)):
+                return parameters
             parameters = self.plan.pop(0)
             if self._open(parameters["backbone"], seconds_left):
+                self.done.append(parameters)
                 return parameters
+        if parameters := self._thorough(seconds_left):
+            return parameters
         self.sampling = True
-        chosen: dict[str, Any] = {"strategy": self._strategy(seconds_left, running)}
-        opened = [self._open(name, seconds_left) for name in self.choices.backbones]
-        if not all(opened):
-            chosen["backbone"] = random.choice(sorted(self.opened))
-        return chosen
+        strategy = self._strategy(seconds_left, running)
+        opened = [name for name in self.choices.backbones if self._open(name, seconds_left)]
+        fixed: dict[str, Any] = {"strategy": strategy}
+        if len(opened) < len(self.choices.backbones):
+            fixed["backbone"] = random.choice(opened)
+        recorded = self.registry.strategy(strategy).recorded
+        names = ["backbone", *(f"{strategy}.{name}" for name in recorded)]
+        earlier = [p for p in self.done if p["strategy"] == strategy and all(name in p for name in names)]
+        if recorded and earlier and random.random() < AGAIN:
+            before = random.choice(earlier)
+            fixed |= {name: before[name] for name in names}
+        return fixed
+
+    def _thorough(self, seconds_left: float) -> dict[str, Any] | None:
+        """The next dearer known-good recipe on a backbone that is open, as thorough as the time allows."""
+        for backbone, strategy, head in [recipe for recipe in self.deeper if recipe[0] in self.opened]:
+            self.deeper.remove((backbone, strategy, head))
+            rate = min(self.rates.values(), default=UNMEASURED) if backbone not in self.rates else self.rates[backbone]
+            affordable = THOROUGH * seconds_left * rate * self.cores / max(1, self.n_images)
+            parameters = thorough(self.registry, backbone, strategy, head, int(min(affordable, 100)))
+            if parameters is not None:
+                self.done.append(parameters)
+                self.share = THOROUGH_SHARE
+                return parameters
+        return None
+
+    def _tried(self, backbone: str, strategy: str, head: str, tried: Sequence[Mapping[str, Any]]) -> bool:
+        parameters = thorough(self.registry, backbone, strategy, head, 100) or {}
+        passes = {f"{strategy}.{name}" for name in self.registry.strategy(strategy).recorded}
+        fixed = {name: value for name, value in parameters.items() if name not in passes}
+        return any(all(p.get(name) == value for name, value in fixed.items()) for p in tried)
 
     def _open(self, backbone: str, seconds_left: float) -> bool:
         """Whether trials may use this backbone. The first may always; larger ones are reckoned slower than measured

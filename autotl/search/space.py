@@ -7,10 +7,10 @@ from typing import Any
 
 import optuna
 
-from autotl.recipe import Recipe, Value
+from autotl.recipe import Params, Recipe, Value
 from autotl.registry import Registry
 
-__all__ = ["Choices", "known_good", "seed_of", "suggest"]
+__all__ = ["Choices", "known_good", "seed_of", "suggest", "thorough", "thorough_heads"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ def suggest(trial: optuna.Trial, choices: Choices, registry: Registry, study_see
 
 PREFERRED = ("rbf_svm", "logistic_regression", "linear")
 """Heads for a strategy's first trial: quick and hard to beat."""
+MANY_ROWS = ("mlp", "linear")
+"""Heads that any number of views of the images can be given to."""
 FIRST = ("logistic_regression", "linear")
 """And for the very first: it says little of what can be had, but says it soon."""
 
@@ -89,14 +91,9 @@ def known_good(choices: Choices, registry: Registry) -> list[dict[str, Any]]:
     backbone; then, on each backbone, every head that reads recorded features, with its own defaults."""
 
     def parameters(backbone: str, strategy: str, head: str, **more: Value) -> dict[str, Any]:
-        defaults = {**registry.strategy(strategy).defaults(registry.head(head)), **more}
-        return {
-            "strategy": strategy,
-            "backbone": backbone,
-            f"{strategy}.head": head,
-            **_owned(strategy, defaults),
-            **_owned(head, registry.head(head).defaults()),
-        }
+        return _enqueued(
+            registry, backbone, strategy, head, registry.strategy(strategy).defaults(registry.head(head)), more
+        )
 
     first: list[dict[str, Any]] = []
     for strategy in choices.strategies:
@@ -108,6 +105,32 @@ def known_good(choices: Choices, registry: Registry) -> list[dict[str, Any]]:
     wide = {"taps": "stages+max"} if "taps" in registry.strategy(cheapest).defaults(registry.head(heads[0])) else {}
     rest = [parameters(backbone, cheapest, head, **wide) for backbone in choices.backbones for head in heads]
     return [*first[:1], *rest[: len(heads)], *first[1:], *rest[len(heads) :]]
+
+
+def thorough_heads(choices: Choices, registry: Registry, strategy: str) -> list[str]:
+    """The heads of a strategy's thorough recipes: a preferred one, and where that is cheap to try one for many rows."""
+    heads = choices.heads_for(strategy, registry)
+    kinds = (PREFERRED, MANY_ROWS) if "estimator" in registry.strategy(strategy).head_kinds else (PREFERRED,)
+    return list(dict.fromkeys(next((h for h in kind if h in heads), heads[0]) for kind in kinds))
+
+
+def thorough(registry: Registry, backbone: str, strategy: str, head: str, passes: int) -> dict[str, Any] | None:
+    """A strategy's dearer known-good parameters, which record at most `passes` passes of a backbone over the images;
+    None where it has none."""
+    params = registry.strategy(strategy).thorough(registry.head(head), passes)
+    return None if params is None else _enqueued(registry, backbone, strategy, head, params, {})
+
+
+def _enqueued(
+    registry: Registry, backbone: str, strategy: str, head: str, params: Params, more: Params
+) -> dict[str, Any]:
+    return {
+        "strategy": strategy,
+        "backbone": backbone,
+        f"{strategy}.head": head,
+        **_owned(strategy, {**params, **more}),
+        **_owned(head, registry.head(head).defaults()),
+    }
 
 
 def _owned(owner: str, params: Mapping[str, Value]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import pytest
 
 from autotl.registry import load_registry
 from autotl.search.schedule import Schedule
-from autotl.search.space import Choices, known_good
+from autotl.search.space import Choices, known_good, thorough, thorough_heads
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,17 @@ def schedule(registry):
 def _choices(registry):
     backbones = ("efficientnet_lite0", "efficientnet_lite2")
     return Choices(backbones, tuple(registry.strategies), ("logistic_regression", "linear"), 1600, 2)
+
+
+def _everything_known(registry):
+    choices = _choices(registry)
+    deeper = [
+        thorough(registry, backbone, strategy, head, 8)
+        for backbone in choices.backbones
+        for strategy in choices.strategies
+        for head in thorough_heads(choices, registry, strategy)
+    ]
+    return [*known_good(choices, registry), *filter(None, deeper)]
 
 
 def test_the_first_trial_is_the_cheapest_strategy_on_the_smallest_backbone(schedule):
@@ -38,26 +49,26 @@ def test_what_a_resumed_study_has_tried_is_not_tried_again(schedule, registry):
 
 
 def test_time_is_shared_out_between_strategies(schedule, registry):
-    mine = schedule(known_good(_choices(registry), registry))
+    mine = schedule(_everything_known(registry))
     seconds = dict.fromkeys(registry.strategies, 0.0)
     cost = {"fast_extraction": 1.0, "extract_augment": 10.0, "fine_tuning": 30.0}
     for _ in range(300):
         strategy = mine.next(float("inf"), {})["strategy"]
         seconds[strategy] += cost[strategy]
-        mine.finished(strategy, cost[strategy], complete=True)
+        mine.finished({"strategy": strategy}, cost[strategy], complete=True)
     assert max(seconds.values()) - min(seconds.values()) <= 30.0
 
 
 def test_running_trials_count_towards_their_strategys_share(schedule, registry):
-    mine = schedule(known_good(_choices(registry), registry))
+    mine = schedule(_everything_known(registry))
     running = {"fast_extraction": 5.0, "extract_augment": 5.0}
     assert mine.next(float("inf"), running)["strategy"] == "fine_tuning"
 
 
 def test_a_strategy_whose_trials_no_longer_fit_is_left_out(schedule, registry):
-    mine = schedule(known_good(_choices(registry), registry))
-    mine.finished("fine_tuning", 60.0, complete=True)
-    mine.finished("extract_augment", 60.0, complete=True)
+    mine = schedule(_everything_known(registry))
+    mine.finished({"strategy": "fine_tuning"}, 60.0, complete=True)
+    mine.finished({"strategy": "extract_augment"}, 60.0, complete=True)
     assert {mine.next(20.0, {})["strategy"] for _ in range(5)} == {"fast_extraction"}
 
 
@@ -73,6 +84,33 @@ def test_a_backbone_that_would_take_most_of_the_time_left_stays_closed(schedule)
 def test_with_time_enough_every_backbone_is_the_samplers_choice(schedule):
     mine = schedule()
     mine.rates["efficientnet_lite0"] = 20.0
-    while mine.plan:
+    while mine.plan or mine.deeper:
         mine.next(10_000, {})
     assert "backbone" not in mine.next(10_000, {})
+
+
+def test_a_thorough_recipe_is_as_thorough_as_the_time_allows(schedule):
+    views = {}
+    for seconds in (140, 10_000):
+        mine = schedule()
+        mine.rates["efficientnet_lite0"] = 100.0  # 2,000 images take 10 s: two passes are 15 % of 140 s
+        tried = [mine.next(seconds, {}) for _ in range(12)]
+        views[seconds] = [p["extract_augment.views"] for p in tried if p.get("extract_augment.policy") == "dihedral"]
+    assert views[140][:1] == [1]
+    assert views[10_000][:1] == [7]
+
+
+def test_a_thorough_recipe_may_plan_for_more_time(schedule):
+    mine = schedule()
+    shares = {mine.next(10_000, {}).get("extract_augment.policy"): mine.share for _ in range(12)}
+    assert shares["dihedral"] > shares["flip"]
+
+
+def test_most_trials_look_at_what_an_earlier_one_has_recorded(schedule, registry):
+    mine = schedule(_everything_known(registry))
+    mine.next(10_000, {})
+    running = {"fast_extraction": 1e6, "fine_tuning": 1e6}
+    tried = [mine.next(10_000, running) for _ in range(50)]
+    again = [p for p in tried if "extract_augment.policy" in p]
+    assert 25 < len(again) < 50
+    assert {(p["extract_augment.policy"], p["extract_augment.views"]) for p in again} == {("flip", 1), ("dihedral", 7)}

@@ -59,7 +59,7 @@ def test_the_head_sees_the_taps_of_the_recipe(taps, resnet, task):
     problem = task(resnet, "logistic_regression")
     asked = watch_taps(problem)
     result = fit(FastExtraction(), problem, taps=taps)
-    assert asked == [("train", taps), ("validation", taps)]
+    assert asked == [("train", taps), ("validation", taps, "plain")]
     assert result.fitted.taps == taps
     assert result.fitted.base is None
 
@@ -156,7 +156,7 @@ def test_extract_augment_trains_a_dense_head_too(resnet, task):
 )
 def test_a_head_that_takes_few_rows_gets_few_views(max_rows, n_train, sampled, views, resnet, monkeypatch):
     monkeypatch.setattr(Watched, "max_rows", max_rows)
-    trial = optuna.trial.FixedTrial({"x.policy": "flip", "x.views": sampled, "x.taps": "last"})
+    trial = optuna.trial.FixedTrial({"x.policy": "flip", "x.views": sampled, "x.averaged": True, "x.taps": "last"})
     space = OwnedSpace(trial, "x", n_train, 3, accelerator=False)
     assert ExtractAugment().suggest(space, resnet, Watched())["views"] == views
 
@@ -184,7 +184,7 @@ def train(resnet, task):
         head = problem.head.build({"dropout": 0.2}, features.shape[1], 3, seed)
         params = {"lr": 1e-2, "weight_decay": 0.05, "epochs": 5, **params}
         labels = problem.train_labels
-        return train_head(head, features, labels, validation, params, problem, "cpu", report, seed, batch=8)
+        return train_head(head, features, labels, [validation], params, problem, "cpu", report, seed, batch=8)
 
     return run
 

@@ -1,6 +1,7 @@
 """What is frozen stays as it was, what is unfrozen learns, and where training starts makes no difference."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_losses_are_the_same_from_the_boundary_and_from_the_images(name, rows, t
     """In float32 but for the order of sums, which differs with the size of a batch; float16 has 11 bits."""
     monkeypatch.setattr(extract, "ROWS", rows)
     backbone = tiny(name)
-    recipe = recipe_of(backbone, unfrozen_blocks=TWO, epochs=2, views=2)
+    recipe = recipe_of(backbone, unfrozen_blocks=TWO, epochs=2, views=2, precision="fp32")
     problem = task(backbone, "linear")
     recorded = fit(problem, recipe)
     monkeypatch.setattr(extract, "BOUNDARY_BYTES", 0)
@@ -130,7 +131,21 @@ def test_each_epoch_looks_at_the_next_view(tiny, task):
         asked.append((part, *map(str, view))) or boundary(part, block, *view)
     )
     fit(problem, recipe_of(backbone, policy="crop", views=3))
-    assert asked == [("validation",), ("train", "crop-0"), ("train", "crop-1"), ("train", "crop-2")]
+    views = ["plain", "crop-0", "crop-1", "crop-2"]
+    assert [view for part, *view in asked if part == "train"] == [[view] for view in views]
+
+
+def test_a_model_that_averages_looks_through_every_view(tiny, task):
+    backbone = tiny("test_resnet")
+    problem = task(backbone, "linear")
+    recipe = recipe_of(backbone, policy="flip", epochs=3, precision="fp32")
+    plain, both = (
+        fit(problem, replace(recipe, strategy_params={**recipe.strategy_params, "averaged": averaged}))
+        for averaged in (False, True)
+    )
+    assert plain.history[-1]["loss"] == both.history[-1]["loss"]
+    assert [str(view) for view in both.fitted.views] == ["plain", "flip-0"]
+    assert not np.allclose(plain.probabilities, both.probabilities)
 
 
 # the same again
@@ -198,7 +213,7 @@ def test_the_best_epoch_is_kept(tiny, task):
     scores = [epoch["score"] for epoch in trained.history]
     assert scores[-1] < max(scores)  # or this run says nothing
     assert problem.metric(problem.validation_labels, trained.probabilities) == max(scores)
-    _, _, validation = net._boundary()
+    _, _, (validation,) = net._boundary()
     with torch.inference_mode():
         kept = net._network(len(net.blocks) - TWO).eval()(net._tensor(validation[:])).softmax(1).numpy()
     np.testing.assert_allclose(kept, trained.probabilities, atol=1e-5)
