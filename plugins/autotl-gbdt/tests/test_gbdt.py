@@ -145,7 +145,7 @@ def test_trees_that_were_tampered_with_are_called_damaged(
     fitted = head.build(head.defaults(), 48, 2, seed=0).fit(*problem(2, 60))
     monkeypatch.setattr(type(fitted), "_written", lambda self, booster: b"no trees at all")
     save_head(fitted, tmp_path)
-    with pytest.raises(AutotlError, match=r"damaged \(it holds no (LightGBM|XGBoost) model"):
+    with pytest.raises(AutotlError, match=r"damaged \(ValueError: it holds no (LightGBM|XGBoost) model"):
         load_head(head, head.defaults(), 48, 2, tmp_path)
 
 
