@@ -56,7 +56,7 @@ def trained(rows, task, device, **params):
     features, labels = rows
     torch.manual_seed(0)
     head = device.put_before(nn.Linear(6, 3))
-    validation = np.zeros((4, 6), np.float32)
+    validation = [np.zeros((4, 6), np.float32)]
     train_head(head, features, labels, validation, {**PARAMS, **params}, task, "cpu", lambda *_: None, 0, batch=64)
     return head.weight.detach()
 
@@ -137,7 +137,7 @@ def test_fine_tuning_completes_where_memory_runs_out(tiny, task, monkeypatch):
     recipe = Recipe("test_resnet", "fine_tuning", "linear", 0, params, problem.head.defaults())
     result = FineTuning().fit(recipe, problem, "cpu", lambda *_: None)
     assert device.refused == [32, 16, 8, 12, 6]  # training; then scoring the 12 validation images
-    assert result.recipe.strategy_params == params
+    assert {**result.recipe.strategy_params, **params} == result.recipe.strategy_params
     assert len(result.history) == 1
 
 

@@ -175,7 +175,11 @@ class _Net:
 
         x, y = next(batches(1, torch.Generator()))
         part = f"{self.task.backbone.name} from {start}, {len(self.unfrozen)} unfrozen, {self.params['norms']} norms"
-        precision = self.params.get("precision") or faster(network, x, y, self.device, part)
+
+        def measured(rows: slice) -> str:
+            return faster(network, x[rows], y[rows], self.device, part)
+
+        precision = self.params.get("precision") or micro.forward(len(x), measured)[0]
         trained = train(
             network, self._groups(), batches, len(labels) // batch,
             lambda scored: probabilities(logits(scored, validation[0]), 1.0),
