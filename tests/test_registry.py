@@ -147,7 +147,7 @@ def test_a_name_given_twice_keeps_its_first(install_plugin):
     assert registry.manager.get_plugin("named_twice") is not None
 
 
-@pytest.mark.parametrize("garbage", [None, 5, "text", ["list"], object()], ids=repr)
+@pytest.mark.parametrize("garbage", [None, 5, "text", ["list"], object()], ids=lambda x: type(x).__name__)
 def test_garbage_is_no_plugin(garbage):
     registry = Registry()
     with pytest.raises((TypeError, ValueError)):

@@ -32,10 +32,17 @@ def is_described(strategy: Strategy) -> None:
 
 @STRATEGY.promise(Strategy.defaults)
 def defaults_are_what_it_suggests(strategy: Strategy) -> None:
-    """`defaults` has a value for each name that `suggest` asks for, within what is suggested."""
-    for kind in strategy.head_kinds:
-        head = bench().head(kind)
-        space = FixedSpace(strategy.defaults(head))
+    """`defaults`, and `thorough` where there is one, have a value for each name that `suggest` asks for, within what is
+    suggested."""
+    known = [
+        (kind, head, values)
+        for kind in strategy.head_kinds
+        for head in [bench().head(kind)]
+        for values in (strategy.defaults(head), strategy.thorough(head, 4))
+        if values is not None
+    ]
+    for kind, head, values in known:
+        space = FixedSpace(values)
         suggested = strategy.suggest(space, bench().backbone, head)
         expect(isinstance(suggested, dict), f"suggest returns {suggested!r}, not a dict")
         missing = [name for name in space.asked if name not in space.values]
