@@ -3,7 +3,8 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ __all__ = [
     "fetch",
     "file_digest",
     "in_folder",
+    "no_downloads",
     "offline_backbones",
     "read_tensors",
 ]
@@ -35,6 +37,20 @@ def allow_downloads(allowed: bool) -> None:
     Without a call they may, unless the environment has AUTOTL_OFFLINE=1 or HF_HUB_OFFLINE=1 (which always counts).
     """
     os.environ["AUTOTL_OFFLINE"] = "0" if allowed else "1"
+
+
+@contextmanager
+def no_downloads() -> Iterator[None]:
+    """Nothing is fetched in here, whatever is allowed outside."""
+    before = os.environ.get("AUTOTL_OFFLINE")
+    allow_downloads(False)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["AUTOTL_OFFLINE"]
+        else:
+            os.environ["AUTOTL_OFFLINE"] = before
 
 
 def downloads_allowed() -> bool:

@@ -91,12 +91,15 @@ def list_backbones(
 
 def _facts(registry: "Registry", backbone: "Backbone") -> dict[str, Any]:
     """What is known without building the network."""
+    from autotl.backbones.weights import no_downloads
+
     plugin = registry.owners["backbone"][backbone.name]
     size = backbone.size
     if size is None:
         try:
-            size = backbone.preprocessing.size
-        except AutotlError:  # weights that aren't here may be what says it
+            with no_downloads():  # to be listed isn't to be fetched
+                size = backbone.preprocessing.size
+        except AutotlError:  # what isn't here may be what says it
             size = None
     return {
         "name": backbone.name,

@@ -49,7 +49,7 @@ def test_a_row_says_what_is_known(listed):
     [
         (["--offline"], lambda row: row["offline"]),
         (["--max-parameters", "4M"], lambda row: row["parameters"] and row["parameters"] <= 4e6),
-        (["--max-size", "230"], lambda row: row["size"] <= 230),
+        (["--max-size", "230"], lambda row: row["size"] and row["size"] <= 230),
         (["--license", "bsd"], lambda row: "BSD" in row["license"]),
         (["--pretrained-on", "imagenet-21k"], lambda row: "ImageNet-21k" in row["pretrained_on"]),
         (["--plugin", "timm"], lambda row: row["plugin"] == "backbones.timm"),
