@@ -12,7 +12,7 @@ demo: $(VENV)/demo
 	$(BIN)/autotl search elpv --time 5m
 
 test: $(VENV)/test
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/test
 	$(BIN)/ruff format --check
