@@ -14,7 +14,7 @@ from autotl.errors import AutotlError
 
 if TYPE_CHECKING:
     from autotl.model.model import ImageModel
-    from autotl.search.progress import Progress
+    from autotl.tuner.progress import Progress
 
 __all__ = ["ImageClassifier", "SearchResult", "evaluate", "join", "replay", "search"]
 
@@ -54,8 +54,8 @@ def search(
     Raises:
         AutotlError: what can be mended, in words. NoTrialSucceeded where no trial did.
     """
-    from autotl.search.run import run_search
-    from autotl.search.terminal import QuietProgress
+    from autotl.tuner.run import run_search
+    from autotl.tuner.terminal import QuietProgress
 
     config = study_config(data if isinstance(data, StudyConfig) else os.fspath(data), **overrides)
     result = run_search(config, progress or QuietProgress(), extend)
@@ -65,8 +65,8 @@ def search(
 def join(data: StudyConfig | str | os.PathLike[str], *, progress: "Progress | None" = None, **overrides: Any) -> int:
     """Add workers, one for each of `devices`, to the search that another process runs on this study here, until it
     ends. Takes what `search` takes; returns how many workers there were. Raises AutotlError where no search runs."""
-    from autotl.search.join import join_search
-    from autotl.search.terminal import QuietProgress
+    from autotl.tuner.join import join_search
+    from autotl.tuner.terminal import QuietProgress
 
     config = study_config(data if isinstance(data, StudyConfig) else os.fspath(data), **overrides)
     return join_search(config, progress or QuietProgress())
@@ -74,7 +74,7 @@ def join(data: StudyConfig | str | os.PathLike[str], *, progress: "Progress | No
 
 def replay(folder: Path, number: int) -> dict[str, Any]:
     """Train a study's trial again, from its recipe: its recorded and its new validation score."""
-    from autotl.search.replay import replay_trial
+    from autotl.tuner.replay import replay_trial
 
     return replay_trial(folder, number)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import threading
@@ -70,6 +71,14 @@ def test_the_version() -> None:
     import autotl
 
     assert python("-m", "autotl", "--version").stdout == f"autotl {autotl.__version__}\n"
+
+
+def test_a_public_name_stays_itself_whatever_is_imported_later() -> None:
+    """Python binds a package's name in its parent on import: a package of autotl's named like a function would win."""
+    import autotl
+
+    packages = {package.name for package in pkgutil.iter_modules(autotl.__path__)}
+    assert not packages & set(autotl.__all__)
 
 
 @pytest.mark.parametrize(

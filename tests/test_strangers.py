@@ -22,8 +22,8 @@ from autotl.model.member import Member
 from autotl.model.model import ImageModel, load
 from autotl.recipe import Recipe
 from autotl.registry import load_registry
-from autotl.search.setup import kept_config
 from autotl.strategies.strategy import Fitted
+from autotl.tuner.setup import kept_config
 
 WATCHED: dict[str, Any] = {"folder": None, "opened": []}
 

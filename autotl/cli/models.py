@@ -112,7 +112,7 @@ def evaluate(
         json.dump(outcome, sys.stdout, indent=2, default=float)
         print()
         return
-    from autotl.search.screen import scores_table
+    from autotl.tuner.screen import scores_table
 
     console = Console()
     for skipped in outcome.get("skipped", ()):

@@ -105,7 +105,7 @@ def search(
         strict_plugins=ctx.obj["strict"] or None,
     )
     from autotl import api
-    from autotl.search.terminal import choose_progress
+    from autotl.tuner.terminal import choose_progress
 
     progress = choose_progress(quiet, as_json, picture)
     if join:

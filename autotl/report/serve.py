@@ -31,7 +31,7 @@ def dashboard_server(folder: Path, port: int) -> WSGIServer:
         raise AutotlError("Optuna Dashboard isn't installed: pip install 'autotl[dashboard]'") from None
     from optuna.artifacts import FileSystemArtifactStore
 
-    from autotl.search.journal import open_storage
+    from autotl.tuner.journal import open_storage
 
     artifacts = folder / "artifacts"
     artifacts.mkdir(exist_ok=True)  # the store wants it to exist

@@ -13,10 +13,10 @@ from autotl.data.splits import Split, make_split
 from autotl.devices import Slot
 from autotl.features.extract import FeatureExtractor
 from autotl.recipe import Recipe
-from autotl.search.context import Context, Ticket
-from autotl.search.objective import Bench, run_trial
-from autotl.search.space import Choices
 from autotl.strategies.strategy import Task
+from autotl.tuner.context import Context, Ticket
+from autotl.tuner.objective import Bench, run_trial
+from autotl.tuner.space import Choices
 
 TRIALS = 60
 """Dense head trials are timed over so many; the first few, which import and open, don't count."""

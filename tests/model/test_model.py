@@ -20,8 +20,8 @@ from autotl.model.member import Member
 from autotl.model.model import ImageModel, load
 from autotl.recipe import Recipe
 from autotl.registry import Plugin, load_registry
-from autotl.search.objective import _calibrate
 from autotl.strategies.strategy import Fitted, Result
+from autotl.tuner.objective import _calibrate
 
 WAYS = [
     ("test_resnet", "fast_extraction", "linear", {"taps": "stages+max"}),

@@ -9,11 +9,11 @@ from autotl.backbones.backbone import TAPS
 from autotl.data.views import PLAIN, View
 from autotl.heads.head import Head
 from autotl.recipe import Recipe
-from autotl.search.space import OwnedSpace
 from autotl.strategies.extract_augment import ExtractAugment
 from autotl.strategies.fast_extraction import FastExtraction
 from autotl.strategies.strategy import OutOfTime
 from autotl.strategies.training import Diverged, Plan, train_head
+from autotl.tuner.space import OwnedSpace
 
 
 def nothing(fraction, score):

@@ -3,8 +3,8 @@
 import pytest
 
 from autotl.registry import load_registry
-from autotl.search.schedule import Schedule
-from autotl.search.space import Choices, known_good, thorough, thorough_heads
+from autotl.tuner.schedule import Schedule
+from autotl.tuner.space import Choices, known_good, thorough, thorough_heads
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from autotl.devices import Slot
 from autotl.errors import AutotlError
 from autotl.files import read_json, write_atomically, write_json
 from autotl.registry import Registry
-from autotl.search.backbones import choose_backbones
-from autotl.search.context import Context
-from autotl.search.space import Choices
+from autotl.tuner.backbones import choose_backbones
+from autotl.tuner.context import Context
+from autotl.tuner.space import Choices
 
 __all__ = ["freeze_choices", "keep_config", "kept_config", "prepare", "record_versions"]
 

@@ -18,9 +18,9 @@ from autotl.model.ensemble import select
 from autotl.model.member import Member, load_member
 from autotl.model.model import ImageModel
 from autotl.model.pages import read_member_page
-from autotl.search.context import Finish, member_folder
-from autotl.search.objective import Bench
-from autotl.search.study import set_note
+from autotl.tuner.context import Finish, member_folder
+from autotl.tuner.objective import Bench
+from autotl.tuner.study import set_note
 
 __all__ = ["finish"]
 

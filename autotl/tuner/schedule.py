@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from autotl.registry import Registry
-from autotl.search.space import Choices, known_good, thorough, thorough_heads
+from autotl.tuner.space import Choices, known_good, thorough, thorough_heads
 
 __all__ = ["UNMEASURED", "Schedule"]
 

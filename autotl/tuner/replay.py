@@ -18,8 +18,8 @@ def replay_trial(folder: Path, number: int, say: Callable[[str], None] = lambda 
     from autotl.devices import parse_devices
     from autotl.recipe import Recipe
     from autotl.registry import load_registry
-    from autotl.search.objective import Bench, train
-    from autotl.search.setup import kept_config, prepare
+    from autotl.tuner.objective import Bench, train
+    from autotl.tuner.setup import kept_config, prepare
 
     config = kept_config(folder)
     registry = load_registry(config.without_plugins, config.strict_plugins)

@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from autotl.recipe import Recipe
-from autotl.search.space import Choices, known_good, seed_of, suggest
+from autotl.tuner.space import Choices, known_good, seed_of, suggest
 
 
 @pytest.fixture(scope="module")

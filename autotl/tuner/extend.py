@@ -13,9 +13,9 @@ from autotl.errors import AutotlError
 from autotl.files import write_json
 from autotl.model.pages import read_json
 from autotl.registry import Registry
-from autotl.search.context import Context, member_folder
-from autotl.search.space import suggest
-from autotl.search.study import open_study
+from autotl.tuner.context import Context, member_folder
+from autotl.tuner.space import suggest
+from autotl.tuner.study import open_study
 
 __all__ = ["extension_of", "take_over"]
 

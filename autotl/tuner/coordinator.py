@@ -17,16 +17,16 @@ from autotl.features.extract import BATCH
 from autotl.files import DiskFull
 from autotl.metrics import Metric
 from autotl.registry import Registry
-from autotl.search.context import Finish, Ticket
-from autotl.search.extend import take_over
-from autotl.search.interrupts import INTERRUPTED, Interrupts
-from autotl.search.journal import Journal
-from autotl.search.progress import Progress, Snapshot, TrialLine, WorkerLine
-from autotl.search.schedule import UNMEASURED, Schedule
-from autotl.search.setup import freeze_choices, keep_config, prepare, record_versions
-from autotl.search.study import as_line, open_study
-from autotl.search.supervision import CUT_SHORT, HANGS, LOST_IN_A_ROW, Supervision, fail, try_again
-from autotl.search.workers import LocalWorkers, Worker
+from autotl.tuner.context import Finish, Ticket
+from autotl.tuner.extend import take_over
+from autotl.tuner.interrupts import INTERRUPTED, Interrupts
+from autotl.tuner.journal import Journal
+from autotl.tuner.progress import Progress, Snapshot, TrialLine, WorkerLine
+from autotl.tuner.schedule import UNMEASURED, Schedule
+from autotl.tuner.setup import freeze_choices, keep_config, prepare, record_versions
+from autotl.tuner.study import as_line, open_study
+from autotl.tuner.supervision import CUT_SHORT, HANGS, LOST_IN_A_ROW, Supervision, fail, try_again
+from autotl.tuner.workers import LocalWorkers, Worker
 
 __all__ = ["Coordinator"]
 

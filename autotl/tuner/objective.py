@@ -21,10 +21,10 @@ from autotl.files import disk_full, write_atomically
 from autotl.model.member import Member, save_member
 from autotl.recipe import Recipe
 from autotl.registry import Registry, load_registry
-from autotl.search.context import Context, Send, Ticket, member_folder
-from autotl.search.space import suggest
-from autotl.search.study import STEPS, open_study, set_note
 from autotl.strategies.strategy import OutOfTime, Result, Task
+from autotl.tuner.context import Context, Send, Ticket, member_folder
+from autotl.tuner.space import suggest
+from autotl.tuner.study import STEPS, open_study, set_note
 
 __all__ = ["Bench", "run_trial", "train"]
 

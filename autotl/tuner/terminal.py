@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.text import Text
 
 from autotl.errors import AutotlError
-from autotl.search.progress import Progress, Snapshot, TrialLine
-from autotl.search.screen import Screen, clock, counts, headline_rows, headline_table, score, summary, took
+from autotl.tuner.progress import Progress, Snapshot, TrialLine
+from autotl.tuner.screen import Screen, clock, counts, headline_rows, headline_table, score, summary, took
 
 __all__ = ["JsonProgress", "LiveProgress", "Picture", "PlainProgress", "QuietProgress", "choose_progress"]
 

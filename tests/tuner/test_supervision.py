@@ -15,12 +15,12 @@ from autotl.api import search
 from autotl.config import StudyConfig
 from autotl.devices import Slot, parse_devices
 from autotl.errors import NoTrialSucceeded
-from autotl.search import supervision
-from autotl.search.interrupts import Interrupts
-from autotl.search.journal import open_storage
-from autotl.search.study import open_study
-from autotl.search.supervision import RECYCLED, Supervision, fail, try_again
-from autotl.search.workers import LocalWorkers, Worker
+from autotl.tuner import supervision
+from autotl.tuner.interrupts import Interrupts
+from autotl.tuner.journal import open_storage
+from autotl.tuner.study import open_study
+from autotl.tuner.supervision import RECYCLED, Supervision, fail, try_again
+from autotl.tuner.workers import LocalWorkers, Worker
 
 
 class Hall:
@@ -295,7 +295,7 @@ def test_workers_and_what_they_started_die_with_a_killed_coordinator_even_when_t
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     code = (
         "import sys, time; from pathlib import Path; from autotl.devices import parse_devices; "
-        "from autotl.search.workers import LocalWorkers; "
+        "from autotl.tuner.workers import LocalWorkers; "
         "w = LocalWorkers(parse_devices('cpu*2'), Path(sys.argv[1])); "
         "print(*(x.process.pid for x in w.workers), flush=True); time.sleep(60)"
     )
@@ -366,7 +366,7 @@ def test_stand_in_gpus_are_told_apart_and_hanging_and_spoiled_workers_are_replac
         Slot("cuda:0", "cuda", "cpu", 1, {"CUDA_VISIBLE_DEVICES": "MIG-a", "OMP_NUM_THREADS": "1"}),
         Slot("cuda:0#2", "cuda", "cpu", 2, {"CUDA_VISIBLE_DEVICES": "MIG-a", "OMP_NUM_THREADS": "2"}),
     ]
-    monkeypatch.setattr("autotl.search.run.parse_devices", lambda text: slots)
+    monkeypatch.setattr("autotl.tuner.run.parse_devices", lambda text: slots)
     monkeypatch.setenv("AUTOTL_TEST_MARKS", str(tmp_path))
     install_plugin("hanging", FAULTS)
     found = search(

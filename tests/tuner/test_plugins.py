@@ -9,8 +9,8 @@ import pytest
 import autotl
 from autotl.api import search
 from autotl.errors import AutotlError, BrokenPlugin
-from autotl.search.setup import record_versions
-from autotl.search.terminal import QuietProgress
+from autotl.tuner.setup import record_versions
+from autotl.tuner.terminal import QuietProgress
 
 STRANGER = """
 import autotl

@@ -11,9 +11,9 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from autotl.errors import AutotlError
-from autotl.search.progress import Snapshot, TrialLine, WorkerLine
-from autotl.search.screen import Screen, clock, headline_table, shorten, summary, took
-from autotl.search.terminal import (
+from autotl.tuner.progress import Snapshot, TrialLine, WorkerLine
+from autotl.tuner.screen import Screen, clock, headline_table, shorten, summary, took
+from autotl.tuner.terminal import (
     JsonProgress,
     LiveProgress,
     Picture,

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autotl.search.progress import Snapshot, TrialLine, WorkerLine
+from autotl.tuner.progress import Snapshot, TrialLine, WorkerLine
 
 __all__ = ["Screen", "clock", "counts", "headline_rows", "headline_table", "scores_table", "shorten", "summary", "took"]
 

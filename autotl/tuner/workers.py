@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from autotl.devices import Slot
-from autotl.search.context import Context
-from autotl.search.guardian import Guardian, end_group
-from autotl.search.meeting import Meeting
+from autotl.tuner.context import Context
+from autotl.tuner.guardian import Guardian, end_group
+from autotl.tuner.meeting import Meeting
 
 __all__ = ["LocalWorkers", "Worker", "start_worker"]
 
@@ -41,7 +41,7 @@ def start_worker(slot: Slot, token: str, address: str, key: str, log: Path) -> "
     about = json.dumps({"token": token, "slot": {**asdict(slot), "environment": dict(slot.environment)}})
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-m", "autotl.search.worker", address],
+            [sys.executable, "-X", "faulthandler", "-m", "autotl.tuner.worker", address],
             env={**os.environ, **slot.environment, "AUTOTL_WORKER_KEY": key, "AUTOTL_WORKER": about},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -10,7 +10,7 @@ import pytest
 
 from autotl.api import join, search
 from autotl.errors import AutotlError
-from autotl.search.journal import open_storage
+from autotl.tuner.journal import open_storage
 
 QUICK = {"backbones": ["efficientnet_lite0"], "strategies": ["fast_extraction"], "devices": "cpu", "test": "none"}
 

@@ -1,4 +1,4 @@
-"""A worker process, `python -m autotl.search.worker ADDRESS`: one for each device slot, living from trial to trial.
+"""A worker process, `python -m autotl.tuner.worker ADDRESS`: one for each device slot, living from trial to trial.
 
 It is started as a program of its own, so that its environment is set before torch is imported, and a search works
 from a notebook as well as from a script. It ends when its coordinator does, however that ends.
@@ -41,8 +41,8 @@ def main(address: str) -> None:
     try:
         import torch
 
-        from autotl.search.finish import finish
-        from autotl.search.objective import Bench, run_trial
+        from autotl.tuner.finish import finish
+        from autotl.tuner.objective import Bench, run_trial
 
         torch.set_num_threads(context.slot.threads)
         bench = Bench.set_up(context, send, lambda: deadline[0])

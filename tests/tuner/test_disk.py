@@ -12,8 +12,8 @@ import pytest
 from autotl.api import search
 from autotl.features.store import FeatureStore
 from autotl.files import DiskFull
-from autotl.search.journal import Journal, open_storage
-from autotl.search.progress import Snapshot, TrialLine
+from autotl.tuner.journal import Journal, open_storage
+from autotl.tuner.progress import Snapshot, TrialLine
 
 resource = pytest.importorskip("resource", reason="a limit on the size of files stands in for a full disk")
 

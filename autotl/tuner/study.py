@@ -9,8 +9,8 @@ from optuna.pruners import BasePruner, PercentilePruner
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from autotl.search.journal import open_storage
-from autotl.search.progress import TrialLine
+from autotl.tuner.journal import open_storage
+from autotl.tuner.progress import TrialLine
 
 __all__ = ["STEPS", "as_line", "open_study", "set_note"]
 

@@ -6,7 +6,7 @@ import sys
 import optuna
 import pytest
 
-from autotl.search.study import STEPS, SameStrategyPruner, as_line, open_study
+from autotl.tuner.study import STEPS, SameStrategyPruner, as_line, open_study
 
 KINDS = optuna.distributions.CategoricalDistribution(("fast_extraction", "fine_tuning"))
 
@@ -90,7 +90,7 @@ def test_the_same_name_opens_the_same_study(study, tmp_path):
 
 def test_many_processes_open_it_at_once(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from autotl.search.study import open_study; "
+        "import sys; from pathlib import Path; from autotl.tuner.study import open_study; "
         "s = open_study(Path(sys.argv[1]), 'cells', 'maximize', 0); s.tell(s.ask(), 0.5)"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(3)]

@@ -14,12 +14,12 @@ from filelock import FileLock, Timeout
 from autotl.config import StudyConfig
 from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError
-from autotl.search.guardian import Guardian, end_group
-from autotl.search.interrupts import listening
-from autotl.search.meeting import Meeting
-from autotl.search.progress import Progress
-from autotl.search.supervision import LOST_IN_A_ROW
-from autotl.search.workers import start_worker
+from autotl.tuner.guardian import Guardian, end_group
+from autotl.tuner.interrupts import listening
+from autotl.tuner.meeting import Meeting
+from autotl.tuner.progress import Progress
+from autotl.tuner.supervision import LOST_IN_A_ROW
+from autotl.tuner.workers import start_worker
 
 __all__ = ["join_search", "search_runs"]
 

@@ -10,9 +10,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autotl.config import StudyConfig
-from autotl.search.context import member_folder
-from autotl.search.interrupts import Interrupts
-from autotl.search.workers import LocalWorkers, Worker
+from autotl.tuner.context import member_folder
+from autotl.tuner.interrupts import Interrupts
+from autotl.tuner.workers import LocalWorkers, Worker
 
 __all__ = ["CUT_SHORT", "GRACE", "HANGS", "LOST_IN_A_ROW", "RECYCLED", "Supervision", "fail", "try_again"]
 

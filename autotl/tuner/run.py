@@ -15,12 +15,12 @@ from autotl.devices import parse_devices
 from autotl.errors import AutotlError
 from autotl.files import DiskFull, disk_full, in_words, refuse_links_out, same_disk
 from autotl.registry import load_registry
-from autotl.search.coordinator import Coordinator
-from autotl.search.extend import extension_of
-from autotl.search.interrupts import listening
-from autotl.search.join import search_runs
-from autotl.search.progress import Progress
-from autotl.search.workers import LocalWorkers
+from autotl.tuner.coordinator import Coordinator
+from autotl.tuner.extend import extension_of
+from autotl.tuner.interrupts import listening
+from autotl.tuner.join import search_runs
+from autotl.tuner.progress import Progress
+from autotl.tuner.workers import LocalWorkers
 
 __all__ = ["run_search"]
 

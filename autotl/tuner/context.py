@@ -9,12 +9,12 @@ from autotl.config import StudyConfig
 from autotl.data.dataset import ImageDataset
 from autotl.data.splits import Split
 from autotl.devices import Slot
-from autotl.search.space import Choices
+from autotl.tuner.space import Choices
 
 __all__ = ["Context", "Finish", "Send", "Ticket", "member_folder"]
 
 Send = Callable[..., None]
-"""`send("doing", text)`: tells the coordinator something; see `autotl.search.workers` for the words."""
+"""`send("doing", text)`: tells the coordinator something; see `autotl.tuner.workers` for the words."""
 
 
 @dataclass(frozen=True)

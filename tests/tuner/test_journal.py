@@ -13,8 +13,8 @@ from optuna.storages.journal._base import BaseJournalSnapshot
 from optuna.trial import TrialState
 
 from autotl.errors import AutotlError
-from autotl.search.journal import Journal, open_storage, storage_on
-from autotl.search.study import open_study
+from autotl.tuner.journal import Journal, open_storage, storage_on
+from autotl.tuner.study import open_study
 
 
 def a_study(folder):
@@ -81,7 +81,7 @@ def test_a_whole_journal_needs_no_repair(content, tmp_path):
 def test_a_process_killed_while_it_held_the_lock_holds_up_nobody(tmp_path):
     study = a_study(tmp_path)
     code = (
-        "import sys, time; from pathlib import Path; from autotl.search.journal import Journal; "
+        "import sys, time; from pathlib import Path; from autotl.tuner.journal import Journal; "
         "journal = Journal(Path(sys.argv[1])); journal.lock.acquire(); print('locked', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
