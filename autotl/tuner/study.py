@@ -1,16 +1,15 @@
 """The Optuna study of a search: its journal, sampler and pruner, and what rides on its trials."""
 
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from optuna.pruners import BasePruner, PercentilePruner
-from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from autotl.tuner.journal import open_storage
 from autotl.tuner.progress import TrialLine
+from autotl.tuner.sampler import OwnerSampler
 
 __all__ = ["STEPS", "as_line", "open_study", "set_note"]
 
@@ -24,14 +23,11 @@ def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize
 
     Raises AutotlError where the journal can't be read."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True; chosen knowingly
-        sampler = TPESampler(group=True, seed=seed, n_startup_trials=12)
     return optuna.create_study(
         study_name=name,
         storage=open_storage(folder),
         direction=direction,
-        sampler=sampler,
+        sampler=OwnerSampler(seed),
         pruner=SameStrategyPruner(),
         load_if_exists=True,
     )

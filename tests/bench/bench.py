@@ -17,6 +17,7 @@ from pathlib import Path
 
 import extraction  # noqa: F401  # each of these registers its works
 import memory  # noqa: F401
+import overhead  # noqa: F401
 import torch
 import training  # noqa: F401
 from rich.console import Console
