@@ -43,7 +43,7 @@ def secret(tmp_path: Path) -> Iterator[Path]:
     """A folder of somebody's own, beside what came from the stranger: none of it may be touched."""
     folder = tmp_path / "private"
     folder.mkdir()
-    (folder / "secret.json").write_text('{"format": 1, "password": "hunter2"}')
+    (folder / "secret.json").write_text('{"format": 2, "password": "hunter2"}')
     (folder / "secret.png").write_bytes(b"\x89PNG")
     before = {path: path.read_bytes() for path in folder.iterdir()}
     WATCHED.update(folder=os.path.realpath(folder), opened=[])
@@ -200,11 +200,11 @@ HOSTILE_MODELS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     ),
     "a newer format": (
         lambda m, p: (edit(page_of(m), "format", 7), edit(page_of(m), "about", {"versions": {"autotl": "3.2"}})),
-        r"model format 7; this autotl reads format 1\. It was written by autotl 3\.2: use that",
+        r"model format 7; this autotl reads format 2\. It was written by autotl 3\.2: use that",
     ),
     "a format of nobody's": (
         lambda m, p: page_of(m).write_text('{"format": "x", "about": [1]}'),
-        r"model format 'x'; this autotl reads format 1\. It was written by autotl of another version",
+        r"model format 'x'; this autotl reads format 2\. It was written by autotl of another version",
     ),
     "a page nested too deep": (
         lambda m, p: page_of(m).write_text("[" * 200_000),

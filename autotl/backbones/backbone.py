@@ -11,8 +11,9 @@ if TYPE_CHECKING:  # specs are light: registering a backbone imports no torch
 
 __all__ = ["TAPS", "Backbone", "Block", "Layout", "Preprocessing"]
 
-TAPS = ("last", "stages", "stages+max")
-"""Which recorded columns a head sees: the network's own output; the average of every stage as well; and the maxima."""
+TAPS = ("last", "stages", "inner+max", "stages+max")
+"""Which recorded columns a head sees: the network's own output; the average of each earlier stage as well; averages and
+maxima of the earlier stages alone, which tell images far from the pretraining ones apart best; everything."""
 
 
 @dataclass(frozen=True)
@@ -107,19 +108,24 @@ class Backbone(ABC):
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns of a recorded row belong to which taps: averages first, the network's output last among them,
-    then maxima."""
+    """Which columns of a recorded row belong to which taps: the network's output first, then the earlier stages'
+    averages, their maxima, and the last stage's. The order is part of the store's `FORMAT`."""
 
-    averages: int
     output: int
-    maxima: int
+    averages: int
+    """And as many maxima of the earlier stages."""
+    last: int
+    """Maxima of the last stage."""
 
     @property
     def width(self) -> int:
-        return self.averages + self.output + self.maxima
+        return self.output + 2 * self.averages + self.last
 
     def columns(self, taps: str) -> slice:
-        means = self.averages + self.output
-        return {"last": slice(self.averages, means), "stages": slice(0, means), "stages+max": slice(0, self.width)}[
-            taps
-        ]
+        earlier = slice(self.output, self.output + 2 * self.averages)
+        return {
+            "last": slice(0, self.output),
+            "stages": slice(0, self.output + self.averages),
+            "inner+max": earlier if self.averages else slice(0, self.output),  # of one stage there is but the output
+            "stages+max": slice(0, self.width),
+        }[taps]

@@ -175,7 +175,7 @@ class Tapped(nn.Module):
         features, maps = self._run(x)
         averages = [self._pool(m, Tensor.mean) for m in maps[:-1]]
         maxima = [self._pool(m, Tensor.amax) for m in maps]
-        return torch.cat([*averages, features, *maxima], 1)
+        return torch.cat([features, *averages, *maxima], 1)
 
     def _run(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         features, maps = self.network(x)
@@ -194,4 +194,4 @@ class Tapped(nn.Module):
         features, maps = self.eval()._run(torch.zeros(1, 3, size, size))
         self.train(was_training)
         widths = [self._pool(m, Tensor.amax).shape[1] for m in maps]
-        return Layout(sum(widths[:-1]), features.shape[1], sum(widths))
+        return Layout(features.shape[1], sum(widths[:-1]), sum(widths[-1:]))

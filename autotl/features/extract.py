@@ -22,7 +22,7 @@ from autotl.data.splits import Split
 from autotl.data.views import PLAIN, View
 from autotl.errors import DataError
 from autotl.features.engine import Compiled, Engine, TorchEngine
-from autotl.features.store import FeatureStore, Recorded, StoreTimeout, record
+from autotl.features.store import FORMAT, FeatureStore, Recorded, StoreTimeout, record
 from autotl.features.trust import LEAST_COSINE, check_engine
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class BackboneFeatures:
 
     def _layout_file(self) -> Path | None:
         folder = self.extractor.conversions
-        return folder / f"layout-{self.backbone.digest[:32]}.json" if folder else None
+        return folder / f"layout-{FORMAT}-{self.backbone.digest[:32]}.json" if folder else None
 
     def taps(self, part: Literal["train", "validation", "test"], taps: str, view: View = PLAIN) -> np.ndarray:
         """Pooled outputs [n, n_features], float32, in the order of the part's images."""
@@ -265,7 +265,7 @@ class BackboneFeatures:
                 extractor.threads,
                 self.engine.precision(extractor.device),
                 cache=extractor.conversions,
-                key=f"{self.backbone.digest}/{block}",
+                key=f"{self.backbone.digest}/{f'taps-{FORMAT}' if block is None else block}",
             )
         return self._compiled[block]
 

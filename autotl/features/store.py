@@ -39,7 +39,8 @@ __all__ = [
     "to_row_dtype",
 ]
 
-FORMAT = 2  # of the files and of what views draw; part of the key, so that another version's rows are never misread
+# of the files, of what views draw and of the order of taps; part of the key: another version's rows are never misread
+FORMAT = 3
 REMOVED = ".removed-"
 BIRTH = "birth"  # of a folder: a random word, that tells it from one of the same name before it
 REMEMBERED = 64  # specs whose rows a process knows without reading their index again

@@ -11,7 +11,7 @@ from autotl.files import read_json
 
 __all__ = ["FORMAT", "MemberPage", "ModelPage", "read_member_page", "read_model_page"]
 
-FORMAT = 1
+FORMAT = 2
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,128}$")]
 """Becomes a file's name."""
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -75,7 +75,7 @@ class MemberPage(_Page):
     """`members/N/member.json`."""
 
     recipe: RecipePage
-    taps: Literal["last", "stages", "stages+max"]
+    taps: Literal["last", "stages", "inner+max", "stages+max"]
     views: list[ViewPage] = Field(min_length=1, max_length=100)
     tuned: bool
     backbone_digest: Digest

@@ -53,9 +53,10 @@ class ExtractAugment(Strategy):
             **head_training_defaults(head),
         }
 
-    def thorough(self, head: Head, passes: int) -> Params | None:
+    def thorough(self, head: Head, passes: int) -> list[Params]:
         views = min(MOST_VIEWS, passes - 1)
-        return {**self.defaults(head), "policy": "dihedral", "views": views} if views > 0 else None
+        more = [{"policy": "dihedral", "views": views, "taps": taps} for taps in ("inner+max", "stages+max")]
+        return [{**self.defaults(head), **params} for params in more] if views > 0 else []
 
     def fit(self, recipe: Recipe, task: Task, device: str, report: Report) -> Result:
         params = recipe.strategy_params

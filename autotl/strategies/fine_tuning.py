@@ -74,15 +74,10 @@ class FineTuning(Strategy):
             "norms": "frozen",
         }
 
-    def thorough(self, head: Head, passes: int) -> Params | None:
-        more: Params = {
-            "unfrozen_blocks": 2,
-            "policy": "dihedral",
-            "views": min(7, passes - 1),
-            "averaged": True,
-            "epochs": 16,
-        }
-        return {**self.defaults(head), **more} if passes > 1 else None
+    def thorough(self, head: Head, passes: int) -> list[Params]:
+        """Of the plain images: with several views each epoch sees others, and the few that there is time for aren't
+        enough."""
+        return [{**self.defaults(head), "unfrozen_blocks": 2, "epochs": 8}] if passes > 0 else []
 
     def fit(self, recipe: Recipe, task: Task, device: str, report: Report) -> Result:
         net = add_head(task, recipe, device)

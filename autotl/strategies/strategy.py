@@ -116,10 +116,10 @@ class Strategy(ABC):
         """A known-good value for each name that `suggest` chooses: what is tried first."""
         return {}
 
-    def thorough(self, head: Head, passes: int) -> Params | None:
-        """A dearer known-good set, tried later, that records at most `passes` passes of the backbone over the images.
-        None where there is none, or none so cheap."""
-        return None
+    def thorough(self, head: Head, passes: int) -> list[Params]:
+        """Dearer known-good sets, tried later, that record at most `passes` passes of the backbone over the images
+        between them. Empty where there are none, or none so cheap."""
+        return []
 
     @abstractmethod
     def fit(self, recipe: Recipe, task: Task, device: str, report: Report) -> Result:

@@ -32,14 +32,13 @@ def is_described(strategy: Strategy) -> None:
 
 @STRATEGY.promise(Strategy.defaults)
 def defaults_are_what_it_suggests(strategy: Strategy) -> None:
-    """`defaults`, and `thorough` where there is one, have a value for each name that `suggest` asks for, within what is
+    """`defaults`, and each of `thorough`, have a value for each name that `suggest` asks for, within what is
     suggested."""
     known = [
         (kind, head, values)
         for kind in strategy.head_kinds
         for head in [bench().head(kind)]
-        for values in (strategy.defaults(head), strategy.thorough(head, 4))
-        if values is not None
+        for values in (strategy.defaults(head), *strategy.thorough(head, 4))
     ]
     for kind, head, values in known:
         space = FixedSpace(values)

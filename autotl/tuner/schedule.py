@@ -21,7 +21,7 @@ UNMEASURED = 20.0
 """Images a second and thread, before any were extracted."""
 OPENING = 0.35
 """The part of the time left that recording another backbone's features may take."""
-THOROUGH = 0.15
+THOROUGH = 0.1
 """And the part that several views of the images may take, for one known-good recipe."""
 SHARE, THOROUGH_SHARE = 0.1, 0.3
 """The part of the search's time that one trial may plan for, and one of a thorough recipe."""
@@ -45,12 +45,15 @@ class Schedule:
         self.plan = [p for p in known_good(choices, registry) if p not in tried]
         recipes = [
             (backbone, strategy, head)
-            for backbone in choices.backbones
+            for i, backbone in enumerate(choices.backbones)
             for strategy in choices.strategies
             for head in thorough_heads(choices, registry, strategy)
+            if i == 0 or "estimator" in registry.strategy(strategy).head_kinds  # to train a backbone is dear: only one
         ]
         self.deeper = [recipe for recipe in recipes if not self._tried(*recipe, tried)]
-        """Backbones, strategies and heads whose thorough recipe wasn't tried yet."""
+        """Backbones, strategies and heads whose thorough recipes weren't tried yet."""
+        self.at_hand: list[dict[str, Any]] = []
+        """Thorough recipes that there is time for."""
         self.done: list[Mapping[str, Any]] = [p for p in tried if "strategy" in p]
         """Parameters of known-good trials, and of those that are complete."""
         self.share = SHARE
@@ -104,21 +107,26 @@ class Schedule:
     def _thorough(self, seconds_left: float) -> dict[str, Any] | None:
         """The next dearer known-good recipe on a backbone that is open, as thorough as the time allows."""
         for backbone, strategy, head in [recipe for recipe in self.deeper if recipe[0] in self.opened]:
+            if self.at_hand:
+                break
             self.deeper.remove((backbone, strategy, head))
             rate = min(self.rates.values(), default=UNMEASURED) if backbone not in self.rates else self.rates[backbone]
             affordable = THOROUGH * seconds_left * rate * self.cores / max(1, self.n_images)
-            parameters = thorough(self.registry, backbone, strategy, head, int(min(affordable, 100)))
-            if parameters is not None:
-                self.done.append(parameters)
-                self.share = THOROUGH_SHARE
-                return parameters
-        return None
+            self.at_hand = thorough(self.registry, backbone, strategy, head, int(min(affordable, 100)))
+        if not self.at_hand:
+            return None
+        parameters = self.at_hand.pop(0)
+        self.done.append(parameters)
+        self.share = THOROUGH_SHARE
+        return parameters
 
     def _tried(self, backbone: str, strategy: str, head: str, tried: Sequence[Mapping[str, Any]]) -> bool:
-        parameters = thorough(self.registry, backbone, strategy, head, 100) or {}
         passes = {f"{strategy}.{name}" for name in self.registry.strategy(strategy).recorded}
-        fixed = {name: value for name, value in parameters.items() if name not in passes}
-        return any(all(p.get(name) == value for name, value in fixed.items()) for p in tried)
+        for parameters in thorough(self.registry, backbone, strategy, head, 100):
+            fixed = {name: value for name, value in parameters.items() if name not in passes}
+            if any(all(p.get(name) == value for name, value in fixed.items()) for p in tried):
+                return True
+        return False
 
     def _open(self, backbone: str, seconds_left: float) -> bool:
         """Whether trials may use this backbone. The first may always; larger ones are reckoned slower than measured

@@ -102,9 +102,17 @@ def known_good(choices: Choices, registry: Registry) -> list[dict[str, Any]]:
         first.append(parameters(choices.backbones[0], strategy, head))
     cheapest = choices.strategies[0]
     heads = choices.heads_for(cheapest, registry)
-    wide = {"taps": "stages+max"} if "taps" in registry.strategy(cheapest).defaults(registry.head(heads[0])) else {}
-    rest = [parameters(backbone, cheapest, head, **wide) for backbone in choices.backbones for head in heads]
-    return [*first[:1], *rest[: len(heads)], *first[1:], *rest[len(heads) :]]
+    tapped = "taps" in registry.strategy(cheapest).defaults(registry.head(heads[0]))
+    wide = {"taps": "stages+max"} if tapped else {}
+    inner = [head for head in heads if tapped and head in (*PREFERRED, *MANY_ROWS)]
+    on_each = [
+        [
+            *(parameters(backbone, cheapest, head, **wide) for head in heads),
+            *(parameters(backbone, cheapest, head, taps="inner+max") for head in inner),
+        ]
+        for backbone in choices.backbones
+    ]
+    return [*first[:1], *on_each[0], *first[1:], *(recipe for recipes in on_each[1:] for recipe in recipes)]
 
 
 def thorough_heads(choices: Choices, registry: Registry, strategy: str) -> list[str]:
@@ -114,11 +122,11 @@ def thorough_heads(choices: Choices, registry: Registry, strategy: str) -> list[
     return list(dict.fromkeys(next((h for h in kind if h in heads), heads[0]) for kind in kinds))
 
 
-def thorough(registry: Registry, backbone: str, strategy: str, head: str, passes: int) -> dict[str, Any] | None:
-    """A strategy's dearer known-good parameters, which record at most `passes` passes of a backbone over the images;
-    None where it has none."""
-    params = registry.strategy(strategy).thorough(registry.head(head), passes)
-    return None if params is None else _enqueued(registry, backbone, strategy, head, params, {})
+def thorough(registry: Registry, backbone: str, strategy: str, head: str, passes: int) -> list[dict[str, Any]]:
+    """A strategy's dearer known-good parameters, which record at most `passes` passes of a backbone over the
+    images."""
+    dearer = registry.strategy(strategy).thorough(registry.head(head), passes)
+    return [_enqueued(registry, backbone, strategy, head, params, {}) for params in dearer]
 
 
 def _enqueued(

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from autotl.backbones.backbone import TAPS, Block, Preprocessing
+from autotl.backbones.backbone import TAPS, Block, Layout, Preprocessing
 from autotl.backbones.timm import TimmBackbone
 from autotl.backbones.trunk import Normalize, Tapped, Trunk
 
@@ -84,7 +84,9 @@ def test_the_layout_is_as_wide_as_the_rows(whole: tuple) -> None:
         rows = tapped(images)
     assert rows.shape == (2, layout.width)
     widths = [rows[:, layout.columns(taps)].shape[1] for taps in TAPS]
-    assert widths == [expected.shape[1], layout.averages + expected.shape[1], layout.width]
+    inner = 2 * layout.averages or layout.output
+    assert widths == [layout.output, layout.output + layout.averages, inner, layout.width]
+    assert layout.output == expected.shape[1]
 
 
 def test_a_stage_is_recorded_with_its_average_and_its_maximum() -> None:
@@ -95,10 +97,10 @@ def test_a_stage_is_recorded_with_its_average_and_its_maximum() -> None:
     with torch.inference_mode():
         rows, third = tapped(images), trunk.prefix(4)(images)  # what leaves layer3, the last stage before the last
         last = trunk.module.forward_features(images)
-    averages = rows[:, : layout.averages]
-    maxima = rows[:, layout.averages + layout.output :]
+    averages, maxima = rows[:, layout.columns("inner+max")].chunk(2, 1)
     torch.testing.assert_close(averages[:, -third.shape[1] :], third.mean((2, 3)))
-    torch.testing.assert_close(maxima[:, -last.shape[1] :], last.amax((2, 3)))
+    torch.testing.assert_close(maxima[:, -third.shape[1] :], third.amax((2, 3)))
+    torch.testing.assert_close(rows[:, -last.shape[1] :], last.amax((2, 3)))
 
 
 def test_maps_with_their_channels_last_are_pooled_over_places() -> None:
@@ -169,7 +171,7 @@ def test_a_network_that_cannot_be_traced_is_used_whole() -> None:
     images = torch.rand(2, 3, 16, 16)
     tapped = Tapped(trunk)
     assert trunk.cut(1) is None
-    assert (tapped.layout(16).averages, tapped.layout(16).output, tapped.layout(16).maxima) == (0, 5, 0)
+    assert tapped.layout(16) == Layout(output=5, averages=0, last=0)
     with torch.inference_mode():
         assert torch.equal(tapped(images), trunk.module(images))
 

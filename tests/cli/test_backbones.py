@@ -106,7 +106,7 @@ def test_show_has_everything_about_one():
         "Apache-2.0",
         "3,371,008",
         "224 px, crop 0.875, bicubic, mean 0.5 0.5 0.5, std 0.5 0.5 0.5",
-        "last 1,280 features, stages 1,776 features, stages+max 3,552 features",
+        "last 1,280 features, stages 1,776 features, inner+max 992 features, stages+max 3,552 features",
         "efficientnet-lite0-57934424.pth",
         "digest",
         "blocks.6+conv_head+bn2",

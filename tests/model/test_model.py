@@ -270,12 +270,12 @@ def edit(page, **changes):
 
 
 def test_another_format_is_refused_with_the_version_that_wrote_it(folder, torch_only):
-    edit(folder / "model.json", format=2, about={"versions": {"autotl": "9.1"}})
-    with pytest.raises(AutotlError, match=r"format 2; this autotl reads format 1.*autotl 9\.1"):
+    edit(folder / "model.json", format=9, about={"versions": {"autotl": "9.1"}})
+    with pytest.raises(AutotlError, match=r"format 9; this autotl reads format 2.*autotl 9\.1"):
         load(folder, registry=torch_only)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 2}'])
 def test_a_damaged_page_is_refused(text, folder, torch_only):
     (folder / "model.json").write_text(text)
     with pytest.raises(AutotlError, match="model"):

@@ -116,6 +116,8 @@ def test_known_good_covers_every_strategy_and_each_head_on_each_backbone(choices
     assert {p["strategy"] for p in enqueued} == set(choices.strategies)
     recorded = {(p["backbone"], p["fast_extraction.head"]) for p in enqueued if "fast_extraction.head" in p}
     assert recorded == {(backbone, head) for backbone in choices.backbones for head in choices.heads}
+    taps = {(p["backbone"], p["fast_extraction.taps"]) for p in enqueued if "fast_extraction.taps" in p}
+    assert taps >= {(backbone, taps) for backbone in choices.backbones for taps in ("inner+max", "stages+max")}
 
 
 def test_the_first_is_the_cheapest(choices, registry):
