@@ -259,20 +259,16 @@ class Coordinator:
         return True
 
     def _keep_few(self) -> None:
-        """Fitted models fill disks: keep the best, and the best of each kind, since an average gains from different
-        members."""
+        """Fitted models fill disks: keep the best of each kind, which is what a model is made of."""
         folders = {int(f.name): f for f in (self.config.folder / "trials").glob("[0-9]*")}
-        best = 2 * self.config.ensemble
-        if len(folders) <= best:
-            return
         done = [t for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if t.number in folders]
         sign = -1 if self.metric.greater_is_better else 1
         done.sort(key=lambda t: sign * (t.value or 0.0))
         kinds: set[tuple[str, ...]] = set()
-        for rank, trial in enumerate(done):
+        for trial in done:
             recipe = trial.user_attrs["recipe"]
             kind = (recipe["strategy"], recipe["backbone"], recipe["head"])
-            if rank >= best and kind in kinds:
+            if kind in kinds:
                 shutil.rmtree(folders[trial.number], ignore_errors=True)
             kinds.add(kind)
 

@@ -73,9 +73,15 @@ class Candidate:
     number: int
     value: float
     backbone: str
+    head: str
     tuned: bool
     views: tuple[str, ...]
     validation: np.ndarray
+
+    @property
+    def kind(self) -> tuple[str, str, bool]:
+        """Candidates of one kind err alike."""
+        return self.backbone, self.head, self.tuned
 
     @property
     def passes(self) -> str:
@@ -101,15 +107,14 @@ def _candidates(bench: Bench) -> list[Candidate]:
             bench.send("say", f"{page.parent.name} takes no part in the model: {error}")
             continue
         views = tuple(f"{view.policy}-{view.number}" for view in about.views)
-        found.append(
-            Candidate(page.parent, about.trial, about.validation, about.recipe.backbone, about.tuned, views, validation)
-        )
+        made_of = about.recipe.backbone, about.recipe.head, about.tuned
+        found.append(Candidate(page.parent, about.trial, about.validation, *made_of, views, validation))
     sign = -1 if bench.registry.metric(bench.context.config.metric).greater_is_better else 1
     return sorted(found, key=lambda c: (sign * c.value, c.number))
 
 
 def _choose(bench: Bench, ticket: Finish, candidates: list[Candidate]) -> list[Member]:
-    """The single best, or an average that scores better and still predicts the test images in the time left."""
+    """An average of the best of each kind that still predicts the test images in the time left."""
     n_test = len(bench.context.split.test)
     left = ticket.until - time.monotonic() - SAVING
 
@@ -120,9 +125,8 @@ def _choose(bench: Bench, ticket: Finish, candidates: list[Candidate]) -> list[M
         return ready + sum(n_test * ticket.seconds_an_image.get(name, UNKNOWN) for name in looked.values()) <= left
 
     metric = bench.registry.metric(bench.context.config.metric)
-    weights = select(
-        [c.validation for c in candidates], bench.labels("validation"), metric, bench.context.config.ensemble, allowed
-    )
+    found, kinds = [c.validation for c in candidates], [c.kind for c in candidates]
+    weights = select(found, kinds, bench.labels("validation"), metric, bench.context.config.ensemble, allowed)
     members = []
     for index, weight in weights.items():
         member = load_member(candidates[index].folder, bench.registry)

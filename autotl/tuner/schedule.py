@@ -27,6 +27,8 @@ SHARE, THOROUGH_SHARE = 0.1, 0.3
 """The part of the search's time that one trial may plan for, and one of a thorough recipe."""
 AGAIN = 0.8
 """How many of the trials look at what an earlier one has recorded."""
+FRESH = 0.02
+"""The part of the time left that a pass may take where a trial looks at something new: all do where it takes more."""
 
 
 class Schedule:
@@ -94,14 +96,17 @@ class Schedule:
         strategy = self._strategy(seconds_left, running)
         opened = [name for name in self.choices.backbones if self._open(name, seconds_left)]
         fixed: dict[str, Any] = {"strategy": strategy}
-        if len(opened) < len(self.choices.backbones):
-            fixed["backbone"] = random.choice(opened)
         recorded = self.registry.strategy(strategy).recorded
         names = ["backbone", *(f"{strategy}.{name}" for name in recorded)]
         earlier = [p for p in self.done if p["strategy"] == strategy and all(name in p for name in names)]
-        if recorded and earlier and random.random() < AGAIN:
-            before = random.choice(earlier)
-            fixed |= {name: before[name] for name in names}
+        if recorded and earlier:
+            quick = [name for name in opened if self._a_pass(name) <= FRESH * seconds_left]
+            if not quick or random.random() < AGAIN:
+                before = random.choice(earlier)
+                return fixed | {name: before[name] for name in names}
+            opened = quick
+        if len(opened) < len(self.choices.backbones):
+            fixed["backbone"] = random.choice(opened)
         return fixed
 
     def _thorough(self, seconds_left: float) -> dict[str, Any] | None:
@@ -110,8 +115,7 @@ class Schedule:
             if self.at_hand:
                 break
             self.deeper.remove((backbone, strategy, head))
-            rate = min(self.rates.values(), default=UNMEASURED) if backbone not in self.rates else self.rates[backbone]
-            affordable = THOROUGH * seconds_left * rate * self.cores / max(1, self.n_images)
+            affordable = THOROUGH * seconds_left / max(1e-9, self._a_pass(backbone))
             self.at_hand = thorough(self.registry, backbone, strategy, head, int(min(affordable, 100)))
         if not self.at_hand:
             return None
@@ -129,16 +133,21 @@ class Schedule:
         return False
 
     def _open(self, backbone: str, seconds_left: float) -> bool:
-        """Whether trials may use this backbone. The first may always; larger ones are reckoned slower than measured
-        ones by the square of their size."""
-        if backbone not in self.opened and self.opened and np.isfinite(seconds_left):
-            rates = self.rates or {self.choices.backbones[0]: UNMEASURED}
-            size = {name: self.registry.backbone(name).parameters or 1 for name in (backbone, *rates)}
-            slowest = min(rate * (size[name] / size[backbone]) ** 2 for name, rate in rates.items())
-            if self.n_images / (slowest * self.cores) > OPENING * seconds_left:
-                return False
+        """Whether trials may use this backbone. The first may always."""
+        if self.opened and backbone not in self.opened and self._a_pass(backbone) > OPENING * seconds_left:
+            return False
         self.opened.add(backbone)
         return True
+
+    def _a_pass(self, backbone: str) -> float:
+        """Seconds that a backbone looks at all images for. One that wasn't measured is reckoned slower than those that
+        were by the square of its size."""
+        rate = self.rates.get(backbone)
+        if rate is None:
+            rates = self.rates or {self.choices.backbones[0]: UNMEASURED}
+            size = {name: self.registry.backbone(name).parameters or 1 for name in (backbone, *rates)}
+            rate = min(rate * (size[name] / size[backbone]) ** 2 for name, rate in rates.items())
+        return self.n_images / (rate * self.cores)
 
     def _strategy(self, seconds_left: float, running: Mapping[str, float]) -> str:
         """The one that has had the least time; near the end only those whose trials still fit."""

@@ -115,3 +115,12 @@ def test_most_trials_look_at_what_an_earlier_one_has_recorded(schedule, registry
     again = [p for p in tried if "extract_augment.policy" in p]
     assert 25 < len(again) < 50
     assert {(p["extract_augment.policy"], p["extract_augment.views"]) for p in again} == {("flip", 1), ("dihedral", 7)}
+
+
+def test_where_a_pass_is_dear_every_trial_looks_at_what_is_recorded(schedule, registry):
+    mine = schedule(_everything_known(registry))
+    mine.next(10_000, {})
+    mine.rates = {"efficientnet_lite0": 20.0, "efficientnet_lite2": 10.0}  # a pass takes 50 s and 100 s
+    running = {"fast_extraction": 1e6, "fine_tuning": 1e6}
+    assert all("extract_augment.policy" in mine.next(1000, running) for _ in range(30))
+    assert any("extract_augment.policy" not in mine.next(10_000, running) for _ in range(30))
