@@ -168,13 +168,14 @@ class _Net:
                 parts = scoring.forward(len(rows), lambda chosen: scored(self._tensor(rows[chosen])), 64)
             return torch.cat(parts).cpu().double().numpy()  # MPS has no float64
 
-        x, y = next(batches(1, torch.Generator()))
-        part = f"{self.task.backbone.name} from {start}, {len(self.unfrozen)} unfrozen, {self.params['norms']} norms"
+        def measured() -> str:
+            x, y = next(batches(1, torch.Generator()))
+            part = (
+                f"{self.task.backbone.name} from {start}, {len(self.unfrozen)} unfrozen, {self.params['norms']} norms"
+            )
+            return micro.forward(len(x), lambda rows: faster(network, x[rows], y[rows], self.device, part))[0]
 
-        def measured(rows: slice) -> str:
-            return faster(network, x[rows], y[rows], self.device, part)
-
-        precision = self.params.get("precision") or micro.forward(len(x), measured)[0]
+        precision = self.params.get("precision") or measured()  # a replay's recipe says it
         trained = train(
             network, self._groups(), batches, len(labels) // batch,
             lambda scored: probabilities(logits(scored, validation[0]), 1.0),

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from autotl_elpv import Elpv, four_classes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -125,6 +127,28 @@ def test_eight_broken_plugins_cost_a_line_each_and_no_more(eight_broken: Path) -
     assert len(lines) == len(causes)  # the eighth has its turn when a search is finished: tests/tuner/test_plugins.py
     for line, (name, cause) in zip(lines, causes.items(), strict=True):
         assert line.startswith(f"warning: plugin '{name}' of {name} 1.0 takes no part: {cause}")
+
+
+def test_a_search_beside_all_eight_costs_a_line_each_and_ends_well(eight_broken: Path, tmp_path: Path) -> None:
+    left = {"functional": 20, "defective": 20}
+    for image in Elpv("elpv", four_classes).images("elpv"):
+        if left.get(image.label):
+            left[image.label] -= 1
+            folder = tmp_path / "cells" / image.label
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image.path, folder)
+    done = python(
+        "-m", "autotl", "search", str(tmp_path / "cells"), "--trials", "2", "--devices", "cpu*1", "--engine", "torch",
+        "--backbone", "efficientnet_lite0", "--strategy", "fast_extraction", "--head", "logistic_regression",
+        "--output", str(tmp_path / "studies"), "--cache", str(tmp_path / "cache"),
+        site=eight_broken,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    for name in BROKEN:
+        (line,) = [line for line in said.splitlines() if f"plugin '{name}'" in line]
+        assert "warning: " in line
+    assert json.loads((tmp_path / "studies" / "cells" / "result.json").read_text())["trials"]["complete"] == 2
 
 
 def test_the_list_of_plugins_says_why_without_repeating_itself(eight_broken: Path) -> None:

@@ -167,15 +167,32 @@ def test_a_killed_worker_costs_its_trial_and_the_recipe_is_tried_again(cells, tm
     assert retried.params == lost[0].params
 
 
-def test_ctrl_c_ends_with_a_model(cells, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_sigterm_ends_with_a_model(number, cells, tmp_path):
     process = _command(
         "search", str(cells), "--time", "5m", "--output", str(tmp_path), "--backbone", "efficientnet_lite0"
     )
     _until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
     assert (tmp_path / "cells" / "result.json").exists(), output
     assert autotl.load(tmp_path / "cells" / "model").classes == ("defective", "functional")
+
+
+def test_ctrl_c_twice_ends_at_once_and_loses_nothing_that_is_finished(cells, tmp_path):
+    process = _command(
+        "search", str(cells), "--time", "5m", "--output", str(tmp_path), "--backbone", "efficientnet_lite0"
+    )
+    _until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
+    workers = _children(process.pid)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    _until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10)
+    assert any(t.state == optuna.trial.TrialState.COMPLETE for t in _study(tmp_path / "cells").get_trials())
 
 
 def test_a_killed_coordinator_leaves_no_process_and_a_study_that_resumes(cells, tmp_path):
