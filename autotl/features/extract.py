@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from autotl.backbones.trunk import Trunk
 
-__all__ = ["BATCH", "BackboneFeatures", "FeatureExtractor", "Rows", "batches"]
+__all__ = ["BATCH", "BackboneFeatures", "FeatureExtractor", "Rows", "batches", "conversion_key"]
 
 BATCH = 32
 CONVERSION = 5.0
@@ -64,6 +64,11 @@ def batches(
             for _, futures in ahead:
                 for future in futures:
                     future.cancel()
+
+
+def conversion_key(backbone_digest: str, block: int | None = None) -> str:
+    """What an engine keeps a converted network under: with all taps, in their order, or up to a block."""
+    return f"{backbone_digest}/{f'taps-{FORMAT}' if block is None else block}"
 
 
 class Rows:
@@ -102,6 +107,10 @@ class FeatureExtractor:
     def move(self, store: FeatureStore, conversions: Path) -> None:
         """Record somewhere else from now on."""
         self.store, self.conversions = store, conversions
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the networks that were built, compiled and mapped: they are made again where they are needed."""
         self._known.clear()
 
     def of(self, backbone: Backbone) -> "BackboneFeatures":
@@ -265,7 +274,7 @@ class BackboneFeatures:
                 extractor.threads,
                 self.engine.precision(extractor.device),
                 cache=extractor.conversions,
-                key=f"{self.backbone.digest}/{f'taps-{FORMAT}' if block is None else block}",
+                key=conversion_key(self.backbone.digest, block),
             )
         return self._compiled[block]
 

@@ -17,7 +17,7 @@ from autotl.data.images import UndecodableImage, UnusualImage, load_views, prepr
 from autotl.data.views import PLAIN, View, draw
 from autotl.errors import AutotlError
 from autotl.features.engine import Compiled, TorchEngine
-from autotl.features.extract import BATCH, ROWS, batches
+from autotl.features.extract import BATCH, ROWS, batches, conversion_key
 from autotl.features.recorded import to_row_dtype
 from autotl.features.trust import trusted
 from autotl.files import refuse_links_out, replaced_folder, write_atomically, write_json
@@ -175,7 +175,7 @@ class ImageModel:
         kept = self.conversions if frozen else None
         engine = registry.engine(None, self.device) if many or (kept and kept.exists()) else TorchEngine()
         network, size = Normalize(tapped, backbone.preprocessing).eval(), backbone.preprocessing.size
-        precision, key = engine.precision(self.device), f"{first.backbone_digest}/{None}" if frozen else ""
+        precision, key = engine.precision(self.device), conversion_key(first.backbone_digest) if frozen else ""
         compiled = engine.compile(network, size, self.device, self.threads, precision, cache=kept, key=key)
         if (engine.name, precision) != (TorchEngine.name, "fp32"):
 

@@ -62,10 +62,14 @@ class ExtractAugment(Strategy):
         params = recipe.strategy_params
         taps, policy = str(params["taps"]), str(params["policy"])
         views = looks(policy, int(params["views"] or 0))
-        features = np.concatenate([task.features.taps("train", taps, view) for view in views])
+        first = task.features.taps("train", taps, views[0])
+        features = np.empty((len(views), *first.shape), first.dtype)
+        features[0] = first
+        for i, view in enumerate(views[1:], 1):  # one at a time: all of them twice may fill the memory
+            features[i] = task.features.taps("train", taps, view)
         labels = np.tile(task.train_labels, len(views))
         looked_at = tuple(views) if params.get("averaged") else (PLAIN,)
-        return fit_head(recipe, task, device, report, taps, features, labels, looked_at)
+        return fit_head(recipe, task, device, report, taps, features.reshape(-1, first.shape[1]), labels, looked_at)
 
 
 def autotl_register_strategies(register: "Register[Strategy]") -> None:

@@ -263,7 +263,7 @@ class Coordinator:
         folders = {int(f.name): f for f in (self.config.folder / "trials").glob("[0-9]*")}
         done = [t for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if t.number in folders]
         sign = -1 if self.metric.greater_is_better else 1
-        done.sort(key=lambda t: sign * (t.value or 0.0))
+        done.sort(key=lambda t: (sign * (t.value or 0.0), t.user_attrs.get("log_loss", 0.0)))
         kinds: set[tuple[str, ...]] = set()
         for trial in done:
             recipe = trial.user_attrs["recipe"]

@@ -19,7 +19,7 @@ from autotl.model.member import Member, load_member
 from autotl.model.model import ImageModel
 from autotl.model.pages import read_member_page
 from autotl.tuner.context import Finish, member_folder
-from autotl.tuner.objective import Bench
+from autotl.tuner.objective import Bench, give_back_memory
 from autotl.tuner.study import set_note
 
 __all__ = ["finish"]
@@ -42,6 +42,8 @@ def finish(bench: Bench, ticket: Finish) -> dict[str, Any]:
     if not candidates:
         raise AutotlError("no trial left a model")
     members = _choose(bench, ticket, candidates)
+    bench.extractor.forget()  # the model builds its own networks: both together may fill the memory
+    give_back_memory()
     model = _assemble(bench, members, ticket)
     folder = model.save(bench.context.folder / "model")
     if ticket.brief:  # whoever waits may not wait for the test images
@@ -110,7 +112,9 @@ def _candidates(bench: Bench) -> list[Candidate]:
         made_of = about.recipe.backbone, about.recipe.head, about.tuned
         found.append(Candidate(page.parent, about.trial, about.validation, *made_of, views, validation))
     sign = -1 if bench.registry.metric(bench.context.config.metric).greater_is_better else 1
-    return sorted(found, key=lambda c: (sign * c.value, c.number))
+    log_loss, labels = bench.registry.metric("log_loss"), bench.labels("validation")
+    # few validation images leave many trials equal: then it counts how sure they are of what is right
+    return sorted(found, key=lambda c: (sign * c.value, log_loss(labels, c.validation), c.number))
 
 
 def _choose(bench: Bench, ticket: Finish, candidates: list[Candidate]) -> list[Member]:

@@ -26,7 +26,7 @@ from autotl.tuner.context import Context, Send, Ticket, member_folder
 from autotl.tuner.space import suggest
 from autotl.tuner.study import STEPS, open_study, set_note
 
-__all__ = ["Bench", "run_trial", "train"]
+__all__ = ["Bench", "give_back_memory", "run_trial", "train"]
 
 
 @dataclass
@@ -141,11 +141,11 @@ def run_trial(bench: Bench, ticket: Ticket) -> bool:
     finally:
         bench.send("spoiled" if spoiled else "finished", trial.number)
     del result
-    _give_back_memory()
+    give_back_memory()
     return not spoiled
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """glibc keeps what was freed between living blocks; over many trials that grows to gigabytes."""
     gc.collect()
     if sys.platform == "linux":
