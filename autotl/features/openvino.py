@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenVinoEngine"]
 
+AT_ONCE = 8
+"""Images that go through together. Of 32, lite0 takes 336 MB instead of 137, and a sixth more time."""
+
 
 class OpenVinoEngine(Engine):
     """Runs on the CPU, in this thread's share of it. What it compiles may be called from any thread, one at a time."""
@@ -64,10 +67,13 @@ class OpenVinoEngine(Engine):
         request = core.compile_model(model, "CPU", settings).create_infer_request()
         alone = threading.Lock()
 
+        def infer(images: np.ndarray) -> np.ndarray:
+            request.infer({0: np.ascontiguousarray(images)}, share_inputs=True)
+            return request.get_output_tensor(0).data.astype(np.float32)  # a copy: the next images reuse the tensor
+
         def run(images: np.ndarray) -> np.ndarray:
             with alone:
-                request.infer({0: np.ascontiguousarray(images)}, share_inputs=True)
-                return request.get_output_tensor(0).data.astype(np.float32)  # a copy: the next batch reuses the tensor
+                return np.concatenate([infer(images[i : i + AT_ONCE]) for i in range(0, len(images), AT_ONCE)])
 
         return run
 
