@@ -104,7 +104,7 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed)
     device = next(network.parameters()).device
-    optimizer = torch.optim.AdamW(groups, foreach=True)
+    optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda", "mps") or None)  # None: torch chooses
     peaks = [group["lr"] for group in optimizer.param_groups]
     micro = micro or MicroBatch(f"{task.head.name} on features", str(device), task.log)
     weights = _class_weights(task, device) if plan.balanced else None

@@ -147,7 +147,7 @@ def test_a_search_beside_all_eight_costs_a_line_each_and_ends_well(eight_broken:
     said = done.stdout + done.stderr
     for name in BROKEN:
         (line,) = [line for line in said.splitlines() if f"plugin '{name}'" in line]
-        assert "warning: " in line
+        assert line.startswith("warning: ") or "failed in autotl_search_finished: ZeroDivisionError" in line
     assert json.loads((tmp_path / "studies" / "cells" / "result.json").read_text())["trials"]["complete"] == 2
 
 
