@@ -75,7 +75,12 @@ def reading(ground: Ground) -> list[Row]:
         ground.extractor(dataset, whole(dataset), folder).of(ground.backbone).taps("train", "last")
         features = ground.extractor(dataset, whole(dataset), folder).of(ground.backbone)
         first = len(dataset) / seconds(lambda: features.taps("train", "last"))
-        rate = READS * len(dataset) / seconds(lambda: [features.taps("train", "last") for _ in range(READS)])
+
+        def again() -> None:  # as trials do: none keeps what an earlier one read
+            for _ in range(READS):
+                features.taps("train", "last")
+
+        rate = READS * len(dataset) / seconds(again)
     return [
         Row("reading recorded features back", None, rate, "images/s", None, "≥ 100,000 images/s", rate >= 1e5),
         Row(
