@@ -91,9 +91,8 @@ def known_good(choices: Choices, registry: Registry) -> list[dict[str, Any]]:
     backbone; then, on each backbone, every head that reads recorded features, with its own defaults."""
 
     def parameters(backbone: str, strategy: str, head: str, **more: Value) -> dict[str, Any]:
-        return _enqueued(
-            registry, backbone, strategy, head, registry.strategy(strategy).defaults(registry.head(head)), more
-        )
+        params = {**registry.strategy(strategy).defaults(registry.head(head)), **more}
+        return _enqueued(registry, backbone, strategy, head, params)
 
     first: list[dict[str, Any]] = []
     for strategy in choices.strategies:
@@ -126,17 +125,15 @@ def thorough(registry: Registry, backbone: str, strategy: str, head: str, passes
     """A strategy's dearer known-good parameters, which record at most `passes` passes of a backbone over the
     images."""
     dearer = registry.strategy(strategy).thorough(registry.head(head), passes)
-    return [_enqueued(registry, backbone, strategy, head, params, {}) for params in dearer]
+    return [_enqueued(registry, backbone, strategy, head, params) for params in dearer]
 
 
-def _enqueued(
-    registry: Registry, backbone: str, strategy: str, head: str, params: Params, more: Params
-) -> dict[str, Any]:
+def _enqueued(registry: Registry, backbone: str, strategy: str, head: str, params: Params) -> dict[str, Any]:
     return {
         "strategy": strategy,
         "backbone": backbone,
         f"{strategy}.head": head,
-        **_owned(strategy, {**params, **more}),
+        **_owned(strategy, params),
         **_owned(head, registry.head(head).defaults()),
     }
 
