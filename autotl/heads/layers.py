@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BatchNorm", "linear", "mlp", "seeded"]
+__all__ = ["BatchNorm", "Dropout", "linear", "mlp", "seeded"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -36,8 +36,17 @@ class BatchNorm(nn.BatchNorm1d):
         )
 
 
+class Dropout(nn.Dropout):
+    """torch's own draws one number after the other on a CPU, in three times the time of `torch.rand`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or input.device.type != "cpu":
+            return super().forward(input)
+        return input * (torch.rand(input.shape) >= self.p) / (1 - self.p)
+
+
 def linear(n_features: int, n_classes: int, dropout: float) -> nn.Module:
-    return nn.Sequential(_input_norm(n_features), nn.Dropout(dropout), nn.Linear(n_features, n_classes))
+    return nn.Sequential(_input_norm(n_features), Dropout(dropout), nn.Linear(n_features, n_classes))
 
 
 def mlp(
@@ -49,7 +58,7 @@ def mlp(
         layers.append(nn.Linear(n_in, n_out))
         if normalization != "none":
             layers.append(BatchNorm(n_out) if normalization == "batch" else nn.LayerNorm(n_out))
-        layers += [ACTIVATIONS[activation](), nn.Dropout(dropout)]
+        layers += [ACTIVATIONS[activation](), Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(width, n_classes))
 
 

@@ -41,7 +41,7 @@ def suggest_head_training(space: Space, head: Head) -> dict[str, Any]:
     return {
         "lr": space.float("lr", 3e-4, 3e-2, log=True),
         "weight_decay": space.float("weight_decay", 1e-4, 1.0, log=True),
-        "epochs": space.int("epochs", 5, 40, log=True),
+        "epochs": space.int("epochs", 5, 30, log=True),
         "label_smoothing": space.float("label_smoothing", 0.0, 0.2),
         "mixup": space.categorical("mixup", (0.0, 0.2, 0.8)),
         "balanced": space.categorical("balanced", (False, True)),

@@ -23,6 +23,8 @@ __all__ = ["Diverged", "Plan", "Trained", "train", "train_head"]
 
 WARMUP_STEPS = 20
 """A few small steps first, so that a new head's gradients don't shake a pretrained base."""
+SMALLEST_BATCH, LARGEST_BATCH = 64, 512
+"""Of rows of recorded features; between them an epoch is eight steps. What a step costs is mostly not its rows."""
 TIMED_STEPS = 3
 """They tell how many epochs fit. Their pace knows nothing of that number: a replay that begins with it repeats them."""
 
@@ -45,7 +47,7 @@ class Plan:
     ema: float = 0.0
     """Decay of a moving average of the weights, which is then what is scored and kept; 0 is none."""
     clip: float = 1.0
-    patience: int = 10
+    patience: int = 5
     """Epochs without a better score before training stops."""
     precision: str | None = None
     """`"bf16"`: the forward pass runs in it, while weights, loss and scores stay in fp32. None is fp32."""
@@ -191,7 +193,7 @@ def _shares(
     other = torch.randperm(len(x), generator=generator).to(x.device)
 
     def mixed(chosen: slice) -> Tensor:
-        predicted = forward(share * x[chosen] + (1 - share) * x[other[chosen]])
+        predicted = forward(torch.lerp(x[other[chosen]], x[chosen], share))
         one, two = (cross_entropy(predicted, labels, chosen) for labels in (y, y[other]))
         return share * one + (1 - share) * two
 
@@ -244,7 +246,6 @@ def train_head(
     device: str,
     report: Report,
     seed: int,
-    batch: int = 128,
 ) -> Trained:
     """A dense head on recorded features [n, n_features], in steps over the whole array: no loader, no workers.
 
@@ -252,7 +253,7 @@ def train_head(
     """
     head.to(device)
     x, y = torch.from_numpy(features).to(device), torch.from_numpy(labels).to(device)
-    batch = min(batch, len(x))
+    batch = min(len(x), max(SMALLEST_BATCH, min(len(x) // 8, LARGEST_BATCH)))
 
     def batches(epoch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(x), generator=generator).to(device)

@@ -9,6 +9,7 @@ from autotl.backbones.backbone import TAPS
 from autotl.data.views import PLAIN, View
 from autotl.heads.head import Head
 from autotl.recipe import Recipe
+from autotl.strategies import training
 from autotl.strategies.extract_augment import ExtractAugment
 from autotl.strategies.fast_extraction import FastExtraction
 from autotl.strategies.strategy import OutOfTime
@@ -175,8 +176,9 @@ def test_the_default_head_is_linear_on_the_networks_own_output(resnet, task):
 
 
 @pytest.fixture
-def train(resnet, task):
+def train(resnet, task, monkeypatch):
     """`train(task_arguments, **params)`: a linear head in batches of 8, four steps an epoch."""
+    monkeypatch.setattr(training, "SMALLEST_BATCH", 8)
 
     def run(problem=None, report=nothing, seed=1, **params):
         problem = problem or task(resnet, "linear")
@@ -184,7 +186,7 @@ def train(resnet, task):
         head = problem.head.build({"dropout": 0.2}, features.shape[1], 3, seed)
         params = {"lr": 1e-2, "weight_decay": 0.05, "epochs": 5, **params}
         labels = problem.train_labels
-        return train_head(head, features, labels, [validation], params, problem, "cpu", report, seed, batch=8)
+        return train_head(head, features, labels, [validation], params, problem, "cpu", report, seed)
 
     return run
 
