@@ -11,11 +11,11 @@ import time
 import traceback
 from pathlib import Path
 
-import contracts  # noqa: F401  # each of these registers its trials
-import crowding  # noqa: F401
+import crowding  # noqa: F401  # each of these registers its trials
 import disks  # noqa: F401
 import killing  # noqa: F401
 import mutations  # noqa: F401
+import promises  # noqa: F401
 from fire import TRIALS, Outcome
 
 PAGE = Path("soak.json")
