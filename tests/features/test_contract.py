@@ -1,15 +1,17 @@
-"""The kit on the built-in engines, and on PyTorch in each precision."""
+"""The kit on the built-in engines, and on PyTorch in each precision. (`torch_compile` is skipped without a C++ compiler.)"""
 
 import pytest
 
-from autotl.features.engine import TorchEngine
+from autotl.features.engine import TorchCompileEngine, TorchEngine
 from autotl.features.openvino import OpenVinoEngine
 from autotl.testing import engine_checks
 
 
 @engine_checks
 @pytest.mark.parametrize(
-    "engine", [TorchEngine(), TorchEngine(bf16=False), OpenVinoEngine()], ids=["torch", "torch_fp32", "openvino"]
+    "engine",
+    [TorchEngine(), TorchEngine(bf16=False), TorchCompileEngine(), OpenVinoEngine()],
+    ids=["torch", "torch_fp32", "torch_compile", "openvino"],
 )
 def test_a_built_in_engine_keeps_the_contract(engine, check):
     check(engine)
