@@ -155,9 +155,11 @@ def replaced_folder(folder: Path | str) -> Iterator[Path]:
     Where the block raises, the draft goes. What a process that was killed left beside the folder goes too.
     """
     folder = Path(folder)
-    for left in folder.parent.glob(f".{folder.name}.*.partial"):
+    for left in (*folder.parent.glob(f".{folder.name}.*.old"), *folder.parent.glob(f".{folder.name}.*.partial")):
         process = left.name.split(".")[-2]
         if process.isdigit() and not _lives(int(process)):
+            if left.suffix == ".old" and not folder.exists():  # it ended between the two moves below
+                left.rename(folder)
             shutil.rmtree(left, ignore_errors=True)
     draft, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("partial", "old"))
     shutil.rmtree(draft, ignore_errors=True)

@@ -112,3 +112,22 @@ def test_a_folder_stays_as_it_was_where_its_draft_fails(tmp_path):
     with pytest.raises(OSError, match="no luck"):
         fail()
     assert [path.name for path in tmp_path.rglob("*")] == ["model"]
+
+
+DEAD = 2**22 + 1  # one more than Linux ever gives a process
+
+
+@pytest.mark.skipif(os.name != "posix", reason="nobody can say there whether a process lives")
+def test_what_a_process_killed_between_the_two_moves_took_away_comes_back(tmp_path):
+    old = tmp_path / f".model.{DEAD}.old"
+    old.mkdir()
+    (old / "kept").touch()
+    (tmp_path / f".model.{DEAD}.partial").mkdir()
+
+    def fail():
+        with replaced_folder(tmp_path / "model"):
+            raise OSError("no luck")
+
+    with pytest.raises(OSError, match="no luck"):
+        fail()
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["model", "model/kept"]
