@@ -1,4 +1,4 @@
-"""The kit on the built-in engines, and on PyTorch in each precision. (`torch_compile` is skipped without a C++ compiler.)"""
+"""The kit on the built-in engines, and on PyTorch in each precision; `torch_compile` needs a C++ compiler."""
 
 import pytest
 
