@@ -1,6 +1,7 @@
 """A study goes on in more processes, or with other choices, without losing what it has."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -31,9 +32,7 @@ def test_workers_that_join_take_tickets_and_end_with_the_search(cells, tmp_path)
         "--backbone", "efficientnet_lite0", "--strategy", "fast_extraction", "--test", "none",
     ]  # fmt: skip
     first = subprocess.Popen([*command, "--time", "45s"], stdout=subprocess.DEVNULL)
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not list(tmp_path.glob("cells/trials/*/member.json")):
-        time.sleep(0.1)
+    _until(lambda: list(tmp_path.glob("cells/trials/*/member.json")))
     second = subprocess.run([*command, "--join"], capture_output=True, text=True, timeout=120)
     assert second.returncode == 0, second.stderr
     assert "joined the search" in second.stdout
@@ -41,6 +40,38 @@ def test_workers_that_join_take_tickets_and_end_with_the_search(cells, tmp_path)
     devices = {trial.user_attrs.get("device", "") for trial in trials(tmp_path / "cells")}
     assert "cpu:0" in devices
     assert any(name.startswith("cpu:0@") for name in devices)
+
+
+def test_ctrl_c_takes_joined_workers_out_and_the_search_goes_on(cells, tmp_path):
+    command = [
+        sys.executable, "-m", "autotl", "search", str(cells), "--output", str(tmp_path), "--devices", "cpu",
+        "--backbone", "efficientnet_lite0", "--strategy", "fast_extraction", "--test", "none",
+    ]  # fmt: skip
+    first = subprocess.Popen([*command, "--time", "45s"], stdout=subprocess.DEVNULL)
+    _until(lambda: list(tmp_path.glob("cells/trials/*/member.json")))
+    second = subprocess.Popen([*command, "--join"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    theirs = "cpu:0@"
+    _until(lambda: any(theirs in trial.user_attrs.get("device", "") for trial in trials(tmp_path / "cells")))
+    assert first.poll() is None
+    began = time.monotonic()
+    second.send_signal(signal.SIGINT)
+    output, _ = second.communicate(timeout=30)
+    assert time.monotonic() - began < 10
+    assert second.returncode in (0, 130), output
+    assert "Traceback" not in output
+    assert first.poll() is None
+    n_before = len(trials(tmp_path / "cells"))
+    assert first.wait(60) == 0
+    after = trials(tmp_path / "cells")
+    assert len(after) > n_before
+    assert optuna.trial.TrialState.RUNNING not in {trial.state for trial in after}
+
+
+def _until(holds, seconds=60):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not holds():
+        time.sleep(0.1)
+    assert holds()
 
 
 def _number_before(taken) -> int:
