@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotl.backbones.timm import TimmBackbone
 from autotl.config import find_study, load_study_file
 from autotl.data.load import load_dataset
 from autotl.data.sources import FolderSource, ManifestSource
@@ -304,6 +305,19 @@ def test_weights_of_a_private_file_are_never_read(model: Path, secret: Path, cel
     edit(page_of(model), "backbones.0.name", f"test_resnet@{secret / 'secret.json'}")
     loaded = load(model, registry=load_registry(without=["features.openvino"]))
     assert loaded.predict_proba(sorted(cells.glob("*/*"))[:1]).shape == (1, 2)
+
+
+def test_a_network_of_gigabytes_is_refused_before_it_is_built(model: Path, cells: Path, monkeypatch) -> None:
+    edit(page_of(model), "backbones.0.name", "vit_giant_patch14_224")  # a billion parameters
+    for i in (0, 1):
+        edit(member_of(model, i), "recipe.backbone", "vit_giant_patch14_224")
+    loaded = load(model, registry=load_registry(without=["features.openvino"]))
+    built = []
+    whole = TimmBackbone.build
+    monkeypatch.setattr(TimmBackbone, "build", lambda *args, **more: built.append(whole(*args, **more)) or built[-1])
+    with pytest.raises(AutotlError, match=r"doesn't hold the weights of vit_giant_patch14_224: it is too small"):
+        loaded.predict_proba(sorted(cells.glob("*/*"))[:1])
+    assert [{p.device.type for p in module.parameters()} for module in built] == [{"meta"}]
 
 
 # --- study files

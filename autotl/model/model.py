@@ -189,13 +189,17 @@ class ImageModel:
         """The member's network, with the weights that it was fitted on."""
         backbone = self.backbones[member.backbone_digest]
         own = self.weights.get(member.backbone_digest)
-        module = backbone.build(pretrained=own is None)
-        if own is not None:
+        if own is None:
+            module = backbone.build()
+        else:
             from safetensors import SafetensorError
             from safetensors.torch import load_file
 
             try:
-                module.load_state_dict(load_file(own), strict=True)
+                tensors = load_file(own)
+                _check_size(backbone, own)
+                module = backbone.build(pretrained=False)
+                module.load_state_dict(tensors, strict=True)
             except (OSError, SafetensorError, RuntimeError) as error:
                 raise AutotlError(
                     f"{own} doesn't hold the weights of {backbone.name}: {error} Copy the model's folder again."
@@ -242,6 +246,24 @@ class ImageModel:
         if backbone.folder is not None:
             write_atomically(path.with_suffix("") / "config.json", (backbone.folder / "config.json").read_bytes())
         return Tapped(Trunk(module, backbone.blocks(module))).layout(backbone.preprocessing.size)
+
+
+def _check_size(backbone: Backbone, file: Path) -> None:
+    """A stranger's page may name a network of many gigabytes: before one is built, its shapes are asked for.
+
+    Raises AutotlError where they take more room than the file has.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            shapes = backbone.build(pretrained=False).state_dict().values()
+    except Exception:  # not every network can be built without values
+        return
+    if sum(tensor.numel() for tensor in shapes) > file.stat().st_size:  # one byte for a number is the least
+        raise AutotlError(
+            f"{file} doesn't hold the weights of {backbone.name}: it is too small. Copy the model's folder again."
+        )
 
 
 @dataclass
