@@ -57,7 +57,7 @@ def trained(rows, task, device, **params):
     torch.manual_seed(0)
     head = device.put_before(nn.Linear(6, 3))
     validation = [np.zeros((4, 6), np.float32)]
-    train_head(head, features, labels, validation, {**PARAMS, **params}, task, "cpu", lambda *_: None, 0, batch=64)
+    train_head(head, features, labels, validation, {**PARAMS, **params}, task, "cpu", lambda *_: None, 0)
     return head.weight.detach()
 
 
