@@ -46,7 +46,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def searched(api: ModuleType) -> list[tuple[StudyConfig, Any]]:
     """What `autotl.api.search` was called with."""
     calls: list[tuple[StudyConfig, Any]] = []
-    api.search = lambda config, *, progress: calls.append((config, progress))  # type: ignore[attr-defined]
+    api.search = lambda config, *, progress, extend: calls.append((config, progress))  # type: ignore[attr-defined]
     return calls
 
 
@@ -110,7 +110,7 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_an_error_brings_its_own_exit_code(run: Callable[..., Result], api: ModuleType) -> None:
-    def search(config: StudyConfig, *, progress: Any) -> None:
+    def search(config: StudyConfig, *, progress: Any, extend: bool) -> None:
         raise NoTrialSucceeded("all 3 trials failed")
 
     api.search = search  # type: ignore[attr-defined]
@@ -120,7 +120,7 @@ def test_an_error_brings_its_own_exit_code(run: Callable[..., Result], api: Modu
 
 
 def test_an_interrupt_exits_with_130(run: Callable[..., Result], api: ModuleType) -> None:
-    def search(config: StudyConfig, *, progress: Any) -> None:
+    def search(config: StudyConfig, *, progress: Any, extend: bool) -> None:
         raise KeyboardInterrupt
 
     api.search = search  # type: ignore[attr-defined]
@@ -128,7 +128,7 @@ def test_an_interrupt_exits_with_130(run: Callable[..., Result], api: ModuleType
 
 
 def test_a_bug_keeps_its_traceback(run: Callable[..., Result], api: ModuleType) -> None:
-    def search(config: StudyConfig, *, progress: Any) -> None:
+    def search(config: StudyConfig, *, progress: Any, extend: bool) -> None:
         raise ZeroDivisionError
 
     api.search = search  # type: ignore[attr-defined]

@@ -110,10 +110,8 @@ def search(
     progress = choose_progress(quiet, as_json, picture)
     if join:
         api.join(config, progress=progress)
-    elif extend:
-        api.search(config, progress=progress, extend=True)
     else:
-        api.search(config, progress=progress)
+        api.search(config, progress=progress, extend=extend)
 
 
 Study = Annotated[str, typer.Argument(metavar="NAME", help="A study's name, or its folder.")]
