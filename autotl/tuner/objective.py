@@ -74,7 +74,6 @@ class Bench:
             extractor.conversions = config.cache / "engines"
         except StoreUnavailable as error:
             log(_without_cache(error))
-        gc.freeze()  # a million objects of the libraries, which each trial's own gc.collect() needn't look through
         return cls(context, send, deadline, registry, study, extractor)
 
     def do_without_cache(self, error: StoreUnavailable) -> None:

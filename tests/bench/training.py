@@ -1,5 +1,6 @@
 """Heads on recorded features, recorded views, and fine-tuning from the freeze boundary."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def dense_heads(ground: Ground) -> list[Row]:
     """Whole trials, from the ask to the tell on a journal: both dense heads, whatever the sampler suggests."""
     with ground.scratch() as folder:
         benches = [_with_features(ground, folder, seed) for seed in range(SEEDS)]
+        gc.freeze()  # as a worker does when it is ready
         tickets = [(bench, Ticket(float("inf"))) for bench in benches for _ in range(TRIALS)]
         took = seconds(lambda: [run_trial(*ticket) for ticket in tickets])
         for bench in benches:
