@@ -4,6 +4,7 @@ import csv
 import hashlib
 import os
 import shutil
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -154,3 +155,16 @@ def install_plugin(tmp_path, monkeypatch):
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
 
     return install
+
+
+@pytest.fixture(scope="session")
+def until():
+    """`until(holds, seconds)`: wait for something that other processes bring about."""
+
+    def wait(holds, seconds):
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end, f"not true within {seconds} s"
+            time.sleep(0.05)
+
+    return wait

@@ -242,7 +242,7 @@ def test_no_time_for_one_epoch_is_out_of_time(train, resnet, task):
 
 def test_training_stops_where_nothing_gets_better(train):
     trained = train(lr=0.0, epochs=40)
-    assert len(trained.history) == 1 + Plan(epochs=40).patience
+    assert len(trained.history) == 6
 
 
 @pytest.mark.parametrize("lr", [1e30, float("nan")])

@@ -26,13 +26,20 @@ def test_without_a_search_there_is_none_to_join(cells, tmp_path):
     assert not (tmp_path / "cells").exists()
 
 
-def test_workers_that_join_take_tickets_and_end_with_the_search(cells, tmp_path):
+@pytest.fixture
+def running(cells, until, tmp_path):
+    """The command of a search, and its process of 45 seconds, which has finished a trial."""
     command = [
         sys.executable, "-m", "autotl", "search", str(cells), "--output", str(tmp_path), "--devices", "cpu",
         "--backbone", "efficientnet_lite0", "--strategy", "fast_extraction", "--test", "none",
     ]  # fmt: skip
     first = subprocess.Popen([*command, "--time", "45s"], stdout=subprocess.DEVNULL)
-    _until(lambda: list(tmp_path.glob("cells/trials/*/member.json")))
+    until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
+    return command, first
+
+
+def test_workers_that_join_take_tickets_and_end_with_the_search(running, tmp_path):
+    command, first = running
     second = subprocess.run([*command, "--join"], capture_output=True, text=True, timeout=120)
     assert second.returncode == 0, second.stderr
     assert "joined the search" in second.stdout
@@ -42,16 +49,11 @@ def test_workers_that_join_take_tickets_and_end_with_the_search(cells, tmp_path)
     assert any(name.startswith("cpu:0@") for name in devices)
 
 
-def test_ctrl_c_takes_joined_workers_out_and_the_search_goes_on(cells, tmp_path):
-    command = [
-        sys.executable, "-m", "autotl", "search", str(cells), "--output", str(tmp_path), "--devices", "cpu",
-        "--backbone", "efficientnet_lite0", "--strategy", "fast_extraction", "--test", "none",
-    ]  # fmt: skip
-    first = subprocess.Popen([*command, "--time", "45s"], stdout=subprocess.DEVNULL)
-    _until(lambda: list(tmp_path.glob("cells/trials/*/member.json")))
+def test_ctrl_c_takes_joined_workers_out_and_the_search_goes_on(running, until, tmp_path):
+    command, first = running
     second = subprocess.Popen([*command, "--join"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     theirs = "cpu:0@"
-    _until(lambda: any(theirs in trial.user_attrs.get("device", "") for trial in trials(tmp_path / "cells")))
+    until(lambda: any(theirs in trial.user_attrs.get("device", "") for trial in trials(tmp_path / "cells")), 60)
     assert first.poll() is None
     began = time.monotonic()
     second.send_signal(signal.SIGINT)
@@ -65,13 +67,6 @@ def test_ctrl_c_takes_joined_workers_out_and_the_search_goes_on(cells, tmp_path)
     after = trials(tmp_path / "cells")
     assert len(after) > n_before
     assert optuna.trial.TrialState.RUNNING not in {trial.state for trial in after}
-
-
-def _until(holds, seconds=60):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and not holds():
-        time.sleep(0.1)
-    assert holds()
 
 
 def _number_before(taken) -> int:

@@ -168,11 +168,11 @@ def test_a_killed_worker_costs_its_trial_and_the_recipe_is_tried_again(cells, tm
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_or_sigterm_ends_with_a_model(number, cells, tmp_path):
+def test_ctrl_c_or_sigterm_ends_with_a_model(number, cells, until, tmp_path):
     process = _command(
         "search", str(cells), "--time", "5m", "--output", str(tmp_path), "--backbone", "efficientnet_lite0"
     )
-    _until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
+    until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
@@ -180,30 +180,30 @@ def test_ctrl_c_or_sigterm_ends_with_a_model(number, cells, tmp_path):
     assert autotl.load(tmp_path / "cells" / "model").classes == ("defective", "functional")
 
 
-def test_ctrl_c_twice_ends_at_once_and_loses_nothing_that_is_finished(cells, tmp_path):
+def test_ctrl_c_twice_ends_at_once_and_loses_nothing_that_is_finished(cells, until, tmp_path):
     process = _command(
         "search", str(cells), "--time", "5m", "--output", str(tmp_path), "--backbone", "efficientnet_lite0"
     )
-    _until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
+    until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
     workers = _children(process.pid)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130, output
-    _until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10)
     assert any(t.state == optuna.trial.TrialState.COMPLETE for t in _study(tmp_path / "cells").get_trials())
 
 
-def test_a_killed_coordinator_leaves_no_process_and_a_study_that_resumes(cells, tmp_path):
+def test_a_killed_coordinator_leaves_no_process_and_a_study_that_resumes(cells, until, tmp_path):
     process = _command(
         "search", str(cells), "--time", "5m", "--output", str(tmp_path), "--backbone", "efficientnet_lite0"
     )
-    _until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
+    until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
     workers = _children(process.pid)
     process.kill()
     process.wait()
-    _until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10)
     before = len([t for t in _study(tmp_path / "cells").get_trials() if t.state == optuna.trial.TrialState.COMPLETE])
     found = search(str(cells), output=tmp_path, trials=before + 3, backbones=["efficientnet_lite0"])
     states = [t.state for t in _study(found.folder).get_trials()]
@@ -247,13 +247,6 @@ def _study(folder: Path) -> optuna.Study:
 def _command(*words: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "autotl", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
-
-
-def _until(true, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"not true within {seconds} s"
-        time.sleep(0.1)
 
 
 def _children(pid: int) -> list[int]:

@@ -290,7 +290,7 @@ if "AUTOTL_WORKER" in os.environ:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
-def test_workers_and_what_they_started_die_with_a_killed_coordinator_even_when_they_hang(tmp_path, monkeypatch):
+def test_workers_and_what_they_started_die_with_a_killed_coordinator_even_when_they_hang(until, tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(CHILD)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     code = (
@@ -301,20 +301,13 @@ def test_workers_and_what_they_started_die_with_a_killed_coordinator_even_when_t
     )
     coordinator = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     workers = [int(word) for word in coordinator.stdout.readline().split()]
-    _until(lambda: len(list(tmp_path.glob("child-*"))) == 2)
+    until(lambda: len(list(tmp_path.glob("child-*"))) == 2, 5)
     children = [int(page.name.split("-")[1]) for page in tmp_path.glob("child-*")]
     assert all(map(_alive, workers + children))
     os.kill(workers[0], signal.SIGSTOP)  # it can't notice anything any more
     coordinator.kill()
     coordinator.wait()
-    _until(lambda: not any(map(_alive, workers + children)))
-
-
-def _until(holds, seconds=5):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and not holds():
-        time.sleep(0.05)
-    assert holds()
+    until(lambda: not any(map(_alive, workers + children)), 5)
 
 
 def _alive(pid):
