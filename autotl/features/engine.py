@@ -4,6 +4,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "TorchCompileEngine", "TorchEngine"]
 
 Compiled = Callable[[np.ndarray], np.ndarray]
-"""uint8 images [N, size, size, 3] to float32 rows [N, ...]. N may differ from call to call."""
+"""uint8 images [N, size, size, 3] to float32 rows [N, ...]. N may differ from call to call, and several threads call it
+at once."""
 
 
 class Engine(ABC):
@@ -48,7 +50,8 @@ class Engine(ABC):
         cache: Path | None = None,
         key: str = "",
     ) -> Compiled:
-        """Make `module`, in eval mode, fast on `device`. `threads` is this worker's share of the CPU.
+        """Make `module`, in eval mode, fast on `device`. `threads` is this worker's share of the CPU, and how many
+        threads call what comes out at once: each hands in its own images as soon as it has read them.
 
         What takes long to prepare may be kept in the folder `cache` for other processes, under `key`: digits of
         everything that `module` is made of, its weights too.
@@ -97,9 +100,15 @@ class TorchEngine(Engine):
         def part(images: np.ndarray) -> np.ndarray:
             return network(torch.from_numpy(images).to(device)).float().cpu().numpy()
 
-        def run(images: np.ndarray) -> np.ndarray:
+        # one call at a time has the whole device, and always the same thread, whose helpers PyTorch keeps
+        caller = ThreadPoolExecutor(1, thread_name_prefix="torch")
+
+        def whole(images: np.ndarray) -> np.ndarray:
             with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
                 return np.concatenate(micro.forward(len(images), lambda rows: part(images[rows])))
+
+        def run(images: np.ndarray) -> np.ndarray:
+            return caller.submit(whole, images).result()
 
         return run
 

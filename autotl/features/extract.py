@@ -32,38 +32,41 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH", "BackboneFeatures", "FeatureExtractor", "Rows", "batches", "conversion_key"]
 
-BATCH = 32
+BATCH = 16
+"""Images that a thread takes from their files to their features at a time."""
 CONVERSION = 5.0
 """Seconds that making an engine ready may take; it can't be interrupted."""
 ROWS = "float16"
 """What features are recorded in: 11 bits of mantissa, more than any engine's bf16 has."""
 BOUNDARY_BYTES = 4
 """A boundary is recorded where it takes up to this many times the bytes of the image itself; else the image is."""
-T = TypeVar("T")
+T, R = TypeVar("T"), TypeVar("R")
 
 
 def batches(
-    items: Iterable[T], load: Callable[[T], np.ndarray], threads: int, batch: int = BATCH
-) -> Iterator[tuple[list[T], np.ndarray]]:
-    """Load items in `threads` threads, always a few batches ahead and never more: memory stays flat.
+    items: Iterable[T], work: Callable[[list[T]], R], threads: int, batch: int = BATCH
+) -> Iterator[tuple[list[T], R]]:
+    """Each batch of items, in order, and what `work` makes of it in one of `threads` threads.
 
-    What `load` raises comes out here, where its batch would have.
+    A thread takes a batch all the way, from files to features: one that decodes for another that infers would have
+    twice as many threads wait for the cores. They run a batch ahead and never more: memory stays flat.
+
+    What `work` raises comes out here, where its batch would have.
     """
     source = iter(items)
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        ahead: deque[tuple[list[T], list[Future[np.ndarray]]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="batch") as pool:
+        ahead: deque[tuple[list[T], Future[R]]] = deque()
         try:
             while True:
-                while len(ahead) < 3 and (chunk := list(itertools.islice(source, batch))):
-                    ahead.append((chunk, [pool.submit(load, item) for item in chunk]))
+                while len(ahead) <= threads and (chunk := list(itertools.islice(source, batch))):
+                    ahead.append((chunk, pool.submit(work, chunk)))
                 if not ahead:
                     return
-                chunk, futures = ahead.popleft()
-                yield chunk, np.stack([future.result() for future in futures])
+                chunk, made = ahead.popleft()
+                yield chunk, made.result()
         finally:
-            for _, futures in ahead:
-                for future in futures:
-                    future.cancel()
+            for _, made in ahead:
+                made.cancel()
 
 
 def conversion_key(backbone_digest: str, block: int | None = None) -> str:
@@ -102,6 +105,8 @@ class FeatureExtractor:
     on_images: Callable[[str, int, int, float], None] = field(default=lambda what, done, total, rate: None)
     """Told after each batch: what is extracted, how many of how many, images a second."""
     log: Callable[[str], None] = field(default=lambda line: None)
+    spent: float = 0.0
+    """Seconds that recording has taken, waiting for others included."""
     _known: dict[str, "BackboneFeatures"] = field(default_factory=dict)
 
     def move(self, store: FeatureStore, conversions: Path) -> None:
@@ -200,7 +205,9 @@ class BackboneFeatures:
             def compute(mine: list[str]) -> Iterator[tuple[list[str], np.ndarray]]:
                 return self._compute(mine, path_of, view, block)
 
+            began = time.monotonic()
             record(recorded, digests, compute, extractor.seconds_left)
+            extractor.spent += time.monotonic() - began
         self._compiled.clear()  # hundreds of MiB each; made again from what is kept in a fraction of a second
         return Rows(recorded, digests)
 
@@ -219,8 +226,13 @@ class BackboneFeatures:
         what = f"{self.backbone.name} {view}" if view != PLAIN else self.backbone.name
         run = self._run(block) if block != 0 else None
         began, done = time.monotonic(), 0
-        for chunk, images in batches(digests, lambda d: self._load(path_of[d], d, view), extractor.threads):
-            yield chunk, images if run is None else run(images)
+
+        def work(chunk: list[str]) -> np.ndarray:
+            images = np.stack([self._load(path_of[d], d, view) for d in chunk])
+            return images if run is None else run(images)
+
+        for chunk, rows in batches(digests, work, extractor.threads):
+            yield chunk, rows
             done += len(chunk)
             extractor.on_images(what, done, len(digests), done / max(1e-6, time.monotonic() - began))
 

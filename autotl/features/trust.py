@@ -1,5 +1,6 @@
 """Whether an engine may be trusted: its features of real images against those of plain PyTorch in fp32."""
 
+import threading
 import warnings
 from typing import TYPE_CHECKING
 
@@ -44,17 +45,19 @@ def trusted(compiled: "Compiled", module: "nn.Module", exact: "Callable[[], Comp
         name: whose features they are, for the warning.
     """
     chosen: list[Compiled] = []
+    first = threading.Lock()
 
     def run(images: np.ndarray) -> np.ndarray:
-        if not chosen:
-            cosine = check_engine(compiled, module, images[:8])
-            if cosine < LEAST_COSINE:
-                warnings.warn(
-                    f"{name}: the engine's features stray from PyTorch's in fp32 (mean cosine {cosine:.3f}, at least "
-                    f"{LEAST_COSINE} is asked): torch is used instead",
-                    stacklevel=2,
-                )
-            chosen.append(compiled if cosine >= LEAST_COSINE else exact())
+        with first:
+            if not chosen:
+                cosine = check_engine(compiled, module, images[:8])
+                if cosine < LEAST_COSINE:
+                    warnings.warn(
+                        f"{name}: the engine's features stray from PyTorch's in fp32 (mean cosine {cosine:.3f}, at "
+                        f"least {LEAST_COSINE} is asked): torch is used instead",
+                        stacklevel=2,
+                    )
+                chosen.append(compiled if cosine >= LEAST_COSINE else exact())
         return chosen[0](images)
 
     return run

@@ -17,7 +17,7 @@ from autotl.data.images import UndecodableImage, UnusualImage, load_views, prepr
 from autotl.data.views import PLAIN, View, draw
 from autotl.errors import AutotlError
 from autotl.features.engine import Compiled, TorchEngine
-from autotl.features.extract import BATCH, ROWS, batches, conversion_key
+from autotl.features.extract import ROWS, batches, conversion_key
 from autotl.features.recorded import to_row_dtype
 from autotl.features.trust import trusted
 from autotl.files import refuse_links_out, replaced_folder, write_atomically, write_json
@@ -137,20 +137,17 @@ class ImageModel:
         views = {size: {v for p in passes if p.backbone.preprocessing == size for v in p.views} for size in sizes}
         total = sum(member.weight for member in self.members)
 
-        def load_all(item: T) -> np.ndarray:
-            loaded = {size: load(item, backbone, views[size]) for size, backbone in sizes.items()}
-            holder = np.empty((), object)
-            holder[()] = loaded
-            return holder
-
-        for chunk, holders in batches(items, load_all, self.threads):
+        def average(chunk: list[T]) -> np.ndarray:
+            loaded = {size: [load(item, b, views[size]) for item in chunk] for size, b in sizes.items()}
             summed = np.zeros((len(chunk), len(self.classes)))
             for p in passes:
-                size = p.backbone.preprocessing.size
+                seen, size = loaded[p.backbone.preprocessing], p.backbone.preprocessing.size
                 blank = np.zeros((size, size, 3), np.uint8)  # in the place of what couldn't be read
-                loaded = [h[p.backbone.preprocessing] for h in holders]
-                summed += p.probabilities({v: np.stack([seen.get(v, blank) for seen in loaded]) for v in p.views})
-            yield from zip(chunk, summed / total, strict=True)
+                summed += p.probabilities({v: np.stack([image.get(v, blank) for image in seen]) for v in p.views})
+            return summed / total
+
+        for chunk, rows in batches(items, average, self.threads):
+            yield from zip(chunk, rows, strict=True)
 
     def _prepared(self, many: bool) -> list["_Pass"]:
         """One for each pass over the images that the members need between them."""
@@ -282,17 +279,14 @@ class _Pass:
 
     def probabilities(self, images: dict[View, np.ndarray]) -> np.ndarray:
         """The members' weighted sum, [n, n_classes], from each of their `views`."""
-        rows = {view: self._rows(seen) for view, seen in images.items()}
+        # as they were recorded for training
+        rows = {v: to_row_dtype(self.compiled(seen), ROWS).astype(np.float32) for v, seen in images.items()}
 
         def one(member: Member) -> np.ndarray:
             columns = self.layout.columns(member.fitted.taps)
             return member.weight * member.probabilities([rows[view][:, columns] for view in member.fitted.views])
 
         return sum(map(one, self.members), np.zeros(()))
-
-    def _rows(self, images: np.ndarray) -> np.ndarray:
-        parts = [self.compiled(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-        return to_row_dtype(np.concatenate(parts), ROWS).astype(np.float32)  # as they were recorded for training
 
 
 def load(path: str | os.PathLike[str], device: str = "cpu", registry: Registry | None = None) -> ImageModel:

@@ -55,17 +55,22 @@ def again(extractor: FeatureExtractor, **changes) -> FeatureExtractor:
 # batches
 
 
-def test_batches_come_in_order_with_their_items() -> None:
-    def load(item: int) -> np.ndarray:
-        time.sleep(0.002 * (item % 3))  # the later may be done first
-        return np.full(2, item)
+def test_batches_come_in_order_with_what_was_made_of_them() -> None:
+    def doubled(items: list[int]) -> list[int]:
+        time.sleep(0.002 * (items[0] % 3))  # the later may be done first
+        return [2 * item for item in items]
 
-    got = list(batches(range(23), load, threads=4, batch=5))
+    got = list(batches(range(23), doubled, threads=4, batch=5))
     assert [items for items, _ in got] == [[*range(i, min(i + 5, 23))] for i in range(0, 23, 5)]
-    assert all((arrays == np.array(items)[:, None]).all() for items, arrays in got)
+    assert all(made == [2 * item for item in items] for items, made in got)
 
 
-def test_batches_run_a_few_ahead_and_no_further() -> None:
+def test_as_many_batches_are_worked_on_at_once_as_there_are_threads() -> None:
+    meet = threading.Barrier(3)
+    assert len(list(batches(range(12), lambda items: meet.wait(10), threads=3, batch=2))) == 6
+
+
+def test_batches_run_one_ahead_and_no_further() -> None:
     taken = []
 
     def items():
@@ -73,7 +78,7 @@ def test_batches_run_a_few_ahead_and_no_further() -> None:
             taken.append(i)
             yield i
 
-    reading = batches(items(), lambda item: np.zeros(1), threads=2, batch=4)
+    reading = batches(items(), len, threads=2, batch=4)
     for done in range(1, 4):
         next(reading)
         time.sleep(0.02)
@@ -81,27 +86,27 @@ def test_batches_run_a_few_ahead_and_no_further() -> None:
     reading.close()
 
 
-def test_what_loading_raises_comes_out_where_its_batch_would_have() -> None:
-    def load(item: int) -> np.ndarray:
-        if item == 9:
+def test_what_work_raises_comes_out_where_its_batch_would_have() -> None:
+    def work(items: list[int]) -> list[int]:
+        if 9 in items:
             raise DataError("the ninth is broken")
-        return np.zeros(1)
+        return items
 
-    reading = batches(range(100), load, threads=2, batch=4)
+    reading = batches(range(100), work, threads=2, batch=4)
     assert [next(reading)[0], next(reading)[0]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(DataError, match="ninth"):
         next(reading)
 
 
 def test_a_reader_that_leaves_early_leaves_no_threads() -> None:
-    reading = batches(range(1000), lambda item: np.zeros(1), threads=3, batch=4)
+    reading = batches(range(1000), len, threads=3, batch=4)
     next(reading)
     reading.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("batch")]
 
 
-def test_nothing_to_load_gives_no_batch() -> None:
-    assert list(batches([], lambda item: np.zeros(1), threads=2)) == []
+def test_nothing_to_work_on_gives_no_batch() -> None:
+    assert list(batches([], len, threads=2)) == []
 
 
 # recorded once
