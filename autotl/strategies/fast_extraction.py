@@ -84,7 +84,8 @@ def fit_head(
     from autotl.strategies.training import train_head
 
     trained = train_head(head, features, labels, validation, recipe.strategy_params, task, device, report, recipe.seed)
-    return Result(trained.carried_out(recipe), trained.probabilities, Fitted(taps, head, views=views), trained.history)
+    fitted = Fitted(taps, head, views=views)
+    return Result(trained.carried_out(recipe), trained.probabilities, fitted, trained.history, trained.best_epoch)
 
 
 def _watch(head: Any, validation: Sequence[np.ndarray], task: Task, report: Report) -> Callable[[float], None]:

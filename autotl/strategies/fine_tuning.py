@@ -6,6 +6,7 @@ the freeze boundary is recorded, and training starts there.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,7 +87,8 @@ class FineTuning(Strategy):
         net.unfreeze_last(int(recipe.strategy_params["unfrozen_blocks"] or 1))
         trained = net.train_jointly(report)
         fitted = Fitted("last", net.head, net.unfrozen_state(), net.looked_at)
-        return Result(trained.carried_out(recipe), trained.probabilities, fitted, trained.history)
+        done = trained.carried_out(recipe)
+        return Result(done, trained.probabilities, fitted, trained.history, trained.best_epoch)
 
 
 def add_head(task: Task, recipe: Recipe, device: str) -> "_Net":
@@ -124,9 +126,12 @@ class _Net:
 
         params = {**head_training_defaults(self.task.head), "stop_after": None}
         validation = [self.task.features.taps("validation", "last")]
+        task = self.task
+        if task.refit_epochs:  # they are those of the joint training
+            task = replace(task, refit_epochs=int(params["epochs"]))
         train_head(
-            self.head, self.features, self.task.train_labels, validation, params, self.task, self.device,
-            _no_report, self.recipe.seed,
+            self.head, self.features, task.train_labels, validation, params, task, self.device, _no_report,
+            self.recipe.seed,
         )  # fmt: skip
 
     def unfreeze_last(self, n: int) -> None:

@@ -64,6 +64,9 @@ class Task:
     allowance: float = float("inf")
     """Seconds of training that the trial should plan for."""
     log: Callable[[str], None] = field(default=lambda line: None)
+    refit_epochs: int | None = None
+    """Set where a chosen recipe is trained once more and the validation images are among the training ones: what trains
+    in epochs trains exactly so many, whatever the scores, and keeps the last."""
 
 
 @dataclass
@@ -93,6 +96,8 @@ class Result:
     fitted: Fitted
     history: list[dict[str, float]] = field(default_factory=list)
     """One entry an epoch: epoch, loss, score, seconds."""
+    best_epoch: int | None = None
+    """The one whose weights were kept."""
 
 
 class Strategy(ABC):

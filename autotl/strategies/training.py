@@ -70,6 +70,8 @@ class Trained:
     history: list[dict[str, float]]
     plan: Plan
     """As carried out: with fewer epochs, or `stop_after`, where time ran short."""
+    best_epoch: int
+    """The one that is kept."""
 
     def carried_out(self, recipe: Recipe) -> Recipe:
         """The recipe of what was trained, so that a replay repeats it, cut short or not."""
@@ -108,12 +110,15 @@ def train(
     device = next(network.parameters()).device
     optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda", "mps") or None)  # None: torch chooses
     peaks = [group["lr"] for group in optimizer.param_groups]
+    if task.refit_epochs:
+        plan = replace(plan, stop_after=task.refit_epochs, patience=task.refit_epochs)
+        fit_epochs = False
     micro = micro or MicroBatch(f"{task.head.name} on features", str(device), task.log)
     weights = _class_weights(task, device) if plan.balanced else None
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     average = _average(network, plan.ema) if plan.ema else None
     history: list[dict[str, float]] = []
-    best: tuple[float, np.ndarray, dict[str, Tensor]] | None = None
+    best: tuple[float, np.ndarray, dict[str, Tensor], int] | None = None
     waited = step = 0
     started = time.monotonic()
     with _seeded(seed, device):
@@ -139,8 +144,9 @@ def train(
                     average.update_parameters(network)
                 losses.append(loss)
             if task.seconds_left() <= 0:  # what is left of an epoch would count for nothing
-                if best is None:
-                    raise OutOfTime("the time was up before one epoch was done")
+                if best is None or task.refit_epochs:
+                    wanted = f"all {task.refit_epochs} epochs were" if task.refit_epochs else "one epoch was"
+                    raise OutOfTime(f"the time was up before {wanted} done")
                 plan = replace(plan, stop_after=epoch - 1)
                 break
             loss_now = float(torch.stack(losses).mean())
@@ -154,20 +160,20 @@ def train(
                 raise Diverged(f"the probabilities weren't numbers after step {step} (epoch {epoch}).")
             score = task.metric(task.validation_labels, found)
             history.append({"epoch": epoch, "loss": loss_now, "score": score, "seconds": time.monotonic() - started})
-            if best is None or task.metric.better(score, best[0]):
-                best, waited = (score, found, deepcopy(scored.state_dict())), 0
+            if best is None or task.refit_epochs or task.metric.better(score, best[0]):
+                best, waited = (score, found, deepcopy(scored.state_dict()), epoch), 0
             else:
                 waited += 1
             report(epoch / plan.epochs, best[0])
             if waited >= plan.patience or epoch in (plan.epochs, plan.stop_after):
                 break
-            if task.seconds_left() < (time.monotonic() - started) / epoch * 1.1:
+            if not task.refit_epochs and task.seconds_left() < (time.monotonic() - started) / epoch * 1.1:
                 plan = replace(plan, stop_after=epoch)
                 break
     assert best is not None
     network.load_state_dict(best[2])
     network.eval()
-    return Trained(best[1], history, plan)
+    return Trained(best[1], history, plan, best[3])
 
 
 def _shares(

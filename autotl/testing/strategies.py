@@ -65,7 +65,7 @@ def suggests_what_a_recipe_can_hold(strategy: Strategy) -> None:
 @STRATEGY.promise(Result)
 def results_are_probabilities(strategy: Strategy) -> None:
     """`fit` returns a Result: probabilities of the validation images [n, n_classes], finite, rows sum to 1; the recipe
-    that was trained; and a history whose epochs have the same names."""
+    that was trained; and a history whose epochs have the same names, with the number of the one that was kept."""
     for kind in strategy.head_kinds:
         result = bench().fit(strategy, kind)
         expect(isinstance(result, Result) and isinstance(result.fitted, Fitted), f"fit returns {result!r}")
@@ -79,6 +79,8 @@ def results_are_probabilities(strategy: Strategy) -> None:
         expect(Recipe.from_dict(result.recipe.to_dict()).digest == result.recipe.digest, "its recipe can't be written")
         names = {tuple(epoch) for epoch in result.history}
         expect(len(names) <= 1, f"epochs of the history have different names: {sorted(names)}")
+        kept = range(1, len(result.history) + 1) if result.history else (None,)
+        expect(result.best_epoch in kept, f"best_epoch is {result.best_epoch!r} of {len(result.history)}")
 
 
 @STRATEGY.promise(Strategy.fit)
@@ -88,6 +90,16 @@ def learns_two_photographs(strategy: Strategy) -> None:
         result = bench().fit(strategy, kind)
         right = float((result.probabilities.argmax(1) == bench().dataset.labels[bench().split.validation]).mean())
         expect(right >= 0.75, f"{right:.0%} of 12 patches are right, with a head of kind {kind}")
+
+
+@STRATEGY.promise(Strategy.fit)
+def trains_once_more_for_the_model(strategy: Strategy) -> None:
+    """Where `task.refit_epochs` is set, a strategy that trains in epochs trains exactly so many and keeps the last."""
+    for kind in strategy.head_kinds:
+        result = bench().fit(strategy, kind, task=bench().task(bench().head(kind), refit_epochs=2))
+        if result.history:
+            expect(len(result.history) == 2, f"it trained {len(result.history)} epochs, not 2")
+            expect(result.best_epoch == 2, f"it kept epoch {result.best_epoch}, not the last")
 
 
 @STRATEGY.promise(Recipe)

@@ -2,7 +2,6 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,7 +36,7 @@ class Bench:
     def head(self, kind: str) -> Head:
         return self.registry.head({"dense": "linear", "estimator": "logistic_regression"}[kind])
 
-    def task(self, head: Head, seconds_left: Callable[[], float] = lambda: float("inf")) -> Task:
+    def task(self, head: Head, **more: Any) -> Task:
         from autotl.features.engine import TorchEngine
         from autotl.features.extract import FeatureExtractor
         from autotl.features.store import FeatureStore
@@ -60,7 +59,7 @@ class Bench:
             validation_labels=self.dataset.labels[self.split.validation],
             metric=self.registry.metric("accuracy"),
             features=extractor.of(self.backbone),
-            seconds_left=seconds_left,
+            **more,
         )
 
     def fit(self, strategy: Strategy, kind: str, report: Any = None, task: Task | None = None) -> Result:

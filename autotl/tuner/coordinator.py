@@ -282,8 +282,10 @@ class Coordinator:
             raise NoTrialSucceeded(self._why_none())
         now = time.monotonic()
         until = self.began + self.config.time if self.config.time else now + 60.0
+        self.workers.set_deadline(until if self.config.time else float("inf"))
         if self.interrupts.at is not None:
             until = self.interrupts.at + INTERRUPTED
+            self.workers.set_deadline(0.0)
         facts = {"began": self.began, "trials": self.counts, "versions": self._versions()}
         seconds = {name: 1.3 / (rate * self.cores) for name, rate in self.schedule.rates.items()}
         ticket = Finish(until, seconds, facts, brief=self.interrupts.at is not None)
@@ -327,6 +329,8 @@ class Coordinator:
                     raise BrokenPlugin(message[1])
                 elif message[0] == "images":
                     worker.doing = f"{message[1]}: {message[2]}/{message[3]}"
+                elif message[0] == "doing":
+                    worker.doing = message[1]
             mine = [w for w in self.workers.workers if not w.joined and self.supervision.usable(w)]
             if not mine:
                 sound = [slot for slot in self.slots if slot.place not in self.supervision.out_of_use]
@@ -338,6 +342,8 @@ class Coordinator:
                     given.doing = "choosing the model"
             elif time.monotonic() - given.heard > HANGS:
                 self.workers.kill(given, f"it gave no sign of life for {HANGS:.0f} s, and was ended")
+            if self.interrupts.at is not None:
+                self.workers.set_deadline(0.0)
             if saved and self.interrupts.too_late():
                 self.progress.say("There was no time to look at the test images: the same command goes on, and does.")
                 return saved

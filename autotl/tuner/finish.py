@@ -1,9 +1,12 @@
-"""The last step of a search, in a worker: choose the members, save the model, look at the test images once."""
+"""The last step of a search, in a worker: choose the members, fit them on all that may be trained on, save the model,
+look at the test images once."""
 
 import csv
 import io
 import json
+import math
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from autotl.model.model import ImageModel
 from autotl.model.pages import read_member_page
 from autotl.tuner.context import Finish, member_folder
 from autotl.tuner.objective import Bench, give_back_memory
+from autotl.tuner.refit import refit
 from autotl.tuner.study import set_note
 
 __all__ = ["finish"]
@@ -41,13 +45,15 @@ def finish(bench: Bench, ticket: Finish) -> dict[str, Any]:
     candidates = _candidates(bench)
     if not candidates:
         raise AutotlError("no trial left a model")
-    members = _choose(bench, ticket, candidates)
+    members, seconds = _choose(bench, ticket, candidates)
     bench.extractor.forget()  # the model builds its own networks: both together may fill the memory
+    timed = bench.context.config.time is not None
+    refitted = refit(bench, members, ticket.until - SAVING - seconds if timed else math.inf)
     give_back_memory()
-    model = _assemble(bench, members, ticket)
+    model = _assemble(bench, members, ticket, refitted)
     folder = model.save(bench.context.folder / "model")
-    if ticket.brief:  # whoever waits may not wait for the test images
-        bench.send("saved", _write_result(bench, ticket, model, folder, None))
+    # whoever has pressed Ctrl-C may not wait for the test images
+    bench.send("saved", _write_result(bench, ticket, model, folder, None))
     test = _test(bench, model, ticket)
     result = _write_result(bench, ticket, model, folder, test)
     _annotate(bench, result)
@@ -59,7 +65,7 @@ def _write_result(
     bench: Bench, ticket: Finish, model: ImageModel, folder: Path, test: np.ndarray | None
 ) -> dict[str, Any]:
     """`result.json` and the leaderboard, from the probabilities of the test images, where there are any."""
-    result = _result(bench, ticket, test)
+    result = _result(bench, ticket, test) | {"refitted": model.about["refitted"]}
     write_json(bench.context.folder / "result.json", result)
     leaderboard = _leaderboard(bench, {m.trial for m in model.members})
     _write_leaderboard(bench, leaderboard)
@@ -117,16 +123,20 @@ def _candidates(bench: Bench) -> list[Candidate]:
     return sorted(found, key=lambda c: (sign * c.value, log_loss(labels, c.validation), c.number))
 
 
-def _choose(bench: Bench, ticket: Finish, candidates: list[Candidate]) -> list[Member]:
-    """An average of the best of each kind that still predicts the test images in the time left."""
+def _choose(bench: Bench, ticket: Finish, candidates: list[Candidate]) -> tuple[list[Member], float]:
+    """An average of the best of each kind that still predicts the test images in the time left; and how many seconds
+    that takes."""
     n_test = len(bench.context.split.test)
     left = ticket.until - time.monotonic() - SAVING
 
-    def allowed(chosen: frozenset[int]) -> bool:
+    def seconds(chosen: Collection[int]) -> float:
         networks = {candidates[i].passes: candidates[i] for i in chosen}
         looked = {(candidates[i].passes, view): candidates[i].backbone for i in chosen for view in candidates[i].views}
         ready = sum(CONVERSION if candidate.tuned else 0.5 for candidate in networks.values())
-        return ready + sum(n_test * ticket.seconds_an_image.get(name, UNKNOWN) for name in looked.values()) <= left
+        return ready + sum(n_test * ticket.seconds_an_image.get(name, UNKNOWN) for name in looked.values())
+
+    def allowed(chosen: frozenset[int]) -> bool:
+        return seconds(chosen) <= left
 
     metric = bench.registry.metric(bench.context.config.metric)
     found, kinds = [c.validation for c in candidates], [c.kind for c in candidates]
@@ -136,10 +146,10 @@ def _choose(bench: Bench, ticket: Finish, candidates: list[Candidate]) -> list[M
         member = load_member(candidates[index].folder, bench.registry)
         member.weight = weight
         members.append(member)
-    return members
+    return members, seconds(weights)
 
 
-def _assemble(bench: Bench, members: list[Member], ticket: Finish) -> ImageModel:
+def _assemble(bench: Bench, members: list[Member], ticket: Finish, refitted: list[int]) -> ImageModel:
     config = bench.context.config
     backbones = {m.backbone_digest: bench.registry.backbone(m.recipe.backbone) for m in members}
     return ImageModel(
@@ -150,7 +160,12 @@ def _assemble(bench: Bench, members: list[Member], ticket: Finish) -> ImageModel
         device=bench.context.slot.device,
         threads=bench.context.cores,
         conversions=bench.extractor.conversions,
-        about={"study": config.name, "metric": config.metric, "versions": ticket.facts["versions"]},
+        about={
+            "study": config.name,
+            "metric": config.metric,
+            "versions": ticket.facts["versions"],
+            "refitted": refitted,
+        },
     )
 
 

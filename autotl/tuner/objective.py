@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import optuna
@@ -40,7 +40,6 @@ class Bench:
     registry: Registry
     study: optuna.Study
     extractor: FeatureExtractor
-    _labels: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def set_up(cls, context: Context, send: Send, deadline: Callable[[], float]) -> "Bench":
@@ -104,6 +103,7 @@ def run_trial(bench: Bench, ticket: Ticket) -> bool:
     state, value = TrialState.FAIL, None
     result: Result | None = None
     spoiled = False
+    bench.extractor.spent = 0.0
     try:
         bench.send("asked", trial.number)
         recipe = suggest(trial, bench.context.choices, bench.registry, bench.context.config.seed)
@@ -133,6 +133,7 @@ def run_trial(bench: Bench, ticket: Ticket) -> bool:
         trial.set_user_attr("traceback", traceback.format_exc())
     seconds = round(time.monotonic() - began, 3)
     trial.set_user_attr("seconds", seconds)
+    trial.set_user_attr("recording", round(bench.extractor.spent, 3))
     trial.set_user_attr("device", bench.context.slot.name)
     told = bench.study.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
     try:
@@ -169,8 +170,14 @@ def _reporter(trial: optuna.Trial, send: Send) -> Callable[[float, float], None]
     return report
 
 
-def train(bench: Bench, recipe: Recipe, allowance: float, report: Callable[[float, float], None]) -> Result:
-    """Train a recipe, in a trial or in a replay."""
+def train(
+    bench: Bench,
+    recipe: Recipe,
+    allowance: float,
+    report: Callable[[float, float], None],
+    refit_epochs: int | None = None,
+) -> Result:
+    """Train a recipe, in a trial, in a replay, or once more where it was chosen."""
     backbone = bench.registry.backbone(recipe.backbone)
     task = Task(
         backbone=backbone,
@@ -184,6 +191,7 @@ def train(bench: Bench, recipe: Recipe, allowance: float, report: Callable[[floa
         seconds_left=lambda: bench.deadline() - time.monotonic(),
         allowance=allowance,
         log=lambda line: bench.send("say", line),
+        refit_epochs=refit_epochs,
     )
     result = bench.registry.strategy(recipe.strategy).fit(recipe, task, bench.context.slot.device, report)
     _calibrate(result, task.validation_labels)
@@ -217,6 +225,8 @@ def _record(bench: Bench, trial: optuna.Trial, result: Result, value: float) -> 
         trial.set_user_attr("words", recipe.words())
     if result.history:
         trial.set_user_attr("epochs", len(result.history))
+    if result.best_epoch:
+        trial.set_user_attr("best_epoch", result.best_epoch)
     for metric in bench.registry.metrics.values():
         with suppress(ValueError):
             trial.set_user_attr(metric.name, round(metric(labels, result.probabilities), 6))

@@ -238,6 +238,8 @@ def summary(result: Mapping[str, Any], width: int = 80, rows: int = 8) -> Render
     members = result.get("members") or []
     if model := result.get("model"):
         of = f"  {len(members)} trials combined" if len(members) > 1 else ""
+        if result.get("refitted"):
+            of += f"{',' if of else ' '} fitted again with the validation images"
         parts.append(Text.assemble(("model    ", "dim"), str(model), (of, "dim"), overflow="fold"))
         predict = result.get("predict") or f"autotl predict {shlex.quote(str(model))} IMAGES"
         parts.append(Text.assemble(("predict  ", "dim"), (str(predict), "bold cyan"), overflow="fold"))

@@ -12,6 +12,7 @@ from autotl.backbones.timm import autotl_find_backbone
 from autotl.features import extract
 from autotl.recipe import Recipe
 from autotl.strategies.fine_tuning import FineTuning, add_head
+from autotl.strategies.strategy import OutOfTime
 from autotl.strategies.training import Diverged
 
 FAMILIES = ["test_resnet", "test_efficientnet", "test_vit"]
@@ -213,10 +214,38 @@ def test_the_best_epoch_is_kept(tiny, task):
     scores = [epoch["score"] for epoch in trained.history]
     assert scores[-1] < max(scores)  # or this run says nothing
     assert problem.metric(problem.validation_labels, trained.probabilities) == max(scores)
+    assert trained.best_epoch == scores.index(max(scores)) + 1
     _, _, (validation,) = net._boundary()
     with torch.inference_mode():
         kept = net._network(len(net.blocks) - TWO).eval()(net._tensor(validation[:])).softmax(1).numpy()
     np.testing.assert_allclose(kept, trained.probabilities, atol=1e-5)
+
+
+def test_a_refit_keeps_the_last_epoch_whatever_the_scores(tiny, task):
+    backbone = tiny("test_resnet")
+    problem = task(backbone, "linear", refit_epochs=8)
+    net = add_head(problem, recipe_of(backbone, lr=0.03, epochs=8, views=2, norms="trained"), "cpu")
+    net.freeze_base()
+    net.unfreeze_last(TWO)
+    trained = net.train_jointly(nothing)
+    scores = [epoch["score"] for epoch in trained.history]
+    assert scores[-1] < max(scores)  # or this run says nothing
+    assert problem.metric(problem.validation_labels, trained.probabilities) == scores[-1]
+    assert trained.best_epoch == 8
+
+
+def test_a_refit_has_neither_fewer_epochs_nor_more(tiny, task):
+    backbone = tiny("test_resnet")
+    result = fit(task(backbone, "linear", refit_epochs=9, allowance=1e-3), recipe_of(backbone, lr=0.0, epochs=20))
+    assert len(result.history) == 9
+
+
+def test_a_refit_that_time_cuts_short_is_none(tiny, task):
+    backbone = tiny("test_resnet")
+    done = []
+    problem = task(backbone, "linear", refit_epochs=8, seconds_left=lambda: 0.0 if len(done) == 2 else 9.0)
+    with pytest.raises(OutOfTime, match="8 epochs"):
+        fit(problem, recipe_of(backbone, epochs=8), lambda fraction, score: done.append(fraction))
 
 
 def test_training_stops_where_nothing_gets_better(tiny, task):

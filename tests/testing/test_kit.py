@@ -410,9 +410,17 @@ class Drawing(FastExtraction):
         return Result(result.recipe, noisy / noisy.sum(1, keepdims=True), result.fitted)
 
 
+class Unheeding(FastExtraction):
+    """Trains as it always does."""
+
+    def fit(self, recipe, task, device, report):
+        return super().fit(recipe, type(task)(**{**vars(task), "refit_epochs": None}), device, report)
+
+
 @pytest.mark.parametrize(
     ("strategy", "promise", "came"),
     [
+        (Unheeding, "trains_once_more_for_the_model", "epochs, not 2"),
         (Halved, "results_are_probabilities", "rows of probabilities whose sum is off by 0.5"),
         (Forgets, "the_model_says_what_the_trial_said", "probabilities are off by up to"),
         (Deaf, "reports_its_progress", "it reported the fractions [0.5, 0.4]: they fall"),

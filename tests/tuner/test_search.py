@@ -34,8 +34,9 @@ def test_every_strategy_takes_part(found):
 
 def test_result_json_holds_what_is_promised(found):
     result = json.loads((found.folder / "result.json").read_text())
-    promised = {"study", "metric", "classes", "images", "trials", "best", "test", "baseline", "seconds", "versions"}
-    assert promised == set(result)
+    assert set(result) == {
+        "study", "metric", "classes", "images", "trials", "best", "refitted", "test", "baseline", "seconds", "versions",
+    }  # fmt: skip
     assert result["images"] == {"train": 77, "validation": 19, "test": 24, "skipped": 0}
     assert sum(result["trials"].values()) == 8
     assert set(result["test"]) == {"accuracy", "balanced_accuracy", "macro_f1", "log_loss", "n"}
