@@ -40,7 +40,8 @@ ROWS = "float16"
 """What features are recorded in: 11 bits of mantissa, more than any engine's bf16 has."""
 BOUNDARY_BYTES = 4
 """A boundary is recorded where it takes up to this many times the bytes of the image itself; else the image is."""
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def batches(

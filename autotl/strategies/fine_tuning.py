@@ -128,7 +128,7 @@ class _Net:
         validation = [self.task.features.taps("validation", "last")]
         task = self.task
         if task.refit_epochs:  # they are those of the joint training
-            task = replace(task, refit_epochs=int(params["epochs"]))
+            task = replace(task, refit_epochs=int(params["epochs"] or 0))
         train_head(
             self.head, self.features, task.train_labels, validation, params, task, self.device, _no_report,
             self.recipe.seed,

@@ -115,10 +115,11 @@ class Coordinator:
         n_images = len(self.split.train) + len(self.split.validation)
         self.cut_short = sum(trial.user_attrs.get("cause") == CUT_SHORT for trial in trials)
         tried = [trial.params for trial in trials]
-        self.schedule = Schedule(self.choices, self.registry, tried, n_images, self.cores)
+        better = self.metric.greater_is_better
+        self.schedule = Schedule(self.choices, self.registry, tried, n_images, self.cores, better)
         for trial in trials:
             if trial.state in FINISHED:
-                self._count(as_line(trial), trial.params)
+                self._count(trial)
 
     # -- trials
 
@@ -243,14 +244,14 @@ class Coordinator:
 
     def _told(self, trial: FrozenTrial) -> None:
         """A trial is over, one way or the other."""
-        line = as_line(trial)
-        best = self._count(line, trial.params)
-        self.progress.trial(line, best)
+        best = self._count(trial)
+        self.progress.trial(as_line(trial), best)
 
-    def _count(self, line: TrialLine, params: dict[str, Any]) -> bool:
+    def _count(self, trial: FrozenTrial) -> bool:
         """Take a finished trial into account; whether it is the best so far."""
+        line = as_line(trial)
         self.counts[line.state] += 1
-        self.schedule.finished(params, line.seconds, line.state == "complete")
+        self.schedule.finished(trial.params, line.seconds, line.value, trial.user_attrs.get("recording", 0.0))
         self.recent = [*self.recent, line][-12:]
         if line.value is None or (self.best and not self.metric.better(line.value, self.best.value or 0.0)):
             self._keep_few()

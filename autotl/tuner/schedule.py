@@ -1,8 +1,9 @@
 """What to try next: known-good recipes first, then the sampler's choice, within what there is time for.
 
-After the known-good recipes each strategy gets its share of the time, however long its trials take. A pass of a
-backbone over all images is dear: a backbone that no trial has used yet is opened, and several views of the images are
-recorded, where that is a small part of the time left, and most trials build on what another one has recorded.
+After the known-good recipes each strategy gets its share of the time, however long its trials take, and within it each
+kind of trial that a model would be made of (`autotl.tuner.kinds`). A pass of a backbone over all images is dear: a
+backbone that no trial has used yet is opened, and several views of the images are recorded, where that is a small part
+of the time left, and most trials build on what another one has recorded.
 """
 
 import random
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from autotl.registry import Registry
+from autotl.tuner.kinds import Kinds
 from autotl.tuner.space import Choices, known_good, thorough, thorough_heads
 
 __all__ = ["UNMEASURED", "Schedule"]
@@ -27,6 +29,8 @@ SHARE, THOROUGH_SHARE = 0.1, 0.3
 """The part of the search's time that one trial may plan for, and one of a thorough recipe."""
 AGAIN = 0.8
 """How many of the trials look at what an earlier one has recorded."""
+FREE = 0.2
+"""How many leave the choice of backbone and head to the sampler."""
 FRESH = 0.02
 """The part of the time left that a pass may take where a trial looks at something new: all do where it takes more."""
 
@@ -38,10 +42,17 @@ class Schedule:
         tried: the parameters of the trials that a resumed study has.
         n_images: how many a backbone has to look at before its first trial.
         cores: how many look at them.
+        greater_is_better: of scores.
     """
 
     def __init__(
-        self, choices: Choices, registry: Registry, tried: Sequence[Mapping[str, Any]], n_images: int, cores: int
+        self,
+        choices: Choices,
+        registry: Registry,
+        tried: Sequence[Mapping[str, Any]],
+        n_images: int,
+        cores: int,
+        greater_is_better: bool = True,
     ):
         self.choices, self.registry, self.n_images, self.cores = choices, registry, n_images, cores
         self.plan = [p for p in known_good(choices, registry) if p not in tried]
@@ -67,15 +78,19 @@ class Schedule:
         """Images a second and thread, by backbone, as measured."""
         self.spent: dict[str, float] = defaultdict(float)
         """Seconds of workers, by strategy, since sampling began."""
+        self.kinds = Kinds(greater_is_better)
         self.durations: dict[str, list[float]] = defaultdict(list)
         """Of complete trials, by strategy."""
 
-    def finished(self, params: Mapping[str, Any], seconds: float, complete: bool) -> None:
-        """Take a trial's cost into account, and what it has recorded."""
+    def finished(self, params: Mapping[str, Any], seconds: float, value: float | None, recording: float = 0.0) -> None:
+        """Take a trial's cost into account, its score where it is complete, and what it has recorded, in so many of its
+        seconds."""
         strategy = params.get("strategy", "")
+        if head := params.get(f"{strategy}.head"):
+            self.kinds.finished(strategy, (params["backbone"], head), seconds - recording, value)
         if self.sampling:
             self.spent[strategy] += seconds
-        if complete:
+        if value is not None:
             self.durations[strategy].append(seconds)
             self.done.append(params)
 
@@ -93,20 +108,27 @@ class Schedule:
         if parameters := self._thorough(seconds_left):
             return parameters
         self.sampling = True
-        strategy = self._strategy(seconds_left, running)
-        opened = [name for name in self.choices.backbones if self._open(name, seconds_left)]
+        return self._part(self._strategy(seconds_left, running), seconds_left)
+
+    def _part(self, strategy: str, seconds_left: float) -> dict[str, Any]:
+        """A kind worth tuning, and mostly what an earlier trial has recorded; the rest is the sampler's choice."""
         fixed: dict[str, Any] = {"strategy": strategy}
-        recorded = self.registry.strategy(strategy).recorded
-        names = ["backbone", *(f"{strategy}.{name}" for name in recorded)]
-        earlier = [p for p in self.done if p["strategy"] == strategy and all(name in p for name in names)]
+        opened = [name for name in self.choices.backbones if self._open(name, seconds_left)]
+        recorded = [f"{strategy}.{name}" for name in self.registry.strategy(strategy).recorded]
+        earlier = [p for p in self.done if p["strategy"] == strategy and all(n in p for n in ("backbone", *recorded))]
+        quick = [name for name in opened if self._a_pass(name) <= FRESH * seconds_left]
+        again = bool(recorded and earlier) and (not quick or random.random() < AGAIN)
         if recorded and earlier:
-            quick = [name for name in opened if self._a_pass(name) <= FRESH * seconds_left]
-            if not quick or random.random() < AGAIN:
-                before = random.choice(earlier)
-                return fixed | {name: before[name] for name in names}
-            opened = quick
-        if len(opened) < len(self.choices.backbones):
+            opened = list({p["backbone"]: None for p in earlier}) if again else quick
+        if random.random() >= FREE:
+            heads = self.choices.heads_for(strategy, self.registry)
+            backbone, head = self.kinds.choose(strategy, [(name, head) for name in opened for head in heads])
+            fixed |= {"backbone": backbone, f"{strategy}.head": head}
+        elif again or len(opened) < len(self.choices.backbones):
             fixed["backbone"] = random.choice(opened)
+        if again:
+            before = random.choice([p for p in earlier if p["backbone"] == fixed["backbone"]])
+            fixed |= {name: before[name] for name in recorded}
         return fixed
 
     def _thorough(self, seconds_left: float) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The sampler of a search: TPE over one owner's parameters at a time."""
+"""The sampler of a search: TPE over the parameters of a head with its strategy."""
 
 import math
 

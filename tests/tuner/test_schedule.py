@@ -56,7 +56,7 @@ def test_time_is_shared_out_between_strategies(schedule, registry):
     for _ in range(300):
         strategy = mine.next(float("inf"), {})["strategy"]
         seconds[strategy] += cost[strategy]
-        mine.finished({"strategy": strategy}, cost[strategy], complete=True)
+        mine.finished({"strategy": strategy}, cost[strategy], value=0.5)
     assert max(seconds.values()) - min(seconds.values()) <= 30.0
 
 
@@ -68,8 +68,8 @@ def test_running_trials_count_towards_their_strategys_share(schedule, registry):
 
 def test_a_strategy_whose_trials_no_longer_fit_is_left_out(schedule, registry):
     mine = schedule(_everything_known(registry))
-    mine.finished({"strategy": "fine_tuning"}, 60.0, complete=True)
-    mine.finished({"strategy": "extract_augment"}, 60.0, complete=True)
+    mine.finished({"strategy": "fine_tuning"}, 60.0, value=0.5)
+    mine.finished({"strategy": "extract_augment"}, 60.0, value=0.5)
     assert {mine.next(20.0, {})["strategy"] for _ in range(5)} == {"fast_extraction"}
 
 
@@ -82,12 +82,32 @@ def test_a_backbone_that_would_take_most_of_the_time_left_stays_closed(schedule)
     assert mine.next(100, {})["backbone"] == "efficientnet_lite0"
 
 
-def test_with_time_enough_every_backbone_is_the_samplers_choice(schedule):
+def test_with_time_enough_any_backbone_may_be_tried(schedule):
     mine = schedule()
     mine.rates["efficientnet_lite0"] = 20.0
     while mine.plan or mine.deeper or mine.at_hand:
         mine.next(10_000, {})
-    assert "backbone" not in mine.next(10_000, {})
+    tried = {mine.next(10_000, {}).get("backbone", "the sampler's") for _ in range(100)}
+    assert tried == {"efficientnet_lite0", "efficientnet_lite2", "the sampler's"}
+
+
+def test_most_trials_are_of_a_kind_that_the_model_is_made_of(schedule, registry):
+    mine = schedule(_everything_known(registry))
+    mine.next(10_000, {})
+    tried = [mine.next(10_000, {}) for _ in range(100)]
+    chosen = [p for p in tried if f"{p['strategy']}.head" in p and "backbone" in p]
+    assert 60 < len(chosen) < 95
+
+
+def test_recording_features_is_not_put_down_to_a_kind(schedule, registry):
+    mine = schedule(_everything_known(registry))
+    kind = ("efficientnet_lite0", "linear")
+    params = {"strategy": "fast_extraction", "backbone": kind[0], "fast_extraction.head": kind[1]}
+    mine.finished(params, 30.0, value=0.9, recording=29.0)
+    other = {**params, "backbone": "efficientnet_lite2"}
+    mine.finished(other, 1.0, value=0.9)
+    chosen = [mine.kinds.choose("fast_extraction", [kind, ("efficientnet_lite2", "linear")]) for _ in range(300)]
+    assert 100 < chosen.count(kind) < 200
 
 
 def test_a_thorough_recipe_is_as_thorough_as_the_time_allows(schedule):
