@@ -41,7 +41,7 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Finish:
-    """The last ticket: choose the members, save the model, look at the test images once."""
+    """The last ticket: choose the members, fit them again, save the model, look at the test images once."""
 
     until: float
     """time.monotonic() at which the result has to be there."""
@@ -49,6 +49,8 @@ class Finish:
     """What a pass over an image takes with all cores, by backbone, where it was measured."""
     facts: dict[str, Any]
     """What the coordinator knows of the result: seconds, versions, counts of trials."""
+    refit: bool = True
+    """No where a worker was lost over it."""
     brief: bool = False
     """Somebody waits at the keyboard: where there is no time to look at all test images, look at none."""
 

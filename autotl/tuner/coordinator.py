@@ -289,9 +289,8 @@ class Coordinator:
             self.workers.set_deadline(0.0)
         facts = {"began": self.began, "trials": self.counts, "versions": self._versions()}
         seconds = {name: 1.3 / (rate * self.cores) for name, rate in self.schedule.rates.items()}
-        ticket = Finish(until, seconds, facts, brief=self.interrupts.at is not None)
-        for _ in range(2):
-            result = self._finish_with(ticket)
+        for refit in (True, False):
+            result = self._finish_with(Finish(until, seconds, facts, refit, brief=self.interrupts.at is not None))
             if result is not None:
                 self.progress.end(result)
                 return result

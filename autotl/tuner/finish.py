@@ -48,7 +48,7 @@ def finish(bench: Bench, ticket: Finish) -> dict[str, Any]:
     members, seconds = _choose(bench, ticket, candidates)
     bench.extractor.forget()  # the model builds its own networks: both together may fill the memory
     timed = bench.context.config.time is not None
-    refitted = refit(bench, members, ticket.until - SAVING - seconds if timed else math.inf)
+    refitted = refit(bench, members, ticket.until - SAVING - seconds if timed else math.inf) if ticket.refit else []
     give_back_memory()
     model = _assemble(bench, members, ticket, refitted)
     folder = model.save(bench.context.folder / "model")

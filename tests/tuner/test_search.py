@@ -131,10 +131,22 @@ class Kills(Head):
             os.kill(os.getpid(), signal.SIGKILL)
         return LogisticRegression(C=params["C"])
 
+class KillsTheThird(Head):
+    name, kind = "kills_the_third", "estimator"
+    def suggest(self, space): return {}
+    def build(self, params, n_features, n_classes, seed):
+        from sklearn.linear_model import LogisticRegression
+        with open(os.environ["AUTOTL_TEST_MARK"], "a") as mark:
+            mark.write("x")
+        if os.path.getsize(mark.name) > 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return LogisticRegression()
+
 @autotl.hookimpl
 def autotl_register_heads(register):
     register(Fails())
     register(Kills())
+    register(KillsTheThird())
 """
 
 
@@ -166,6 +178,17 @@ def test_a_killed_worker_costs_its_trial_and_the_recipe_is_tried_again(cells, tm
     assert "killed by signal 9" in lost[0].user_attrs["cause"]
     retried = next(t for t in trials if t.user_attrs.get("retry_of") == lost[0].number)
     assert retried.params == lost[0].params
+
+
+def test_a_worker_that_is_lost_while_it_fits_the_model_again_costs_no_model(
+    cells, tmp_path, install_plugin, monkeypatch
+):
+    install_plugin("faults", FAULTS)
+    monkeypatch.setenv("AUTOTL_TEST_MARK", str(tmp_path / "mark"))
+    one = {**QUICK, "heads": ["kills_the_third"], "devices": "cpu"}
+    found = search(str(cells), output=tmp_path / "studies", trials=2, strategies=["fast_extraction"], **one)
+    assert found.result["refitted"] == []
+    assert found.result["test"]["accuracy"] > 0.5
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
