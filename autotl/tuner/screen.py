@@ -277,11 +277,13 @@ def _leaderboard(result: Mapping[str, Any], rows: int) -> Table:
 def _scores(result: Mapping[str, Any]) -> list[RenderableType]:
     test, best = result.get("test"), result.get("best") or {}
     if test is None:
+        left = result.get("images", {}).get("test")
+        none = "The test images weren't looked at" if left else "There are no test images"
         return [
             Text.assemble(
                 ("validation  ", "dim"), (score(best.get("validation")), "bold green"), f" {result['metric']}"
             ),
-            Text("There are no test images: the validation score is optimistic, because it chose the model.", "yellow"),
+            Text(f"{none}: the validation score is optimistic, because it chose the model.", "yellow"),
         ]
     return [scores_table(test, result.get("baseline"), f"test ({test['n']:,} images)")]
 

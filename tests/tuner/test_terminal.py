@@ -161,8 +161,10 @@ def test_the_summary_says(said: str, width: int) -> None:
     assert said in drawn(summary(RESULT, width), width)
 
 
-def test_without_test_images_the_validation_score_is_called_optimistic() -> None:
-    assert "the validation score is optimistic" in drawn(summary(RESULT | {"test": None, "baseline": None}, 120), 120)
+@pytest.mark.parametrize(("n", "why"), [(0, "There are no test images"), (9, "The test images weren't looked at")])
+def test_without_a_test_score_the_validation_score_is_called_optimistic(n: int, why: str) -> None:
+    untested = RESULT | {"test": None, "baseline": None, "images": {"test": n}}
+    assert f"{why}: the validation score is optimistic" in drawn(summary(untested, 120), 120)
 
 
 def test_what_is_too_long_loses_its_parameters_first_and_its_end_never() -> None:
