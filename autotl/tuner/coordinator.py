@@ -286,7 +286,6 @@ class Coordinator:
         self.workers.set_deadline(until if self.config.time else float("inf"))
         if self.interrupts.at is not None:
             until = self.interrupts.at + INTERRUPTED
-            self.workers.set_deadline(0.0)
         facts = {"began": self.began, "trials": self.counts, "versions": self._versions()}
         seconds = {name: 1.3 / (rate * self.cores) for name, rate in self.schedule.rates.items()}
         for refit in (True, False):
@@ -304,6 +303,8 @@ class Coordinator:
         saved: dict[str, Any] | None = None
         lost = 0
         while lost < LOST_IN_A_ROW:
+            if self.interrupts.at is not None:
+                self.workers.set_deadline(0.0)
             for worker, message in self.workers.messages(0.25):
                 if message is None:
                     lost += not worker.leaving
@@ -342,8 +343,6 @@ class Coordinator:
                     given.doing = "choosing the model"
             elif time.monotonic() - given.heard > HANGS:
                 self.workers.kill(given, f"it gave no sign of life for {HANGS:.0f} s, and was ended")
-            if self.interrupts.at is not None:
-                self.workers.set_deadline(0.0)
             if saved and self.interrupts.too_late():
                 self.progress.say("There was no time to look at the test images: the same command goes on, and does.")
                 return saved

@@ -204,15 +204,21 @@ def test_a_replay_of_a_trial_that_planned_fewer_epochs_is_exact(tiny, task):
 # learning
 
 
-def test_the_best_epoch_is_kept(tiny, task):
-    backbone = tiny("test_resnet")
-    problem = task(backbone, "linear")
+def overtrained(backbone, problem):
+    """A net and its training, whose last epoch isn't its best."""
     net = add_head(problem, recipe_of(backbone, lr=0.03, epochs=8, views=2, norms="trained"), "cpu")
     net.freeze_base()
     net.unfreeze_last(TWO)
     trained = net.train_jointly(nothing)
     scores = [epoch["score"] for epoch in trained.history]
     assert scores[-1] < max(scores)  # or this run says nothing
+    return net, trained, scores
+
+
+def test_the_best_epoch_is_kept(tiny, task):
+    backbone = tiny("test_resnet")
+    problem = task(backbone, "linear")
+    net, trained, scores = overtrained(backbone, problem)
     assert problem.metric(problem.validation_labels, trained.probabilities) == max(scores)
     assert trained.best_epoch == scores.index(max(scores)) + 1
     _, _, (validation,) = net._boundary()
@@ -224,12 +230,7 @@ def test_the_best_epoch_is_kept(tiny, task):
 def test_a_refit_keeps_the_last_epoch_whatever_the_scores(tiny, task):
     backbone = tiny("test_resnet")
     problem = task(backbone, "linear", refit_epochs=8)
-    net = add_head(problem, recipe_of(backbone, lr=0.03, epochs=8, views=2, norms="trained"), "cpu")
-    net.freeze_base()
-    net.unfreeze_last(TWO)
-    trained = net.train_jointly(nothing)
-    scores = [epoch["score"] for epoch in trained.history]
-    assert scores[-1] < max(scores)  # or this run says nothing
+    _, trained, scores = overtrained(backbone, problem)
     assert problem.metric(problem.validation_labels, trained.probabilities) == scores[-1]
     assert trained.best_epoch == 8
 
