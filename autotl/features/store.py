@@ -39,7 +39,8 @@ __all__ = [
     "to_row_dtype",
 ]
 
-# of the files, of what views draw, of how images are resized and of the order of taps; part of the key: another version's rows are never misread
+# of the files, of what views draw, of how images are resized and of the order of taps; part of the key: another
+# version's rows are never misread
 FORMAT = 4
 REMOVED = ".removed-"
 BIRTH = "birth"  # of a folder: a random word, that tells it from one of the same name before it
