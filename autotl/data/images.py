@@ -181,7 +181,8 @@ def preprocess(image: Image.Image, preprocessing: "Preprocessing") -> np.ndarray
     if border := max(0, -left, -top):  # a crop of over 1 has one, in black
         pixels = np.pad(pixels, ((border, border), (border, border), (0, 0)))
         left, top = left + border, top + border
-    return np.ascontiguousarray(np.broadcast_to(pixels[top : top + size, left : left + size], (size, size, 3)))
+    cut = pixels[top : top + size, left : left + size]
+    return np.repeat(cut, 3, axis=2) if cut.shape[2] == 1 else np.ascontiguousarray(cut)
 
 
 def _resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> np.ndarray:
@@ -198,8 +199,9 @@ def _resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> np
 
     pixels = np.array(image)  # a copy: PyTorch takes no memory that it may not write
     pixels = pixels.reshape(*pixels.shape[:2], -1)
-    channels_first = from_numpy(pixels).permute(2, 0, 1)[None]
-    return interpolate(channels_first, size[::-1], mode=interpolation, antialias=True)[0].permute(1, 2, 0).numpy()
+    # a batch of one before it is permuted: or PyTorch can't tell that the channels come last, and moves them twice
+    batch = from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
+    return interpolate(batch, size[::-1], mode=interpolation, antialias=True).permute(0, 2, 3, 1)[0].numpy()
 
 
 def _without_far_ends(image: Image.Image) -> Image.Image:

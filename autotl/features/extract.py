@@ -200,11 +200,11 @@ class BackboneFeatures:
             self._settle_engine(indices)
         label = "images" if images_alone else self.backbone.name
         recorded = store.open(self._spec(view, block), shape, "uint8" if images_alone else ROWS, label)
-        if recorded.missing(digests):
+        if missing := recorded.missing(digests):
             path_of = {extractor.dataset.digests[i]: extractor.dataset.paths[i] for i in indices}
 
-            def compute(mine: list[str]) -> Iterator[tuple[list[str], np.ndarray]]:
-                return self._compute(mine, path_of, view, block)
+            def compute(mine: Iterator[str]) -> Iterator[tuple[list[str], np.ndarray]]:
+                return self._compute(mine, len(missing), path_of, view, block)
 
             began = time.monotonic()
             record(recorded, digests, compute, extractor.seconds_left)
@@ -221,7 +221,7 @@ class BackboneFeatures:
         return spec | {"backbone": self.backbone.digest, "engine": self.engine.name, "precision": precision}
 
     def _compute(
-        self, digests: Sequence[str], path_of: dict[str, Path], view: View, block: int | None
+        self, digests: Iterable[str], n: int, path_of: dict[str, Path], view: View, block: int | None
     ) -> Iterator[tuple[list[str], np.ndarray]]:
         extractor = self.extractor
         what = f"{self.backbone.name} {view}" if view != PLAIN else self.backbone.name
@@ -235,7 +235,7 @@ class BackboneFeatures:
         for chunk, rows in batches(digests, work, extractor.threads):
             yield chunk, rows
             done += len(chunk)
-            extractor.on_images(what, done, len(digests), done / max(1e-6, time.monotonic() - began))
+            extractor.on_images(what, done, n, done / max(1e-6, time.monotonic() - began))
 
     def _load(self, path: Path, digest: str, view: View) -> np.ndarray:
         try:

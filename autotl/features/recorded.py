@@ -71,7 +71,7 @@ class Recorded:
     are 32 hex digits.
     """
 
-    n_buckets = 16
+    n_buckets = 32
     """Work is shared out between processes by buckets of image digests (see `autotl.features.store.record`)."""
 
     def __init__(
@@ -177,10 +177,6 @@ class Recorded:
 
     def bucket(self, digest: str) -> int:
         return int(digest[-2:], 16) % self.n_buckets  # the last digits: they differ also where digests are counted up
-
-    def users(self) -> int:
-        """How many living users this folder has, this one included."""
-        return len(held_markers(self.folder))
 
     def drop_damaged(self) -> list[str]:
         """Check every row, make the index forget those that aren't as they were written, and return their digests."""

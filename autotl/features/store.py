@@ -47,7 +47,7 @@ BIRTH = "birth"  # of a folder: a random word, that tells it from one of the sam
 REMEMBERED = 64  # specs whose rows a process knows without reading their index again
 LABEL = "label.txt"
 
-Compute = Callable[[list[str]], Iterator[tuple[list[str], np.ndarray]]]
+Compute = Callable[[Iterator[str]], Iterator[tuple[list[str], np.ndarray]]]
 """Image digests to batches of (digests, rows [n, *shape]); every digest must come back."""
 
 
@@ -253,56 +253,75 @@ def record(
     digests: Sequence[str],
     compute: Compute,
     seconds_left: Callable[[], float] = lambda: math.inf,
-    batch: int = 32,
     poll: float = 0.05,
 ) -> int:
     """See to it that every image has its row, and return how many this process computed.
 
-    Processes that want the same rows share the work: each claims buckets of images, computes what is missing in
-    them, and appends it batch by batch; nothing is computed twice. When all that is missing is claimed by others it
-    waits, and takes over what a process that died leaves.
+    Processes that want the same rows share the work: each claims a bucket of images whenever it has computed what it
+    claimed before, and appends it batch by batch; nothing is computed twice. When all that is missing is claimed by
+    others it waits, and takes over what a process that died leaves.
 
     Args:
-        compute: is called with a share of the missing digests at a time: some hundreds where there are many, and never
-            fewer than four times `batch` while there are as many to be had, so that its forward batches are full.
+        compute: takes what it needs for its next batch at a time: what it hasn't taken others may.
         seconds_left: raises StoreTimeout once it returns 0 or less; what was recorded stays.
         poll: seconds between looks at what others do.
     """
     computed = 0
     while missing := recorded.missing(digests):
-        with _share(recorded, missing, 4 * batch) as mine:
-            if mine:
-                with closing(_generator(compute(mine))) as batches:
-                    for names, rows in batches:
-                        computed += recorded.append(names, rows)
-                        _in_time(seconds_left, recorded, digests)
-                if left_out := recorded.missing(mine):
-                    raise RuntimeError(f"{len(left_out)} of {len(mine)} images came back without a row: {left_out[0]}")
-                continue
+        with closing(_Claims(recorded, missing)) as claims:
+            with closing(_generator(compute(iter(claims)))) as batches:
+                for names, rows in batches:
+                    computed += recorded.append(names, rows)
+                    claims.done(names)
+                    _in_time(seconds_left, recorded, digests)
+            if left_out := claims.held():
+                raise RuntimeError(f"no rows came back for {len(left_out)} of the images it took: {left_out[0]}")
         if recorded.missing(missing):
             _in_time(seconds_left, recorded, digests)
             time.sleep(max(0.0, min(poll, seconds_left())))
     return computed
 
 
-@contextmanager
-def _share(recorded: Recorded, missing: list[str], least: int) -> Iterator[list[str]]:
-    """Claim buckets that hold our part of what is missing, and look again at what is missing in them.
+class _Claims:
+    """The missing images of one bucket after another: each is claimed when its turn comes, and held until all its
+    rows are recorded. Buckets that others hold are passed over."""
 
-    Our part is half of a fair one (a quarter when we are alone): what is held can't be taken over by whoever is
-    done first, or comes later.
-    """
-    part = max(least, len(missing) // max(4, 2 * recorded.users()))
-    buckets: dict[int, list[str]] = {}
-    for digest in missing:
-        buckets.setdefault(recorded.bucket(digest), []).append(digest)
-    with ExitStack() as claims:
-        mine: set[str] = set()
+    def __init__(self, recorded: Recorded, missing: list[str]):
+        self._recorded = recorded
+        self._buckets: dict[int, list[str]] = {}
+        for digest in missing:
+            self._buckets.setdefault(recorded.bucket(digest), []).append(digest)
+        self._held: dict[int, tuple[ExitStack, set[str]]] = {}
+
+    def __iter__(self) -> Iterator[str]:
         start = os.getpid()  # not where the others start
-        for bucket in sorted(buckets, key=lambda b: (b - start) % recorded.n_buckets):
-            if len(mine) < part and claims.enter_context(recorded.claim(bucket)):
-                mine.update(recorded.missing(buckets[bucket]))
-        yield [d for d in missing if d in mine]
+        for bucket in sorted(self._buckets, key=lambda b: (b - start) % self._recorded.n_buckets):
+            claim = ExitStack()
+            if claim.enter_context(self._recorded.claim(bucket)):
+                mine = self._recorded.missing(self._buckets[bucket])  # others may have been here
+                self._held[bucket] = claim, set(mine)
+                self._release(bucket)
+                yield from mine
+
+    def done(self, digests: Sequence[str]) -> None:
+        """These have their rows."""
+        for bucket in {self._recorded.bucket(digest) for digest in digests} & self._held.keys():
+            self._held[bucket][1].difference_update(digests)
+            self._release(bucket)
+
+    def _release(self, bucket: int) -> None:
+        claim, waiting = self._held[bucket]
+        if not waiting:
+            claim.close()
+            del self._held[bucket]
+
+    def held(self) -> list[str]:
+        """Images that were taken and have no row yet."""
+        return [digest for _, waiting in self._held.values() for digest in waiting]
+
+    def close(self) -> None:
+        for claim, _ in self._held.values():
+            claim.close()
 
 
 def _generator(batches: Iterator[tuple[list[str], np.ndarray]]) -> Any:

@@ -1,6 +1,7 @@
 """The feature store: shared by processes, safe from whoever is killed, bounded."""
 
 import hashlib
+import itertools
 import os
 import signal
 import subprocess
@@ -31,7 +32,7 @@ SHAPE = (2, 24)
 SPEC = {"backbone": "lite0", "view": "plain"}
 
 CHILD = """
-import hashlib, os, signal, sys, time
+import hashlib, itertools, os, signal, sys, time
 from pathlib import Path
 import numpy as np
 from autotl.features.store import FeatureStore, record
@@ -43,9 +44,9 @@ def rows(digests):
     return np.array([np.random.default_rng(int(d, 16)).standard_normal((2, 24)) for d in digests], np.float16)
 
 def compute(digests):
-    for i in range(0, len(digests), 8):
+    while chunk := list(itertools.islice(digests, 8)):
         time.sleep(0.01)
-        yield digests[i:i + 8], rows(digests[i:i + 8])
+        yield chunk, rows(chunk)
 
 store = FeatureStore(Path(sys.argv[1]))
 recorded = store.open({"backbone": "lite0", "view": "plain"}, (2, 24), "float16")
@@ -71,16 +72,16 @@ def child(root: Path, code: str) -> subprocess.Popen:
 
 
 class Computing:
-    """Computes rows and counts: what was asked for, call by call."""
+    """Computes rows and counts: what it took, batch by batch."""
 
     def __init__(self, batch: int = 32):
         self.calls: list[list[str]] = []
         self.batch = batch
 
     def __call__(self, digests):
-        self.calls.append(digests)
-        for i in range(0, len(digests), self.batch):
-            yield digests[i : i + self.batch], rows(digests[i : i + self.batch])
+        while chunk := list(itertools.islice(digests, self.batch)):
+            self.calls.append(chunk)
+            yield chunk, rows(chunk)
 
 
 def test_rows_come_back_in_the_asked_order(tmp_path):
@@ -164,7 +165,7 @@ def test_ten_new_images_among_two_thousand_cost_ten_rows_in_one_batch(tmp_path):
 
 def test_two_processes_share_the_work_and_compute_nothing_twice(tmp_path):
     code = "asked = []\n"
-    code += "def counted(ds):\n    asked.extend(ds); yield from compute(ds)\n"
+    code += "def counted(ds):\n    for names, rows in compute(ds): asked.extend(names); yield names, rows\n"
     code += "n = record(recorded, names(800), counted); print(n, *asked)"
     pair = [child(tmp_path, code) for _ in range(2)]
     told = [process.communicate(timeout=60)[0].split() for process in pair]
@@ -184,7 +185,7 @@ def test_what_another_process_recorded_before_our_claim_is_not_computed_again(tm
 
     monkeypatch.setattr(recorded, "claim", late)
     assert record(recorded, digests, compute) == 20
-    assert compute.calls == [digests[40:]]
+    assert [sorted(call) for call in compute.calls] == [sorted(digests[40:])]
 
 
 def test_a_process_killed_while_it_appends_leaves_only_whole_rows(tmp_path):
@@ -301,7 +302,8 @@ def test_verify_reports_and_drops_a_damaged_row(tmp_path):
 
 def test_a_failing_computation_keeps_what_it_recorded_and_frees_its_claims(tmp_path):
     def fails(digests):
-        yield digests[:4], rows(digests[:4])
+        first = list(itertools.islice(digests, 4))
+        yield first, rows(first)
         raise OSError("the image server is gone")
 
     recorded, compute = opened(tmp_path), Computing()
@@ -311,8 +313,29 @@ def test_a_failing_computation_keeps_what_it_recorded_and_frees_its_claims(tmp_p
 
 
 def test_a_computation_that_leaves_images_out_is_an_error(tmp_path):
-    with pytest.raises(RuntimeError, match="without a row"):
-        record(opened(tmp_path), names(40), lambda digests: iter([(digests[1:], rows(digests[1:]))]))
+    def forgets(digests):
+        _, *others = digests
+        yield others, rows(others)
+
+    with pytest.raises(RuntimeError, match="1 of the images it took"):
+        record(opened(tmp_path), names(40), forgets)
+
+
+def test_what_a_computation_has_not_taken_is_free_for_others(tmp_path):
+    left_to_us = []
+
+    def compute(digests):
+        while chunk := list(itertools.islice(digests, 8)):
+            if not left_to_us:  # another process comes while the first batch is computed
+                with pytest.raises(StoreTimeout):
+                    record(opened(tmp_path), names(800), Computing(), seconds_left=lambda: began + 1 - time.monotonic())
+                left_to_us.extend(opened(tmp_path).missing(names(800)))
+            yield chunk, rows(chunk)
+
+    began = time.monotonic()
+    assert record(opened(tmp_path), names(800), compute) == len(left_to_us)
+    assert 8 <= len(left_to_us) < 100  # the bucket that the batch is of
+    assert opened(tmp_path).missing(names(800)) == []
 
 
 def test_waiting_for_others_ends_with_the_time(tmp_path):
@@ -325,7 +348,7 @@ def test_waiting_for_others_ends_with_the_time(tmp_path):
 
 def test_the_work_of_a_process_that_dies_is_taken_over(tmp_path):
     hold = "from contextlib import ExitStack\nstack = ExitStack()\n"
-    hold += "for bucket in range(16): assert stack.enter_context(recorded.claim(bucket))\n"
+    hold += "for bucket in range(recorded.n_buckets): assert stack.enter_context(recorded.claim(bucket))\n"
     hold += "print('held', flush=True); time.sleep(60)"
     holder = child(tmp_path, hold)
     assert holder.stdout.readline() == "held\n"
