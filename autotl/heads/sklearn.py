@@ -91,12 +91,12 @@ class RBFSVM(Head):
     def suggest(self, space: Space) -> dict[str, Any]:
         return {
             "C": space.float("C", 0.1, 100.0, log=True),
-            "gamma": space.float("gamma", 0.1, 10.0, log=True),
+            "gamma": space.float("gamma", 0.02, 4.0, log=True),
             "class_weight": space.categorical("class_weight", CLASS_WEIGHTS),
         }
 
     def defaults(self) -> Params:
-        return {"C": 5.0, "gamma": 1.0, "class_weight": None}
+        return {"C": 5.0, "gamma": 0.3, "class_weight": None}
 
     def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
         from autotl.heads.estimators import GramSVC
