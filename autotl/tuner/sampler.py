@@ -8,13 +8,13 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["OwnerSampler"]
+__all__ = ["ConditionalTPESampler"]
 
 STARTUP = 4
 """Trials of a group before its parameters are more than drawn at random."""
 
 
-class OwnerSampler(BaseSampler):
+class ConditionalTPESampler(BaseSampler):
     """Multivariate TPE over all parameters of a head with its strategy, among the trials of both.
 
     `TPESampler(group=True)` draws from each of its groups at every ask (18 with the built-in heads, which takes 130 ms

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotl.tuner.journal import open_storage
 from autotl.tuner.progress import TrialLine
-from autotl.tuner.sampler import OwnerSampler
+from autotl.tuner.sampler import ConditionalTPESampler
 
 __all__ = ["STEPS", "as_line", "open_study", "set_note"]
 
@@ -27,7 +27,7 @@ def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize
         study_name=name,
         storage=open_storage(folder),
         direction=direction,
-        sampler=OwnerSampler(seed),
+        sampler=ConditionalTPESampler(seed),
         pruner=SameStrategyPruner(),
         load_if_exists=True,
     )

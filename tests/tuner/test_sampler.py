@@ -7,7 +7,7 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from autotl.tuner.sampler import STARTUP, OwnerSampler
+from autotl.tuner.sampler import STARTUP, ConditionalTPESampler
 
 
 def suggest(trial: optuna.Trial) -> float:
@@ -31,25 +31,25 @@ def run(sampler: optuna.samplers.BaseSampler, trials: int = 80) -> optuna.Study:
 
 
 def test_it_finds_more_than_chance_does():
-    found = [run(OwnerSampler(seed)).best_value for seed in range(5)]
+    found = [run(ConditionalTPESampler(seed)).best_value for seed in range(5)]
     chance = [run(RandomSampler(seed)).best_value for seed in range(5)]
     assert sum(found) > sum(chance)
     assert sum(a > b for a, b in zip(found, chance, strict=True)) >= 4
 
 
 def test_it_learns_where_one_head_is_good():
-    late = [t.params["svm.C"] for t in run(OwnerSampler(0), 120).trials[60:] if "svm.C" in t.params]
+    late = [t.params["svm.C"] for t in run(ConditionalTPESampler(0), 120).trials[60:] if "svm.C" in t.params]
     assert sum(1 < c < 100 for c in late) > 0.6 * len(late)  # a third of them by chance
 
 
 def test_the_same_seed_asks_for_the_same():
-    first, second = (run(OwnerSampler(3), 40) for _ in range(2))
+    first, second = (run(ConditionalTPESampler(3), 40) for _ in range(2))
     assert [t.params for t in first.trials] == [t.params for t in second.trials]
 
 
 def test_strategies_dont_teach_each_other():
     """What is good for a head after fine-tuning may be bad for it on recorded features."""
-    study = optuna.create_study(direction="maximize", sampler=OwnerSampler(0))
+    study = optuna.create_study(direction="maximize", sampler=ConditionalTPESampler(0))
     wide = optuna.distributions.FloatDistribution(0.0, 1.0)
     kinds = optuna.distributions.CategoricalDistribution(("fast", "slow"))
     for i in range(60):
@@ -74,7 +74,7 @@ def test_strategies_dont_teach_each_other():
 
 
 def test_what_is_enqueued_is_taken_as_it_is():
-    study = run(OwnerSampler(0), 30)
+    study = run(ConditionalTPESampler(0), 30)
     study.enqueue_trial({"strategy": "slow", "slow.head": "svm", "svm.C": 3.0})
     trial = study.ask()
     suggest(trial)
@@ -84,7 +84,7 @@ def test_what_is_enqueued_is_taken_as_it_is():
 
 def test_a_parameter_whose_range_has_changed_is_drawn_within_the_new_one():
     """The number of blocks depends on the backbone."""
-    study = optuna.create_study(direction="maximize", sampler=OwnerSampler(0))
+    study = optuna.create_study(direction="maximize", sampler=ConditionalTPESampler(0))
     for _ in range(3 * STARTUP):
         trial = study.ask()
         trial.suggest_categorical("strategy", ("fine_tuning",))
@@ -98,7 +98,7 @@ def test_a_parameter_whose_range_has_changed_is_drawn_within_the_new_one():
 
 @pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.COMPLETE])
 def test_pruned_trials_count_and_failed_ones_do_not(state):
-    sampler = OwnerSampler(0)
+    sampler = ConditionalTPESampler(0)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for end in (state, TrialState.FAIL):
         trial = study.ask()
