@@ -22,7 +22,7 @@ __all__ = ["UNMEASURED", "Schedule"]
 UNMEASURED = 20.0
 """Images a second and thread, before any were extracted."""
 OPENING = 0.35
-"""The part of the time left that recording another backbone's features may take."""
+"""The part of the time left that recording another backbone's features may take, or a strategy's first views."""
 THOROUGH = 0.1
 """And the part that several views of the images may take, for one known-good recipe."""
 SHARE, THOROUGH_SHARE = 0.1, 0.3
@@ -102,6 +102,8 @@ class Schedule:
             if self.plan[0]["backbone"] not in self.opened and (parameters := self._thorough(seconds_left)):
                 return parameters
             parameters = self.plan.pop(0)
+            if not self._fits(parameters["strategy"], seconds_left):
+                continue
             if self._open(parameters["backbone"], seconds_left):
                 self.done.append(parameters)
                 return parameters
@@ -173,5 +175,15 @@ class Schedule:
 
     def _strategy(self, seconds_left: float, running: Mapping[str, float]) -> str:
         """The one that has had the least time; near the end only those whose trials still fit."""
-        fitting = [s for s in self.choices.strategies if np.median(self.durations[s] or [0.0]) <= seconds_left]
+        fitting = [s for s in self.choices.strategies if self._fits(s, seconds_left)]
         return min(fitting or self.choices.strategies[:1], key=lambda s: self.spent[s] + running.get(s, 0.0))
+
+    def _fits(self, strategy: str, seconds_left: float) -> bool:
+        """Whether a trial of it would be done in time. The first records a pass where the strategy records its own; the
+        cheapest strategy always fits: something has to be tried."""
+        if durations := self.durations[strategy]:
+            return bool(np.median(durations) <= seconds_left)
+        passes = self.registry.strategy(strategy).recorded
+        if strategy == self.choices.strategies[0] or not passes or not self.rates:  # or all may be recorded already
+            return True
+        return self._a_pass(self.choices.backbones[0]) <= OPENING * seconds_left

@@ -73,6 +73,22 @@ def test_a_strategy_whose_trials_no_longer_fit_is_left_out(schedule, registry):
     assert {mine.next(20.0, {})["strategy"] for _ in range(5)} == {"fast_extraction"}
 
 
+def test_a_strategy_is_not_begun_where_its_first_pass_would_take_most_of_the_time_left(schedule):
+    mine = schedule()
+    mine.rates["efficientnet_lite0"] = 50.0  # 2,000 images take 20 s
+    assert {mine.next(40.0, {})["strategy"] for _ in range(30)} == {"fast_extraction"}
+    mine = schedule()
+    mine.rates["efficientnet_lite0"] = 50.0
+    assert {mine.next(90.0, {})["strategy"] for _ in range(30)} == set(mine.choices.strategies)
+
+
+def test_the_only_strategy_is_tried_whatever_it_takes(registry):
+    choices = Choices(("efficientnet_lite0",), ("fine_tuning",), ("linear",), 1600, 2)
+    mine = Schedule(choices, registry, (), n_images=2000, cores=2)
+    mine.rates["efficientnet_lite0"] = 50.0
+    assert mine.next(40.0, {})["strategy"] == "fine_tuning"
+
+
 def test_a_backbone_that_would_take_most_of_the_time_left_stays_closed(schedule):
     mine = schedule()
     mine.next(300, {})
