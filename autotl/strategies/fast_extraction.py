@@ -39,7 +39,7 @@ def suggest_head_training(space: Space, head: Head) -> dict[str, Any]:
     if head.kind != "dense":
         return {}
     return {
-        "lr": space.float("lr", 3e-4, 3e-2, log=True),
+        "lr": space.float("lr", 1e-4, 1e-2, log=True),
         "weight_decay": space.float("weight_decay", 1e-4, 1.0, log=True),
         "epochs": space.int("epochs", 5, 30, log=True),
         "label_smoothing": space.float("label_smoothing", 0.0, 0.2),
@@ -51,7 +51,7 @@ def suggest_head_training(space: Space, head: Head) -> dict[str, Any]:
 def head_training_defaults(head: Head) -> Params:
     if head.kind != "dense":
         return {}
-    return {"lr": 3e-3, "weight_decay": 0.05, "epochs": 20, "label_smoothing": 0.05, "mixup": 0.0, "balanced": False}
+    return {"lr": 1e-3, "weight_decay": 0.05, "epochs": 20, "label_smoothing": 0.05, "mixup": 0.0, "balanced": False}
 
 
 def fit_head(

@@ -21,8 +21,9 @@ from autotl.strategies.strategy import OutOfTime, Report, Task
 
 __all__ = ["Diverged", "Plan", "Trained", "train", "train_head"]
 
-WARMUP_STEPS = 20
-"""A few small steps first, so that a new head's gradients don't shake a pretrained base."""
+WARMUP_STEPS, WARMUP_EPOCHS = 20, 3
+"""A few small steps first, so that a new head's gradients don't shake a pretrained base: so many steps, or epochs where
+those have few. How many epochs are planned doesn't count: see TIMED_STEPS."""
 SMALLEST_BATCH, LARGEST_BATCH = 64, 512
 """Of rows of recorded features; between them an epoch is eight steps. What a step costs is mostly not its rows."""
 TIMED_STEPS = 3
@@ -132,7 +133,7 @@ def train(
                     plan = _fitting(plan, epoch, a_step * steps * 1.15, task)
                 if task.seconds_left() <= 0:
                     break
-                pace = _pace(step, plan.epochs * steps)
+                pace = _pace(step, steps, plan.epochs)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * pace
                 share = _shares(network, x, y, plan, weights, generator)
@@ -206,10 +207,10 @@ def _shares(
     return mixed
 
 
-def _pace(step: int, total: int) -> float:
-    """Linear warm-up, and cosine down to nothing from the first steps on."""
-    warm = min(1.0, step / WARMUP_STEPS)
-    gone = max(0, step - TIMED_STEPS) / max(1, total - TIMED_STEPS)
+def _pace(step: int, steps: int, epochs: int) -> float:
+    """Linear warm-up, and cosine down to nothing from the first steps on. `steps` is those of an epoch."""
+    warm = min(1.0, step / min(WARMUP_STEPS, WARMUP_EPOCHS * steps))
+    gone = max(0, step - TIMED_STEPS) / max(1, epochs * steps - TIMED_STEPS)
     return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, gone)))
 
 

@@ -206,7 +206,7 @@ def test_a_replay_of_a_trial_that_planned_fewer_epochs_is_exact(tiny, task):
 
 def overtrained(backbone, problem):
     """A net and its training, whose last epoch isn't its best."""
-    net = add_head(problem, recipe_of(backbone, lr=0.03, epochs=8, views=2, norms="trained"), "cpu")
+    net = add_head(problem, recipe_of(backbone, lr=0.2, epochs=7, views=2, norms="trained"), "cpu")
     net.freeze_base()
     net.unfreeze_last(TWO)
     trained = net.train_jointly(nothing)
