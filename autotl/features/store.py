@@ -302,6 +302,8 @@ class _Claims:
                 self._held[bucket] = claim, set(mine)
                 self._release(bucket)
                 yield from mine
+            else:
+                claim.close()
 
     def done(self, digests: Sequence[str]) -> None:
         """These have their rows."""
