@@ -2,7 +2,9 @@
 
 Measured on one core of an Intel Xeon, images a second. Grey PNGs of 300 × 300 pixels: Pillow 1,170, torchvision 1,250.
 JPEGs of about 400 × 530: Pillow 1,000, torchvision 1,650, simplejpeg 1,730. A second reader, which knows no CMYK, no
-orientation and gives other pixels for a broken file, would make a search a twentieth faster. Resizing cost more than
+orientation and gives other pixels for a broken file, would make a search a twentieth faster. kornia-rs reads such PNGs
+in half of Pillow's time (0.38 ms, on an AMD EPYC of 2024), but holds Python's global lock while it does: two threads
+that also run a network end up no faster. Resizing cost more than
 reading: on an AMD EPYC a JPEG took 1.5 ms to read, 3.0 to resize in Pillow, and takes 0.4 in PyTorch.
 
 Colours of RGB files are taken as they are stored, as in pretraining: an embedded profile is used for CMYK alone, whose
@@ -182,7 +184,12 @@ def preprocess(image: Image.Image, preprocessing: "Preprocessing") -> np.ndarray
         pixels = np.pad(pixels, ((border, border), (border, border), (0, 0)))
         left, top = left + border, top + border
     cut = pixels[top : top + size, left : left + size]
-    return np.repeat(cut, 3, axis=2) if cut.shape[2] == 1 else np.ascontiguousarray(cut)
+    if cut.shape[2] == 3:
+        return np.ascontiguousarray(cut)
+    rgb = np.empty((*cut.shape[:2], 3), np.uint8)
+    for channel in range(3):  # twice as fast as np.repeat
+        rgb[:, :, channel] = cut[:, :, 0]
+    return rgb
 
 
 def _resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> np.ndarray:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH", "BackboneFeatures", "FeatureExtractor", "Rows", "batches", "conversion_key"]
 
-BATCH = 16
-"""Images that a thread takes from their files to their features at a time."""
+BATCH = 32
+"""Images that a thread takes from their files to their features at a time, and that are recorded together."""
 CONVERSION = 5.0
 """Seconds that making an engine ready may take; it can't be interrupted."""
 ROWS = "float16"
@@ -50,7 +50,8 @@ def batches(
     """Each batch of items, in order, and what `work` makes of it in one of `threads` threads.
 
     A thread takes a batch all the way, from files to features: one that decodes for another that infers would have
-    twice as many threads wait for the cores. They run a batch ahead and never more: memory stays flat.
+    twice as many threads wait for the cores. They run two batches each ahead and never more: memory stays flat, and a
+    thread that is held up doesn't hold up the others.
 
     What `work` raises comes out here, where its batch would have.
     """
@@ -59,7 +60,7 @@ def batches(
         ahead: deque[tuple[list[T], Future[R]]] = deque()
         try:
             while True:
-                while len(ahead) <= threads and (chunk := list(itertools.islice(source, batch))):
+                while len(ahead) <= 2 * threads and (chunk := list(itertools.islice(source, batch))):
                     ahead.append((chunk, pool.submit(work, chunk)))
                 if not ahead:
                     return
