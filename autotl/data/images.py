@@ -4,8 +4,8 @@ Measured on one core of an Intel Xeon, images a second. Grey PNGs of 300 × 300 
 JPEGs of about 400 × 530: Pillow 1,000, torchvision 1,650, simplejpeg 1,730. A second reader, which knows no CMYK, no
 orientation and gives other pixels for a broken file, would make a search a twentieth faster. kornia-rs reads such PNGs
 in half of Pillow's time (0.38 ms, on an AMD EPYC of 2024), but holds Python's global lock while it does: two threads
-that also run a network end up no faster. Resizing cost more than
-reading: on an AMD EPYC a JPEG took 1.5 ms to read, 3.0 to resize in Pillow, and takes 0.4 in PyTorch.
+that also run a network end up no faster. Resizing cost more than reading: on an AMD EPYC of 2021 a JPEG took 1.5 ms to
+read, 3.0 to resize in Pillow, and takes 0.4 in PyTorch.
 
 Colours of RGB files are taken as they are stored, as in pretraining: an embedded profile is used for CMYK alone, whose
 numbers mean little without one.
