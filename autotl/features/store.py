@@ -39,9 +39,9 @@ __all__ = [
     "to_row_dtype",
 ]
 
-# of the files, of what views draw, of how images are resized and of the order of taps; part of the key: another
-# version's rows are never misread
-FORMAT = 4
+# of the files, of what views draw, of how images are resized, of what taps are computed in and of their order; part of
+# the key: another version's rows are never misread
+FORMAT = 5
 REMOVED = ".removed-"
 BIRTH = "birth"  # of a folder: a random word, that tells it from one of the same name before it
 REMEMBERED = 64  # specs whose rows a process knows without reading their index again

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from autotl.backbones.trunk import Normalize, Tapped, Trunk
 from autotl.features import openvino as engine_module
 from autotl.features.openvino import OpenVinoEngine
 from autotl.features.trust import check_engine, mean_cosine
@@ -95,6 +96,29 @@ def test_rows_may_have_any_shape(images):
 def test_bf16_rows_stay_near_fp32s(resnet, images):
     module, _ = resnet
     assert check_engine(ENGINE.compile(module, SIZE, "cpu", 1, "bf16"), module, images) > 0.99
+
+
+@pytest.mark.skipif(ENGINE.usable("cpu") and ENGINE.precision("cpu") != "bf16", reason="this chip has no bf16")
+def test_maps_are_pooled_in_bf16(tiny):
+    backbone = tiny("test_efficientnet")
+    module = backbone.build()
+    taps = Normalize(Tapped(Trunk(module, backbone.blocks(module))), backbone.preprocessing)
+    model = engine_module._ending_in_a_product(engine_module._convert(taps, backbone.preprocessing.size))
+    compiled = engine_module._openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    pools = [f["runtimePrecision"].astype(str) for f in facts if f["layerType"].astype(str).startswith("Reduce")]
+    assert len(pools) > 4
+    assert set(pools) == {"bf16"}
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_a_last_product_changes_no_row(images, pooled):
+    module = Backbone("test_resnet", **({} if pooled else {"global_pool": ""}))
+    model = engine_module._convert(module, SIZE)
+    ended = engine_module._ending_in_a_product(model)
+    assert ended.output(0).get_partial_shape() == model.output(0).get_partial_shape()
+    core, exact = engine_module._openvino().Core(), {"INFERENCE_PRECISION_HINT": "f32"}
+    assert np.array_equal(*(core.compile_model(m, "CPU", exact)(images)[0] for m in (model, ended)))
 
 
 def test_a_kept_conversion_is_read_instead_of_made_again(tmp_path, images, monkeypatch):
