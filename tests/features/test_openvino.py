@@ -21,6 +21,9 @@ ENGINE = OpenVinoEngine()
 SIZE = 96
 
 pytestmark = pytest.mark.skipif(not ENGINE.usable("cpu"), reason="openvino has no wheel here")
+needs_bf16 = pytest.mark.skipif(
+    ENGINE.usable("cpu") and ENGINE.precision("cpu") != "bf16", reason="this chip has no bf16"
+)
 
 
 class Backbone(torch.nn.Module):
@@ -92,20 +95,27 @@ def test_rows_may_have_any_shape(images):
     np.testing.assert_allclose(rows, expected, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.skipif(ENGINE.usable("cpu") and ENGINE.precision("cpu") != "bf16", reason="this chip has no bf16")
+@needs_bf16
 def test_bf16_rows_stay_near_fp32s(resnet, images):
     module, _ = resnet
     assert check_engine(ENGINE.compile(module, SIZE, "cpu", 1, "bf16"), module, images) > 0.99
 
 
-@pytest.mark.skipif(ENGINE.usable("cpu") and ENGINE.precision("cpu") != "bf16", reason="this chip has no bf16")
-def test_maps_are_pooled_in_bf16(tiny):
+@needs_bf16
+def test_maps_are_pooled_in_bf16(tiny, monkeypatch):
+    compiled = []
+
+    class Core(engine_module._openvino().Core):
+        def compile_model(self, *args):
+            compiled.append(super().compile_model(*args))
+            return compiled[-1]
+
+    monkeypatch.setattr(engine_module._openvino(), "Core", Core)
     backbone = tiny("test_efficientnet")
     module = backbone.build()
     taps = Normalize(Tapped(Trunk(module, backbone.blocks(module))), backbone.preprocessing)
-    model = engine_module._ending_in_a_product(engine_module._convert(taps, backbone.preprocessing.size))
-    compiled = engine_module._openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
-    facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    ENGINE.compile(taps, backbone.preprocessing.size, "cpu", 1, "bf16")
+    facts = [node.get_rt_info() for node in compiled[0].get_runtime_model().get_ops()]
     pools = [f["runtimePrecision"].astype(str) for f in facts if f["layerType"].astype(str).startswith("Reduce")]
     assert len(pools) > 4
     assert set(pools) == {"bf16"}
@@ -116,6 +126,7 @@ def test_a_last_product_changes_no_row(images, pooled):
     module = Backbone("test_resnet", **({} if pooled else {"global_pool": ""}))
     model = engine_module._convert(module, SIZE)
     ended = engine_module._ending_in_a_product(model)
+    assert (ended is not model) == pooled  # maps end in a product as they are
     assert ended.output(0).get_partial_shape() == model.output(0).get_partial_shape()
     core, exact = engine_module._openvino().Core(), {"INFERENCE_PRECISION_HINT": "f32"}
     assert np.array_equal(*(core.compile_model(m, "CPU", exact)(images)[0] for m in (model, ended)))
