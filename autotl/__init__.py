@@ -6,18 +6,19 @@ from autotl.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from autotl.api import ImageClassifier, search
-    from autotl.backbones.backbone import Backbone, Block, Preprocessing
+    from autotl.backbones.base import Backbone, Block, Preprocessing
     from autotl.data.dataset import DatasetSource, LabelledImage
+    from autotl.engines.base import Engine
     from autotl.errors import AutotlError, DataError
-    from autotl.features.engine import Engine
-    from autotl.heads.head import Head
+    from autotl.heads.base import Head
     from autotl.metrics import Metric
-    from autotl.model.model import load
+    from autotl.model.image_model import load
     from autotl.recipe import Params, Recipe, Space
-    from autotl.register import Register
-    from autotl.strategies.strategy import Fitted, OutOfTime, Report, Result, Strategy, Task
+    from autotl.registration import Register
+    from autotl.strategies.base import Fitted, OutOfTime, Report, Result, Strategy, Task
 
-__version__ = "0.1.0"
+from autotl._version import __version__
+
 __all__ = [
     "AutotlError",
     "Backbone",
@@ -48,16 +49,16 @@ __all__ = [
 
 _LATE = {
     "autotl.api": ("ImageClassifier", "search"),
-    "autotl.model.model": ("load",),
+    "autotl.model.image_model": ("load",),
     # the contracts, for plugins
-    "autotl.backbones.backbone": ("Backbone", "Block", "Preprocessing"),
-    "autotl.heads.head": ("Head",),
-    "autotl.strategies.strategy": ("Fitted", "OutOfTime", "Report", "Result", "Strategy", "Task"),
-    "autotl.features.engine": ("Engine",),
+    "autotl.backbones.base": ("Backbone", "Block", "Preprocessing"),
+    "autotl.heads.base": ("Head",),
+    "autotl.strategies.base": ("Fitted", "OutOfTime", "Report", "Result", "Strategy", "Task"),
+    "autotl.engines.base": ("Engine",),
     "autotl.data.dataset": ("DatasetSource", "LabelledImage"),
     "autotl.metrics": ("Metric",),
     "autotl.recipe": ("Params", "Recipe", "Space"),
-    "autotl.register": ("Register",),
+    "autotl.registration": ("Register",),
     "autotl.errors": ("AutotlError", "DataError"),
 }
 _WHERE = {name: module for module, names in _LATE.items() for name in names}

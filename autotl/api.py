@@ -13,8 +13,8 @@ from autotl.config import StudyConfig, study_config
 from autotl.errors import AutotlError
 
 if TYPE_CHECKING:
-    from autotl.model.model import ImageModel
-    from autotl.tuner.progress import Progress
+    from autotl.model.image_model import ImageModel
+    from autotl.ui.progress import Progress
 
 __all__ = ["ImageClassifier", "SearchResult", "evaluate", "join", "replay", "search"]
 
@@ -31,7 +31,7 @@ class SearchResult:
         return self.folder / "model"
 
     def model(self) -> "ImageModel":
-        from autotl.model.model import load
+        from autotl.model.image_model import load
 
         return load(self.model_path)
 
@@ -54,8 +54,8 @@ def search(
     Raises:
         AutotlError: what can be mended, in words. NoTrialSucceeded where no trial did.
     """
-    from autotl.tuner.run import run_search
-    from autotl.tuner.terminal import QuietProgress
+    from autotl.coordinator.run import run_search
+    from autotl.ui.reporters import QuietProgress
 
     config = study_config(data if isinstance(data, StudyConfig) else os.fspath(data), **overrides)
     result = run_search(config, progress or QuietProgress(), extend)
@@ -65,8 +65,8 @@ def search(
 def join(data: StudyConfig | str | os.PathLike[str], *, progress: "Progress | None" = None, **overrides: Any) -> int:
     """Add workers, one for each of `devices`, to the search that another process runs on this study here, until it
     ends. Takes what `search` takes; returns how many workers there were. Raises AutotlError where no search runs."""
-    from autotl.tuner.join import join_search
-    from autotl.tuner.terminal import QuietProgress
+    from autotl.coordinator.join import join_search
+    from autotl.ui.reporters import QuietProgress
 
     config = study_config(data if isinstance(data, StudyConfig) else os.fspath(data), **overrides)
     return join_search(config, progress or QuietProgress())
@@ -74,7 +74,7 @@ def join(data: StudyConfig | str | os.PathLike[str], *, progress: "Progress | No
 
 def replay(folder: Path, number: int) -> dict[str, Any]:
     """Train a study's trial again, from its recipe: its recorded and its new validation score."""
-    from autotl.tuner.replay import replay_trial
+    from autotl.coordinator.replay import replay_trial
 
     return replay_trial(folder, number)
 
@@ -88,9 +88,9 @@ def evaluate(
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    from autotl.data.load import load_dataset
+    from autotl.data.loading import load_dataset
     from autotl.metrics import all_scores
-    from autotl.model.model import load
+    from autotl.model.image_model import load
     from autotl.registry import load_registry
 
     registry = load_registry()
@@ -180,7 +180,7 @@ def _manifest(images: Sequence[Any], labels: np.ndarray, folder: Path) -> Path:
     import csv
     import shutil
 
-    from autotl.data.images import to_rgb
+    from autotl.data.decoding import to_rgb
 
     path = folder / "images.csv"
     with path.open("w", newline="", encoding="utf-8") as file:

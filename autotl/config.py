@@ -20,8 +20,8 @@ from pydantic import (
     model_validator,
 )
 
+from autotl.atomic_io import refuse_links_out
 from autotl.errors import AutotlError, nearest
-from autotl.files import refuse_links_out
 
 if sys.version_info >= (3, 11):
     import tomllib

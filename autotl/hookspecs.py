@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import optuna
     import typer
 
-    from autotl.backbones.backbone import Backbone
+    from autotl.backbones.base import Backbone
     from autotl.data.dataset import DatasetSource
-    from autotl.features.engine import Engine
-    from autotl.heads.head import Head
+    from autotl.engines.base import Engine
+    from autotl.heads.base import Head
     from autotl.metrics import Metric
-    from autotl.model.model import ImageModel
-    from autotl.register import Register
-    from autotl.strategies.strategy import Result, Strategy
+    from autotl.model.image_model import ImageModel
+    from autotl.registration import Register
+    from autotl.strategies.base import Result, Strategy
 
 __all__ = ["hookimpl", "hookspec"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from autotl.register import Register
+    from autotl.registration import Register
 
 __all__ = ["Metric", "all_scores", "majority_baseline"]
 

@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 import pluggy
 
 from autotl import hookspecs
-from autotl.backbones.backbone import Backbone
+from autotl.backbones.base import Backbone
 from autotl.data.dataset import DatasetSource
+from autotl.discovery import cause_of, installed, origin, takes_no_part, traced, words_left_out
+from autotl.engines.base import Engine
 from autotl.errors import AutotlError, BrokenPlugin, UnknownName, nearest
-from autotl.features.engine import Engine
-from autotl.heads.head import Head
-from autotl.isolation import cause_of, installed, origin, takes_no_part, traced, words_left_out
+from autotl.heads.base import Head
 from autotl.metrics import Metric
-from autotl.register import Plugin, Register
-from autotl.strategies.strategy import Strategy
+from autotl.registration import Plugin, Register
+from autotl.strategies.base import Strategy
 
 __all__ = ["Plugin", "Register", "Registry", "load_registry"]
 
@@ -32,8 +32,8 @@ BUILT_IN = (
     "autotl.strategies.fast_extraction",
     "autotl.strategies.extract_augment",
     "autotl.strategies.fine_tuning",
-    "autotl.features.engine",
-    "autotl.features.openvino",
+    "autotl.engines.base",
+    "autotl.engines.openvino",
     "autotl.metrics",
 )
 """Modules of this package that come in through the same hooks as anyone's plugin."""
@@ -264,7 +264,7 @@ def load_registry(without: Iterable[str] = (), strict: bool = False) -> Registry
         strict: a plugin that fails to import or register, and later in an event, is a BrokenPlugin error instead of
             a warning.
     """
-    from autotl import __version__
+    from autotl._version import __version__
 
     entries = installed()
     built_in = {module.removeprefix("autotl."): module for module in BUILT_IN}

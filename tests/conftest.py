@@ -104,8 +104,8 @@ def patches(tmp_path_factory):
 @pytest.fixture
 def extractor(patches, tmp_path):
     """What a worker extracts with, on an empty store, with PyTorch in fp32."""
-    from autotl.features.engine import TorchEngine
-    from autotl.features.extract import FeatureExtractor
+    from autotl.engines.torch import TorchEngine
+    from autotl.features.extractor import FeatureExtractor
     from autotl.features.store import FeatureStore
 
     stores = (FeatureStore(tmp_path / name) for name in ("features", "boundary"))
@@ -124,7 +124,7 @@ def registry():
 def task(patches, extractor, registry, tmp_path_factory):
     """`task(backbone, head)`: the patches as a trial's problem. Their features are recorded once for all tests."""
     from autotl.features.store import FeatureStore
-    from autotl.strategies.strategy import Task
+    from autotl.strategies.base import Task
 
     dataset, split = patches
     extractor.store, extractor.scratch = (

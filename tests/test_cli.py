@@ -306,9 +306,9 @@ class TwoClasses:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The folder of a model, which loads as TwoClasses, beside photos/."""
-    module = ModuleType("autotl.model.model")
+    module = ModuleType("autotl.model.image_model")
     module.load, module.FEW = lambda path, device: TwoClasses(), 256  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "autotl.model.model", module)
+    monkeypatch.setitem(sys.modules, "autotl.model.image_model", module)
     (tmp_path / "photos").mkdir()
     for name in ("1.png", "2.png", "broken.png"):
         (tmp_path / "photos" / name).touch()
@@ -413,7 +413,7 @@ def test_a_study_that_is_not_there_suggests_the_nearest(
 
 def test_the_dashboard_serves_the_study_on_loopback(study: Path) -> None:
     pytest.importorskip("optuna_dashboard")
-    from autotl.report.serve import dashboard_server
+    from autotl.study.dashboard import dashboard_server
 
     with dashboard_server(study, 0) as server:
         assert server.server_address[0] == "127.0.0.1"
@@ -426,14 +426,14 @@ def test_the_dashboard_serves_the_study_on_loopback(study: Path) -> None:
 
 def test_a_taken_port_is_told(study: Path) -> None:
     pytest.importorskip("optuna_dashboard")
-    from autotl.report.serve import dashboard_server
+    from autotl.study.dashboard import dashboard_server
 
     with dashboard_server(study, 0) as server, pytest.raises(AutotlError, match=f"Port {server.server_port} can't"):
         dashboard_server(study, server.server_port)
 
 
 def test_a_missing_dashboard_says_what_to_install(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autotl.report.serve import dashboard_server
+    from autotl.study.dashboard import dashboard_server
 
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     with pytest.raises(AutotlError, match=r"pip install 'autotl\[dashboard\]'"):

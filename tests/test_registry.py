@@ -10,12 +10,12 @@ import pytest
 import autotl
 from autotl.backbones.timm import TimmBackbone
 from autotl.errors import AutotlError, BrokenPlugin, UnknownName
-from autotl.heads.head import Head
+from autotl.heads.base import Head
 from autotl.registry import BUILT_IN, Registry, load_registry
 
 HEAD = """
 import autotl
-from autotl.heads.head import Head
+from autotl.heads.base import Head
 
 class Stranger(Head):
     name, kind = {name!r}, "estimator"

@@ -16,15 +16,15 @@ import pytest
 
 from autotl.backbones.timm import TimmBackbone
 from autotl.config import find_study, load_study_file
-from autotl.data.load import load_dataset
+from autotl.coordinator.setup import kept_config
+from autotl.data.loading import load_dataset
 from autotl.data.sources import FolderSource, ManifestSource
 from autotl.errors import AutotlError
+from autotl.model.image_model import ImageModel, load
 from autotl.model.member import Member
-from autotl.model.model import ImageModel, load
 from autotl.recipe import Recipe
 from autotl.registry import load_registry
-from autotl.strategies.strategy import Fitted
-from autotl.tuner.setup import kept_config
+from autotl.strategies.base import Fitted
 
 WATCHED: dict[str, Any] = {"folder": None, "opened": []}
 

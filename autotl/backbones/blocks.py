@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from autotl.backbones.backbone import Block
+from autotl.backbones.base import Block
 
 if TYPE_CHECKING:
     from torch import nn

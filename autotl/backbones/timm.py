@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotl.backbones.backbone import Backbone, Block, Preprocessing
+from autotl.backbones.base import Backbone, Block, Preprocessing
 from autotl.backbones.blocks import blocks_from_groups, groups_by_position
 from autotl.backbones.weights import cached, classes_in, fetch, file_digest, in_folder, read_tensors
 from autotl.errors import AutotlError
@@ -14,7 +14,7 @@ from autotl.errors import AutotlError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from autotl.register import Register
+    from autotl.registration import Register
 
 __all__ = ["TimmBackbone"]
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotl.backbones.backbone import Backbone
+from autotl.backbones.base import Backbone
 from autotl.errors import AutotlError
 
 if TYPE_CHECKING:

@@ -10,8 +10,24 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from autotl import __version__
-from autotl.cli import backbones, cache, doctor, models, parts, plugin_new, searching
+from autotl._version import __version__
+from autotl.cli import (
+    backbones,
+    cache,
+    doctor,
+)
+from autotl.cli import (
+    components as parts,
+)
+from autotl.cli import (
+    new_plugin as plugin_new,
+)
+from autotl.cli import (
+    predict as models,
+)
+from autotl.cli import (
+    search as searching,
+)
 from autotl.cli.plugin_commands import plugin_commands
 from autotl.errors import AutotlError
 

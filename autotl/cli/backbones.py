@@ -13,7 +13,7 @@ from rich.text import Text
 from autotl.errors import AutotlError
 
 if TYPE_CHECKING:
-    from autotl.backbones.backbone import Backbone
+    from autotl.backbones.base import Backbone
     from autotl.registry import Registry
 
 __all__ = ["add_commands"]
@@ -222,8 +222,8 @@ def _weights(backbone: "Backbone") -> str:
 
 def _taps(module: Any, blocks: list[Any], size: int) -> str:
     """How many features a head gets for each choice of taps."""
-    from autotl.backbones.backbone import TAPS
-    from autotl.backbones.trunk import Tapped, Trunk
+    from autotl.backbones.base import TAPS
+    from autotl.backbones.graph_split import Tapped, Trunk
 
     layout = Tapped(Trunk(module, blocks)).layout(size)
     widths = ((taps, layout.columns(taps)) for taps in TAPS)

@@ -41,7 +41,7 @@ def show(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> No
     """What is recorded, the longest unused first: how many images, how large, and whether a search uses it now."""
     import shutil
 
-    from autotl.files import in_words
+    from autotl.atomic_io import in_words
 
     root, store = _open(ctx, folder)
     kept = store.usage() if store else []
@@ -147,7 +147,7 @@ def _open(ctx: typer.Context, folder: Path | None) -> "tuple[Path, FeatureStore 
 def _tell_removed(
     store: "FeatureStore | None", removed: "list[Kept]", root: Path, as_json: bool, besides: int = 0
 ) -> None:
-    from autotl.files import in_words
+    from autotl.atomic_io import in_words
 
     freed = sum(k.n_bytes for k in removed) + besides
     left = store.usage() if store else []

@@ -35,7 +35,7 @@ def doctor(
     import os
 
     from autotl.config import default_cache
-    from autotl.data.doctor import examine
+    from autotl.data.diagnosis import examine
     from autotl.registry import load_registry
 
     errors = Console(stderr=True)
@@ -49,7 +49,7 @@ def doctor(
             cache=(cache or default_cache()).expanduser() / "digests",
             progress=lambda done, total: status.update(f"{done:,} of {total:,} files"),
         )
-    from autotl.files import printable
+    from autotl.atomic_io import printable
 
     stops = any(f.kind in STOPS for f in found.findings)
     if as_json:

@@ -5,8 +5,8 @@ from typing import Any
 
 import typer
 
+from autotl.discovery import cause_of, installed, origin, takes_no_part, traced, words_left_out
 from autotl.errors import AutotlError, BrokenPlugin
-from autotl.isolation import cause_of, installed, origin, takes_no_part, traced, words_left_out
 
 __all__ = ["plugin_commands"]
 

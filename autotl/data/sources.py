@@ -16,7 +16,7 @@ from autotl.data.dataset import DatasetSource, LabelledImage, Part
 from autotl.errors import DataError, nearest
 
 if TYPE_CHECKING:
-    from autotl.register import Register
+    from autotl.registration import Register
 
 __all__ = ["PART_WORDS", "FolderSource", "ManifestSource"]
 

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from autotl.heads.head import Head
+from autotl.heads.base import Head
 from autotl.recipe import Params, Space
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from autotl.register import Register
+    from autotl.registration import Register
 
 __all__ = ["MLP", "Linear"]
 

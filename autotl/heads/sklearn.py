@@ -7,11 +7,11 @@ default is fitted in a few seconds on one slow core. Everything runs on the thre
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from autotl.heads.head import Head
+from autotl.heads.base import Head
 from autotl.recipe import Params, Space
 
 if TYPE_CHECKING:
-    from autotl.register import Register
+    from autotl.registration import Register
 
 __all__ = [
     "LDA",

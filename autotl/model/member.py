@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autotl.data.views import View
+from autotl.atomic_io import write_atomically, write_json
+from autotl.data.augmentation import View
 from autotl.errors import AutotlError
-from autotl.files import write_atomically, write_json
-from autotl.heads.persist import load_head, save_head
-from autotl.model.pages import read_member_page
+from autotl.heads.serialization import load_head, save_head
+from autotl.model.manifest import read_member_page
 from autotl.recipe import Recipe
 from autotl.registry import Registry
-from autotl.strategies.strategy import Fitted
+from autotl.strategies.base import Fitted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ class Member:
 
     def probabilities(self, views: Sequence[np.ndarray]) -> np.ndarray:
         """From its taps' columns for each of its views, float32 [n, n_features]."""
-        from autotl.heads.predict import average_logits, probabilities
+        from autotl.heads.inference import average_logits, probabilities
 
         return probabilities(average_logits(self.fitted.head, views, self.n_classes), self.fitted.temperature)
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotl.backbones.backbone import TAPS, Backbone
-from autotl.data.views import PLAIN, POLICIES, looks
-from autotl.heads.head import Head
+from autotl.backbones.base import TAPS, Backbone
+from autotl.data.augmentation import PLAIN, POLICIES, looks
+from autotl.heads.base import Head
 from autotl.recipe import Params, Recipe, Space
-from autotl.strategies.fast_extraction import fit_head, head_training_defaults, suggest_head_training
-from autotl.strategies.strategy import Report, Result, Strategy, Task
+from autotl.strategies.base import Report, Result, Strategy, Task
+from autotl.strategies.head_training import fit_head, head_training_defaults, suggest_head_training
 
 if TYPE_CHECKING:
-    from autotl.register import Register
+    from autotl.registration import Register
 
 __all__ = ["ExtractAugment"]
 

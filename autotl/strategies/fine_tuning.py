@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotl.backbones.backbone import Backbone, Block
-from autotl.data.views import PLAIN, POLICIES, looks
-from autotl.heads.head import Head
+from autotl.backbones.base import Backbone, Block
+from autotl.data.augmentation import PLAIN, POLICIES, looks
+from autotl.heads.base import Head
 from autotl.recipe import Params, Recipe, Space
-from autotl.strategies.strategy import Fitted, Report, Result, Rows, Strategy, Task
+from autotl.strategies.base import Fitted, Report, Result, Rows, Strategy, Task
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from autotl.register import Register
+    from autotl.registration import Register
 
 __all__ = ["FineTuning"]
 
@@ -100,7 +100,7 @@ class _Net:
     """A base and its new head on the way through the five steps."""
 
     def __init__(self, task: Task, recipe: Recipe, device: str):
-        from autotl.backbones.trunk import Trunk
+        from autotl.backbones.graph_split import Trunk
 
         self.task, self.recipe, self.device = task, recipe, device
         self.params = recipe.strategy_params
@@ -121,8 +121,7 @@ class _Net:
 
     def train_head(self) -> None:
         """On recorded features, where it takes a moment: a random head would shake the base."""
-        from autotl.strategies.fast_extraction import head_training_defaults
-        from autotl.strategies.training import train_head
+        from autotl.strategies.head_training import head_training_defaults, train_head
 
         params = {**head_training_defaults(self.task.head), "stop_after": None}
         validation = [self.task.features.taps("validation", "last")]
@@ -150,10 +149,10 @@ class _Net:
         """Base and head, from the freeze boundary on."""
         import torch
 
-        from autotl.heads.predict import probabilities
-        from autotl.micro_batch import MicroBatch
+        from autotl.engines.micro_batch import MicroBatch
+        from autotl.heads.inference import probabilities
         from autotl.strategies.precision import faster
-        from autotl.strategies.training import Plan, train
+        from autotl.strategies.training_loop import Plan, train
 
         start, train_rows, validation = self._boundary()
         network = self._network(start)
@@ -208,7 +207,7 @@ class _Net:
         raise AssertionError("block 0, the images, can always be had")
 
     def _network(self, start: int) -> "nn.Module":
-        from autotl.backbones.trunk import Normalize
+        from autotl.backbones.graph_split import Normalize
 
         rest = self.trunk.suffix(start) if start else Normalize(self.base, self.task.backbone.preprocessing)
         return _joint(rest, self.head, self._kept_in_eval()).to(self.device)

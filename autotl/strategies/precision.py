@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotl.features.engine import TorchEngine
+from autotl.engines.torch import TorchEngine
 
 __all__ = ["faster"]
 

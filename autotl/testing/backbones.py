@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotl.backbones.backbone import Backbone, Block, Preprocessing
+from autotl.backbones.base import Backbone, Block, Preprocessing
 from autotl.testing.check import Checks, Unexpected, expect
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def splitting_between_blocks_changes_nothing(backbone: Backbone) -> None:
 
     import torch
 
-    from autotl.backbones.trunk import Trunk
+    from autotl.backbones.graph_split import Trunk
 
     module = _module(backbone)
     trunk = Trunk(module, backbone.blocks(module))
@@ -290,7 +290,7 @@ def taps_record_the_output(backbone: Backbone) -> None:
     """What the feature store records of an image holds the network's own output among its columns, unchanged."""
     import torch
 
-    from autotl.backbones.trunk import Tapped, Trunk
+    from autotl.backbones.graph_split import Tapped, Trunk
 
     module = _module(backbone)
     tapped = Tapped(Trunk(module, backbone.blocks(module)))

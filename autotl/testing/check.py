@@ -73,7 +73,7 @@ class Check:
 
     @property
     def where(self) -> str:
-        """Where the contract makes the promise: `Head.build, autotl/heads/head.py:34`."""
+        """Where the contract makes the promise: `Head.build, autotl/heads/base.py:34`."""
         place = self.place
         code = getattr(place, "fget", None) or getattr(place, "func", None) or place  # a property's own function
         file = Path(inspect.getsourcefile(code) or "").resolve().relative_to(PACKAGE).as_posix()

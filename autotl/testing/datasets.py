@@ -67,7 +67,7 @@ def groups_stay_in_one_part(source: DatasetSource, location: str | None = None) 
 @DATASET.promise(DatasetSource.images)
 def images_can_be_loaded(source: DatasetSource, location: str | None = None) -> None:
     """A search can load it: files decode, and there are images of every class to train on."""
-    from autotl.data.load import load_dataset
+    from autotl.data.loading import load_dataset
 
     location = location or source.name
     sample = _Sample(source)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotl.features.engine import Compiled, Engine
-from autotl.features.trust import LEAST_COSINE, check_engine, mean_cosine
+from autotl.engines.base import Compiled, Engine
+from autotl.engines.parity import LEAST_COSINE, check_engine, mean_cosine
 from autotl.testing.check import Checks, expect
 from autotl.testing.images import patches
 from autotl.testing.trial import bench
@@ -123,7 +123,7 @@ def _ask_for_device(engine: Engine, device: str) -> None:
 
 
 def _network(maps: bool = False) -> "nn.Module":
-    from autotl.backbones.trunk import Normalize, Trunk
+    from autotl.backbones.graph_split import Normalize, Trunk
 
     backbone = bench().backbone
     module = backbone.build()

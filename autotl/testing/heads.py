@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from autotl.heads.head import Head
-from autotl.heads.persist import load_head, save_head
-from autotl.heads.predict import logits, probabilities
+from autotl.heads.base import Head
+from autotl.heads.inference import logits, probabilities
+from autotl.heads.serialization import load_head, save_head
 from autotl.testing.check import Checks, Unexpected, expect
 from autotl.testing.problem import FixedSpace, RandomSpace, problem, trained
 

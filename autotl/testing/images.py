@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from autotl.backbones.backbone import Preprocessing
+    from autotl.backbones.base import Preprocessing
 
 __all__ = ["patches", "photographs"]
 
@@ -21,7 +21,8 @@ def photographs() -> tuple[np.ndarray, ...]:
 
 def patches(preprocessing: "Preprocessing", n: int) -> np.ndarray:
     """`n` patches of both photographs in turn, as a backbone of this preprocessing gets them: uint8 [n, S, S, 3]."""
-    from autotl.data.images import preprocess, to_rgb
+    from autotl.data.decoding import to_rgb
+    from autotl.data.preprocessing import preprocess
 
     rng = np.random.default_rng(0)
     found = []

@@ -6,7 +6,7 @@ import warnings
 from importlib.metadata import entry_points
 
 from autotl import hookspecs
-from autotl.register import Plugin
+from autotl.registration import Plugin
 from autotl.testing.check import Checks, expect
 
 __all__ = ["PLUGIN"]

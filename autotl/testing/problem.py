@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from autotl.heads.head import Head
+from autotl.heads.base import Head
 from autotl.recipe import Params
 
 __all__ = ["FixedSpace", "RandomSpace", "problem", "trained"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from autotl.recipe import Recipe
-from autotl.strategies.strategy import Fitted, OutOfTime, Report, Result, Strategy
+from autotl.strategies.base import Fitted, OutOfTime, Report, Result, Strategy
 from autotl.testing.check import Checks, expect
 from autotl.testing.problem import FixedSpace, RandomSpace
 from autotl.testing.trial import bench
@@ -114,8 +114,8 @@ def the_same_recipe_gives_the_same_model(strategy: Strategy) -> None:
 @STRATEGY.promise(Fitted)
 def the_model_says_what_the_trial_said(strategy: Strategy) -> None:
     """What `fitted` holds, saved into a model folder and loaded again, gives the probabilities of the result."""
+    from autotl.model.image_model import ImageModel, load
     from autotl.model.member import Member
-    from autotl.model.model import ImageModel, load
 
     for kind in strategy.head_kinds:
         result = bench().fit(strategy, kind)

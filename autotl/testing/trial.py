@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from autotl.backbones.backbone import Backbone
+from autotl.backbones.base import Backbone
 from autotl.data.dataset import ImageDataset
 from autotl.data.splits import Split
-from autotl.heads.head import Head
+from autotl.heads.base import Head
 from autotl.recipe import Recipe
 from autotl.registry import Registry, load_registry
-from autotl.strategies.strategy import Result, Strategy, Task
+from autotl.strategies.base import Result, Strategy, Task
 from autotl.testing.images import photographs
 
 __all__ = ["Bench", "bench"]
@@ -37,8 +37,8 @@ class Bench:
         return self.registry.head({"dense": "linear", "estimator": "logistic_regression"}[kind])
 
     def task(self, head: Head, **more: Any) -> Task:
-        from autotl.features.engine import TorchEngine
-        from autotl.features.extract import FeatureExtractor
+        from autotl.engines.torch import TorchEngine
+        from autotl.features.extractor import FeatureExtractor
         from autotl.features.store import FeatureStore
 
         root = Path(self.folder.name)

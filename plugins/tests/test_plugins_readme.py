@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from autotl import hookspecs
-from autotl.scaffold import KINDS, new_plugin
+from autotl.cli.scaffold import KINDS, new_plugin
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "plugins" / "README.md").read_text()

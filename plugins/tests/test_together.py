@@ -124,7 +124,9 @@ def test_eight_broken_plugins_cost_a_line_each_and_no_more(eight_broken: Path) -
         "unknown_hook": "PluginValidationError: unknown hook 'autotl_register_hats'",
         "wrong_argument": "PluginValidationError: Plugin 'wrong_argument' for hook 'autotl_register_heads'",
     }
-    assert len(lines) == len(causes)  # the eighth has its turn when a search is finished: tests/tuner/test_plugins.py
+    assert len(lines) == len(
+        causes
+    )  # the eighth has its turn when a search is finished: tests/coordinator/test_plugins.py
     for line, (name, cause) in zip(lines, causes.items(), strict=True):
         assert line.startswith(f"warning: plugin '{name}' of {name} 1.0 takes no part: {cause}")
 

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from autotl.backbones.backbone import Block
+from autotl.backbones.base import Block
 from autotl.backbones.blocks import blocks_from_groups, groups_by_position
 from autotl.backbones.timm import TimmBackbone
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models import get_pretrained_cfg
 
-from autotl.backbones.backbone import Backbone, Preprocessing
+from autotl.backbones.base import Backbone, Preprocessing
 from autotl.backbones.timm import CURATED, TimmBackbone, autotl_find_backbone
 from autotl.backbones.weights import allow_downloads, downloads_allowed, offline_backbones
 from autotl.errors import AutotlError

@@ -12,8 +12,8 @@ from rows import Ground, Row, at_least, seconds, whole, work
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from autotl.data.images import load_view
-from autotl.features.engine import Compiled, Engine
+from autotl.data.preprocessing import load_view
+from autotl.engines.base import Compiled, Engine
 
 READS = 20
 BARE_BATCHES = 64
@@ -55,7 +55,7 @@ def _extraction(ground: Ground, location: str) -> tuple[float, float]:
 
 def _bare_engine(ground: Ground, location: str) -> float:
     """Images a second of the engine, with every tap, on batches of real images in memory."""
-    from autotl.backbones.trunk import Normalize, Tapped, Trunk
+    from autotl.backbones.graph_split import Normalize, Tapped, Trunk
 
     dataset, preprocessing = ground.dataset(location), ground.backbone.preprocessing
     images = np.stack([load_view(path, "", preprocessing) for path in dataset.paths[:32]])

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from autotl.backbones.backbone import Backbone
+from autotl.backbones.base import Backbone
 
 __all__ = ["extraction", "training"]
 

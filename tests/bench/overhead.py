@@ -8,8 +8,8 @@ import optuna
 from optuna.samplers import RandomSampler, TPESampler
 from rows import Ground, Row, at_most, seconds, work
 
-from autotl.tuner.space import Choices, suggest
-from autotl.tuner.study import open_study
+from autotl.study.space import Choices, suggest
+from autotl.study.study import open_study
 
 BEFORE = 1000
 """Trials that the journal holds."""

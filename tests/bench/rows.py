@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from autotl.backbones.backbone import Backbone
+from autotl.backbones.base import Backbone
 from autotl.data.dataset import ImageDataset
-from autotl.data.load import load_dataset
+from autotl.data.loading import load_dataset
 from autotl.data.splits import Split
-from autotl.features.engine import Engine
-from autotl.features.extract import FeatureExtractor
+from autotl.engines.base import Engine
+from autotl.features.extractor import FeatureExtractor
 from autotl.features.store import FeatureStore
 from autotl.registry import Registry, load_registry
 

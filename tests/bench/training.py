@@ -13,12 +13,12 @@ from rows import Ground, Row, at_least, at_most, seconds, work
 from autotl.config import StudyConfig
 from autotl.data.splits import Split, make_split
 from autotl.devices import Slot
-from autotl.features.extract import FeatureExtractor
+from autotl.features.extractor import FeatureExtractor
 from autotl.recipe import Recipe
-from autotl.strategies.strategy import Task
-from autotl.tuner.context import Context, Ticket
-from autotl.tuner.objective import Bench, run_trial
-from autotl.tuner.space import Choices
+from autotl.strategies.base import Task
+from autotl.study.space import Choices
+from autotl.trial.runner import Bench, run_trial
+from autotl.workers.messages import Context, Ticket
 
 TRIALS = 60
 SEEDS = 3

@@ -11,8 +11,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from autotl.cli import app
-from autotl.features.recorded import Recorded
 from autotl.features.store import FeatureStore
+from autotl.features.table import Recorded
 
 DIGESTS = [f"{i:032x}" for i in range(100)]
 SPEC = {

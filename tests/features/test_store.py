@@ -16,17 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autotl.features.recorded import RECORD
-from autotl.features.store import (
-    FeatureStore,
-    Recorded,
-    StoreFull,
-    StoreTimeout,
-    StoreUnavailable,
-    record,
-    to_row_dtype,
-)
-from autotl.files import DiskFull
+from autotl.atomic_io import DiskFull
+from autotl.features.sharing import StoreTimeout, record
+from autotl.features.store import FeatureStore, Recorded, StoreFull, StoreUnavailable, to_row_dtype
+from autotl.features.table import RECORD
 
 SHAPE = (2, 24)
 SPEC = {"backbone": "lite0", "view": "plain"}

@@ -13,7 +13,7 @@ import optuna
 from fire import Outcome, by_fire
 
 from autotl.features.store import FeatureStore
-from autotl.tuner.journal import open_storage
+from autotl.study.storage import open_storage
 
 SIZE = 64 << 20
 TRIALS = 4

@@ -14,8 +14,8 @@ from pathlib import Path
 from fire import Outcome, by_fire
 from searching import Study, alive, children
 
-from autotl.tuner.journal import Journal
-from autotl.tuner.study import open_study
+from autotl.study.storage import Journal
+from autotl.study.study import open_study
 
 KILLS, TICKETS = 20, 80
 
@@ -30,7 +30,7 @@ def workers(coordinator: int) -> list[int]:
             began = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
         except OSError:
             continue
-        if b"autotl.tuner.worker" in command and uptime - began > 8:
+        if b"autotl.trial.worker" in command and uptime - began > 8:
             found.append(pid)
     return found
 

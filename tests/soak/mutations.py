@@ -12,9 +12,10 @@ import numpy as np
 from fire import Outcome, by_fire
 from PIL import Image
 
-from autotl.backbones.backbone import Preprocessing
-from autotl.data.apart import Readers
-from autotl.data.images import UndecodableImage, load_view
+from autotl.backbones.base import Preprocessing
+from autotl.data.decoding import UndecodableImage
+from autotl.data.preprocessing import load_view
+from autotl.data.sandbox import Readers
 
 N = 2000
 SLOWEST = 5.0

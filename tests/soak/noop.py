@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 import autotl
-from autotl.heads.head import Head
-from autotl.strategies.strategy import Fitted, Result, Strategy
+from autotl.heads.base import Head
+from autotl.strategies.base import Fitted, Result, Strategy
 
 __all__ = ["install"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fire import Outcome, by_fire
 
-from autotl.backbones.backbone import Backbone
+from autotl.backbones.base import Backbone
 from autotl.backbones.weights import no_downloads
 from autotl.errors import AutotlError
 from autotl.registry import load_registry

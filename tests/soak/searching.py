@@ -12,7 +12,7 @@ import optuna
 from PIL import Image
 from skimage import data
 
-from autotl.tuner.journal import open_storage
+from autotl.study.storage import open_storage
 
 __all__ = ["NOOP", "Study", "alive", "children"]
 

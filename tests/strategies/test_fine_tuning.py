@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autotl.backbones.timm import autotl_find_backbone
-from autotl.features import extract
+from autotl.features import extractor as extract
 from autotl.metrics import Metric
 from autotl.recipe import Recipe
+from autotl.strategies.base import OutOfTime
 from autotl.strategies.fine_tuning import FineTuning, add_head
-from autotl.strategies.strategy import OutOfTime
-from autotl.strategies.training import Diverged
+from autotl.strategies.training_loop import Diverged
 
 FAMILIES = ["test_resnet", "test_efficientnet", "test_vit"]
 LAST, TWO, ALL = 1, 2, 99

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from autotl.features.engine import TorchEngine
+from autotl.engines.torch import TorchEngine
 from autotl.recipe import Recipe
 from autotl.strategies import precision
 from autotl.strategies.fine_tuning import FineTuning

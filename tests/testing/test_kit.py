@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from autotl.backbones.backbone import Block, Preprocessing
+from autotl.backbones.base import Block, Preprocessing
 from autotl.backbones.weights import read_tensors
 from autotl.data.dataset import DatasetSource, LabelledImage
-from autotl.features.engine import TorchEngine
-from autotl.heads.head import Head
+from autotl.engines.torch import TorchEngine
+from autotl.heads.base import Head
 from autotl.metrics import Metric
+from autotl.strategies.base import Fitted, Result
 from autotl.strategies.fast_extraction import FastExtraction
-from autotl.strategies.strategy import Fitted, Result
 from autotl.testing import CHECKS, ContractBroken
 
 # found as a program finds it: pytest's own name for this folder's modules is nothing that another process can import

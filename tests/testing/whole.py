@@ -1,6 +1,6 @@
 """A backbone that keeps every promise, in a module that another process can import, without torch."""
 
-from autotl.backbones.backbone import Backbone, Preprocessing
+from autotl.backbones.base import Backbone, Preprocessing
 from autotl.backbones.blocks import blocks_from_groups
 from autotl.backbones.weights import file_digest, read_tensors
 

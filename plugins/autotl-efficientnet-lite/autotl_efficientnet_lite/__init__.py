@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import autotl
-from autotl.backbones.backbone import Backbone
+from autotl.backbones.base import Backbone
 from autotl.backbones.timm import TimmBackbone
 from autotl.backbones.weights import read_tensors
 from autotl.errors import AutotlError
@@ -13,7 +13,7 @@ from autotl.errors import AutotlError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from autotl.register import Register
+    from autotl.registration import Register
 
 __all__ = ["EfficientNetLite", "autotl_register_backbones"]
 

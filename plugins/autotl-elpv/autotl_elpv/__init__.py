@@ -10,7 +10,7 @@ from autotl.data.dataset import DatasetSource, LabelledImage
 from autotl.errors import DataError
 
 if TYPE_CHECKING:
-    from autotl.register import Register
+    from autotl.registration import Register
 
 __all__ = ["Elpv", "autotl_register_datasets"]
 

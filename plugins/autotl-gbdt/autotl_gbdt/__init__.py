@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 import autotl
-from autotl.heads.head import Head
+from autotl.heads.base import Head
 from autotl.recipe import Params, Space
 
 if TYPE_CHECKING:
-    from autotl.register import Register
+    from autotl.registration import Register
 
 __all__ = ["LightGBM", "XGBoost", "autotl_register_heads"]
 

@@ -14,8 +14,8 @@ from autotl_gbdt.boosted import LightGBMClassifier, XGBoostClassifier, held_out
 from sklearn.utils.estimator_checks import check_estimator
 
 from autotl.errors import AutotlError
-from autotl.heads.head import Head
-from autotl.heads.persist import load_head, save_head
+from autotl.heads.base import Head
+from autotl.heads.serialization import load_head, save_head
 from autotl.testing import head_checks
 from autotl.testing.problem import problem
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from autotl.backbones.backbone import Backbone, Block, Preprocessing
+from autotl.backbones.base import Backbone, Block, Preprocessing
 from autotl.backbones.blocks import blocks_from_groups
 from autotl.backbones.weights import file_digest
 from autotl.errors import AutotlError

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from autotl.backbones.backbone import Preprocessing
+from autotl.backbones.base import Preprocessing
 from autotl.errors import AutotlError
 
 __all__ = ["preprocessing_of"]

@@ -18,10 +18,11 @@ from autotl_huggingface.tower import tower_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from autotl.backbones.backbone import Backbone
-from autotl.backbones.trunk import Tapped, Trunk
+from autotl.backbones.base import Backbone
+from autotl.backbones.graph_split import Tapped, Trunk
 from autotl.backbones.weights import allow_downloads
-from autotl.data.images import preprocess, to_rgb
+from autotl.data.decoding import to_rgb
+from autotl.data.preprocessing import preprocess
 from autotl.errors import AutotlError
 from autotl.testing import Check, backbone_checks, plugin_checks
 

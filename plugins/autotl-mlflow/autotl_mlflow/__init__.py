@@ -11,8 +11,8 @@ import autotl
 if TYPE_CHECKING:
     import optuna
 
-    from autotl.model.model import ImageModel
-    from autotl.strategies.strategy import Result
+    from autotl.model.image_model import ImageModel
+    from autotl.strategies.base import Result
 
 __all__ = ["autotl_search_finished", "autotl_trial_finished"]
 

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from autotl.model.model import ImageModel
+    from autotl.model.image_model import ImageModel
 
 __all__ = ["log_search", "log_trial"]
 

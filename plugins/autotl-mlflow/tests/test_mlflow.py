@@ -27,11 +27,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 
+from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
-from autotl.model.model import ImageModel
 from autotl.recipe import Recipe
 from autotl.registry import load_registry
-from autotl.strategies.strategy import Fitted, Result
+from autotl.strategies.base import Fitted, Result
 from autotl.testing import Check, plugin_checks
 
 RECIPE = Recipe("efficientnet_lite0", "fine_tuning", "linear", 7, {"unfrozen_blocks": 2, "lr": 1e-3}, {"dropout": 0.2})

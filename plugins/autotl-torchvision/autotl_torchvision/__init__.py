@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 import autotl
-from autotl.backbones.backbone import Backbone
+from autotl.backbones.base import Backbone
 from autotl_torchvision.backbone import PREFIX, TorchvisionBackbone
 
 if TYPE_CHECKING:
-    from autotl.register import Register
+    from autotl.registration import Register
 
 __all__ = [
     "CURATED",

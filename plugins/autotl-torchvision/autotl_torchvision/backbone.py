@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotl.backbones.backbone import Backbone, Block, Preprocessing
+from autotl.backbones.base import Backbone, Block, Preprocessing
 from autotl.backbones.blocks import blocks_from_groups
 from autotl.backbones.weights import cached, fetch, file_digest, read_tensors
 from autotl.errors import AutotlError, nearest

@@ -20,10 +20,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision import models
 
+from autotl.backbones.graph_split import Tapped, Trunk
 from autotl.backbones.timm import TimmBackbone
-from autotl.backbones.trunk import Tapped, Trunk
 from autotl.backbones.weights import allow_downloads
-from autotl.data.images import preprocess, to_rgb
+from autotl.data.decoding import to_rgb
+from autotl.data.preprocessing import preprocess
 from autotl.errors import AutotlError
 from autotl.registry import load_registry
 from autotl.testing import Check, backbone_checks, plugin_checks

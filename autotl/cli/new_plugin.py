@@ -1,0 +1,43 @@
+"""`autotl plugin new`: a plugin to begin with."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+__all__ = ["add_commands"]
+
+plugin = typer.Typer(help="Write a plugin of your own.", no_args_is_help=True)
+
+
+def add_commands(app: typer.Typer) -> None:
+    app.add_typer(plugin, name="plugin")
+
+
+@plugin.callback()
+def group() -> None:
+    """Write a plugin of your own."""
+
+
+@plugin.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the plugin, and the part that it adds, is called.")],
+    kind: Annotated[
+        str, typer.Option("--kind", metavar="KIND", help="backbone, head, strategy, dataset, metric or engine.")
+    ],
+    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Where its folder is made.")] = Path(),
+) -> None:
+    """Write a package that installs, passes its own tests and adds one part to autotl.
+
+    [dim]Example: autotl plugin new our_cells --kind backbone[/]
+    """
+    from autotl.cli.scaffold import new_plugin
+
+    folder = new_plugin(name, kind, output)
+    console = Console()
+    console.print(Text.assemble(("wrote ", "green"), str(folder)), soft_wrap=True)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        console.print(Text(f"  {path.relative_to(folder)}", "dim"))
+    console.print(f"next: pip install -e {folder} && pytest {folder} && autotl plugins", soft_wrap=True, markup=False)

@@ -1,0 +1,88 @@
+"""A new study that goes on with other choices: it takes over the trials of an earlier one that fit them."""
+
+import itertools
+import shutil
+import warnings
+from pathlib import Path
+
+import optuna
+from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+
+from autotl.atomic_io import write_json
+from autotl.config import StudyConfig
+from autotl.errors import AutotlError
+from autotl.model.manifest import read_json
+from autotl.registry import Registry
+from autotl.study.space import suggest
+from autotl.study.study import open_study
+from autotl.workers.messages import Context, member_folder
+
+__all__ = ["extension_of", "take_over"]
+
+
+def extension_of(config: StudyConfig, registry: Registry) -> StudyConfig:
+    """The same search under the next free name: `photos` becomes `photos-2`, then `photos-3`.
+
+    Raises AutotlError where there is no study to extend, and where its trials couldn't be compared with new ones.
+    """
+    if not (config.folder / "journal.log").exists():
+        raise AutotlError(f"There is no study {config.name!r} in {config.output} to extend: leave --extend out.")
+    was, now = _choices_of(config, registry).get("metric"), config.metric
+    if was != now:
+        raise AutotlError(
+            f"{config.folder} was searched for {was}, not for {now}: its scores say nothing here. "
+            f"Extend it with --metric {was}, or begin anew with another --name."
+        )
+    names = (f"{config.name}-{number}" for number in itertools.count(2))
+    return config.model_copy(update={"name": next(n for n in names if not (config.output / n).exists())})
+
+
+def _choices_of(config: StudyConfig, registry: Registry) -> dict:
+    study = open_study(config.folder, config.name, registry.metric(config.metric).direction, config.seed)
+    return study.user_attrs.get("choices", {})
+
+
+def take_over(old: Path, study: optuna.Study, context: Context, registry: Registry) -> str:
+    """Add the trials of the study in the folder `old` that could have been this study's own, with the models they
+    left. Returns what was taken over, in words."""
+    config = context.config
+    source = open_study(old, old.name, registry.metric(config.metric).direction, config.seed)
+    taken = 0
+    finished = source.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    for trial in finished:
+        fitting = _fitting(trial, old.name, context, registry)
+        if fitting:
+            study.add_trial(fitting)
+            _take_model(member_folder(old, trial.number), member_folder(context.folder, taken), taken)
+            taken += 1
+    study.set_user_attr("extends", old.name)
+    return f"{taken} of the {len(finished)} finished trials of {old.name} fit what {config.name} chooses from"
+
+
+def _fitting(trial: FrozenTrial, source: str, context: Context, registry: Registry) -> FrozenTrial | None:
+    """The trial with the distributions of this study's space; None where one of its choices isn't in it."""
+    asked = FixedTrial(trial.params, number=trial.number)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # how Optuna says that a value lies outside
+        try:
+            suggest(asked, context.choices, registry, context.config.seed)  # type: ignore[arg-type]
+        except (ValueError, UserWarning, AutotlError):
+            return None
+    if asked.distributions.keys() != trial.params.keys():
+        return None
+    return create_trial(
+        state=trial.state,
+        value=trial.value,
+        params=trial.params,
+        distributions=asked.distributions,
+        user_attrs={**trial.user_attrs, "taken_from": f"{source}/{trial.number}"},
+        intermediate_values=trial.intermediate_values,
+    )
+
+
+def _take_model(old: Path, new: Path, number: int) -> None:
+    """What a trial fitted, under its new number; of most trials nothing is kept."""
+    if not (old / "member.json").exists():
+        return
+    shutil.copytree(old, new, ignore=shutil.ignore_patterns("member.json"))
+    write_json(new / "member.json", {**read_json(old / "member.json"), "trial": number})

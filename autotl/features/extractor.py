@@ -1,0 +1,302 @@
+"""Images to features: decoded in parallel with inference, recorded once, read by every trial."""
+
+import itertools
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+
+from autotl.backbones.base import Backbone, Layout
+from autotl.data.augmentation import PLAIN, View
+from autotl.data.dataset import ImageDataset
+from autotl.data.decoding import UndecodableImage
+from autotl.data.preprocessing import load_view
+from autotl.data.splits import Split
+from autotl.engines.base import Compiled, Engine
+from autotl.engines.parity import LEAST_COSINE, check_engine
+from autotl.engines.torch import TorchEngine
+from autotl.errors import DataError
+from autotl.features.sharing import StoreTimeout, record
+from autotl.features.store import FORMAT, FeatureStore, Recorded
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autotl.backbones.graph_split import Trunk
+
+__all__ = ["BATCH", "BackboneFeatures", "FeatureExtractor", "Rows", "batches", "conversion_key"]
+
+BATCH = 32
+"""Images that a thread takes from their files to their features at a time, and that are recorded together."""
+CONVERSION = 5.0
+"""Seconds that making an engine ready may take; it can't be interrupted."""
+ROWS = "float16"
+"""What features are recorded in: 11 bits of mantissa, more than any engine's bf16 has."""
+BOUNDARY_BYTES = 4
+"""A boundary is recorded where it takes up to this many times the bytes of the image itself; else the image is."""
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def batches(
+    items: Iterable[T], work: Callable[[list[T]], R], threads: int, batch: int = BATCH
+) -> Iterator[tuple[list[T], R]]:
+    """Each batch of items, in order, and what `work` makes of it in one of `threads` threads.
+
+    A thread takes a batch all the way, from files to features: one that decodes for another that infers would have
+    twice as many threads wait for the cores. They run two batches each ahead and never more: memory stays flat, and a
+    thread that is held up doesn't hold up the others.
+
+    What `work` raises comes out here, where its batch would have.
+    """
+    source = iter(items)
+    with ThreadPoolExecutor(threads, thread_name_prefix="batch") as pool:
+        ahead: deque[tuple[list[T], Future[R]]] = deque()
+        try:
+            while True:
+                while len(ahead) <= 2 * threads and (chunk := list(itertools.islice(source, batch))):
+                    ahead.append((chunk, pool.submit(work, chunk)))
+                if not ahead:
+                    return
+                chunk, made = ahead.popleft()
+                yield chunk, made.result()
+        finally:
+            for _, made in ahead:
+                made.cancel()
+
+
+def conversion_key(backbone_digest: str, block: int | None = None) -> str:
+    """What an engine keeps a converted network under: with all taps, in their order, or up to a block."""
+    return f"{backbone_digest}/{f'taps-{FORMAT}' if block is None else block}"
+
+
+class Rows:
+    """Recorded rows on disk, one for each of `digests`: `rows[2:5]` and `rows[array]` read those, from the map."""
+
+    def __init__(self, recorded: Recorded, digests: Sequence[str]):
+        self.recorded, self.digests = recorded, np.array(digests)
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
+        return self.recorded.read(self.digests[chosen].tolist())
+
+
+@dataclass
+class FeatureExtractor:
+    """What one worker extracts with: the images, the store, the engine of its device."""
+
+    dataset: ImageDataset
+    split: Split
+    store: FeatureStore
+    scratch: FeatureStore
+    """For boundary activations: temporary to the search."""
+    engine: Engine
+    device: str
+    threads: int
+    conversions: Path | None = None
+    """Where engines keep what they converted."""
+    seconds_left: Callable[[], float] = field(default=lambda: math.inf)
+    on_images: Callable[[str, int, int, float], None] = field(default=lambda what, done, total, rate: None)
+    """Told after each batch: what is extracted, how many of how many, images a second."""
+    log: Callable[[str], None] = field(default=lambda line: None)
+    spent: float = 0.0
+    """Seconds that recording has taken, waiting for others included."""
+    _known: dict[str, "BackboneFeatures"] = field(default_factory=dict)
+
+    def move(self, store: FeatureStore, conversions: Path) -> None:
+        """Record somewhere else from now on."""
+        self.store, self.conversions = store, conversions
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the networks that were built, compiled and mapped: they are made again where they are needed."""
+        self._known.clear()
+
+    def of(self, backbone: Backbone) -> "BackboneFeatures":
+        """The features of one backbone; what was built for an earlier trial is used again."""
+        if backbone.name not in self._known:
+            self._known[backbone.name] = BackboneFeatures(self, backbone)
+        return self._known[backbone.name]
+
+
+class BackboneFeatures:
+    """What one frozen backbone makes of the images of a study."""
+
+    def __init__(self, extractor: FeatureExtractor, backbone: Backbone):
+        self.extractor, self.backbone = extractor, backbone
+        self.engine = extractor.engine
+        self._compiled: dict[int | None, Compiled] = {}
+        self._settled = False
+
+    @cached_property
+    def trunk(self) -> "Trunk":
+        from autotl.backbones.graph_split import Trunk
+
+        module = self.backbone.build()
+        return Trunk(module, self.backbone.blocks(module))
+
+    @cached_property
+    def layout(self) -> Layout:
+        from autotl.backbones.graph_split import Tapped
+
+        kept = self._layout_file()
+        if kept and kept.exists():
+            try:
+                return Layout(**json.loads(kept.read_text()))
+            except (ValueError, TypeError):
+                pass  # damaged: found again and written anew below
+        layout = Tapped(self.trunk).layout(self.backbone.preprocessing.size)
+        if kept:
+            from autotl.atomic_io import write_json
+
+            with suppress(OSError):  # it is found again
+                write_json(kept, asdict(layout))
+        return layout
+
+    def _layout_file(self) -> Path | None:
+        folder = self.extractor.conversions
+        return folder / f"layout-{FORMAT}-{self.backbone.digest[:32]}.json" if folder else None
+
+    def taps(self, part: Literal["train", "validation", "test"], taps: str, view: View = PLAIN) -> np.ndarray:
+        """Pooled outputs [n, n_features], float32, in the order of the part's images."""
+        rows = self._rows(part, view, None, (self.layout.width,), self.extractor.store)
+        return rows.recorded.read(rows.digests.tolist(), "float32", self.layout.columns(taps))
+
+    def boundary(self, part: Literal["train", "validation", "test"], block: int, view: View = PLAIN) -> "Rows | None":
+        """What enters block number `block`, float16 [n, …]; for block 0 the images, uint8 [n, size, size, 3]. None
+        where the network can't be split there, or where recording the images is so much smaller."""
+        size = self.backbone.preprocessing.size
+        if block == 0:
+            return self._rows(part, view, 0, (size, size, 3), self.extractor.scratch)
+        if self.trunk.cut(block) is None:
+            return None
+        shape = self._boundary_shape(block)
+        if shape is None or np.prod(shape) * np.dtype(ROWS).itemsize > BOUNDARY_BYTES * size * size * 3:
+            return None
+        return self._rows(part, view, block, shape, self.extractor.scratch)
+
+    def _boundary_shape(self, block: int) -> tuple[int, ...] | None:
+        import torch
+
+        size = self.backbone.preprocessing.size
+        with torch.inference_mode():
+            entering = self.trunk.prefix(block)(torch.zeros(1, 3, size, size))
+        return tuple(entering.shape[1:]) if isinstance(entering, torch.Tensor) else None  # a few pass tuples on
+
+    def _rows(self, part: str, view: View, block: int | None, shape: tuple[int, ...], store: FeatureStore) -> "Rows":
+        """Rows of the part's images in the order of the split; what isn't recorded yet is, once for everybody."""
+        extractor = self.extractor
+        indices = getattr(extractor.split, part)
+        digests = [extractor.dataset.digests[i] for i in indices]
+        images_alone = block == 0
+        if not images_alone:
+            self._settle_engine(indices)
+        label = "images" if images_alone else self.backbone.name
+        recorded = store.open(self._spec(view, block), shape, "uint8" if images_alone else ROWS, label)
+        if missing := recorded.missing(digests):
+            path_of = {extractor.dataset.digests[i]: extractor.dataset.paths[i] for i in indices}
+
+            def compute(mine: Iterator[str]) -> Iterator[tuple[list[str], np.ndarray]]:
+                return self._compute(mine, len(missing), path_of, view, block)
+
+            began = time.monotonic()
+            record(recorded, digests, compute, extractor.seconds_left)
+            extractor.spent += time.monotonic() - began
+        self._compiled.clear()  # hundreds of MiB each; made again from what is kept in a fraction of a second
+        return Rows(recorded, digests)
+
+    def _spec(self, view: View, block: int | None) -> dict[str, Any]:
+        """All that a row is made of, apart from the image."""
+        spec = {"preprocessing": asdict(self.backbone.preprocessing), "view": str(view), "block": block}
+        if block == 0:
+            return spec
+        precision = self.engine.precision(self.extractor.device)
+        return spec | {"backbone": self.backbone.digest, "engine": self.engine.name, "precision": precision}
+
+    def _compute(
+        self, digests: Iterable[str], n: int, path_of: dict[str, Path], view: View, block: int | None
+    ) -> Iterator[tuple[list[str], np.ndarray]]:
+        extractor = self.extractor
+        what = f"{self.backbone.name} {view}" if view != PLAIN else self.backbone.name
+        run = self._run(block) if block != 0 else None
+        began, done = time.monotonic(), 0
+
+        def work(chunk: list[str]) -> np.ndarray:
+            images = np.stack([self._load(path_of[d], d, view) for d in chunk])
+            return images if run is None else run(images)
+
+        for chunk, rows in batches(digests, work, extractor.threads):
+            yield chunk, rows
+            done += len(chunk)
+            extractor.on_images(what, done, n, done / max(1e-6, time.monotonic() - began))
+
+    def _load(self, path: Path, digest: str, view: View) -> np.ndarray:
+        try:
+            return load_view(path, digest, self.backbone.preprocessing, view)
+        except UndecodableImage as error:
+            raise DataError(f"{path} could be read when the search began and can't be now: {error}") from error
+
+    def _settle_engine(self, indices: np.ndarray) -> None:
+        """Refuse, once, an engine whose features stray from PyTorch's in fp32 on real images of this study."""
+        plain = self.engine.name == TorchEngine.name and self.engine.precision(self.extractor.device) == "fp32"
+        if plain or self._settled:
+            return
+        verdict = self._verdict_file()
+        if verdict and verdict.exists():
+            cosine = float(verdict.read_text())
+        else:
+            dataset = self.extractor.dataset
+            images = np.stack([self._load(dataset.paths[i], dataset.digests[i], PLAIN) for i in indices[:8]])
+            cosine = check_engine(self._run(None), self._module(None), images)
+            if verdict:
+                from autotl.atomic_io import write_atomically
+
+                with suppress(OSError):  # it is measured again
+                    write_atomically(verdict, f"{cosine}".encode())
+        if cosine < LEAST_COSINE:
+            self.extractor.log(
+                f"{self.backbone.name}: features of engine {self.engine.name} stray from PyTorch's in fp32 "
+                f"(mean cosine {cosine:.3f}, at least {LEAST_COSINE} is asked): torch is used instead"
+            )
+            self.engine = TorchEngine(bf16=False)
+            self._compiled.clear()
+        self._settled = True
+
+    def _verdict_file(self) -> Path | None:
+        folder = self.extractor.conversions
+        engine = f"{self.engine.name}-{self.engine.precision(self.extractor.device)}"
+        return folder / f"cosine-{self.backbone.digest[:32]}-{engine}.txt" if folder else None
+
+    def _run(self, block: int | None) -> Compiled:
+        """The compiled network: with all taps, or up to a block."""
+        if block not in self._compiled:
+            extractor = self.extractor
+            if extractor.seconds_left() < CONVERSION:
+                raise StoreTimeout(f"the time was up before {self.backbone.name} was made ready")
+            self._compiled[block] = self.engine.compile(
+                self._module(block),
+                self.backbone.preprocessing.size,
+                extractor.device,
+                extractor.threads,
+                self.engine.precision(extractor.device),
+                cache=extractor.conversions,
+                key=conversion_key(self.backbone.digest, block),
+            )
+        return self._compiled[block]
+
+    def _module(self, block: int | None) -> "nn.Module":
+        from autotl.backbones.graph_split import Normalize, Tapped
+
+        network = Tapped(self.trunk) if block is None else self.trunk.prefix(block)
+        return Normalize(network, self.backbone.preprocessing).eval()

@@ -1,0 +1,196 @@
+"""Out of memory is not a lost trial: the micro-batch halves until it fits, and nothing else about training changes.
+
+The device is a stand-in: it raises what a GPU raises, for more rows than it has room for.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autotl.devices import out_of_memory, spoils_process
+from autotl.engines import micro_batch
+from autotl.engines.micro_batch import MicroBatch, keep_in
+from autotl.engines.torch import TorchEngine
+from autotl.recipe import Recipe
+from autotl.strategies.fine_tuning import FineTuning, _Net
+from autotl.strategies.head_training import train_head
+
+CUDA_ERROR = "CUDA error: an illegal memory access was encountered"
+PARAMS = {"lr": 1e-2, "weight_decay": 0.01, "epochs": 3}
+
+
+class StandIn:
+    """A device's memory: room for so many rows at once. Records what it was given, and what did not fit."""
+
+    def __init__(self, room: int):
+        self.room, self.given, self.refused = room, [], []
+
+    def put_before(self, module: nn.Module) -> nn.Module:
+        module.register_forward_pre_hook(lambda module, inputs: self.take(len(inputs[0])))
+        return module
+
+    def take(self, rows: int) -> None:
+        if rows > self.room:
+            self.refused.append(rows)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        self.given.append(rows)
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch):
+    monkeypatch.setattr(micro_batch, "_fitting", {})
+    monkeypatch.setattr(micro_batch, "_kept", [])
+
+
+@pytest.fixture
+def rows():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(64, 6)).astype(np.float32), rng.integers(0, 3, 64)
+
+
+def trained(rows, task, device, **params):
+    """A head's weights after training with batches of 64."""
+    features, labels = rows
+    torch.manual_seed(0)
+    head = device.put_before(nn.Linear(6, 3))
+    validation = [np.zeros((4, 6), np.float32)]
+    train_head(head, features, labels, validation, {**PARAMS, **params}, task, "cpu", lambda *_: None, 0)
+    return head.weight.detach()
+
+
+@pytest.fixture
+def problem(task, tiny, rows):
+    lines = []
+    problem = task(tiny("test_resnet"), "linear", log=lines.append)
+    problem.train_labels, problem.validation_labels = rows[1], np.zeros(4, np.int64)
+    problem.lines = lines
+    return problem
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"balanced": True, "label_smoothing": 0.1}, {"mixup": 0.8}, {"mixup": 0.8, "balanced": True}],
+    ids=str,
+)
+def test_out_of_memory_at_64_32_and_16_trains_the_same_batch_in_micro_batches_of_8(params, rows, problem):
+    whole, small = StandIn(64), StandIn(8)
+    expected = trained(rows, problem, whole, **params)
+    found = trained(rows, problem, small, **params)
+    assert small.refused == [64, 32, 16]  # once each: what fits is remembered for the steps that follow
+    assert whole.given[:3] == [64, 4, 64]
+    assert small.given[:9] == [8] * 8 + [4]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    assert [line.split()[-1] for line in problem.lines] == ["32", "16", "8"]
+
+
+def test_the_size_is_remembered_for_the_next_trial_on_that_device_and_for_no_other(rows, problem):
+    trained(rows, problem, StandIn(8))
+    again = StandIn(8)
+    trained(rows, problem, again)
+    assert again.refused == []
+    assert MicroBatch("linear on features", "cuda:0").of(64) == 64
+    assert MicroBatch("another", "cpu").of(64) == 64
+
+
+def test_the_size_is_remembered_for_processes_that_come_after(tmp_path, monkeypatch):
+    page = tmp_path / "micro_batches.json"
+    keep_in(page)
+    MicroBatch("resnet18", "cuda:0").forward(64, lambda rows: StandIn(20).take(rows.stop - rows.start))
+    assert json.loads(page.read_text()) == {"resnet18 on cuda:0": 16}
+    monkeypatch.setattr(micro_batch, "_fitting", {})
+    keep_in(page)
+    assert MicroBatch("resnet18", "cuda:0").of(64) == 16
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a on cpu": "8", "b on cpu": -1}', "\x00"])
+def test_a_page_that_says_nothing_usable_is_no_hindrance(content, tmp_path):
+    (tmp_path / "page.json").write_text(content)
+    keep_in(tmp_path / "page.json")
+    assert MicroBatch("a", "cpu").of(64) == MicroBatch("b", "cpu").of(64) == 64
+
+
+def test_a_row_that_does_not_fit_alone_is_an_error(rows, problem):
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(rows, problem, StandIn(0))
+
+
+def test_another_error_is_not_tried_again():
+    tried = []
+
+    def run(rows):
+        tried.append(rows)
+        raise RuntimeError(CUDA_ERROR)
+
+    with pytest.raises(RuntimeError, match="illegal"):
+        MicroBatch("resnet18", "cuda:0").forward(64, run)
+    assert len(tried) == 1
+
+
+def test_fine_tuning_completes_where_memory_runs_out(tiny, task, monkeypatch):
+    device, whole = StandIn(5), _Net._network
+    monkeypatch.setattr(_Net, "_network", lambda self, start: device.put_before(whole(self, start)))
+    params = {**FineTuning().defaults(None), "epochs": 1}
+    problem = task(tiny("test_resnet"), "linear")
+    recipe = Recipe("test_resnet", "fine_tuning", "linear", 0, params, problem.head.defaults())
+    result = FineTuning().fit(recipe, problem, "cpu", lambda *_: None)
+    assert device.refused == [32, 16, 8, 12, 6]  # training; then scoring the 12 validation images
+    assert {**result.recipe.strategy_params, **params} == result.recipe.strategy_params
+    assert len(result.history) == 1
+
+
+def test_extraction_completes_where_memory_runs_out():
+    device = StandIn(10)
+    module = device.put_before(nn.Flatten())
+    images = np.arange(32 * 12, dtype=np.uint8).reshape(32, 2, 2, 3)
+    found = TorchEngine(bf16=False).compile(module, 2, "cpu", 1, "fp32")(images)
+    np.testing.assert_array_equal(found, images.reshape(32, 12))
+    assert device.given == [8] * 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.97 GB)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=str,
+)
+def test_out_of_memory_is_known_by_its_words(error):
+    assert out_of_memory(error)
+    assert not spoils_process(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(CUDA_ERROR),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("CUDA error: unspecified launch failure"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_INTERNAL_ERROR when calling `cublasSgemm`"),
+        type("AcceleratorError", (RuntimeError,), {})("something else"),
+    ],
+    ids=str,
+)
+def test_an_accelerator_that_failed_spoils_the_process(error):
+    assert spoils_process(error)
+    assert not out_of_memory(error)
+
+
+def test_what_caused_an_error_counts():
+    error = ValueError("no head")
+    error.__cause__ = RuntimeError(CUDA_ERROR)
+    assert spoils_process(error)
+
+
+@pytest.mark.parametrize("error", [ValueError("no memory of that"), RuntimeError("shapes differ"), None])
+def test_an_ordinary_error_is_neither(error):
+    assert not spoils_process(error)
+    assert not out_of_memory(error)

@@ -1,0 +1,172 @@
+"""The OpenVINO engine computes what PyTorch computes, for batches of any length, and keeps its conversions."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from autotl.backbones.graph_split import Normalize, Tapped, Trunk
+from autotl.engines import openvino as engine_module
+from autotl.engines.openvino import OpenVinoEngine
+from autotl.engines.parity import check_engine, mean_cosine
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+data = pytest.importorskip("skimage.data")
+
+ENGINE = OpenVinoEngine()
+SIZE = 96
+
+pytestmark = pytest.mark.skipif(not ENGINE.usable("cpu"), reason="openvino has no wheel here")
+needs_bf16 = pytest.mark.skipif(
+    ENGINE.usable("cpu") and ENGINE.precision("cpu") != "bf16", reason="this chip has no bf16"
+)
+
+
+class Backbone(torch.nn.Module):
+    """A frozen network that takes images as they are."""
+
+    def __init__(self, name: str, seed: int = 0, **options):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.network = timm.create_model(name, pretrained=False, num_classes=0, **options)
+        self.eval()
+
+    def forward(self, images):
+        return self.network(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    """Nine crops of real photographs, uint8 [9, SIZE, SIZE, 3]."""
+    photographs = [Image.fromarray(picture()) for picture in (data.chelsea, data.coffee, data.astronaut)]
+    crops = [p.resize((300, 300)).crop((x, x, x + SIZE, x + SIZE)) for p in photographs for x in (0, 100, 200)]
+    return np.stack([np.asarray(crop) for crop in crops])
+
+
+def by_torch(module, images: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return module(torch.from_numpy(images)).numpy()
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    module = Backbone("test_resnet")
+    return module, ENGINE.compile(module, SIZE, "cpu", 1, "fp32")
+
+
+def test_rows_of_a_convnet_are_pytorchs(resnet, images):
+    module, run = resnet
+    expected = by_torch(module, images)
+    np.testing.assert_allclose(run(images), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_rows_of_a_transformer_are_pytorchs(images):
+    module = Backbone("test_vit", img_size=SIZE)
+    expected = by_torch(module, images)
+    rows = ENGINE.compile(module, SIZE, "cpu", 1, "fp32")(images)
+    np.testing.assert_allclose(rows, expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_batches_may_have_any_length(resnet, images):
+    _, run = resnet
+    whole = run(images)
+    for batch in (1, 4, 9, 2):
+        parts = [run(images[i : i + batch]) for i in range(0, len(images), batch)]
+        np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_rows_outlive_the_next_batch(resnet, images):
+    _, run = resnet
+    rows = run(images[:3])
+    kept = rows.copy()
+    run(images[3:6])
+    np.testing.assert_array_equal(rows, kept)
+
+
+def test_rows_may_have_any_shape(images):
+    module = Backbone("test_resnet", global_pool="")
+    expected = by_torch(module, images[:2])
+    assert expected.ndim == 4
+    rows = ENGINE.compile(module, SIZE, "cpu", 1, "fp32")(images[:2])
+    np.testing.assert_allclose(rows, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@needs_bf16
+def test_bf16_rows_stay_near_fp32s(resnet, images):
+    module, _ = resnet
+    assert check_engine(ENGINE.compile(module, SIZE, "cpu", 1, "bf16"), module, images) > 0.99
+
+
+@needs_bf16
+def test_maps_are_pooled_in_bf16(tiny, monkeypatch):
+    compiled = []
+
+    class Core(engine_module._openvino().Core):
+        def compile_model(self, *args):
+            compiled.append(super().compile_model(*args))
+            return compiled[-1]
+
+    monkeypatch.setattr(engine_module._openvino(), "Core", Core)
+    backbone = tiny("test_efficientnet")
+    module = backbone.build()
+    taps = Normalize(Tapped(Trunk(module, backbone.blocks(module))), backbone.preprocessing)
+    ENGINE.compile(taps, backbone.preprocessing.size, "cpu", 1, "bf16")
+    facts = [node.get_rt_info() for node in compiled[0].get_runtime_model().get_ops()]
+    pools = [f["runtimePrecision"].astype(str) for f in facts if f["layerType"].astype(str).startswith("Reduce")]
+    assert len(pools) > 4
+    assert set(pools) == {"bf16"}
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_a_last_product_changes_no_row(images, pooled):
+    module = Backbone("test_resnet", **({} if pooled else {"global_pool": ""}))
+    model = engine_module._convert(module, SIZE)
+    ended = engine_module._ending_in_a_product(model)
+    assert (ended is not model) == pooled  # maps end in a product as they are
+    assert ended.output(0).get_partial_shape() == model.output(0).get_partial_shape()
+    core, exact = engine_module._openvino().Core(), {"INFERENCE_PRECISION_HINT": "f32"}
+    assert np.array_equal(*(core.compile_model(m, "CPU", exact)(images)[0] for m in (model, ended)))
+
+
+def test_a_kept_conversion_is_read_instead_of_made_again(tmp_path, images, monkeypatch):
+    module = Backbone("test_resnet")
+    first = ENGINE.compile(module, SIZE, "cpu", 1, "fp32", tmp_path, "digest")(images)
+    monkeypatch.setattr(engine_module, "_convert", None)
+    again = ENGINE.compile(module, SIZE, "cpu", 1, "fp32", tmp_path, "digest")(images)
+    np.testing.assert_allclose(again, first, atol=1e-5 * np.abs(first).max())
+
+
+def test_a_conversion_is_kept_for_its_key_alone(tmp_path, images):
+    one, other = Backbone("test_resnet", seed=0), Backbone("test_resnet", seed=1)
+    ENGINE.compile(one, SIZE, "cpu", 1, "fp32", tmp_path, "one")
+    rows = ENGINE.compile(other, SIZE, "cpu", 1, "fp32", tmp_path, "other")(images)
+    assert mean_cosine(rows, by_torch(other, images)) > 0.999 > mean_cosine(rows, by_torch(one, images))
+
+
+def test_a_damaged_conversion_is_made_again(tmp_path, resnet, images):
+    module, run = resnet
+    ENGINE.compile(module, SIZE, "cpu", 1, "fp32", tmp_path, "digest")
+    next(tmp_path.glob("*/model.xml")).write_text("<net")
+    rows = ENGINE.compile(module, SIZE, "cpu", 1, "fp32", tmp_path, "digest")(images)
+    np.testing.assert_allclose(rows, run(images), atol=1e-5)
+
+
+def test_it_is_for_cpus_that_openvino_is_installed_for(monkeypatch):
+    assert ENGINE.usable("cpu")
+    assert not ENGINE.usable("cuda:0")
+    monkeypatch.setattr(engine_module, "find_spec", lambda name: None)
+    assert not ENGINE.usable("cpu")
+
+
+def test_openvino_is_used_without_its_telemetry():
+    code = (
+        "import sys; from autotl.engines.openvino import OpenVinoEngine; OpenVinoEngine().precision('cpu')\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "assert telemetry_utils.tm.__name__ == 'openvino.tools.ovc.telemetry_stub', telemetry_utils.tm"
+    )
+    silent = os.environ | {"CI": "true"}  # sends nothing even where this test fails
+    subprocess.run([sys.executable, "-c", code], check=True, env=silent)

@@ -1,0 +1,133 @@
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from autotl.atomic_io import DiskFull, disk_full, in_words, replaced_folder, write_atomically, write_json
+
+
+def test_bytes_arrive_in_folders_that_werent_there(tmp_path):
+    write_atomically(tmp_path / "a" / "b.bin", b"\x00\x01")
+    assert (tmp_path / "a" / "b.bin").read_bytes() == b"\x00\x01"
+
+
+def test_a_function_writes_into_the_file(tmp_path):
+    write_atomically(tmp_path / "x", lambda file: file.write(b"abc"))
+    assert (tmp_path / "x").read_bytes() == b"abc"
+
+
+def test_a_failure_while_writing_leaves_what_was_there(tmp_path):
+    (tmp_path / "x").write_bytes(b"before")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(tmp_path / "x", fail)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"x": b"before"}
+
+
+def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path):
+    (tmp_path / "x").write_bytes(b"before")
+    seen = []
+
+    def write(file):
+        file.write(b"after")
+        file.flush()
+        seen.append((tmp_path / "x").read_bytes())
+
+    write_atomically(tmp_path / "x", write)
+    assert [*seen, (tmp_path / "x").read_bytes()] == [b"before", b"after"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    write_atomically(tmp_path / "x", b"")
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_json_is_readable_and_ends_in_a_newline(tmp_path):
+    write_json(tmp_path / "x.json", {"class": "hormiga león", "n": [1, None]})
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"class": "hormiga león", "n": [1, None]}
+    assert "león" in text
+    assert text.endswith("}\n")
+
+
+def test_numbers_that_json_lacks_are_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"score": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_says_what_was_written_what_it_needed_and_what_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: _raise(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(DiskFull, match=r"no room on the disk for .*x\.bin: it needs 5\.0 kB more, and [\d.,]+ .* free"):
+        write_atomically(tmp_path / "x.bin", b"a" * 5000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_troubles_of_a_disk_are_not_called_full(tmp_path):
+    assert disk_full(OSError(errno.EIO, "Input/output error"), tmp_path / "x") is None
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "words"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (20 * 10**9, "20.0 GB"), (3 * 10**15, "3,000.0 TB")],
+)
+def test_sizes_in_words(n_bytes, words):
+    assert in_words(n_bytes) == words
+
+
+def _raise(error):
+    raise error
+
+
+def test_a_folder_is_replaced_whole_and_what_dead_processes_left_goes(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    (tmp_path / f".model.{dead.stdout.strip()}.partial").mkdir()
+    with replaced_folder(tmp_path / "model") as draft:
+        write_atomically(draft / "new", b"")
+        assert [path.name for path in (tmp_path / "model").iterdir()] == ["old"]
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_stays_as_it_was_where_its_draft_fails(tmp_path):
+    (tmp_path / "model").mkdir()
+
+    def fail():
+        with replaced_folder(tmp_path / "model") as draft:
+            write_atomically(draft / "new", b"")
+            raise OSError("no luck")
+
+    with pytest.raises(OSError, match="no luck"):
+        fail()
+    assert [path.name for path in tmp_path.rglob("*")] == ["model"]
+
+
+DEAD = 2**22 + 1  # one more than Linux ever gives a process
+
+
+@pytest.mark.skipif(os.name != "posix", reason="nobody can say there whether a process lives")
+def test_what_a_process_killed_between_the_two_moves_took_away_comes_back(tmp_path):
+    old = tmp_path / f".model.{DEAD}.old"
+    old.mkdir()
+    (old / "kept").touch()
+    (tmp_path / f".model.{DEAD}.partial").mkdir()
+
+    def fail():
+        with replaced_folder(tmp_path / "model"):
+            raise OSError("no luck")
+
+    with pytest.raises(OSError, match="no luck"):
+        fail()
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["model", "model/kept"]
