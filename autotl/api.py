@@ -80,11 +80,11 @@ def replay(folder: Path, number: int) -> dict[str, Any]:
 
 
 def evaluate(
-    model_path: Path, data: str, part: Literal["auto", "test", "all"] = "auto", device: str = "cpu"
+    model_path: Path, data: str, subset: Literal["auto", "test", "all"] = "auto", device: str = "cpu"
 ) -> dict[str, Any]:
     """Score a model on labelled images: `scores`, `per_class` rows, `confusion` (rows: true, columns: predicted).
 
-    `part` "auto" takes the data's test part where it has one, all of it where it hasn't. `device` is torch's.
+    `subset` "auto" takes the data's test subset where it has one, all of it where it hasn't. `device` is torch's.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -96,18 +96,18 @@ def evaluate(
     registry = load_registry()
     model = load(model_path, device, registry)
     dataset = load_dataset(data, registry.datasets, classes=model.classes)
-    if part == "auto":
-        part = "test" if "test" in dataset.parts else "all"
-    chosen = [i for i in range(len(dataset)) if part == "all" or dataset.parts[i] == "test"]
+    if subset == "auto":
+        subset = "test" if "test" in dataset.subsets else "all"
+    chosen = [i for i in range(len(dataset)) if subset == "all" or dataset.subsets[i] == "test"]
     if not chosen:
-        raise AutotlError(f"{data} has no test part. Evaluate on all of it: --part all")
+        raise AutotlError(f"{data} has no test subset. Evaluate on all of it: --subset all")
     rows = [row for _, row in model.stream([dataset.paths[i] for i in chosen], many=len(chosen) > 256, checked=True)]
     probabilities, labels = np.stack(rows), dataset.labels[chosen]
     every = np.arange(len(model.classes))
     table = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)
     names = ("precision", "recall", "f1", "n")
     return {
-        "part": part,
+        "subset": subset,
         "scores": all_scores(labels, probabilities),
         "per_class": [
             {"class": name, **{k: float(column[i]) for k, column in zip(names, table, strict=True)}}
@@ -146,7 +146,7 @@ class ImageClassifier:
     def fit(self, images: Sequence[Any], labels: Sequence[Any]) -> "ImageClassifier":
         """Search on labelled images: paths, PIL images or arrays [height, width, 3]; labels of any one type.
 
-        All images are searched on (a part of them to choose by); none is held out for a test unless `test` says so.
+        All images are searched on (a subset of them to choose by); none is held out for a test unless `test` says so.
         """
         names = np.asarray(labels)
         if len(images) != len(names):
@@ -165,7 +165,7 @@ class ImageClassifier:
         return self.classes_[self.predict_proba(images).argmax(1)]
 
     def predict_proba(self, images: Sequence[Any]) -> np.ndarray:
-        """Probabilities [n, n_classes], columns in the order of `classes_`."""
+        """Probabilities [n, num_classes], columns in the order of `classes_`."""
         if not hasattr(self, "model_"):
             raise AutotlError("This ImageClassifier hasn't been fitted: call fit(images, labels) first.")
         return self.model_.predict_proba(images)

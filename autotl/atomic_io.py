@@ -16,8 +16,8 @@ from autotl.errors import AutotlError
 __all__ = [
     "DiskFull",
     "disk_full",
-    "in_words",
-    "printable",
+    "escape",
+    "format_bytes",
     "read_json",
     "refuse_links_out",
     "replaced_folder",
@@ -53,14 +53,14 @@ def disk_full(error: BaseException, path: Path | str, needed: int | None = None)
         return None
     path = Path(path)
     try:
-        free = f"{in_words(shutil.disk_usage(_nearest_folder(path)).free)} are free there"
+        free = f"{format_bytes(shutil.disk_usage(_nearest_folder(path)).free)} are free there"
     except OSError:
         free = "nobody can say how much is free there"
-    what = f"it needs {in_words(needed)} more, and {free}" if needed else free
+    what = f"it needs {format_bytes(needed)} more, and {free}" if needed else free
     return DiskFull(f"There is no room on the disk for {path}: {what} ({error.strerror}).", path)
 
 
-def in_words(n_bytes: float) -> str:
+def format_bytes(n_bytes: float) -> str:
     """`1.5 GB`, in the units of --cache-size: powers of 1,000."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if abs(n_bytes) < 1000:
@@ -69,7 +69,7 @@ def in_words(n_bytes: float) -> str:
     return f"{n_bytes:,.1f} TB"
 
 
-def printable(name: object) -> str:
+def escape(name: object) -> str:
     """A file's name, or words with one, for a terminal: line breaks, control characters (which could steer it) and
     bytes that are no text become escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))
@@ -120,7 +120,7 @@ def read_json(path: Path | str, most: int = 64 << 20) -> Any:
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise ValueError(f"it has more than {in_words(most)}")
+        raise ValueError(f"it has more than {format_bytes(most)}")
     try:
         return json.loads(content)
     except RecursionError:

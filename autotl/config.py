@@ -327,10 +327,10 @@ def check_names(config: StudyConfig, registry: "Registry") -> None:
     heads = [registry.head(name) for name in config.heads or registry.heads]
     if config.engine:
         registry.engine(config.engine, "cpu")
-    if not any(head.kind in strategy.head_kinds for strategy in strategies for head in heads):
+    if not any(head.type in strategy.head_types for strategy in strategies for head in heads):
         raise AutotlError(
             f"None of the heads {', '.join(h.name for h in heads)} can be trained by "
-            f"{', '.join(s.name for s in strategies)}, which take {' or '.join(strategies[0].head_kinds)} heads. "
+            f"{', '.join(s.name for s in strategies)}, which take {' or '.join(strategies[0].head_types)} heads. "
             "See: autotl heads"
         )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from autotl.errors import AutotlError, nearest
 
-__all__ = ["Gpu", "Machine", "Slot", "detect", "out_of_memory", "parse_devices", "spoils_process"]
+__all__ = ["Gpu", "Machine", "Slot", "detect", "is_device_error", "out_of_memory", "parse_devices"]
 
 GIB = 2**30
 MEMORY_A_SLOT = 3 * GIB  # what a worker may take at its peak
@@ -34,7 +34,7 @@ class Slot:
 
     name: str
     """As a user reads it: `cpu:0`, `cuda:1`, `cuda:0#2` (the second slot on that GPU), `mps`."""
-    kind: str
+    device_type: str
     """`cpu`, `cuda` or `mps`."""
     device: str
     """The torch device inside the worker: the one GPU that it sees is always `cuda:0`."""
@@ -66,7 +66,7 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
     mps: bool = False
 
-    def words(self) -> str:
+    def describe(self) -> str:
         gpus = [f"cuda:{i} ({gpu.model})" for i, gpu in enumerate(self.gpus)]
         return ", ".join([f"cpu ({self.cores} cores)", *gpus, *(["mps"] if self.mps else [])])
 
@@ -86,13 +86,13 @@ def parse_devices(text: str, machine: Machine | None = None) -> list[Slot]:
     for number, place in enumerate(places):
         threads = max(1, machine.cores // len(places) + (number < machine.cores % len(places)))
         seen[place] += 1
-        kind = place.split(":")[0]
+        device_type = place.split(":")[0]
         numbered = f"{place}#{seen[place]}" if seen[place] > 1 else place
         slots.append(
             Slot(
-                name=f"cpu:{seen[place] - 1}" if kind == "cpu" else numbered,
-                kind=kind,
-                device="cuda:0" if kind == "cuda" else kind,
+                name=f"cpu:{seen[place] - 1}" if device_type == "cpu" else numbered,
+                device_type=device_type,
+                device="cuda:0" if device_type == "cuda" else device_type,
                 threads=threads,
                 environment=dict.fromkeys(THREAD_VARIABLES, str(threads)) | _visibility(place, machine),
             )
@@ -110,7 +110,7 @@ def _auto(machine: Machine) -> list[str]:
 
 def _places(word: str, text: str, machine: Machine) -> list[str]:
     """`cuda:0*2` to its two places. Every remedy names what is here."""
-    here = f"Here are: {machine.words()}."
+    here = f"Here are: {machine.describe()}."
     match = re.fullmatch(r"\s*(cpu|mps|cuda(?::(\d+))?)\s*(?:\*\s*([1-9]\d{0,2}))?\s*", word)
     if not match:
         known = ["auto", "cpu", "mps", "cuda", "cuda:0", "cpu*4", "cuda:0*2"]
@@ -221,7 +221,7 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def spoils_process(error: BaseException | None) -> bool:
+def is_device_error(error: BaseException | None) -> bool:
     """Whether an accelerator failed so that nothing more that this process asks of it can be trusted: an illegal
     memory access and its kin. Looks at what caused the error, too."""
     while error is not None:

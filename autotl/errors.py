@@ -23,11 +23,11 @@ class BrokenPlugin(AutotlError):
 class UnknownName(AutotlError):
     """A name that no plugin registered. Says what is near among the `known` names, which it lists, and `others`."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], others: Iterable[str] = ()):
+    def __init__(self, component: str, name: str, known: Iterable[str], others: Iterable[str] = ()):
         known = sorted(known)
-        plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
-        listing = f" Known {plural}: {', '.join(known)}." if known else f" No {kind} is registered."
-        super().__init__(f"There is no {kind} named {name!r}.{nearest(name, [*known, *others], 3)}{listing}")
+        plural = f"{component[:-1]}ies" if component.endswith("y") else f"{component}s"
+        listing = f" Known {plural}: {', '.join(known)}." if known else f" No {component} is registered."
+        super().__init__(f"There is no {component} named {name!r}.{nearest(name, [*known, *others], 3)}{listing}")
 
 
 class NoTrialSucceeded(AutotlError):

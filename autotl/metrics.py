@@ -15,7 +15,7 @@ __all__ = ["Metric", "all_scores", "majority_baseline"]
 
 @dataclass(frozen=True)
 class Metric:
-    """`compute(labels [n], probabilities [n, n_classes])`; a class may be missing from `labels`."""
+    """`compute(labels [n], probabilities [n, num_classes])`; a class may be missing from `labels`."""
 
     name: str
     compute: Callable[[np.ndarray, np.ndarray], float]
@@ -78,7 +78,7 @@ def all_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float
     return scores | {"n": len(labels)}
 
 
-def majority_baseline(train_labels: np.ndarray, labels: np.ndarray, n_classes: int) -> dict[str, float]:
+def majority_baseline(train_labels: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, float]:
     """What always answering the training images' class frequencies scores: the honest zero."""
-    frequencies = np.bincount(train_labels, minlength=n_classes) / len(train_labels)
+    frequencies = np.bincount(train_labels, minlength=num_classes) / len(train_labels)
     return all_scores(labels, np.tile(frequencies, (len(labels), 1)))

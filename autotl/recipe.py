@@ -15,12 +15,12 @@ Params: TypeAlias = Mapping[str, Value]
 class Space(Protocol):
     """Where heads and strategies choose their parameters. Names are prefixed with their owner's: `mlp.width`.
 
-    `n_train` (images to train on), `n_classes` and `accelerator` (False on a CPU) let a part keep its choices to
+    `num_train` (images to train on), `num_classes` and `accelerator` (False on a CPU) let a part keep its choices to
     what can finish. Choices must depend on nothing else, so that a study stays one space.
     """
 
-    n_train: int
-    n_classes: int
+    num_train: int
+    num_classes: int
     accelerator: bool
 
     def categorical(self, name: str, choices: Sequence[Value]) -> Any: ...
@@ -58,7 +58,7 @@ class Recipe:
         """16 hex digits over every part, the seed included."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """The recipe in a line: `efficientnet_lite0 · fine_tuning (unfrozen_blocks 2) · linear`."""
 
         def few(params: Params) -> str:

@@ -18,7 +18,7 @@ class Plugin:
     distribution: str
     version: str
     adds: dict[str, list[str]] = field(default_factory=dict)
-    """Names by kind: backbone, head, …"""
+    """Names by component: backbone, head, …"""
     hooks: list[str] = field(default_factory=list)
     """All hooks that it has, those that add nothing too: events, families of backbones, commands."""
     broken: str | None = None
@@ -32,8 +32,14 @@ class Plugin:
 class Register(Generic[T]):
     """The callback that a registering hook gets: `register(thing)` adds `thing` under `thing.name`."""
 
-    def __init__(self, kind: str, owners: dict[str, Plugin], things: dict[str, T], plugin: Plugin, expected: type):
-        self.kind, self.owners, self.things, self.plugin, self.expected = kind, owners, things, plugin, expected
+    def __init__(self, component: str, owners: dict[str, Plugin], things: dict[str, T], plugin: Plugin, expected: type):
+        self.component, self.owners, self.things, self.plugin, self.expected = (
+            component,
+            owners,
+            things,
+            plugin,
+            expected,
+        )
 
     def __call__(self, thing: T) -> None:
         if not isinstance(thing, self.expected):
@@ -46,10 +52,10 @@ class Register(Generic[T]):
         if name in self.things:
             first = self.owners[name]
             raise AutotlError(
-                f"The {self.kind} name {name!r} is taken twice: by plugin {first.name!r} of {first.distribution} and "
+                f"The {self.component} name {name!r} is taken twice: by plugin {first.name!r} of {first.distribution} and "
                 f"by plugin {self.plugin.name!r} of {self.plugin.distribution}. "
                 f"Leave one out: -p no:{self.plugin.name}"
             )
         self.things[name] = thing
         self.owners[name] = self.plugin
-        self.plugin.adds.setdefault(self.kind, []).append(name)
+        self.plugin.adds.setdefault(self.component, []).append(name)

@@ -32,7 +32,7 @@ BUILT_IN = (
     "autotl.strategies.fast_extraction",
     "autotl.strategies.extract_augment",
     "autotl.strategies.fine_tuning",
-    "autotl.engines.base",
+    "autotl.engines.torch",
     "autotl.engines.openvino",
     "autotl.metrics",
 )
@@ -70,7 +70,7 @@ class Registry:
         plugin = Plugin(name, distribution, version)
         first = next((p for p in self.plugins if p.name == name), None)
         self.plugins.append(plugin)
-        kinds: tuple[tuple[str, dict[str, Any], type], ...] = (
+        components: tuple[tuple[str, dict[str, Any], type], ...] = (
             ("backbone", self.backbones, Backbone),
             ("head", self.heads, Head),
             ("strategy", self.strategies, Strategy),
@@ -89,9 +89,11 @@ class Registry:
             plugin.hooks = sorted(caller.name for caller in self.manager.get_hookcallers(module) or ())
             if not plugin.hooks:
                 raise TypeError(f"{module!r} has no hooks: mark its functions with @autotl.hookimpl")
-            for kind, things, expected in kinds:
-                hook = f"autotl_register_{kind[:-1] + 'ies' if kind.endswith('y') else kind + 's'}"
-                register: Register[Any] = Register(kind, self.owners.setdefault(kind, {}), things, plugin, expected)
+            for component, things, expected in components:
+                hook = f"autotl_register_{component[:-1] + 'ies' if component.endswith('y') else component + 's'}"
+                register: Register[Any] = Register(
+                    component, self.owners.setdefault(component, {}), things, plugin, expected
+                )
                 for implementation in self._implementations(hook, module):
                     with traced(name, hook):
                         implementation(register=register)
@@ -99,9 +101,9 @@ class Registry:
             plugin.broken = cause_of(error)
             if not taken:
                 self.manager.unregister(name=name)
-            for kind, things, _ in kinds:
-                for added in plugin.adds.pop(kind, []):
-                    del things[added], self.owners[kind][added]
+            for component, things, _ in components:
+                for added in plugin.adds.pop(component, []):
+                    del things[added], self.owners[component][added]
             raise
 
     def _check_hooks(self, module: Any) -> None:
@@ -197,13 +199,13 @@ class Registry:
         meant = [p for p in self.plugins if colon and inner and not p.broken and p.answers_to(word)]
         return (meant[0], inner) if len(meant) == 1 else (None, name)
 
-    def _named(self, kind: str, things: Mapping[str, T], name: str) -> T:
+    def _named(self, component: str, things: Mapping[str, T], name: str) -> T:
         if name in things:
             return things[name]
         plugin, inner = self._addressed(name)
-        mine = plugin.adds.get(kind, []) if plugin else things
+        mine = plugin.adds.get(component, []) if plugin else things
         if inner not in mine:
-            raise UnknownName(kind, inner, mine)
+            raise UnknownName(component, inner, mine)
         return things[inner]
 
     def head(self, name: str) -> Head:
@@ -221,12 +223,12 @@ class Registry:
             return self._named("engine", self.engines, name)
         return next(e for e in reversed(self.engines.values()) if e.usable(device))
 
-    def owner(self, kind: str, name: str) -> Plugin | None:
+    def owner(self, component: str, name: str) -> Plugin | None:
         """The plugin that a part comes from, also one that a family of backbones found."""
         plugin, _ = self._addressed(name)
         if plugin is None:
-            plugin = self.owners.get(kind, {}).get(name)
-        if plugin is None and kind == "backbone":
+            plugin = self.owners.get(component, {}).get(name)
+        if plugin is None and component == "backbone":
             plugin = self.owners.get("family", {}).get(name)
         return plugin
 

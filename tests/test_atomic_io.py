@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from autotl.atomic_io import DiskFull, disk_full, in_words, replaced_folder, write_atomically, write_json
+from autotl.atomic_io import DiskFull, disk_full, format_bytes, replaced_folder, write_atomically, write_json
 
 
 def test_bytes_arrive_in_folders_that_werent_there(tmp_path):
@@ -82,7 +82,7 @@ def test_other_troubles_of_a_disk_are_not_called_full(tmp_path):
     [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (20 * 10**9, "20.0 GB"), (3 * 10**15, "3,000.0 TB")],
 )
 def test_sizes_in_words(n_bytes, words):
-    assert in_words(n_bytes) == words
+    assert format_bytes(n_bytes) == words
 
 
 def _raise(error):

@@ -8,10 +8,10 @@ METRICS: dict[str, Metric] = {}
 autotl_register_metrics(lambda metric: METRICS.update({metric.name: metric}))
 
 
-def graded(labels, n_classes, right=0.6):
+def graded(labels, num_classes, right=0.6):
     """Every row gives its label `right` and shares the rest out evenly."""
-    rest = (1 - right) / (n_classes - 1)
-    return np.where(np.eye(n_classes, dtype=bool)[labels], right, rest)
+    rest = (1 - right) / (num_classes - 1)
+    return np.where(np.eye(num_classes, dtype=bool)[labels], right, rest)
 
 
 @metric_checks
@@ -24,14 +24,14 @@ def test_the_built_in_metrics_are_all_there():
     assert sorted(METRICS) == ["accuracy", "auroc", "balanced_accuracy", "log_loss", "macro_f1"]
 
 
-@pytest.mark.parametrize("n_classes", [2, 7])
+@pytest.mark.parametrize("num_classes", [2, 7])
 @pytest.mark.parametrize(
     ("name", "perfect"),
     [("accuracy", 1), ("balanced_accuracy", 1), ("macro_f1", 1), ("auroc", 1), ("log_loss", -np.log(0.6))],
 )
-def test_right_answers_score_the_best(name, perfect, n_classes):
-    labels = np.arange(21) % n_classes
-    assert METRICS[name](labels, graded(labels, n_classes)) == pytest.approx(perfect)
+def test_right_answers_score_the_best(name, perfect, num_classes):
+    labels = np.arange(21) % num_classes
+    assert METRICS[name](labels, graded(labels, num_classes)) == pytest.approx(perfect)
 
 
 @pytest.mark.filterwarnings("error")
@@ -42,12 +42,12 @@ def test_a_class_missing_from_the_labels_is_scored_without_a_warning(name):
     assert np.isfinite(score)
 
 
-@pytest.mark.parametrize("n_classes", [2, 7])
+@pytest.mark.parametrize("num_classes", [2, 7])
 @pytest.mark.parametrize("name", sorted(METRICS))
-def test_right_answers_are_better_than_wrong_ones_in_its_direction(name, n_classes):
-    metric, labels = METRICS[name], np.arange(21) % n_classes
-    right = metric(labels, graded(labels, n_classes))
-    wrong = metric(labels, graded((labels + 1) % n_classes, n_classes))
+def test_right_answers_are_better_than_wrong_ones_in_its_direction(name, num_classes):
+    metric, labels = METRICS[name], np.arange(21) % num_classes
+    right = metric(labels, graded(labels, num_classes))
+    wrong = metric(labels, graded((labels + 1) % num_classes, num_classes))
     assert metric.better(right, wrong)
     assert not metric.better(wrong, right)
     assert (right > wrong) == (metric.direction == "maximize")

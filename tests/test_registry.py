@@ -18,10 +18,10 @@ import autotl
 from autotl.heads.base import Head
 
 class Stranger(Head):
-    name, kind = {name!r}, "estimator"
+    name, type = {name!r}, "estimator"
     def suggest(self, space):
         return {{}}
-    def build(self, params, n_features, n_classes, seed):
+    def build(self, params, num_features, num_classes, seed):
         from sklearn.naive_bayes import GaussianNB
         return GaussianNB()
 

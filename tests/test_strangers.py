@@ -242,7 +242,10 @@ HOSTILE_MODELS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
         lambda m, p: [edit(member_of(m, i), "weight", 0.0) for i in (0, 1)],
         r"none of its members has any weight",
     ),
-    "taps that are a path": (lambda m, p: edit(member_of(m), "taps", "../../private"), r"taps = '\.\./\.\./private'"),
+    "levels that are a path": (
+        lambda m, p: edit(member_of(m), "levels", "../../private"),
+        r"levels = '\.\./\.\./private'",
+    ),
     "a recipe of lists": (lambda m, p: edit(member_of(m), "recipe", [1, 2]), r"recipe = \[1, 2\]"),
     "a recipe with a stranger in it": (
         lambda m, p: edit(member_of(m), "recipe.callback", "os.system"),
@@ -253,10 +256,10 @@ HOSTILE_MODELS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
         r"doesn't hold the head that its model describes: width is said to be 1,000,000,000,000",
     ),
     "features without number": (
-        lambda m, p: edit(member_of(m), "n_features", 10**15),
-        r"n_features is said to be 1,000,000,000,000,000",
+        lambda m, p: edit(member_of(m), "num_features", 10**15),
+        r"num_features is said to be 1,000,000,000,000,000",
     ),
-    "a head of other features": (lambda m, p: edit(member_of(m, 1), "n_features", 7), r"a classifier of 7 features"),
+    "a head of other features": (lambda m, p: edit(member_of(m, 1), "num_features", 7), r"a classifier of 7 features"),
     "a head parameter that is none": (
         lambda m, p: edit(member_of(m), "recipe.head_params.callback", "os.system"),
         r"doesn't hold the head that its model describes: TypeError",
@@ -266,7 +269,7 @@ HOSTILE_MODELS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
         r"head\.safetensors is damaged",
     ),
     "a header larger than its file": (
-        lambda m, p: huge_tensor(m / "members" / "0" / "base.safetensors", 1 << 60),
+        lambda m, p: huge_tensor(m / "members" / "0" / "backbone_state.safetensors", 1 << 60),
         r"base\.safetensors is damaged",
     ),
     "a pickle for an estimator": (

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # specs are light: registering a backbone imports no torch
     from torch import nn
 
-__all__ = ["TAPS", "Backbone", "Block", "Layout", "Preprocessing"]
+__all__ = ["LEVELS", "Backbone", "Block", "Layout", "Preprocessing"]
 
-TAPS = ("last", "stages", "inner+max", "stages+max")
+LEVELS = ("last", "stages", "inner+max", "stages+max")
 """Which recorded columns a head sees: the network's own output; the average of each earlier stage as well; averages and
 maxima of the earlier stages alone, which tell images far from the pretraining ones apart best; everything."""
 
@@ -52,18 +52,18 @@ class Backbone(ABC):
     name: str
     pretrained_on: str = "unknown"
     license: str = "unknown"
-    parameters: int | None = None
+    num_params: int | None = None
     """How many, where known without building."""
     folder: Path | None = None
     """Of a `local-dir:`: where its `config.json` lies, which goes into a saved model."""
     size: int | None = None
     """The side of the images that it sees, where known without reading anything; `preprocessing` says it anyway."""
-    n_features: int | None = None
+    num_features: int | None = None
     """How wide its output is, where known without building."""
 
     @property
     @abstractmethod
-    def offline(self) -> bool:
+    def is_cached(self) -> bool:
         """True where the weights are on this machine already."""
 
     @property
@@ -90,7 +90,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def build(self, pretrained: bool = True) -> "nn.Module":
-        """The network in eval mode: float images [N, 3, size, size] to pooled features [N, n_features].
+        """The network in eval mode: float images [N, 3, size, size] to pooled features [N, num_features].
 
         Without `pretrained` the weights are arbitrary: for a caller that loads its own right after.
         Raises AutotlError where pretrained weights can't be had.
@@ -101,14 +101,14 @@ class Backbone(ABC):
         """The blocks of what `build` returned, from input to output."""
 
     @cached_property
-    def n_blocks(self) -> int:
+    def num_blocks(self) -> int:
         """How many blocks there are to unfreeze. Builds the network where a subclass doesn't know better."""
         return len(self.blocks(self.build(pretrained=False)))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns of a recorded row belong to which taps: the network's output first, then the earlier stages'
+    """Which columns of a recorded row belong to which levels: the network's output first, then the earlier stages'
     averages, their maxima, and the last stage's. The order is part of the store's `FORMAT`."""
 
     output: int
@@ -121,11 +121,11 @@ class Layout:
     def width(self) -> int:
         return self.output + 2 * self.averages + self.last
 
-    def columns(self, taps: str) -> slice:
+    def columns(self, levels: str) -> slice:
         earlier = slice(self.output, self.output + 2 * self.averages)
         return {
             "last": slice(0, self.output),
             "stages": slice(0, self.output + self.averages),
             "inner+max": earlier if self.averages else slice(0, self.output),  # of one stage there is but the output
             "stages+max": slice(0, self.width),
-        }[taps]
+        }[levels]

@@ -1,4 +1,4 @@
-"""A backbone cut between its blocks: what its taps record, and where its frozen part ends.
+"""A backbone cut between its blocks: what its levels record, and where its frozen part ends.
 
 torch.fx traces the network down to its blocks, each of which stays one whole module. Between two blocks the graph is
 cut where exactly one value crosses: that value is what a tap records, what a frozen prefix leaves, and what the
@@ -14,10 +14,10 @@ from torch import Tensor, fx, nn
 
 from autotl.backbones.base import Block, Layout, Preprocessing
 
-__all__ = ["Normalize", "Tapped", "Trunk"]
+__all__ = ["FeatureLevels", "GraphSplit", "Normalize"]
 
 
-class Trunk:
+class GraphSplit:
     """`module` (float images [N, 3, S, S] to features [N, F]) and its blocks, from input to output."""
 
     def __init__(self, module: nn.Module, blocks: list[Block]):
@@ -100,7 +100,7 @@ class Trunk:
             dict.fromkeys(n for n in [*cuts, self._crossing(last + 1)] if n is not None and n.op != "placeholder")
         )
 
-    def tapped(self) -> nn.Module:
+    def with_maps(self) -> nn.Module:
         """Images to (features, [the map at each of `stages`])."""
         if self.graph is None:
             return _Whole(self.module)
@@ -162,14 +162,14 @@ class Normalize(nn.Module):
         return self.network((images.permute(0, 3, 1, 2).float() - self.mean) / self.std)
 
 
-class Tapped(nn.Module):
-    """A trunk and its taps in one pass: float images to rows [N, layout.width]."""
+class FeatureLevels(nn.Module):
+    """A graph_split and its levels in one pass: float images to rows [N, layout.width]."""
 
-    def __init__(self, trunk: Trunk):
+    def __init__(self, graph_split: GraphSplit):
         super().__init__()
-        self.network = trunk.tapped()
-        self.training = trunk.module.training  # whose modules this one shares
-        self.channels_last = "NHWC" in str(getattr(trunk.module, "output_fmt", ""))
+        self.network = graph_split.with_maps()
+        self.training = graph_split.module.training  # whose modules this one shares
+        self.channels_last = "NHWC" in str(getattr(graph_split.module, "output_fmt", ""))
 
     def forward(self, x: Tensor) -> Tensor:
         features, maps = self._run(x)

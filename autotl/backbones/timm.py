@@ -76,12 +76,12 @@ class TimmBackbone(Backbone):
         *,
         pretrained_on: str = "unknown",
         license: str = "unknown",
-        parameters: int | None = None,
+        num_params: int | None = None,
         hub: str | None = None,
         megabytes: int | None = None,
         size: int | None = None,
     ):
-        self.name, self.pretrained_on, self.license, self.parameters = name, pretrained_on, license, parameters
+        self.name, self.pretrained_on, self.license, self.num_params = name, pretrained_on, license, num_params
         self.model = model or name
         self.file = file
         if model is None and name.startswith("local-dir:"):
@@ -96,12 +96,12 @@ class TimmBackbone(Backbone):
         return f"{type(self).__name__}({self.name!r})"
 
     @property
-    def offline(self) -> bool:
+    def is_cached(self) -> bool:
         return self._local_file() is not None
 
     @property
     def download(self) -> str | None:
-        return None if self.file or self.folder or self.offline or not self._place else self._place_and_size()
+        return None if self.file or self.folder or self.is_cached or not self._place else self._place_and_size()
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -161,7 +161,7 @@ class TimmBackbone(Backbone):
         return blocks_from_groups(module, groups_by_position(module))
 
     @cached_property
-    def n_blocks(self) -> int:
+    def num_blocks(self) -> int:
         return len(self.blocks(self._shapes(num_classes=0)))
 
     def weights_file(self) -> Path:
@@ -194,13 +194,13 @@ class TimmBackbone(Backbone):
         tensors = self.state_dict()
         nowhere: dict[str, Any] = dict.fromkeys(("url", "file", "hf_hub_id", "hf_hub_filename", "source"))
         overlay = nowhere | {"state_dict": tensors, "custom_load": False}
-        n_classes = self._config.get("num_classes", 1000)
+        num_classes = self._config.get("num_classes", 1000)
         if self.file:  # someone's own file may have other classes than timm's, or none
-            n_classes = classes_in(tensors, self._classifiers())
-            overlay |= {"num_classes": n_classes, "label_offset": None}
+            num_classes = classes_in(tensors, self._classifiers())
+            overlay |= {"num_classes": num_classes, "label_offset": None}
         try:
             module = timm.create_model(
-                self.model, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=n_classes
+                self.model, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes
             )
         except (RuntimeError, KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
             raise AutotlError(
@@ -287,13 +287,13 @@ def _trained_on(tag: str) -> str:
 
 
 def autotl_register_backbones(register: "Register[Backbone]") -> None:
-    for name, pretrained_on, license, parameters, megabytes in CURATED:
+    for name, pretrained_on, license, num_params, megabytes in CURATED:
         register(
             TimmBackbone(
                 name,
                 pretrained_on=pretrained_on,
                 license=license,
-                parameters=parameters,
+                num_params=num_params,
                 hub=f"timm/{name}",
                 megabytes=megabytes,
                 size=224,

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 __all__ = [
     "allow_downloads",
     "cached",
+    "cached_backbones",
     "downloads_allowed",
     "fetch",
     "file_digest",
     "in_folder",
     "no_downloads",
-    "offline_backbones",
     "read_tensors",
 ]
 
@@ -65,9 +65,9 @@ def _forbidden_by() -> str | None:
     return None
 
 
-def offline_backbones(backbones: Mapping[str, Backbone]) -> list[str]:
+def cached_backbones(backbones: Mapping[str, Backbone]) -> list[str]:
     """Names of the backbones whose weights are on this machine: what an error about missing weights should list."""
-    return [name for name, backbone in backbones.items() if backbone.offline]
+    return [name for name, backbone in backbones.items() if backbone.is_cached]
 
 
 def cached(place: str) -> Path | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["add_commands"]
 
 backbones = typer.Typer(help="Pretrained networks: list them, or show one.", invoke_without_command=True)
-SORTS = ("name", "parameters", "size", "pretrained-on", "license", "plugin")
+SORTS = ("name", "num-params", "size", "pretrained-on", "license", "plugin")
 WIDE = 120
 """Columns of a terminal that has room for all; a narrower one does without the licence and the plugin."""
 
@@ -31,8 +31,8 @@ def add_commands(app: typer.Typer) -> None:
 @backbones.callback()
 def list_backbones(
     ctx: typer.Context,
-    offline: Annotated[bool, typer.Option("--offline", metavar="", help="Those whose weights are here.")] = False,
-    max_parameters: Annotated[
+    cached: Annotated[bool, typer.Option("--cached", metavar="", help="Those whose weights are here.")] = False,
+    max_params: Annotated[
         str | None, typer.Option(metavar="10M", help="Those with so many parameters at most.")
     ] = None,
     max_size: Annotated[
@@ -52,13 +52,13 @@ def list_backbones(
 ) -> None:
     """Pretrained networks: list them, those that need no download first, or show one.
 
-    [dim]Example: autotl backbones --offline --max-parameters 5M --sort parameters[/]
+    [dim]Example: autotl backbones --cached --max-params 5M --sort num-params[/]
     """
     if ctx.invoked_subcommand is not None:
         return
     if sort is not None and sort not in SORTS:
         raise typer.BadParameter(f"{sort!r}: sort by {', '.join(SORTS)}.")
-    limit = _count(max_parameters)
+    limit = _count(max_params)
     from autotl.registry import load_registry
 
     registry = load_registry()
@@ -66,8 +66,8 @@ def list_backbones(
     rows = [
         row
         for row in rows
-        if (row["offline"] or not offline)
-        and (limit is None or (row["parameters"] or float("inf")) <= limit)
+        if (row["cached"] or not cached)
+        and (limit is None or (row["num_params"] or float("inf")) <= limit)
         and (max_size is None or (row["size"] or float("inf")) <= max_size)
         and _has(row["license"], license)
         and _has(row["pretrained_on"], pretrained_on)
@@ -103,8 +103,8 @@ def _facts(registry: "Registry", backbone: "Backbone") -> dict[str, Any]:
             size = None
     return {
         "name": backbone.name,
-        "offline": backbone.offline,
-        "parameters": backbone.parameters,
+        "cached": backbone.is_cached,
+        "num_params": backbone.num_params,
         "size": size,
         "pretrained_on": backbone.pretrained_on,
         "license": backbone.license,
@@ -115,7 +115,7 @@ def _facts(registry: "Registry", backbone: "Backbone") -> dict[str, Any]:
 
 def _sort(rows: list[dict[str, Any]], by: str | None) -> None:
     if by is None:
-        rows.sort(key=lambda row: not row["offline"])  # the rest in the order of registering
+        rows.sort(key=lambda row: not row["cached"])  # the rest in the order of registering
         return
     key = by.replace("-", "_")
     rows.sort(key=lambda row: (row[key] is None, row[key] if row[key] is not None else 0, row["name"]))
@@ -136,8 +136,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         cells = [
             row["name"],
-            Text("here", "green") if row["offline"] else Text("to fetch", "dim"),
-            f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else "?",
+            Text("here", "green") if row["cached"] else Text("to fetch", "dim"),
+            f"{row['num_params'] / 1e6:.1f} M" if row["num_params"] else "?",
             str(row["size"] or "?"),
             row["pretrained_on"],
         ]
@@ -170,7 +170,7 @@ def _like(name: str, pattern: str | None) -> bool:
 
 @backbones.command("show")
 def show_backbone(name: Annotated[str, typer.Argument(help="A registered backbone, or any timm model.")]) -> None:
-    """What a backbone wants to see, where its weights come from, its taps, and its blocks from input to output."""
+    """What a backbone wants to see, where its weights come from, its levels, and its blocks from input to output."""
     from autotl.registry import load_registry
 
     registry = load_registry()
@@ -187,9 +187,9 @@ def show_backbone(name: Annotated[str, typer.Argument(help="A registered backbon
         "parameters": f"{sum(sizes.values()):,}",
         "preprocessing": f"{seen.size} px, crop {seen.crop:.4g}{', squashed' if seen.squash else ''}, "
         f"{seen.interpolation}, mean {_numbers(seen.mean)}, std {_numbers(seen.std)}",
-        "taps": _taps(module, blocks, seen.size),
+        "levels": _levels(module, blocks, seen.size),
         "weights": _weights(backbone),
-        "digest": backbone.digest if backbone.offline else "known once they are here",
+        "digest": backbone.digest if backbone.is_cached else "known once they are here",
     }
     console = Console()
     console.print(Text(backbone.name, "bold"))
@@ -212,7 +212,7 @@ def show_backbone(name: Annotated[str, typer.Argument(help="A registered backbon
 
 
 def _weights(backbone: "Backbone") -> str:
-    if not backbone.offline:
+    if not backbone.is_cached:
         return (
             f"to fetch: {backbone.download}" if backbone.download else "not here, and nobody says where to fetch them"
         )
@@ -220,14 +220,14 @@ def _weights(backbone: "Backbone") -> str:
     return f"here: {file}" if file else "here"
 
 
-def _taps(module: Any, blocks: list[Any], size: int) -> str:
-    """How many features a head gets for each choice of taps."""
-    from autotl.backbones.base import TAPS
-    from autotl.backbones.graph_split import Tapped, Trunk
+def _levels(module: Any, blocks: list[Any], size: int) -> str:
+    """How many features a head gets for each choice of levels."""
+    from autotl.backbones.base import LEVELS
+    from autotl.backbones.graph_split import FeatureLevels, GraphSplit
 
-    layout = Tapped(Trunk(module, blocks)).layout(size)
-    widths = ((taps, layout.columns(taps)) for taps in TAPS)
-    return ", ".join(f"{taps} {columns.stop - columns.start:,} features" for taps, columns in widths)
+    layout = FeatureLevels(GraphSplit(module, blocks)).layout(size)
+    widths = ((levels, layout.columns(levels)) for levels in LEVELS)
+    return ", ".join(f"{levels} {columns.stop - columns.start:,} features" for levels, columns in widths)
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -41,7 +41,7 @@ def show(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> No
     """What is recorded, the longest unused first: how many images, how large, and whether a search uses it now."""
     import shutil
 
-    from autotl.atomic_io import in_words
+    from autotl.atomic_io import format_bytes
 
     root, store = _open(ctx, folder)
     kept = store.usage() if store else []
@@ -60,15 +60,15 @@ def show(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> No
     table.add_column("")
     for k in kept:
         use = Text("in use", "green") if k.in_use else Text("")
-        table.add_row(_what(k), f"{k.rows:,}", in_words(k.n_bytes), _ago(k.last_used), use)
+        table.add_row(_what(k), f"{k.rows:,}", format_bytes(k.n_bytes), _ago(k.last_used), use)
     if kept:
         console.print(table)
     for name, n_bytes in besides.items():
         if n_bytes:
-            console.print(Text(f"{in_words(n_bytes)}: {BESIDES[name]}", "dim"))
+            console.print(Text(f"{format_bytes(n_bytes)}: {BESIDES[name]}", "dim"))
     total = sum(k.n_bytes for k in kept) + sum(besides.values())
-    free = in_words(shutil.disk_usage(root).free)
-    console.print(f"{in_words(total)} in {root}, {free} free on its disk", soft_wrap=True)
+    free = format_bytes(shutil.disk_usage(root).free)
+    console.print(f"{format_bytes(total)} in {root}, {free} free on its disk", soft_wrap=True)
 
 
 @cache.command()
@@ -147,7 +147,7 @@ def _open(ctx: typer.Context, folder: Path | None) -> "tuple[Path, FeatureStore 
 def _tell_removed(
     store: "FeatureStore | None", removed: "list[Kept]", root: Path, as_json: bool, besides: int = 0
 ) -> None:
-    from autotl.atomic_io import in_words
+    from autotl.atomic_io import format_bytes
 
     freed = sum(k.n_bytes for k in removed) + besides
     left = store.usage() if store else []
@@ -156,11 +156,12 @@ def _tell_removed(
         return
     console = Console()
     for k in removed:
-        console.print(Text(f"removed {_what(k)}, {in_words(k.n_bytes)}", "dim"))
+        console.print(Text(f"removed {_what(k)}, {format_bytes(k.n_bytes)}", "dim"))
     used = sum(k.in_use for k in left)
     stays = f"; {_many(used, 'set')} of features in use by a running search stay" if used else ""
     console.print(
-        f"{in_words(freed)} freed, {in_words(sum(k.n_bytes for k in left))} left in {root}{stays}", soft_wrap=True
+        f"{format_bytes(freed)} freed, {format_bytes(sum(k.n_bytes for k in left))} left in {root}{stays}",
+        soft_wrap=True,
     )
 
 

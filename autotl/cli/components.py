@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
-SORTS = ("name", "kind", "rows", "plugin")
+SORTS = ("name", "type", "rows", "plugin")
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -40,35 +40,35 @@ def _table(*columns: str) -> Table:
 
 
 def heads(
-    kind: Annotated[str | None, typer.Option(metavar="KIND", help="Those of a kind: dense or estimator.")] = None,
+    type: Annotated[str | None, typer.Option(metavar="TYPE", help="Those of one type: dense or estimator.")] = None,
     plugin: Annotated[str | None, typer.Option(metavar="NAME", help="Those of one plugin.")] = None,
     sort: Annotated[str | None, typer.Option(metavar="BY", help=f"{', '.join(SORTS[:-1])} or {SORTS[-1]}.")] = None,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON array.")] = False,
 ) -> None:
     """The classifiers that can be put on a backbone."""
-    if kind not in (None, "dense", "estimator"):
-        raise typer.BadParameter(f"{kind!r}: a head is dense or estimator.")
+    if type not in (None, "dense", "estimator"):
+        raise typer.BadParameter(f"{type!r}: a head is dense or estimator.")
     if sort is not None and sort not in SORTS:
         raise typer.BadParameter(f"{sort!r}: sort by {', '.join(SORTS)}.")
     registry = _registry()
     rows = []
     for head in registry.heads.values():
         owner = registry.owners["head"][head.name]
-        if kind in (None, head.kind) and (plugin is None or owner.answers_to(plugin)):
-            rows.append({"name": head.name, "kind": head.kind, "rows": head.max_rows, "plugin": owner.name})
+        if type in (None, head.type) and (plugin is None or owner.answers_to(plugin)):
+            rows.append({"name": head.name, "type": head.type, "rows": head.max_train_samples, "plugin": owner.name})
     if sort:
         rows.sort(key=lambda row: (row[sort] is None, row[sort] or 0, row["name"]))
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = _table("head", "kind", "rows at most", "plugin")
+    table = _table("head", "type", "rows at most", "plugin")
     for row in rows:
         most = f"{row['rows']:,}" if row["rows"] else "any"
-        table.add_row(str(row["name"]), str(row["kind"]), most, str(row["plugin"]))
+        table.add_row(str(row["name"]), str(row["type"]), most, str(row["plugin"]))
     console = Console()
     console.print(table if rows else "[dim]None is like that.[/]")
-    for shown in dict.fromkeys(row["kind"] for row in rows):
-        trained_by = [s.name for s in registry.strategies.values() if shown in s.head_kinds]
+    for shown in dict.fromkeys(row["type"] for row in rows):
+        trained_by = [s.name for s in registry.strategies.values() if shown in s.head_types]
         console.print(Text(f"{shown} heads are trained by {', '.join(trained_by)}", "dim"))
 
 
@@ -77,7 +77,7 @@ def strategies() -> None:
     table = _table("strategy", "heads", "")
     for strategy in _registry().strategies.values():
         summary = " ".join((strategy.__doc__ or "").split("\n\n")[0].split())
-        table.add_row(strategy.name, " and ".join(strategy.head_kinds), Text(summary, "dim"))
+        table.add_row(strategy.name, " and ".join(strategy.head_types), Text(summary, "dim"))
     Console().print(table)
 
 

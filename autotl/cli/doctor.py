@@ -27,7 +27,7 @@ def doctor(
     cache: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The cache's folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON object.")] = False,
 ) -> None:
-    """Look for what misleads in labelled images: broken files; images twice, in several parts or under different
+    """Look for what misleads in labelled images: broken files; images twice, in several subsets or under different
     labels, also where they only look the same; rare, uneven and misspelt classes.
 
     It changes nothing. The exit code is 1 where a search couldn't begin.
@@ -49,9 +49,9 @@ def doctor(
             cache=(cache or default_cache()).expanduser() / "digests",
             progress=lambda done, total: status.update(f"{done:,} of {total:,} files"),
         )
-    from autotl.atomic_io import printable
+    from autotl.atomic_io import escape
 
-    stops = any(f.kind in STOPS for f in found.findings)
+    stops = any(f.code in STOPS for f in found.findings)
     if as_json:
         about = _about(found.dataset) if found.dataset else None
         print(json.dumps({"dataset": about, "findings": [asdict(f) for f in found.findings]}, indent=2))
@@ -59,14 +59,14 @@ def doctor(
     console = Console()
     if found.dataset:
         about = _about(found.dataset)
-        parts = " · ".join(f"{n:,} {part}" for part, n in about["parts"].items())
-        console.print(f"{about['images']:,} images ({parts}), {len(about['classes']):,} classes", soft_wrap=True)
+        subsets = " · ".join(f"{n:,} {subset}" for subset, n in about["subsets"].items())
+        console.print(f"{about['images']:,} images ({subsets}), {len(about['classes']):,} classes", soft_wrap=True)
     for finding in found.findings:
         mark, style = ("!", "bold yellow") if finding.serious else ("·", "dim")
         words = finding.text.split(" For example ")[0] if finding.examples else finding.text
-        console.print(Text.assemble((f"{mark} ", style), printable(words)), soft_wrap=True)
+        console.print(Text.assemble((f"{mark} ", style), escape(words)), soft_wrap=True)
         for example in finding.examples:
-            console.print(Text(f"    {printable(example)}", "dim"), soft_wrap=True)
+            console.print(Text(f"    {escape(example)}", "dim"), soft_wrap=True)
         more = finding.count - len(finding.examples)
         if finding.examples and more > 0:
             console.print(Text(f"    and {more:,} more", "dim"))
@@ -79,12 +79,12 @@ STOPS = ("unusable", "one_class", "class_without_images", "unknown_class", "no_s
 
 
 def _about(dataset: "ImageDataset") -> dict:
-    """In numbers. Images whose part nobody gave are called `all`: a search splits them."""
-    counts = Counter(part or "all" for part in dataset.parts)
+    """In numbers. Images whose subset nobody gave are called `all`: a search splits them."""
+    counts = Counter(subset or "all" for subset in dataset.subsets)
     labels = Counter(dataset.classes[label] for label in dataset.labels)
     return {
         "images": len(dataset),
-        "parts": {("train" if part == "all" and len(counts) > 1 else part): n for part, n in counts.items()},
+        "subsets": {("train" if subset == "all" and len(counts) > 1 else subset): n for subset, n in counts.items()},
         "classes": {name: labels[name] for name in dataset.classes},
         "skipped": len(dataset.skipped),
     }

@@ -24,18 +24,19 @@ def group() -> None:
 @plugin.command()
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the plugin, and the part that it adds, is called.")],
-    kind: Annotated[
-        str, typer.Option("--kind", metavar="KIND", help="backbone, head, strategy, dataset, metric or engine.")
+    component: Annotated[
+        str,
+        typer.Option("--component", metavar="COMPONENT", help="backbone, head, strategy, dataset, metric or engine."),
     ],
     output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Where its folder is made.")] = Path(),
 ) -> None:
     """Write a package that installs, passes its own tests and adds one part to autotl.
 
-    [dim]Example: autotl plugin new our_cells --kind backbone[/]
+    [dim]Example: autotl plugin new our_cells --component backbone[/]
     """
     from autotl.cli.scaffold import new_plugin
 
-    folder = new_plugin(name, kind, output)
+    folder = new_plugin(name, component, output)
     console = Console()
     console.print(Text.assemble(("wrote ", "green"), str(folder)), soft_wrap=True)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):

@@ -40,7 +40,7 @@ def predict(
     A file that can't be decoded is named and left out; the exit code is 1 where it was named on the command line, or
     where nothing could be predicted.
     """
-    from autotl.atomic_io import printable
+    from autotl.atomic_io import escape
     from autotl.config import find_model
     from autotl.model.file_prediction import CsvFile, best_classes, find_images, more_than, take_device
 
@@ -58,7 +58,7 @@ def predict(
     def skip(path: Path, *reason: Any) -> None:
         skipped.append(path) if path in named else None
         words = f"skipped {path}: {' '.join(map(str, reason))}"
-        errors.print(Text(printable(words), "yellow"), soft_wrap=True)
+        errors.print(Text(escape(words), "yellow"), soft_wrap=True)
 
     named = {place.expanduser() for place in places}
     out = CsvFile(csv, top) if csv else None
@@ -71,7 +71,7 @@ def predict(
             if out:
                 out.write(path, best)
             else:
-                print(printable(path), *(f"{printable(label)} {share:.3f}" for label, share in best), sep="  ")
+                print(escape(path), *(f"{escape(label)} {share:.3f}" for label, share in best), sep="  ")
             if status and (now := time.monotonic()) - told > 0.5:
                 told = now
                 status.update(f"{done:,} images, {done / (now - started):,.0f} images/s")
@@ -83,7 +83,7 @@ def predict(
         raise typer.Exit(1)
 
 
-class Part(str, Enum):
+class Subset(str, Enum):
     auto = "auto"
     test = "test"
     all = "all"
@@ -92,9 +92,9 @@ class Part(str, Enum):
 def evaluate(
     model: Model,
     data: Annotated[str, typer.Argument(help="Labelled images: a folder, a CSV manifest, or a data set by name.")],
-    part: Annotated[
-        Part, typer.Option(metavar="test|all", help="Without it: the test part, where the data has one.")
-    ] = Part.auto,
+    subset: Annotated[
+        Subset, typer.Option(metavar="test|all", help="Without it: the test images, where the data has one.")
+    ] = Subset.auto,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON object.")] = False,
 ) -> None:
@@ -105,9 +105,9 @@ def evaluate(
     folder = find_model(model)  # a wrong name is told before torch is loaded
     torch_device = take_device(device)
     from autotl import api
-    from autotl.atomic_io import printable
+    from autotl.atomic_io import escape
 
-    outcome = api.evaluate(folder, data, part.value, torch_device)
+    outcome = api.evaluate(folder, data, subset.value, torch_device)
     if as_json:
         json.dump(outcome, sys.stdout, indent=2, default=float)
         print()
@@ -117,10 +117,10 @@ def evaluate(
     console = Console()
     for skipped in outcome.get("skipped", ()):
         Console(stderr=True).print(
-            Text(printable(f"skipped {skipped['path']}: {skipped['reason']}"), "yellow"), soft_wrap=True
+            Text(escape(f"skipped {skipped['path']}: {skipped['reason']}"), "yellow"), soft_wrap=True
         )
     scores = outcome["scores"]
-    console.print(scores_table(scores, outcome.get("baseline"), f"{scores['n']:,} images ({outcome['part']})"), "")
+    console.print(scores_table(scores, outcome.get("baseline"), f"{scores['n']:,} images ({outcome['subset']})"), "")
     console.print(_per_class(outcome["per_class"]), "")
     console.print(_confusion(outcome["classes"], outcome["confusion"], console.width))
 

@@ -7,9 +7,9 @@ from string import Template
 
 from autotl.errors import AutotlError, nearest
 
-__all__ = ["KINDS", "new_plugin"]
+__all__ = ["COMPONENTS", "new_plugin"]
 
-KINDS = {
+COMPONENTS = {
     "backbone": (
         "autotl/backbones/base.py",
         "Replace the network in `build` by yours, say in `preprocessing` how it wants to see images, and put its "
@@ -29,57 +29,59 @@ KINDS = {
         "Replace `compile` by yours. It is preferred wherever `usable` says yes; `--engine openvino` asks for another.",
     ),
 }
-"""Where each kind's contract stands, and what its author does next."""
+"""Where each component's contract stands, and what its author does next."""
 
 
-def new_plugin(name: str, kind: str, folder: Path) -> Path:
+def new_plugin(name: str, component: str, folder: Path) -> Path:
     """Write the package `folder`/autotl-NAME: pyproject.toml with the entry point, README, module, tests.
 
     Args:
         name: of the plugin and of the part that it adds: letters, digits, - and _.
-        kind: one of KINDS.
+        component: one of COMPONENTS.
 
     Returns:
         The package's folder.
 
     Raises:
-        AutotlError: no such kind, a name that can't be one or is taken, or a folder that is there already.
+        AutotlError: no such component, a name that can't be one or is taken, or a folder that is there already.
     """
-    if kind not in KINDS:
-        raise AutotlError(f"There is no kind of plugin {kind!r}.{nearest(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
+    if component not in COMPONENTS:
+        raise AutotlError(
+            f"There is no component {component!r}.{nearest(component, COMPONENTS)} Components: {', '.join(COMPONENTS)}."
+        )
     plain = re.sub(r"[-_.\s]+", "_", name.strip().lower()).removeprefix("autotl_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*[a-z0-9]", plain):
         raise AutotlError(
-            f"A plugin can't be named {name!r}: letters, digits, - and _, a letter first. Try: our_{kind}"
+            f"A plugin can't be named {name!r}: letters, digits, - and _, a letter first. Try: our_{component}"
         )
-    _check_free(plain, kind)
+    _check_free(plain, component)
     distribution = f"autotl-{plain.replace('_', '-')}"
     target = folder / distribution
     if target.exists():
         raise AutotlError(f"{target} is there already. Delete it, or choose another name.")
-    contract, following = KINDS[kind]
+    contract, following = COMPONENTS[component]
     package = f"autotl_{plain}"
     class_name = "".join(word.title() for word in plain.split("_"))
     words = {
         "name": plain,
-        "kind": kind,
-        "a_kind": f"{'an' if kind == 'engine' else 'a'} {kind}",
+        "component": component,
+        "a_component": f"{'an' if component == 'engine' else 'a'} {component}",
         "distribution": distribution,
         "package": package,
         "Class": class_name,
         "VARIABLE": f"{plain.upper()}_DATA",
-        "subject": plain if kind == "metric" else class_name,
-        "instance": f'autotl.Metric("{plain}", {plain})' if kind == "metric" else f"{class_name}()",
+        "subject": plain if component == "metric" else class_name,
+        "instance": f'autotl.Metric("{plain}", {plain})' if component == "metric" else f"{class_name}()",
         "contract": contract,
         "next": following.format(name=plain, package=package),
     }
-    tests = _filled("dataset_tests.py" if kind == "dataset" else "tests.py", words)
-    if kind == "metric":
+    tests = _filled("dataset_tests.py" if component == "dataset" else "tests.py", words)
+    if component == "metric":
         tests = tests.replace("from autotl import", "import autotl\nfrom autotl import")
     pages = {
         "pyproject.toml": _filled("pyproject.toml", words),
         "README.md": _filled("README.md", words),
-        f"{package}/__init__.py": _filled(f"{kind}.py", words),
+        f"{package}/__init__.py": _filled(f"{component}.py", words),
         f"tests/test_{plain}.py": tests,
     }
     for place, page in pages.items():
@@ -92,7 +94,7 @@ def _filled(template: str, words: dict[str, str]) -> str:
     return Template(files("autotl").joinpath("templates", f"{template}.txt").read_text("utf-8")).substitute(words)
 
 
-def _check_free(name: str, kind: str) -> None:
+def _check_free(name: str, component: str) -> None:
     import keyword
 
     from autotl.registry import load_registry
@@ -100,7 +102,7 @@ def _check_free(name: str, kind: str) -> None:
     if keyword.iskeyword(name):
         raise AutotlError(f"A plugin can't be named {name!r}: Python has that word. Try: our_{name}")
     registry = load_registry()
-    owner = registry.owners.get(kind, {}).get(name)
+    owner = registry.owners.get(component, {}).get(name)
     if owner is not None or name in (plugin.name for plugin in registry.plugins):
         whose = f"plugin {owner.name!r} adds it" if owner else "a plugin is named so"
         raise AutotlError(f"The name {name!r} is taken: {whose}. Choose another, our_{name} say.")

@@ -133,7 +133,7 @@ def replay(
     outcome = api.replay(folder, number)
     recorded, replayed = outcome["recorded"], outcome["replayed"]
     console = Console()
-    console.print(Text(Recipe.from_dict(outcome["recipe"]).words(), "dim"))
+    console.print(Text(Recipe.from_dict(outcome["recipe"]).describe(), "dim"))
     same = recorded is not None and abs(recorded - replayed) < 1e-6
     verdict = Text("the same", "green") if same else Text("not the same", "yellow")
     console.print(f"{outcome['metric']}: recorded {recorded}, replayed {replayed}:", verdict)

@@ -16,14 +16,14 @@ FEW = 3
 def choose_backbones(config: StudyConfig, registry: Registry, say: Callable[[str], None]) -> list[Backbone]:
     """Cheapest first. What has to be fetched is announced with its size before anything is; raises AutotlError
     where it can't be had."""
-    here = [b for b in registry.backbones.values() if b.offline]
+    here = [b for b in registry.backbones.values() if b.is_cached]
     if config.backbones:
         chosen = [registry.backbone(name) for name in config.backbones]
     elif here:
         chosen = here
     else:
         chosen = sorted(registry.backbones.values(), key=_cost)[:FEW]
-    to_fetch = [b for b in chosen if not b.offline]
+    to_fetch = [b for b in chosen if not b.is_cached]
     if not config.offline:
         for backbone in to_fetch:
             say(f"{backbone.name}: its weights are fetched from {backbone.download}")
@@ -37,4 +37,4 @@ def choose_backbones(config: StudyConfig, registry: Registry, say: Callable[[str
 
 
 def _cost(backbone: Backbone) -> tuple[int, str]:
-    return (backbone.parameters or 10**9, backbone.name)
+    return (backbone.num_params or 10**9, backbone.name)

@@ -18,8 +18,8 @@ from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError
 from autotl.ui.progress import Progress
 from autotl.workers.pool import start_worker
-from autotl.workers.reaper import Guardian, end_group
-from autotl.workers.rendezvous import Meeting
+from autotl.workers.reaper import Reaper, end_group
+from autotl.workers.rendezvous import Rendezvous
 
 __all__ = ["join_search", "search_runs"]
 
@@ -47,7 +47,7 @@ def join_search(config: StudyConfig, progress: Progress) -> int:
     """
     if not search_runs(config.folder):
         raise AutotlError(f"No search runs in {config.folder}, so there is none to join: start it without --join.")
-    joined = _Joined(config.folder, progress, *Meeting.find(config.folder))
+    joined = _Joined(config.folder, progress, *Rendezvous.find(config.folder))
     slots = [_named(slot) for slot in parse_devices(config.devices)]
     with listening() as interrupts:
         interrupts.searching = True
@@ -81,12 +81,12 @@ class _Joined:
     key: str
     processes: dict[Slot, tuple["Popen[Any]", float]] = field(default_factory=dict)
     losses: Counter[Slot] = field(default_factory=Counter)
-    guardian: Guardian = field(default_factory=Guardian)
+    reaper: Reaper = field(default_factory=Reaper)
 
     def start(self, slot: Slot) -> None:
         log = self.folder / "logs" / f"worker-{slot.name.replace(':', '-').replace('#', '-')}.log"
         process = start_worker(slot, secrets.token_hex(8), self.address, self.key, log)
-        self.guardian.watch(process.pid)
+        self.reaper.watch(process.pid)
         self.processes[slot] = process, time.monotonic()
 
     def watch(self) -> None:
@@ -110,10 +110,10 @@ class _Joined:
             end_group(process.pid)
         process.kill()
         process.wait()
-        self.guardian.forget(process.pid)
+        self.reaper.forget(process.pid)
 
     def close(self) -> None:
         for process, _ in self.processes.values():
             self._end(process)
         self.processes.clear()
-        self.guardian.close()
+        self.reaper.close()

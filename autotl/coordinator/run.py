@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from autotl.atomic_io import DiskFull, disk_full, in_words, refuse_links_out, same_disk
+from autotl.atomic_io import DiskFull, disk_full, format_bytes, refuse_links_out, same_disk
 from autotl.backbones.weights import allow_downloads
 from autotl.config import StudyConfig, check_names, default_cache
 from autotl.coordinator.coordinator import Coordinator
@@ -52,7 +52,7 @@ def _room_for(path: Path, config: StudyConfig) -> str:
         if features.is_dir() and same_disk(features, path):
             freed = FeatureStore(features).could_free()
     cache = f" --cache {config.cache}" if config.cache != default_cache() else ""
-    ways = f"`autotl cache clear{cache}` would free {in_words(freed)} there" if freed else "Make room there"
+    ways = f"`autotl cache clear{cache}` would free {format_bytes(freed)} there" if freed else "Make room there"
     return (
         f"{ways}, or put it on another disk with {elsewhere}. Trials that are finished are kept: the same command "
         "goes on once there is room."

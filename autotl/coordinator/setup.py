@@ -25,7 +25,7 @@ from autotl.workers.messages import Context
 
 __all__ = ["freeze_choices", "keep_config", "kept_config", "prepare", "record_versions"]
 
-PARTS = ("train", "validation", "test")
+SUBSETS = ("train", "validation", "test")
 CONFIG = "study.json"
 
 
@@ -48,7 +48,7 @@ def prepare(config: StudyConfig, registry: Registry, slots: list[Slot], say: Cal
         tuple(config.heads or registry.heads),
         len(split.train),
         len(dataset.classes),
-        any(slot.kind != "cpu" for slot in slots),
+        any(slot.device_type != "cpu" for slot in slots),
     )
     trainable = tuple(s for s in choices.strategies if choices.heads_for(s, registry))
     if not trainable:
@@ -83,23 +83,23 @@ def _split(config: StudyConfig, dataset: ImageDataset) -> Split:
     page = config.folder / "split.json"
     if not page.exists():
         split = make_split(dataset, config.seed, "none" if config.test == "none" else "auto")
-        digests = {part: [dataset.digests[i] for i in getattr(split, part)] for part in PARTS}
+        digests = {subset: [dataset.digests[i] for i in getattr(split, subset)] for subset in SUBSETS}
         write_json(page, {"indices": split.to_dict(), "digests": digests})
         return split
     try:
         kept = read_json(page)
         split = Split.from_dict(kept["indices"])
-        known = [kept["digests"][part] for part in PARTS]
-        rows = np.concatenate([getattr(split, part) for part in PARTS])
+        known = [kept["digests"][subset] for subset in SUBSETS]
+        rows = np.concatenate([getattr(split, subset) for subset in SUBSETS])
         if rows.ndim != 1 or rows.min(initial=0) < 0 or len(np.unique(rows)) < len(rows):
-            raise ValueError("an image is in two parts")
+            raise ValueError("an image is in two subsets")
     except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise AutotlError(
             f"{page} is damaged or was made by hand: {type(error).__name__}: {error}. Give the search another --name, "
             f"or delete {config.folder}."
         ) from error
-    for part, digests_then in zip(PARTS, known, strict=True):
-        indices = getattr(split, part)
+    for subset, digests_then in zip(SUBSETS, known, strict=True):
+        indices = getattr(split, subset)
         same = indices.max(initial=-1) < len(dataset) and digests_then == [dataset.digests[i] for i in indices]
         if not same:
             raise AutotlError(

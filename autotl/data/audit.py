@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotl.data.dataset import Finding, ImageDataset, Part
+from autotl.data.dataset import Finding, ImageDataset, Subset
 from autotl.data.near_duplicates import MOST, is_plain, near_duplicates
 
 __all__ = ["look_at"]
@@ -40,16 +40,16 @@ def look_at(
     found = [
         *(_sizes(dataset) if to_train else ()),
         *_names(dataset.classes),
-        *_classes_missing_from_parts(dataset),
+        *_classes_missing_from_subsets(dataset),
         *_duplicates(dataset),
         *(_looks(dataset, thumbnails) if thumbnails is not None else ()),
-        *_groups_in_several_parts(dataset),
+        *_groups_in_several_subsets(dataset),
     ]
     return tuple(sorted(found, key=lambda finding: not finding.serious))
 
 
 def _sizes(dataset: ImageDataset) -> Iterator[Finding]:
-    to_train = np.isin(dataset.parts, ("", "train"))
+    to_train = np.isin(dataset.subsets, ("", "train"))
     counts = np.bincount(dataset.labels[to_train], minlength=len(dataset.classes))
     sized = dict(zip(dataset.classes, counts.tolist(), strict=True))
     single = [name for name, count in sized.items() if count == 1]
@@ -85,15 +85,15 @@ def _names(classes: Sequence[str]) -> Iterator[Finding]:
         yield Finding("names_alike", True, text, len(groups), tuple(groups[:EXAMPLES]))
 
 
-def _classes_missing_from_parts(dataset: ImageDataset) -> Iterator[Finding]:
-    parts = np.array(dataset.parts)
-    given: tuple[Part, ...] = ("validation", "test")
-    for part in given:
-        present = set(dataset.labels[parts == part].tolist())
+def _classes_missing_from_subsets(dataset: ImageDataset) -> Iterator[Finding]:
+    subsets = np.array(dataset.subsets)
+    given: tuple[Subset, ...] = ("validation", "test")
+    for subset in given:
+        present = set(dataset.labels[subsets == subset].tolist())
         missing = [name for i, name in enumerate(dataset.classes) if i not in present]
         if present and missing:
-            text = f"No {part} image of {_few(missing)}: the {part} score says nothing about it."
-            yield Finding(f"class_missing_from_{part}", True, text, len(missing), tuple(missing[:EXAMPLES]))
+            text = f"No {subset} image of {_few(missing)}: the {subset} score says nothing about it."
+            yield Finding(f"class_missing_from_{subset}", True, text, len(missing), tuple(missing[:EXAMPLES]))
 
 
 def _duplicates(dataset: ImageDataset) -> Iterator[Finding]:
@@ -101,17 +101,17 @@ def _duplicates(dataset: ImageDataset) -> Iterator[Finding]:
     for i, digest in enumerate(dataset.digests):
         copies[digest].append(i)
     repeated = [rows for rows in copies.values() if len(rows) > 1]
-    across = [rows for rows in repeated if len({dataset.parts[i] for i in rows}) > 1]
+    across = [rows for rows in repeated if len({dataset.subsets[i] for i in rows}) > 1]
     at_odds = [rows for rows in repeated if len({int(dataset.labels[i]) for i in rows}) > 1]
-    within = [rows for rows in repeated if len({dataset.parts[i] for i in rows}) < len(rows)]
+    within = [rows for rows in repeated if len({dataset.subsets[i] for i in rows}) < len(rows)]
     if across:
-        parts = sorted({dataset.parts[i] or "train" for rows in across for i in rows})
-        pairs = [_differing(rows, [dataset.parts[i] for i in rows]) for rows in across]
+        subsets = sorted({dataset.subsets[i] or "train" for rows in across for i in rows})
+        pairs = [_differing(rows, [dataset.subsets[i] for i in rows]) for rows in across]
         text = (
-            f"{_images(len(across))} in several parts ({', '.join(parts)}), byte for byte: scores there will flatter. "
+            f"{_images(len(across))} in several subsets ({', '.join(subsets)}), byte for byte: scores there will flatter. "
             f"For example {_names_of(dataset, pairs[0])}."
         )
-        yield Finding("same_in_parts", True, text, len(across), _examples(dataset, pairs))
+        yield Finding("same_in_subsets", True, text, len(across), _examples(dataset, pairs))
     if at_odds:
         pairs = [_differing(rows, dataset.labels[rows].tolist()) for rows in at_odds]
         example = _labels_of(dataset, pairs[0])
@@ -130,19 +130,19 @@ def _looks(dataset: ImageDataset, thumbnails: Sequence[bytes]) -> Iterator[Findi
         yield Finding("not_compared", False, text, len(dataset))
         return
     small = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(len(thumbnails), -1)
-    labels, parts = dataset.labels, np.array(dataset.parts)
+    labels, subsets = dataset.labels, np.array(dataset.subsets)
     pairs = near_duplicates(small, np.array(dataset.digests))
-    across = parts[pairs[:, 0]] != parts[pairs[:, 1]]
+    across = subsets[pairs[:, 0]] != subsets[pairs[:, 1]]
     at_odds = labels[pairs[:, 0]] != labels[pairs[:, 1]]
     chosen = [_Pair(*pair) for pair in pairs[across].tolist()]
     if chosen:
-        names = ", ".join(sorted({dataset.parts[i] or "train" for pair in chosen for i in (pair.a, pair.b)}))
+        names = ", ".join(sorted({dataset.subsets[i] or "train" for pair in chosen for i in (pair.a, pair.b)}))
         text = (
-            f"{_pairs(len(chosen))} nearly the same, in several parts ({names}): scores there will flatter. "
+            f"{_pairs(len(chosen))} nearly the same, in several subsets ({names}): scores there will flatter. "
             f"For example {_names_of(dataset, chosen[0])}."
         )
-        serious = len(chosen) >= WORTH_A_WORD * sum(part in ("validation", "test") for part in dataset.parts)
-        yield Finding("alike_in_parts", serious, text, len(chosen), _examples(dataset, chosen))
+        serious = len(chosen) >= WORTH_A_WORD * sum(subset in ("validation", "test") for subset in dataset.subsets)
+        yield Finding("alike_in_subsets", serious, text, len(chosen), _examples(dataset, chosen))
     chosen = [_Pair(*pair) for pair in pairs[at_odds].tolist()]
     if chosen:
         text = (
@@ -154,8 +154,8 @@ def _looks(dataset: ImageDataset, thumbnails: Sequence[bytes]) -> Iterator[Findi
     chosen = [_Pair(*pair) for pair in pairs[~across & ~at_odds].tolist()]
     if chosen:
         text = (
-            f"{_pairs(len(chosen))} nearly the same, in one part and class. A column group in a manifest keeps such "
-            "images in one part."
+            f"{_pairs(len(chosen))} nearly the same, in one subset and class. A column group in a manifest keeps such "
+            "images in one subset."
         )
         yield Finding("alike", False, text, len(chosen), _examples(dataset, chosen))
     plain = np.flatnonzero(is_plain(small)).tolist()
@@ -164,15 +164,15 @@ def _looks(dataset: ImageDataset, thumbnails: Sequence[bytes]) -> Iterator[Findi
         yield Finding("plain", False, text, len(plain), tuple(str(dataset.paths[i]) for i in plain[:EXAMPLES]))
 
 
-def _groups_in_several_parts(dataset: ImageDataset) -> Iterator[Finding]:
-    parts: dict[str, set[Part]] = defaultdict(set)
-    for group, part in zip(dataset.groups, dataset.parts, strict=True):
+def _groups_in_several_subsets(dataset: ImageDataset) -> Iterator[Finding]:
+    subsets: dict[str, set[Subset]] = defaultdict(set)
+    for group, subset in zip(dataset.groups, dataset.subsets, strict=True):
         if group:
-            parts[group].add(part)
-    torn = [group for group, where in parts.items() if len(where) > 1]
+            subsets[group].add(subset)
+    torn = [group for group, where in subsets.items() if len(where) > 1]
     if torn:
-        where = ", ".join(sorted(part or "train" for part in parts[torn[0]]))
-        text = f"{len(torn):,} of the groups lie in several parts, {torn[0]!r} in {where}: scores there will flatter."
+        where = ", ".join(sorted(subset or "train" for subset in subsets[torn[0]]))
+        text = f"{len(torn):,} of the groups lie in several subsets, {torn[0]!r} in {where}: scores there will flatter."
         yield Finding("torn_groups", True, text, len(torn), tuple(torn[:EXAMPLES]))
 
 

@@ -13,21 +13,21 @@ from typing import Any
 
 from PIL import Image
 
-__all__ = ["PLAIN", "POLICIES", "View", "draw", "looks"]
+__all__ = ["ORIGINAL", "POLICIES", "View", "draw", "views_of"]
 
 
 @dataclass(frozen=True)
 class View:
     """One way to look at every image: an augmentation policy and which of its draws."""
 
-    policy: str = "plain"
+    policy: str = "none"
     number: int = 0
 
     def __str__(self) -> str:
-        return self.policy if self.policy == "plain" else f"{self.policy}-{self.number}"
+        return self.policy if self.policy == "none" else f"{self.policy}-{self.number}"
 
 
-PLAIN = View()
+ORIGINAL = View()
 
 T = Image.Transpose
 SYMMETRIES = {
@@ -64,11 +64,11 @@ RANDOM: dict[str, Callable[[Any], list[Any]]] = {
 POLICIES = (*SYMMETRIES, *RANDOM)
 
 
-def looks(policy: str, n: int) -> list[View]:
+def views_of(policy: str, n: int) -> list[View]:
     """The plain image and `n` other views of a policy, or as many as it has."""
-    if policy == "plain":
-        return [PLAIN]
-    return [PLAIN, *(View(policy, number) for number in range(min(n, len(SYMMETRIES.get(policy, range(n))))))]
+    if policy == "none":
+        return [ORIGINAL]
+    return [ORIGINAL, *(View(policy, number) for number in range(min(n, len(SYMMETRIES.get(policy, range(n))))))]
 
 
 class _RandomCrop:
@@ -95,7 +95,7 @@ _generator = threading.Lock()  # v2 draws from torch's one global generator
 
 def draw(image: Image.Image, digest: str, view: View) -> Image.Image:
     """The view of an RGB image whose bytes have this digest. Raises KeyError for a policy that doesn't exist."""
-    if view.policy == "plain":
+    if view.policy == "none":
         return image
     if view.policy in SYMMETRIES:  # each image begins elsewhere, so that one view shows every symmetry to a network
         turns = SYMMETRIES[view.policy]

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # a plugin that registers a data set is loaded by `autotl --help`: NumPy would be half of its time
     import numpy as np
 
-__all__ = ["DatasetSource", "Finding", "ImageDataset", "LabelledImage", "Part", "Skipped"]
+__all__ = ["DatasetSource", "Finding", "ImageDataset", "LabelledImage", "Skipped", "Subset"]
 
-Part = Literal["", "train", "validation", "test"]
+Subset = Literal["", "train", "validation", "test"]
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One row of what a source lists. `part` is "" where the source doesn't say; images of one `group` (a patient, a
-    module) never end up in different parts."""
+    """One row of what a source lists. `subset` is "" where the source doesn't say; images of one `group` (a patient, a
+    module) never end up in different subsets."""
 
     path: Path
     label: str
-    part: Part = ""
+    subset: Subset = ""
     group: str = ""
 
 
@@ -36,8 +36,8 @@ class Skipped:
 class Finding:
     """Something that a user should know about a dataset."""
 
-    kind: str
-    """A word for programs: `same_in_parts`, `uneven_classes`, …"""
+    code: str
+    """A word for programs: `same_in_subsets`, `uneven_classes`, …"""
     serious: bool
     """It puts a score in doubt: a search says it too."""
     text: str
@@ -73,7 +73,7 @@ class ImageDataset:
     """int64 [n]: indices into `classes`."""
     digests: tuple[str, ...]
     """Of each file's bytes: 32 hex digits."""
-    parts: tuple[Part, ...]
+    subsets: tuple[Subset, ...]
     groups: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
     findings: tuple[Finding, ...] = ()

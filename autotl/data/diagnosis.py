@@ -45,7 +45,7 @@ def examine(
         return Diagnosis(None, (*found, Finding("unusable", True, str(error), 1)))
     found += dataset.findings
     found += _undecodable(dataset.skipped)
-    if not any(finding.kind in ("one_class", "class_without_images") for finding in found):
+    if not any(finding.code in ("one_class", "class_without_images") for finding in found):
         found += _split(dataset, seed)
     return Diagnosis(dataset, tuple(sorted(found, key=lambda finding: not finding.serious)))
 
@@ -68,7 +68,7 @@ def _undecodable(skipped: Sequence[Skipped]) -> list[Finding]:
 
 
 def _split(dataset: ImageDataset, seed: int) -> list[Finding]:
-    """What a search would say of the parts that it makes."""
+    """What a search would say of the subsets that it makes."""
     try:
         split = make_split(dataset, seed)
     except DataError as error:

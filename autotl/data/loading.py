@@ -11,7 +11,7 @@ import numpy as np
 
 from autotl.data.audit import look_at
 from autotl.data.dataset import DatasetSource, Finding, ImageDataset, LabelledImage, Skipped
-from autotl.data.sources import PART_WORDS
+from autotl.data.sources import SUBSET_NAMES
 from autotl.data.verification import check_files
 from autotl.errors import DataError, nearest
 
@@ -35,7 +35,7 @@ def load_dataset(
     Args:
         location: what one of the sources matches: a folder, a manifest, a name. The last source that matches is taken.
         sources: by name, as plugins registered them.
-        test: another location; all of its images become the part "test".
+        test: another location; all of its images become the subset "test".
         classes: the only classes there may be, in this order (a model's). Otherwise they are those of the images to
             train on, numbers in the order of their values, names in natural order.
         strict: whether a file that can't be decoded is a DataError instead of one of `skipped`.
@@ -52,7 +52,7 @@ def load_dataset(
         warnings.simplefilter("always")
         rows = _listed(location, sources)
         if test is not None:
-            if any(row.part == "test" for row in rows):
+            if any(row.subset == "test" for row in rows):
                 raise DataError(f"{location} has test images of its own: leave out the other ones, {test}.")
             rows += [LabelledImage(r.path, r.label, "test", r.group) for r in _listed(test, sources)]
     refuse = tolerate or _refuse
@@ -79,7 +79,7 @@ def load_dataset(
         paths=tuple(Path(os.path.abspath(row.path)) for row, _ in sound),  # noqa: PTH100 - links stay links
         labels=np.array([index[row.label] for row, _ in sound], dtype=np.int64),
         digests=tuple(digest for _, digest in sound),
-        parts=tuple(row.part for row, _ in sound),
+        subsets=tuple(row.subset for row, _ in sound),
         groups=tuple(row.group for row, _ in sound),
         skipped=skipped,
     )
@@ -114,7 +114,7 @@ def _listed(location: str, sources: Mapping[str, DatasetSource]) -> list[Labelle
 
 def _classes(rows: Iterable[LabelledImage], location: str, refuse: Callable[[Finding], None]) -> tuple[str, ...]:
     """Of the images to train on, in natural order."""
-    names = {row.label for row in rows if row.part in ("", "train")}
+    names = {row.label for row in rows if row.subset in ("", "train")}
     if not names:
         raise DataError(f"{location} has no images to train on, only validation or test ones.")
     if len(names) == 1:
@@ -130,7 +130,7 @@ def _classes(rows: Iterable[LabelledImage], location: str, refuse: Callable[[Fin
 
 def _natural(name: str) -> tuple[list[str | int], str]:
     """Sorts `page 2` before `page 10`. Text and numbers take turns, so that like is compared with like."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))], name
+    return [int(subset) if i % 2 else subset for i, subset in enumerate(re.split(r"(\d+)", name))], name
 
 
 def _of_known_classes(
@@ -144,11 +144,11 @@ def _of_known_classes(
     strangers: dict[tuple[str, str, str], list[LabelledImage]] = {}
     for row in rows:
         if row.label not in known:
-            place = test if test is not None and row.part == "test" else location
-            strangers.setdefault((place, row.part, row.label), []).append(row)
-    for (place, part, label), some in strangers.items():
+            place = test if test is not None and row.subset == "test" else location
+            strangers.setdefault((place, row.subset, row.label), []).append(row)
+    for (place, subset, label), some in strangers.items():
         text = (
-            f"{place} has {part + ' ' if part else ''}images of {label!r}, a class that isn't among those to train on."
+            f"{place} has {subset + ' ' if subset else ''}images of {label!r}, a class that isn't among those to train on."
             f"{nearest(label, order)} Known classes: {_few(order)}."
         )
         refuse(Finding("unknown_class", True, text, len(some), tuple(str(row.path) for row in some[:5])))
@@ -161,7 +161,7 @@ def _check_every_class_is_left(
     skipped: tuple[Skipped, ...],
     refuse: Callable[[Finding], None],
 ) -> None:
-    left = {row.label for row, _ in sound if row.part in ("", "train")}
+    left = {row.label for row, _ in sound if row.subset in ("", "train")}
     gone = [name for name in order if name not in left]
     if gone:
         text = (
@@ -176,7 +176,7 @@ def _name(location: str) -> str:
     path = Path(os.path.abspath(Path(location).expanduser()))  # noqa: PTH100 - a link's own name
     if not path.exists():
         return location
-    if path.is_dir() and path.name.lower() in PART_WORDS and path.parent.name:
+    if path.is_dir() and path.name.lower() in SUBSET_NAMES and path.parent.name:
         return path.parent.name
     return path.name if path.is_dir() else path.stem
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from autotl.data.augmentation import PLAIN, View, draw
+from autotl.data.augmentation import ORIGINAL, View, draw
 from autotl.data.decoding import decode
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def load_view(
     path: str | os.PathLike[str],
     digest: str,
     preprocessing: "Preprocessing",
-    view: View = PLAIN,
+    view: View = ORIGINAL,
     usual_only: bool = False,
 ) -> np.ndarray:
     """A view of the image in a file whose bytes have this digest: uint8 [size, size, 3]. Raises as `decode` does."""

@@ -12,22 +12,22 @@ from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from autotl.data.dataset import DatasetSource, LabelledImage, Part
+from autotl.data.dataset import DatasetSource, LabelledImage, Subset
 from autotl.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from autotl.registration import Register
 
-__all__ = ["PART_WORDS", "FolderSource", "ManifestSource"]
+__all__ = ["SUBSET_NAMES", "FolderSource", "ManifestSource"]
 
-PART_WORDS: dict[str, Part] = {
+SUBSET_NAMES: dict[str, Subset] = {
     "train": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
     "test": "test",
 }
-"""What people call the parts, in folder names and manifests."""
+"""What people call the subsets, in folder names and manifests."""
 
 
 class FolderSource(DatasetSource):
@@ -42,8 +42,8 @@ class FolderSource(DatasetSource):
     def images(self, location: str) -> list[LabelledImage]:
         root = Path(location).expanduser()
         left_out: Counter[str] = Counter()
-        if parts := _part_folders(root):
-            rows = [row for part, folder in parts.items() for row in _class_folders(folder, part, left_out)]
+        if subsets := _subset_folders(root):
+            rows = [row for subset, folder in subsets.items() for row in _class_folders(folder, subset, left_out)]
         else:
             rows = _class_folders(root, "", left_out)
         if not rows and left_out:
@@ -74,16 +74,16 @@ class ManifestSource(DatasetSource):
             unnamed = [line for line, row in rows if not row[column]]
             if unnamed:
                 raise DataError(f"{manifest}: no {column} in {_lines(unnamed)}. Fill it in or delete the row.")
-        parts = [_part(manifest, line, row["split"]) if "split" in columns else "" for line, row in rows]
-        if any(parts) and not all(parts):
-            missing = [line for (line, _), part in zip(rows, parts, strict=True) if not part]
+        subsets = [_subset(manifest, line, row["split"]) if "split" in columns else "" for line, row in rows]
+        if any(subsets) and not all(subsets):
+            missing = [line for (line, _), subset in zip(rows, subsets, strict=True) if not subset]
             raise DataError(
                 f"{manifest}: some rows have a split, but {_lines(missing)} have none. Fill in all or none."
             )
         real_folder = cache(os.path.realpath)  # thousands of images share a folder
         return [
-            LabelledImage(_inside(manifest, line, row["path"], real_folder), row["label"], part, row.get("group", ""))
-            for (line, row), part in zip(rows, parts, strict=True)
+            LabelledImage(_inside(manifest, line, row["path"], real_folder), row["label"], subset, row.get("group", ""))
+            for (line, row), subset in zip(rows, subsets, strict=True)
         ]
 
 
@@ -136,37 +136,39 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in _known_extensions()
 
 
-def _part_folders(root: Path) -> dict[Part, Path]:
+def _subset_folders(root: Path) -> dict[Subset, Path]:
     """train/ and its siblings where the folder is laid out so, nothing where it holds class folders.
 
     A class may be called "train" too: what tells them apart is whether that folder holds folders of images.
     """
     folders = _folders(root)
-    parts: dict[Part, Path] = {}
+    subsets: dict[Subset, Path] = {}
     for folder in folders:
-        part = PART_WORDS.get(folder.name.lower())
-        if part and part in parts:
-            raise DataError(f"{root} has two folders of {part} images, {parts[part].name} and {folder.name}: keep one.")
-        if part:
-            parts[part] = folder
+        subset = SUBSET_NAMES.get(folder.name.lower())
+        if subset and subset in subsets:
+            raise DataError(
+                f"{root} has two folders of {subset} images, {subsets[subset].name} and {folder.name}: keep one."
+            )
+        if subset:
+            subsets[subset] = folder
     by_class = [
-        folder for folder in parts.values() if any(any(map(_is_image, _files(inner))) for inner in _folders(folder))
+        folder for folder in subsets.values() if any(any(map(_is_image, _files(inner))) for inner in _folders(folder))
     ]
-    others = [f.name for f in folders if f not in parts.values() and any(map(_is_image, _files(f)))]
-    if parts.get("train") in by_class:
+    others = [f.name for f in folders if f not in subsets.values() and any(map(_is_image, _files(f)))]
+    if subsets.get("train") in by_class:
         if others:
             raise DataError(
                 f"{root} has train/ with class folders, and beside it other folders with images ({_few(others)}). "
                 "Move them away, or the class folders one level up."
             )
-        return parts
-    if parts and not others:
+        return subsets
+    if subsets and not others:
         if by_class:
             raise DataError(
                 f"{root} has {_few([f.name for f in by_class])} but no train/ with class folders. "
                 f"Add it, or name a folder of class folders: {by_class[0]}"
             )
-        folder = parts.get("train") or next(iter(parts.values()))
+        folder = subsets.get("train") or next(iter(subsets.values()))
         raise DataError(
             f"{folder} has no class folders with images. Put them into one folder for each class: "
             f"{folder / 'CLASS'}/….jpg"
@@ -174,14 +176,14 @@ def _part_folders(root: Path) -> dict[Part, Path]:
     return {}
 
 
-def _class_folders(folder: Path, part: Part, left_out: Counter[str]) -> list[LabelledImage]:
+def _class_folders(folder: Path, subset: Subset, left_out: Counter[str]) -> list[LabelledImage]:
     """The images in the class folders of `folder`; counts files of other extensions into `left_out`."""
     rows: list[LabelledImage] = []
     for class_folder in _folders(folder):
         before, others = len(rows), left_out.total()
         for path in _files(class_folder):
             if _is_image(path):
-                rows.append(LabelledImage(path, class_folder.name, part))
+                rows.append(LabelledImage(path, class_folder.name, subset))
             else:
                 left_out[path.suffix.lower() or "no extension"] += 1
         if len(rows) == before and left_out.total() == others:
@@ -192,7 +194,7 @@ def _class_folders(folder: Path, part: Part, left_out: Counter[str]) -> list[Lab
         raise DataError(
             f"{folder} holds images but no class folders. Put them into one folder for each class, "
             f"{folder / 'CLASS' / loose[0]}, or list them in a CSV file with the columns path,label."
-            f"{without if part in ('validation', 'test') else ''}"
+            f"{without if subset in ('validation', 'test') else ''}"
         )
     if loose:
         warnings.warn(f"Left out of {folder}, because they lie in no class folder: {_few(loose)}.", stacklevel=3)
@@ -251,15 +253,15 @@ def _check_header(manifest: Path, header: list[str]) -> None:
             warnings.warn(f"The column {extra!r} of {manifest} isn't read.{close}", stacklevel=4)
 
 
-def _part(manifest: Path, line: int, word: str) -> Part:
+def _subset(manifest: Path, line: int, word: str) -> Subset:
     if not word:
         return ""
-    if word.lower() not in PART_WORDS:
+    if word.lower() not in SUBSET_NAMES:
         raise DataError(
-            f"{manifest}, line {line}: the split {word!r} is unknown.{nearest(word.lower(), PART_WORDS)} "
-            f"Known: {', '.join(PART_WORDS)}."
+            f"{manifest}, line {line}: the split {word!r} is unknown.{nearest(word.lower(), SUBSET_NAMES)} "
+            f"Known: {', '.join(SUBSET_NAMES)}."
         )
-    return PART_WORDS[word.lower()]
+    return SUBSET_NAMES[word.lower()]
 
 
 def _inside(manifest: Path, line: int, written: str, real_folder: Callable[[Path], str]) -> Path:

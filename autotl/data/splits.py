@@ -14,7 +14,7 @@ __all__ = ["Split", "make_split"]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """int64 indices into a dataset, sorted; no image is in two parts. `test` is empty where there is no test part."""
+    """int64 indices into a dataset, sorted; no image is in two subsets. `test` is empty where there is no test subset."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -35,7 +35,7 @@ class Split:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Split":
-        train, validation, test = (np.array(data[part], dtype=np.int64) for part in ("train", "validation", "test"))
+        train, validation, test = (np.array(data[subset], dtype=np.int64) for subset in ("train", "validation", "test"))
         return cls(train, validation, test, data["seed"], tuple(data["warnings"]))
 
 
@@ -46,10 +46,10 @@ def make_split(
     validation_fraction: float = 0.2,
     test_fraction: float = 0.2,
 ) -> Split:
-    """Keep the parts that the dataset has, and make those that it lacks from its training images.
+    """Keep the subsets that the dataset has, and make those that it lacks from its training images.
 
-    Without a validation and a test part, `test_fraction` is held out first; without a validation part,
-    `validation_fraction` of what is left. A dataset with a validation part alone gets no test part.
+    Without a validation and a test subset, `test_fraction` is held out first; without a validation subset,
+    `validation_fraction` of what is left. A dataset with a validation subset alone gets no test subset.
 
     Images of one group, and images of the same bytes, stay together. With groups the fractions are met as closely as
     whole groups can (a fraction that isn't 1/k is rounded to the nearest). Of a class with one image (or group), that
@@ -57,14 +57,14 @@ def make_split(
 
     Args:
         seed: the same seed and dataset give the same split.
-        test: "none" holds nothing out, and leaves the images of a test part unused.
+        test: "none" holds nothing out, and leaves the images of a test subset unused.
 
     Raises:
-        DataError: where there are too few images or groups to make a part.
+        DataError: where there are too few images or groups to make a subset.
     """
-    parts = np.array(dataset.parts)
-    train = np.flatnonzero(np.isin(parts, ("", "train")))
-    validation, tested = (np.flatnonzero(parts == part) for part in ("validation", "test"))
+    subsets = np.array(dataset.subsets)
+    train = np.flatnonzero(np.isin(subsets, ("", "train")))
+    validation, tested = (np.flatnonzero(subsets == subset) for subset in ("validation", "test"))
     said: list[str] = []
     if not len(train):
         raise DataError("There are no images to train on.")
@@ -104,13 +104,13 @@ def _set_apart(
     rows: np.ndarray,
     fraction: float,
     seed: int,
-    part: str,
+    subset: str,
     remedy: str,
     said: list[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`rows` without the part, and the part."""
+    """`rows` without the subset, and the subset."""
     if not 0 < fraction < 1:
-        raise DataError(f"The {part} fraction is between 0 and 1, not {fraction}.")
+        raise DataError(f"The {subset} fraction is between 0 and 1, not {fraction}.")
     labels, units = dataset.labels[rows], units[rows]
     grouped = any(dataset.groups[i] for i in rows)
     free, kept = _free(labels, units)
@@ -127,12 +127,12 @@ def _set_apart(
         apart &= units != units[labels == label][0]
     if not apart.any():
         raise DataError(
-            f"The images can't be split: no {kind} of any class can be spared for the {part} part. {remedy}"
+            f"The images can't be split: no {kind} of any class can be spared for the {subset} subset. {remedy}"
         )
     missing = set(labels.tolist()) - set(labels[apart].tolist()) - set(kept)
     if missing:
         names = _few([dataset.classes[c] for c in sorted(missing)])
-        said.append(f"No {part} image of {names}: too few {kind}s. The {part} score says nothing about it.")
+        said.append(f"No {subset} image of {names}: too few {kind}s. The {subset} score says nothing about it.")
     return rows[~apart], rows[apart]
 
 
@@ -154,10 +154,10 @@ def _stratified(labels: np.ndarray, units: np.ndarray, fraction: float, seed: in
     names, counts = np.unique(of_unit, return_counts=True)
     enough = np.isin(of_unit, names[counts > 1])
     singles, of_unit = singles[enough], of_unit[enough]
-    n, n_classes = len(singles), int((counts > 1).sum())
+    n, num_classes = len(singles), int((counts > 1).sum())
     if not n:
         return None
-    size = min(max(round(n * fraction), n_classes), n - n_classes)  # one of each class at least, on both sides
+    size = min(max(round(n * fraction), num_classes), n - num_classes)  # one of each class at least, on both sides
     splitter = StratifiedShuffleSplit(1, test_size=size, random_state=seed)
     _, chosen = next(splitter.split(singles, of_unit))
     return singles[chosen]

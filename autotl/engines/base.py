@@ -29,7 +29,7 @@ class Engine(ABC):
 
     @abstractmethod
     def precision(self, device: str) -> str:
-        """`"fp32"` or `"bf16"`: what it would compute in on this device. Part of the feature store's key."""
+        """`"fp32"` or `"bf16"`: what it would compute in on this device. Subset of the feature store's key."""
 
     @abstractmethod
     def compile(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from autotl.backbones.base import Backbone, Layout
-from autotl.data.augmentation import PLAIN, View
+from autotl.data.augmentation import ORIGINAL, View
 from autotl.data.dataset import ImageDataset
 from autotl.data.decoding import UndecodableImage
 from autotl.data.preprocessing import load_view
@@ -31,7 +31,7 @@ from autotl.features.store import FORMAT, FeatureStore, Recorded
 if TYPE_CHECKING:
     from torch import nn
 
-    from autotl.backbones.graph_split import Trunk
+    from autotl.backbones.graph_split import GraphSplit
 
 __all__ = ["BATCH", "BackboneFeatures", "FeatureExtractor", "Rows", "batches", "conversion_key"]
 
@@ -75,8 +75,8 @@ def batches(
 
 
 def conversion_key(backbone_digest: str, block: int | None = None) -> str:
-    """What an engine keeps a converted network under: with all taps, in their order, or up to a block."""
-    return f"{backbone_digest}/{f'taps-{FORMAT}' if block is None else block}"
+    """What an engine keeps a converted network under: with all levels, in their order, or up to a block."""
+    return f"{backbone_digest}/{f'levels-{FORMAT}' if block is None else block}"
 
 
 class Rows:
@@ -140,15 +140,15 @@ class BackboneFeatures:
         self._settled = False
 
     @cached_property
-    def trunk(self) -> "Trunk":
-        from autotl.backbones.graph_split import Trunk
+    def graph_split(self) -> "GraphSplit":
+        from autotl.backbones.graph_split import GraphSplit
 
         module = self.backbone.build()
-        return Trunk(module, self.backbone.blocks(module))
+        return GraphSplit(module, self.backbone.blocks(module))
 
     @cached_property
     def layout(self) -> Layout:
-        from autotl.backbones.graph_split import Tapped
+        from autotl.backbones.graph_split import FeatureLevels
 
         kept = self._layout_file()
         if kept and kept.exists():
@@ -156,7 +156,7 @@ class BackboneFeatures:
                 return Layout(**json.loads(kept.read_text()))
             except (ValueError, TypeError):
                 pass  # damaged: found again and written anew below
-        layout = Tapped(self.trunk).layout(self.backbone.preprocessing.size)
+        layout = FeatureLevels(self.graph_split).layout(self.backbone.preprocessing.size)
         if kept:
             from autotl.atomic_io import write_json
 
@@ -168,36 +168,38 @@ class BackboneFeatures:
         folder = self.extractor.conversions
         return folder / f"layout-{FORMAT}-{self.backbone.digest[:32]}.json" if folder else None
 
-    def taps(self, part: Literal["train", "validation", "test"], taps: str, view: View = PLAIN) -> np.ndarray:
-        """Pooled outputs [n, n_features], float32, in the order of the part's images."""
-        rows = self._rows(part, view, None, (self.layout.width,), self.extractor.store)
-        return rows.recorded.read(rows.digests.tolist(), "float32", self.layout.columns(taps))
+    def levels(self, subset: Literal["train", "validation", "test"], levels: str, view: View = ORIGINAL) -> np.ndarray:
+        """Pooled outputs [n, num_features], float32, in the order of the subset's images."""
+        rows = self._rows(subset, view, None, (self.layout.width,), self.extractor.store)
+        return rows.recorded.read(rows.digests.tolist(), "float32", self.layout.columns(levels))
 
-    def boundary(self, part: Literal["train", "validation", "test"], block: int, view: View = PLAIN) -> "Rows | None":
+    def boundary(
+        self, subset: Literal["train", "validation", "test"], block: int, view: View = ORIGINAL
+    ) -> "Rows | None":
         """What enters block number `block`, float16 [n, …]; for block 0 the images, uint8 [n, size, size, 3]. None
         where the network can't be split there, or where recording the images is so much smaller."""
         size = self.backbone.preprocessing.size
         if block == 0:
-            return self._rows(part, view, 0, (size, size, 3), self.extractor.scratch)
-        if self.trunk.cut(block) is None:
+            return self._rows(subset, view, 0, (size, size, 3), self.extractor.scratch)
+        if self.graph_split.cut(block) is None:
             return None
         shape = self._boundary_shape(block)
         if shape is None or np.prod(shape) * np.dtype(ROWS).itemsize > BOUNDARY_BYTES * size * size * 3:
             return None
-        return self._rows(part, view, block, shape, self.extractor.scratch)
+        return self._rows(subset, view, block, shape, self.extractor.scratch)
 
     def _boundary_shape(self, block: int) -> tuple[int, ...] | None:
         import torch
 
         size = self.backbone.preprocessing.size
         with torch.inference_mode():
-            entering = self.trunk.prefix(block)(torch.zeros(1, 3, size, size))
+            entering = self.graph_split.prefix(block)(torch.zeros(1, 3, size, size))
         return tuple(entering.shape[1:]) if isinstance(entering, torch.Tensor) else None  # a few pass tuples on
 
-    def _rows(self, part: str, view: View, block: int | None, shape: tuple[int, ...], store: FeatureStore) -> "Rows":
-        """Rows of the part's images in the order of the split; what isn't recorded yet is, once for everybody."""
+    def _rows(self, subset: str, view: View, block: int | None, shape: tuple[int, ...], store: FeatureStore) -> "Rows":
+        """Rows of the subset's images in the order of the split; what isn't recorded yet is, once for everybody."""
         extractor = self.extractor
-        indices = getattr(extractor.split, part)
+        indices = getattr(extractor.split, subset)
         digests = [extractor.dataset.digests[i] for i in indices]
         images_alone = block == 0
         if not images_alone:
@@ -228,7 +230,7 @@ class BackboneFeatures:
         self, digests: Iterable[str], n: int, path_of: dict[str, Path], view: View, block: int | None
     ) -> Iterator[tuple[list[str], np.ndarray]]:
         extractor = self.extractor
-        what = f"{self.backbone.name} {view}" if view != PLAIN else self.backbone.name
+        what = f"{self.backbone.name} {view}" if view != ORIGINAL else self.backbone.name
         run = self._run(block) if block != 0 else None
         began, done = time.monotonic(), 0
 
@@ -257,7 +259,7 @@ class BackboneFeatures:
             cosine = float(verdict.read_text())
         else:
             dataset = self.extractor.dataset
-            images = np.stack([self._load(dataset.paths[i], dataset.digests[i], PLAIN) for i in indices[:8]])
+            images = np.stack([self._load(dataset.paths[i], dataset.digests[i], ORIGINAL) for i in indices[:8]])
             cosine = check_engine(self._run(None), self._module(None), images)
             if verdict:
                 from autotl.atomic_io import write_atomically
@@ -279,7 +281,7 @@ class BackboneFeatures:
         return folder / f"cosine-{self.backbone.digest[:32]}-{engine}.txt" if folder else None
 
     def _run(self, block: int | None) -> Compiled:
-        """The compiled network: with all taps, or up to a block."""
+        """The compiled network: with all levels, or up to a block."""
         if block not in self._compiled:
             extractor = self.extractor
             if extractor.seconds_left() < CONVERSION:
@@ -296,7 +298,7 @@ class BackboneFeatures:
         return self._compiled[block]
 
     def _module(self, block: int | None) -> "nn.Module":
-        from autotl.backbones.graph_split import Normalize, Tapped
+        from autotl.backbones.graph_split import FeatureLevels, Normalize
 
-        network = Tapped(self.trunk) if block is None else self.trunk.prefix(block)
+        network = FeatureLevels(self.graph_split) if block is None else self.graph_split.prefix(block)
         return Normalize(network, self.backbone.preprocessing).eval()

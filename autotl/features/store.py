@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from autotl.atomic_io import disk_full, in_words, write_atomically
+from autotl.atomic_io import disk_full, format_bytes, write_atomically
 from autotl.features.table import (
     RECORD,
     Contents,
@@ -35,7 +35,7 @@ __all__ = [
     "to_row_dtype",
 ]
 
-# of the files, of what views draw, of how images are resized, of what taps are computed in and of their order; part of
+# of the files, of what views draw, of how images are resized, of what levels are computed in and of their order; part of
 # the key: another version's rows are never misread
 FORMAT = 5
 REMOVED = ".removed-"
@@ -174,8 +174,8 @@ class FeatureStore:
         self.prune(self.size_limit - n_bytes)
         if (total := self._total()) + n_bytes > self.size_limit:
             raise StoreFull(
-                f"The feature store {str(self.root)!r} may hold {in_words(self.size_limit)}: {in_words(total)} are "
-                f"in use by running searches, and the next rows need {in_words(n_bytes)}. Give it more: --cache-size "
+                f"The feature store {str(self.root)!r} may hold {format_bytes(self.size_limit)}: {format_bytes(total)} are "
+                f"in use by running searches, and the next rows need {format_bytes(n_bytes)}. Give it more: --cache-size "
                 f"{math.ceil((total + n_bytes) * 2 / 10**9)}GB"
             )
 

@@ -12,11 +12,11 @@ class Head(ABC):
     """A new classifier. Making one is cheap: torch and scikit-learn are imported in `build`."""
 
     name: str
-    kind: Literal["dense", "estimator"]
+    type: Literal["dense", "estimator"]
     """A dense head is a torch module and can be trained with the base; an estimator head is a scikit-learn
     classifier, with `predict_proba` or `decision_function`, on recorded features."""
 
-    max_rows: ClassVar[int | None] = None
+    max_train_samples: ClassVar[int | None] = None
     """How many feature rows it can take in reasonable time; strategies that augment record fewer views for it."""
 
     trusted: ClassVar[tuple[str, ...]] = ()
@@ -31,9 +31,9 @@ class Head(ABC):
         return {}
 
     @abstractmethod
-    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
-        """Unfitted: for a dense head an `nn.Module` from [N, n_features] to logits [N, n_classes]; for an estimator
-        head a scikit-learn classifier, which is fitted on labels 0 … n_classes-1 (some of which may be missing).
+    def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
+        """Unfitted: for a dense head an `nn.Module` from [N, num_features] to logits [N, num_classes]; for an estimator
+        head a scikit-learn classifier, which is fitted on labels 0 … num_classes-1 (some of which may be missing).
 
         An estimator whose `fit` has a parameter `images` is told which image each row is of, [n]: several rows may
         be views of one. One that has a parameter `watch` is given a function to call now and then while it learns,

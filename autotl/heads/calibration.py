@@ -10,7 +10,7 @@ __all__ = ["fit_temperature"]
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The one parameter that calibrates: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2.
 
-    Minimises the log loss of rows that the head wasn't trained on, `logits` [n, n_classes] and `labels` [n]. Dividing
+    Minimises the log loss of rows that the head wasn't trained on, `logits` [n, num_classes] and `labels` [n]. Dividing
     by it never changes which class is first. Two things make it safe on few rows: as in Platt's scaling (1999) labels
     are believed to (n + 1) / (n + 2), so that rows without one error don't ask for infinite confidence; and it
     stays within 1/20 and 20 times the spread of the logits. Rows of a class that the head never saw say nothing.

@@ -17,7 +17,7 @@ class Linear(Head):
     """Whitened features, dropout, one linear layer: what most transfer learning ends in."""
 
     name = "linear"
-    kind = "dense"
+    type = "dense"
 
     def suggest(self, space: Space) -> dict[str, Any]:
         return {"dropout": space.float("dropout", 0.0, 0.7)}
@@ -25,12 +25,12 @@ class Linear(Head):
     def defaults(self) -> Params:
         return {"dropout": 0.2}
 
-    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> "nn.Module":
+    def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> "nn.Module":
         from autotl.heads import layers
 
         design: dict[str, Any] = dict(params)
         with layers.seeded(seed):
-            return layers.linear(n_features, n_classes, **design)
+            return layers.linear(num_features, num_classes, **design)
 
 
 class MLP(Head):
@@ -40,7 +40,7 @@ class MLP(Head):
     """
 
     name = "mlp"
-    kind = "dense"
+    type = "dense"
 
     def suggest(self, space: Space) -> dict[str, Any]:
         return {
@@ -54,12 +54,12 @@ class MLP(Head):
     def defaults(self) -> Params:
         return {"depth": 1, "width": 256, "dropout": 0.3, "normalization": "batch", "activation": "gelu"}
 
-    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> "nn.Module":
+    def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> "nn.Module":
         from autotl.heads import layers
 
         design: dict[str, Any] = dict(params)
         with layers.seeded(seed):
-            return layers.mlp(n_features, n_classes, **design)
+            return layers.mlp(num_features, num_classes, **design)
 
 
 def autotl_register_heads(register: "Register[Head]") -> None:

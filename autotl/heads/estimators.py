@@ -49,7 +49,7 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """[n] for two classes, positive for the second; else [n, n_classes], one against the rest, as SVC's."""
+        """[n] for two classes, positive for the second; else [n, num_classes], one against the rest, as SVC's."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         kernel = rbf_kernel(X, self.support_vectors_, gamma=self.gamma_).astype(np.float64, copy=False)
@@ -67,16 +67,16 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         Support vectors lie class by class; column v of class c has its coefficients against the other classes, in
         their order without c (libsvm's layout, see scikit-learn's user guide on SVC's `dual_coef_`).
         """
-        n_classes = len(self.classes_)
+        num_classes = len(self.classes_)
         ends = np.cumsum(self.n_support_)
         against = [
             kernel[:, end - n : end] @ self.dual_coef_[:, end - n : end].T
             for end, n in zip(ends, self.n_support_, strict=True)
         ]
-        votes, clear = np.zeros((2, len(kernel), n_classes))
+        votes, clear = np.zeros((2, len(kernel), num_classes))
         pair = 0
-        for i in range(n_classes):
-            for j in range(i + 1, n_classes):
+        for i in range(num_classes):
+            for j in range(i + 1, num_classes):
                 decision = against[i][:, j - 1] + against[j][:, i] + self.intercept_[pair]
                 votes[:, i] += decision >= 0
                 votes[:, j] += decision < 0

@@ -13,7 +13,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "si
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of [N, n_features] for short trainings and any batch size.
+    """Batch normalisation of [N, num_features] for short trainings and any batch size.
 
     torch's own differs in two ways. It raises on a training batch of one row, which has no spread: here such a row is
     normalised by the running statistics, as in eval mode, and leaves them alone. And its running statistics start
@@ -49,26 +49,26 @@ class Dropout(nn.Dropout):
         return input * (kept * (256 / (256 - dropped)))
 
 
-def linear(n_features: int, n_classes: int, dropout: float) -> nn.Module:
-    return nn.Sequential(_input_norm(n_features), Dropout(dropout), nn.Linear(n_features, n_classes))
+def linear(num_features: int, num_classes: int, dropout: float) -> nn.Module:
+    return nn.Sequential(_input_norm(num_features), Dropout(dropout), nn.Linear(num_features, num_classes))
 
 
 def mlp(
-    n_features: int, n_classes: int, depth: int, width: int, dropout: float, normalization: str, activation: str
+    num_features: int, num_classes: int, depth: int, width: int, dropout: float, normalization: str, activation: str
 ) -> nn.Module:
     """`depth` hidden layers of `width` units. `normalization` is "batch", "layer" or "none"."""
-    layers: list[nn.Module] = [_input_norm(n_features)]
-    for n_in, n_out in pairwise([n_features] + [width] * depth):
+    layers: list[nn.Module] = [_input_norm(num_features)]
+    for n_in, n_out in pairwise([num_features] + [width] * depth):
         layers.append(nn.Linear(n_in, n_out))
         if normalization != "none":
             layers.append(BatchNorm(n_out) if normalization == "batch" else nn.LayerNorm(n_out))
         layers += [ACTIVATIONS[activation](), Dropout(dropout)]
-    return nn.Sequential(*layers, nn.Linear(width, n_classes))
+    return nn.Sequential(*layers, nn.Linear(width, num_classes))
 
 
-def _input_norm(n_features: int) -> nn.Module:
-    """Features of different taps differ in scale by orders of magnitude: whiten them one by one, learn nothing."""
-    return BatchNorm(n_features, affine=False)
+def _input_norm(num_features: int) -> nn.Module:
+    """Features of different levels differ in scale by orders of magnitude: whiten them one by one, learn nothing."""
+    return BatchNorm(num_features, affine=False)
 
 
 @contextmanager

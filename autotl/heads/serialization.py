@@ -28,27 +28,27 @@ def save_head(head: Any, folder: Path) -> None:
         write_atomically(folder / ESTIMATOR, skops.io.dumps(head))
 
 
-def load_head(spec: Head, params: Params, n_features: int, n_classes: int, folder: Path) -> Any:
+def load_head(spec: Head, params: Params, num_features: int, num_classes: int, folder: Path) -> Any:
     """What `save_head` wrote: a dense head on the CPU in eval mode, or a fitted estimator.
 
     `spec` and `params` are the recipe's; they rebuild a dense head and say which types an estimator may hold.
     Raises AutotlError where the file is missing, damaged, of another design, or holds types that aren't trusted.
     """
-    path = folder / (DENSE if spec.kind == "dense" else ESTIMATOR)
+    path = folder / (DENSE if spec.type == "dense" else ESTIMATOR)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise AutotlError(f"{path} isn't there: the model is incomplete. Copy its whole folder again.") from None
-    if spec.kind == "dense":
-        return _dense(content, spec, params, n_features, n_classes, path)
+    if spec.type == "dense":
+        return _dense(content, spec, params, num_features, num_classes, path)
     head = _estimator(content, spec, path)
-    wanted = getattr(head, "n_features_in_", n_features)
-    if wanted != n_features or not (hasattr(head, "predict_proba") or hasattr(head, "decision_function")):
-        raise AutotlError(f"{path} doesn't hold a classifier of {n_features:,} features, which its model describes.")
+    wanted = getattr(head, "n_features_in_", num_features)
+    if wanted != num_features or not (hasattr(head, "predict_proba") or hasattr(head, "decision_function")):
+        raise AutotlError(f"{path} doesn't hold a classifier of {num_features:,} features, which its model describes.")
     return head
 
 
-def _dense(content: bytes, spec: Head, params: Params, n_features: int, n_classes: int, path: Path) -> Any:
+def _dense(content: bytes, spec: Head, params: Params, num_features: int, num_classes: int, path: Path) -> Any:
     import safetensors
     import safetensors.torch
 
@@ -58,12 +58,12 @@ def _dense(content: bytes, spec: Head, params: Params, n_features: int, n_classe
         raise _damaged(path, error) from error
     # what the page claims is built only where the file could hold it: a width of a billion is a head of terabytes
     largest = max([SMALL, *(side for tensor in tensors.values() for side in tensor.shape)])
-    claims = {"n_features": n_features, "n_classes": n_classes, **params}
+    claims = {"num_features": num_features, "num_classes": num_classes, **params}
     for name, value in claims.items():
         if isinstance(value, int) and value > largest:
             raise AutotlError(f"{path} doesn't hold the head that its model describes: {name} is said to be {value:,}.")
     try:
-        head = spec.build(params, n_features, n_classes, seed=0)
+        head = spec.build(params, num_features, num_classes, seed=0)
         head.load_state_dict(tensors)
     except (TypeError, KeyError, ValueError) as error:
         raise AutotlError(f"{path} doesn't hold the head that its model describes: {error!r}") from error

@@ -37,8 +37,8 @@ class LogisticRegression(Head):
     """The L2-regularised one. With more features than rows, much regularisation is what works."""
 
     name = "logistic_regression"
-    kind = "estimator"
-    max_rows = 20_000
+    type = "estimator"
+    max_train_samples = 20_000
 
     def suggest(self, space: Space) -> dict[str, Any]:
         return {
@@ -49,18 +49,18 @@ class LogisticRegression(Head):
     def defaults(self) -> Params:
         return {"C": 0.01, "class_weight": None}
 
-    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+    def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
         from sklearn.linear_model import LogisticRegression
 
         return _scaled(LogisticRegression(**params, max_iter=1000, random_state=seed))
 
 
 class LinearSVM(Head):
-    """One class against the rest, squared hinge loss. `C` is in units of 1 / n_features."""
+    """One class against the rest, squared hinge loss. `C` is in units of 1 / num_features."""
 
     name = "linear_svm"
-    kind = "estimator"
-    max_rows = 6_000  # liblinear makes its own copy, 16 bytes a number
+    type = "estimator"
+    max_train_samples = 6_000  # liblinear makes its own copy, 16 bytes a number
 
     def suggest(self, space: Space) -> dict[str, Any]:
         return {
@@ -71,21 +71,21 @@ class LinearSVM(Head):
     def defaults(self) -> Params:
         return {"C": 0.4, "class_weight": None}
 
-    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+    def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
         from sklearn.svm import LinearSVC
 
-        design = {**params, "C": _number(params, "C") / n_features}
+        design = {**params, "C": _number(params, "C") / num_features}
         # the dual problem is two to four times faster where features outnumber rows; a finer tolerance
         # costs twice the time and changed no prediction
         return _scaled(LinearSVC(**design, dual="auto", tol=1e-2, max_iter=5000, random_state=seed))
 
 
 class RBFSVM(Head):
-    """The best of the estimators on the features of all stages. `gamma` is in units of 1 / n_features."""
+    """The best of the estimators on the features of all stages. `gamma` is in units of 1 / num_features."""
 
     name = "rbf_svm"
-    kind = "estimator"
-    max_rows = 6_000  # the kernel matrix is rows × rows
+    type = "estimator"
+    max_train_samples = 6_000  # the kernel matrix is rows × rows
     trusted = ("autotl.heads.estimators.GramSVC",)
 
     def suggest(self, space: Space) -> dict[str, Any]:
@@ -98,10 +98,10 @@ class RBFSVM(Head):
     def defaults(self) -> Params:
         return {"C": 5.0, "gamma": 0.3, "class_weight": None}
 
-    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+    def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
         from autotl.heads.estimators import GramSVC
 
-        design: dict[str, Any] = {**params, "gamma": _number(params, "gamma") / n_features}
+        design: dict[str, Any] = {**params, "gamma": _number(params, "gamma") / num_features}
         return _scaled(GramSVC(**design, random_state=seed))
 
 
@@ -109,8 +109,8 @@ class NearestNeighbours(Head):
     """k nearest neighbours among principal components: no training to speak of."""
 
     name = "knn"
-    kind = "estimator"
-    max_rows = 20_000
+    type = "estimator"
+    max_train_samples = 20_000
     trusted = (COMPONENTS, "autotl.heads.estimators.Neighbours")
 
     def suggest(self, space: Space) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class NearestNeighbours(Head):
     def defaults(self) -> Params:
         return {"components": 64, "n_neighbors": 7, "metric": "euclidean"}
 
-    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+    def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
         from autotl.heads.estimators import Neighbours
 
         return _compressed(params, seed, Neighbours)
@@ -133,8 +133,8 @@ class LDA(Head):
     """Linear discriminant analysis among principal components, its covariance shrunk towards a scaled identity."""
 
     name = "lda"
-    kind = "estimator"
-    max_rows = 20_000
+    type = "estimator"
+    max_train_samples = 20_000
     trusted = (COMPONENTS,)
 
     def suggest(self, space: Space) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class LDA(Head):
     def defaults(self) -> Params:
         return {"components": 256, "shrinkage": 0.1}
 
-    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+    def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
         return _compressed(params, seed, LinearDiscriminantAnalysis, solver="lsqr")
@@ -156,8 +156,8 @@ class RandomForest(Head):
     """On principal components: on thousands of raw features it takes ten times as long and is no better."""
 
     name = "random_forest"
-    kind = "estimator"
-    max_rows = 6_000
+    type = "estimator"
+    max_train_samples = 6_000
     trusted = (COMPONENTS, TREE)
 
     def suggest(self, space: Space) -> dict[str, Any]:
@@ -178,18 +178,18 @@ class RandomForest(Head):
             "class_weight": None,
         }
 
-    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+    def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
         from sklearn.ensemble import RandomForestClassifier
 
         return _compressed(params, seed, RandomForestClassifier, random_state=seed, n_jobs=1)
 
 
 class ExtraTrees(Head):
-    """Splits at random thresholds are cheap enough for the raw features. `max_features` is in units of √n_features."""
+    """Splits at random thresholds are cheap enough for the raw features. `max_features` is in units of √num_features."""
 
     name = "extra_trees"
-    kind = "estimator"
-    max_rows = 6_000
+    type = "estimator"
+    max_train_samples = 6_000
     trusted = (TREE,)
 
     def suggest(self, space: Space) -> dict[str, Any]:
@@ -203,11 +203,11 @@ class ExtraTrees(Head):
     def defaults(self) -> Params:
         return {"n_estimators": 100, "max_features": 1.0, "min_samples_leaf": 1, "class_weight": None}
 
-    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+    def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
         from sklearn.ensemble import ExtraTreesClassifier
 
-        looked_at = round(_number(params, "max_features") * n_features**0.5)
-        settings = {**params, "max_features": min(max(1, looked_at), n_features)}
+        looked_at = round(_number(params, "max_features") * num_features**0.5)
+        settings = {**params, "max_features": min(max(1, looked_at), num_features)}
         return ExtraTreesClassifier(**settings, random_state=seed, n_jobs=1)
 
 
@@ -215,8 +215,8 @@ class HistGradientBoosting(Head):
     """Histogram gradient boosting on principal components."""
 
     name = "hist_gradient_boosting"
-    kind = "estimator"
-    max_rows = 20_000
+    type = "estimator"
+    max_train_samples = 20_000
     trusted = (COMPONENTS, TREE_PREDICTOR)
 
     def suggest(self, space: Space) -> dict[str, Any]:
@@ -239,11 +239,11 @@ class HistGradientBoosting(Head):
             "class_weight": None,
         }
 
-    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+    def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         # each iteration grows a tree for each class: with many classes, fewer iterations
-        trees = 1 if n_classes == 2 else n_classes
+        trees = 1 if num_classes == 2 else num_classes
         max_iter = min(int(_number(params, "max_iter")), max(5, 1500 // trees))
         return _compressed(
             {**params, "max_iter": max_iter},

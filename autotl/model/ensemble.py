@@ -29,7 +29,7 @@ def select(
     the best average both did worse on test images: see studies/README.md.
 
     Args:
-        probabilities: [n, n_classes] of each candidate on the validation images, best first.
+        probabilities: [n, num_classes] of each candidate on the validation images, best first.
         kinds: what each candidate is, as far as its errors go.
         limit: the most candidates.
         allowed: whether a set of candidates may be used together (an ensemble has to predict in time).

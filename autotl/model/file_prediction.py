@@ -52,13 +52,13 @@ def take_device(words: str) -> str:
     """The torch device for the first place that `words` name, as `--devices` would. A GPU becomes the only visible one:
     call this before torch is imported."""
     slot = parse_devices(words)[0]
-    if slot.kind == "cuda":
+    if slot.device_type == "cuda":
         os.environ.update(slot.environment)
     return slot.device
 
 
 def best_classes(probabilities: np.ndarray, classes: Sequence[str], top: int) -> list[tuple[str, float]]:
-    """The `top` most probable classes of one row [n_classes], most probable first; fewer where there are fewer."""
+    """The `top` most probable classes of one row [num_classes], most probable first; fewer where there are fewer."""
     order = np.argsort(-probabilities, kind="stable")[:top]
     return [(classes[i], float(probabilities[i])) for i in order]
 

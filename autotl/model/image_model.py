@@ -12,7 +12,7 @@ from PIL import Image
 
 from autotl.atomic_io import refuse_links_out, replaced_folder, write_atomically, write_json
 from autotl.backbones.base import Backbone, Layout
-from autotl.data.augmentation import PLAIN, View, draw
+from autotl.data.augmentation import ORIGINAL, View, draw
 from autotl.data.decoding import UndecodableImage, UnusualImage, to_rgb
 from autotl.data.preprocessing import load_views, preprocess
 from autotl.data.sandbox import Readers
@@ -60,7 +60,7 @@ class ImageModel:
         return np.array(self.classes)[self.predict_proba(images).argmax(1)]
 
     def predict_proba(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
-        """Probabilities [n, n_classes], in the order of `classes`, float64.
+        """Probabilities [n, num_classes], in the order of `classes`, float64.
 
         Args:
             images: paths, PIL images or arrays (see `autotl.data.decoding.to_rgb`); or one of these.
@@ -82,7 +82,7 @@ class ImageModel:
         many: bool = True,
         checked: bool = False,
     ) -> Iterator[tuple[Path, np.ndarray]]:
-        """Path and probabilities [n_classes] one by one, in order, whatever the number of images; memory stays flat.
+        """Path and probabilities [num_classes] one by one, in order, whatever the number of images; memory stays flat.
 
         Args:
             on_skip: told of each file that can't be read, and why; without it such a file raises UndecodableImage.
@@ -114,13 +114,13 @@ class ImageModel:
             except UndecodableImage as error:
                 raise UndecodableImage(f"{image}: {error}", error.path) from error
         picture = to_rgb(image)
-        digest = hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest() if views != {PLAIN} else ""
+        digest = hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest() if views != {ORIGINAL} else ""
         return {view: preprocess(draw(picture, digest, view), backbone.preprocessing) for view in views}
 
     def _load(self, path: Path, backbone: Backbone, views: set[View], checked: bool = False) -> dict[View, np.ndarray]:
         """The views of a file that are drawn for it in a search too. Raises UndecodableImage."""
         try:
-            digest = digest_file(path) if views != {PLAIN} else ""
+            digest = digest_file(path) if views != {ORIGINAL} else ""
         except OSError:  # reading the image says why
             digest = ""
         if not checked:
@@ -162,18 +162,18 @@ class ImageModel:
         return [self._passes[name, many] for name in groups]
 
     def _prepare(self, members: list[Member], many: bool) -> "_Pass":
-        from autotl.backbones.graph_split import Normalize, Tapped, Trunk
+        from autotl.backbones.graph_split import FeatureLevels, GraphSplit, Normalize
 
         first = members[0]
         backbone = self.backbones[first.backbone_digest]
         module = self._module(first)
-        tapped = Tapped(Trunk(module, backbone.blocks(module)))
-        layout = tapped.layout(backbone.preprocessing.size)
+        leveled = FeatureLevels(GraphSplit(module, backbone.blocks(module)))
+        layout = leveled.layout(backbone.preprocessing.size)
         registry = self.registry or load_registry()
-        frozen = first.fitted.base is None
+        frozen = first.fitted.backbone_state is None
         kept = self.conversions if frozen else None
         engine = registry.engine(None, self.device) if many or (kept and kept.exists()) else TorchEngine()
-        network, size = Normalize(tapped, backbone.preprocessing).eval(), backbone.preprocessing.size
+        network, size = Normalize(leveled, backbone.preprocessing).eval(), backbone.preprocessing.size
         precision, key = engine.precision(self.device), conversion_key(first.backbone_digest) if frozen else ""
         compiled = engine.compile(network, size, self.device, self.threads, precision, cache=kept, key=key)
         if (engine.name, precision) != (TorchEngine.name, "fp32"):
@@ -203,9 +203,9 @@ class ImageModel:
                 raise AutotlError(
                     f"{own} doesn't hold the weights of {backbone.name}: {error} Copy the model's folder again."
                 ) from error
-        if member.fitted.base is not None:
+        if member.fitted.backbone_state is not None:
             try:
-                unknown = module.load_state_dict(member.fitted.base, strict=False).unexpected_keys
+                unknown = module.load_state_dict(member.fitted.backbone_state, strict=False).unexpected_keys
             except RuntimeError as error:
                 raise AutotlError(f"The tuned blocks don't fit backbone {backbone.name!r}: {error}") from error
             if unknown:
@@ -224,7 +224,7 @@ class ImageModel:
         for digest, backbone in self.backbones.items():
             layouts[digest] = self._save_weights(backbone, digest, draft / "backbones" / f"{digest[:16]}.safetensors")
         for i, member in enumerate(self.members):
-            columns = layouts[member.backbone_digest].columns(member.fitted.taps)
+            columns = layouts[member.backbone_digest].columns(member.fitted.levels)
             save_member(member, columns.stop - columns.start, draft / "members" / str(i))
         used = [
             {"name": b.name, "digest": d, "pretrained_on": b.pretrained_on, "license": b.license}
@@ -237,14 +237,14 @@ class ImageModel:
     def _save_weights(self, backbone: Backbone, digest: str, path: Path) -> Layout:
         from safetensors.torch import save
 
-        from autotl.backbones.graph_split import Tapped, Trunk
+        from autotl.backbones.graph_split import FeatureLevels, GraphSplit
 
         member = next(m for m in self.members if m.backbone_digest == digest)
-        module = self._module(Member(member.recipe, type(member.fitted)("last", None), digest, member.n_classes))
+        module = self._module(Member(member.recipe, type(member.fitted)("last", None), digest, member.num_classes))
         write_atomically(path, save({k: v.contiguous() for k, v in module.state_dict().items()}))
         if backbone.folder is not None:
             write_atomically(path.with_suffix("") / "config.json", (backbone.folder / "config.json").read_bytes())
-        return Tapped(Trunk(module, backbone.blocks(module))).layout(backbone.preprocessing.size)
+        return FeatureLevels(GraphSplit(module, backbone.blocks(module))).layout(backbone.preprocessing.size)
 
 
 def _check_size(backbone: Backbone, file: Path) -> None:
@@ -267,7 +267,7 @@ def _check_size(backbone: Backbone, file: Path) -> None:
 
 @dataclass
 class _Pass:
-    """One network over the images, and the members that read its taps."""
+    """One network over the images, and the members that read its levels."""
 
     backbone: Backbone
     compiled: Compiled
@@ -280,12 +280,12 @@ class _Pass:
         return {view for member in self.members for view in member.fitted.views}
 
     def probabilities(self, images: dict[View, np.ndarray]) -> np.ndarray:
-        """The members' weighted sum, [n, n_classes], from each of their `views`."""
+        """The members' weighted sum, [n, num_classes], from each of their `views`."""
         # as they were recorded for training
         rows = {v: to_row_dtype(self.compiled(seen), ROWS).astype(np.float32) for v, seen in images.items()}
 
         def one(member: Member) -> np.ndarray:
-            columns = self.layout.columns(member.fitted.taps)
+            columns = self.layout.columns(member.fitted.levels)
             return member.weight * member.probabilities([rows[view][:, columns] for view in member.fitted.views])
 
         return sum(map(one, self.members), np.zeros(()))
@@ -315,7 +315,7 @@ def load(path: str | os.PathLike[str], device: str = "cpu", registry: Registry |
         weights[used.digest] = own.with_suffix(".safetensors")
     members = [load_member(folder / "members" / str(i), registry) for i in range(page.members)]
     for number, member in enumerate(members):
-        if member.backbone_digest not in backbones or member.n_classes != len(page.classes):
+        if member.backbone_digest not in backbones or member.num_classes != len(page.classes):
             raise AutotlError(
                 f"{folder} is no whole model: member {number} belongs to another one. Copy the model's folder again."
             )

@@ -31,7 +31,7 @@ class UsedBackbone(_Page):
 class NeededPlugin(_Page):
     """What `autotl.model.requirements` wrote. Its words end in a command that the user is told to type."""
 
-    kind: Literal["backbone", "head"]
+    component: Literal["backbone", "head"]
     name: Annotated[str, Field(pattern=r"^[^/\\~][^\\]*$", max_length=1000)]
     plugin: Name
     distribution: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
@@ -66,7 +66,7 @@ class ViewPage(_Page):
     @field_validator("policy")
     @classmethod
     def _known(cls, policy: str) -> str:
-        if policy not in ("plain", *POLICIES):
+        if policy not in ("none", *POLICIES):
             raise ValueError(f"there is no augmentation policy {policy!r}")
         return policy
 
@@ -75,12 +75,12 @@ class MemberPage(_Page):
     """`members/N/member.json`."""
 
     recipe: RecipePage
-    taps: Literal["last", "stages", "inner+max", "stages+max"]
+    levels: Literal["last", "stages", "inner+max", "stages+max"]
     views: list[ViewPage] = Field(min_length=1, max_length=100)
     tuned: bool
     backbone_digest: Digest
-    n_features: int = Field(ge=1)
-    n_classes: int = Field(ge=1)
+    num_features: int = Field(ge=1)
+    num_classes: int = Field(ge=1)
     temperature: float = Field(gt=0)
     weight: float = Field(ge=0)
     trial: int
@@ -119,9 +119,9 @@ def read_member_page(folder: Path) -> MemberPage:
     return _checked(MemberPage, page, folder / "member.json")
 
 
-def _checked(kind: type[P], page: Any, file: Path) -> P:
+def _checked(model: type[P], page: Any, file: Path) -> P:
     try:
-        return kind.model_validate(page)
+        return model.model_validate(page)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the page"

@@ -29,7 +29,7 @@ class Member:
     recipe: Recipe
     fitted: Fitted
     backbone_digest: str
-    n_classes: int
+    num_classes: int
     weight: float = 1.0
     trial: int = -1
     validation: float | None = None
@@ -37,34 +37,34 @@ class Member:
     @property
     def passes(self) -> str:
         """Members of one frozen backbone share one pass over the images; a fine-tuned one has its own."""
-        return self.backbone_digest if self.fitted.base is None else f"{self.backbone_digest}/{self.trial}"
+        return self.backbone_digest if self.fitted.backbone_state is None else f"{self.backbone_digest}/{self.trial}"
 
     def probabilities(self, views: Sequence[np.ndarray]) -> np.ndarray:
-        """From its taps' columns for each of its views, float32 [n, n_features]."""
+        """From its levels' columns for each of its views, float32 [n, num_features]."""
         from autotl.heads.inference import average_logits, probabilities
 
-        return probabilities(average_logits(self.fitted.head, views, self.n_classes), self.fitted.temperature)
+        return probabilities(average_logits(self.fitted.head, views, self.num_classes), self.fitted.temperature)
 
 
-def save_member(member: Member, n_features: int, folder: Path) -> None:
+def save_member(member: Member, num_features: int, folder: Path) -> None:
     """Write it whole: `member.json`, the last file, is what makes the folder count."""
     folder.mkdir(parents=True, exist_ok=True)
     save_head(member.fitted.head, folder)
-    if member.fitted.base is not None:
+    if member.fitted.backbone_state is not None:
         from safetensors.torch import save
 
-        tensors = {name: tensor.contiguous() for name, tensor in member.fitted.base.items()}
-        write_atomically(folder / "base.safetensors", save(tensors))
+        tensors = {name: tensor.contiguous() for name, tensor in member.fitted.backbone_state.items()}
+        write_atomically(folder / "backbone_state.safetensors", save(tensors))
     write_json(
         folder / "member.json",
         {
             "recipe": member.recipe.to_dict(),
-            "taps": member.fitted.taps,
+            "levels": member.fitted.levels,
             "views": [asdict(view) for view in member.fitted.views],
-            "tuned": member.fitted.base is not None,
+            "tuned": member.fitted.backbone_state is not None,
             "backbone_digest": member.backbone_digest,
-            "n_features": n_features,
-            "n_classes": member.n_classes,
+            "num_features": num_features,
+            "num_classes": member.num_classes,
             "temperature": member.fitted.temperature,
             "weight": member.weight,
             "trial": member.trial,
@@ -79,10 +79,10 @@ def load_member(folder: Path, registry: Registry) -> Member:
     try:
         recipe = Recipe.from_dict(page.recipe.model_dump())
         spec = registry.head(recipe.head)
-        head = load_head(spec, recipe.head_params, page.n_features, page.n_classes, folder)
+        head = load_head(spec, recipe.head_params, page.num_features, page.num_classes, folder)
         views = tuple(View(view.policy, view.number) for view in page.views)
-        fitted = Fitted(page.taps, head, _base(folder) if page.tuned else None, views, page.temperature)
-        return Member(recipe, fitted, page.backbone_digest, page.n_classes, page.weight, page.trial, page.validation)
+        fitted = Fitted(page.levels, head, _base(folder) if page.tuned else None, views, page.temperature)
+        return Member(recipe, fitted, page.backbone_digest, page.num_classes, page.weight, page.trial, page.validation)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise AutotlError(f"{folder} is no whole part of a model: {type(error).__name__}: {error}") from error
 
@@ -92,6 +92,6 @@ def _base(folder: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load_file
 
     try:
-        return load_file(folder / "base.safetensors")
+        return load_file(folder / "backbone_state.safetensors")
     except SafetensorError as error:
-        raise ValueError(f"base.safetensors is damaged: {error}") from error
+        raise ValueError(f"backbone_state.safetensors is damaged: {error}") from error

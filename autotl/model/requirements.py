@@ -13,16 +13,16 @@ __all__ = ["check_plugins", "plugins_of"]
 
 
 def plugins_of(members: Iterable[Member], backbones: Iterable[Backbone], registry: Registry) -> list[dict[str, str]]:
-    """What the model's backbones and heads come from, as JSON: kind, name, plugin, distribution, version. autotl's own
+    """What the model's backbones and heads come from, as JSON: component, name, plugin, distribution, version. autotl's own
     parts aren't listed."""
     parts = {("backbone", b.name): None for b in backbones} | {("head", m.recipe.head): None for m in members}
     found = []
-    for kind, name in parts:
-        plugin = registry.owner(kind, name)
+    for component, name in parts:
+        plugin = registry.owner(component, name)
         if plugin is not None and plugin.distribution != "autotl":
             found.append(
                 {
-                    "kind": kind,
+                    "component": component,
                     "name": name,
                     "plugin": plugin.name,
                     "distribution": plugin.distribution,
@@ -35,14 +35,14 @@ def plugins_of(members: Iterable[Member], backbones: Iterable[Backbone], registr
 def check_plugins(folder: Path, needed: Iterable[dict[str, Any]], registry: Registry) -> None:
     """Raises AutotlError, with the plugin's name and version, where a part that the model needs isn't here."""
     for part in needed:
-        if part["kind"] == "backbone" and part["name"].startswith("local-dir:"):
+        if part["component"] == "backbone" and part["name"].startswith("local-dir:"):
             raise AutotlError(f"{folder} says that a plugin brings {part['name']!r}: it was made by hand.")
-        find = registry.backbone if part["kind"] == "backbone" else registry.head
+        find = registry.backbone if part["component"] == "backbone" else registry.head
         try:
             find(part["name"])
         except UnknownName as error:
             raise AutotlError(
-                f"The model in {folder} needs the {part['kind']} {part['name']!r} of plugin {part['plugin']!r} "
+                f"The model in {folder} needs the {part['component']} {part['name']!r} of plugin {part['plugin']!r} "
                 f"({part['distribution']} {part['version']}), {_why(part, registry)}"
             ) from error
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from autotl.backbones.base import Backbone
-from autotl.data.augmentation import PLAIN, View
+from autotl.data.augmentation import ORIGINAL, View
 from autotl.errors import AutotlError
 from autotl.heads.base import Head
 from autotl.metrics import Metric
@@ -31,10 +31,10 @@ Report = Callable[[float, float], None]
 class Features(Protocol):
     """What a frozen backbone makes of images: recorded once, read by every trial."""
 
-    def taps(self, part: Literal["train", "validation"], taps: str, view: View = PLAIN) -> np.ndarray:
-        """Pooled outputs [n, n_features], float32. `taps` is one of `autotl.backbones.base.TAPS`."""
+    def levels(self, subset: Literal["train", "validation"], levels: str, view: View = ORIGINAL) -> np.ndarray:
+        """Pooled outputs [n, num_features], float32. `levels` is one of `autotl.backbones.base.LEVELS`."""
 
-    def boundary(self, part: Literal["train", "validation"], block: int, view: View = PLAIN) -> "Rows | None":
+    def boundary(self, subset: Literal["train", "validation"], block: int, view: View = ORIGINAL) -> "Rows | None":
         """What enters block number `block` (0: the images), one row an image; None where the backbone can't be
         split there."""
 
@@ -49,11 +49,11 @@ class Rows(Protocol):
 
 @dataclass
 class Task:
-    """The problem that a trial works on: labels, parts, features, and how long it may take."""
+    """The problem that a trial works on: labels, features, and how long it may take."""
 
     backbone: Backbone
     head: Head
-    n_classes: int
+    num_classes: int
     train_labels: np.ndarray
     validation_labels: np.ndarray
     metric: Metric
@@ -61,7 +61,7 @@ class Task:
     threads: int = 1
     seconds_left: Callable[[], float] = field(default=lambda: float("inf"))
     """Until this trial has to be done; a strategy that trains in epochs stops before it reaches 0."""
-    allowance: float = float("inf")
+    time_budget: float = float("inf")
     """Seconds of training that the trial should plan for."""
     log: Callable[[str], None] = field(default=lambda line: None)
     refit_epochs: int | None = None
@@ -71,15 +71,15 @@ class Task:
 
 @dataclass
 class Fitted:
-    """How to rebuild what a trial trained: the backbone, with `base` loaded over it where it was fine-tuned, the
-    taps that the head sees, and the head."""
+    """How to rebuild what a trial trained: the backbone, with `backbone_state` loaded over it where it was fine-tuned, the
+    levels that the head sees, and the head."""
 
-    taps: str
+    levels: str
     head: Any
     """A trained dense head (`nn.Module`) or a fitted scikit-learn classifier with `predict_proba`."""
-    base: "dict[str, Tensor] | None" = None
+    backbone_state: "dict[str, Tensor] | None" = None
     """Parameters and buffers of the unfrozen blocks, by their names in the backbone."""
-    views: tuple[View, ...] = (PLAIN,)
+    views: tuple[View, ...] = (ORIGINAL,)
     """How the model looks at an image: the head's logits of these are averaged."""
     temperature: float = 1.0
     """Probabilities are softmax(logits / temperature). The search fits it on validation images, for any strategy."""
@@ -92,7 +92,7 @@ class Result:
 
     recipe: Recipe
     probabilities: np.ndarray
-    """Of the validation images, [n, n_classes], float64, rows sum to 1."""
+    """Of the validation images, [n, num_classes], float64, rows sum to 1."""
     fitted: Fitted
     history: list[dict[str, float]] = field(default_factory=list)
     """One entry an epoch: epoch, loss, score, seconds."""
@@ -104,9 +104,9 @@ class Strategy(ABC):
     """One way to reuse a backbone."""
 
     name: str
-    head_kinds: tuple[str, ...] = ("dense", "estimator")
+    head_types: tuple[str, ...] = ("dense", "estimator")
     """The kinds of heads that it can train."""
-    rows_per_image: int = 1
+    samples_per_image: int = 1
     """How many feature rows it gives a head for each image at the least; heads that can't take so many are left out."""
 
     recorded: tuple[str, ...] = ()
@@ -121,7 +121,7 @@ class Strategy(ABC):
         """A known-good value for each name that `suggest` chooses: what is tried first."""
         return {}
 
-    def thorough(self, head: Head, passes: int) -> list[Params]:
+    def expensive_defaults(self, head: Head, passes: int) -> list[Params]:
         """Dearer known-good sets, tried later, that record at most `passes` passes of the backbone over the images
         between them. Empty where there are none, or none so cheap."""
         return []

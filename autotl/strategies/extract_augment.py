@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotl.backbones.base import TAPS, Backbone
-from autotl.data.augmentation import PLAIN, POLICIES, looks
+from autotl.backbones.base import LEVELS, Backbone
+from autotl.data.augmentation import ORIGINAL, POLICIES, views_of
 from autotl.heads.base import Head
 from autotl.recipe import Params, Recipe, Space
 from autotl.strategies.base import Report, Result, Strategy, Task
@@ -29,18 +29,18 @@ class ExtractAugment(Strategy):
     """Dearer than fast extraction, and augmentation works."""
 
     name = "extract_augment"
-    rows_per_image = 2  # the plain image and a view
+    samples_per_image = 2  # the plain image and a view
     recorded = ("policy", "views")
 
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
         views = space.int("views", 1, MOST_VIEWS)
-        if head.max_rows:  # the plain images count too
-            views = max(1, min(views, head.max_rows // max(1, space.n_train) - 1))
+        if head.max_train_samples:  # the plain images count too
+            views = max(1, min(views, head.max_train_samples // max(1, space.num_train) - 1))
         return {
             "policy": space.categorical("policy", POLICIES),
             "views": views,
-            "averaged": space.categorical("averaged", (True, False)),
-            "taps": space.categorical("taps", TAPS),
+            "tta": space.categorical("tta", (True, False)),
+            "levels": space.categorical("levels", LEVELS),
             **suggest_head_training(space, head),
         }
 
@@ -48,28 +48,28 @@ class ExtractAugment(Strategy):
         return {
             "policy": "flip",
             "views": 1,
-            "averaged": True,
-            "taps": "stages+max",
+            "tta": True,
+            "levels": "stages+max",
             **head_training_defaults(head),
         }
 
-    def thorough(self, head: Head, passes: int) -> list[Params]:
+    def expensive_defaults(self, head: Head, passes: int) -> list[Params]:
         views = min(MOST_VIEWS, passes - 1)
-        more = [{"policy": "dihedral", "views": views, "taps": taps} for taps in ("inner+max", "stages+max")]
+        more = [{"policy": "dihedral", "views": views, "levels": levels} for levels in ("inner+max", "stages+max")]
         return [{**self.defaults(head), **params} for params in more] if views > 0 else []
 
     def fit(self, recipe: Recipe, task: Task, device: str, report: Report) -> Result:
         params = recipe.strategy_params
-        taps, policy = str(params["taps"]), str(params["policy"])
-        views = looks(policy, int(params["views"] or 0))
-        first = task.features.taps("train", taps, views[0])
+        levels, policy = str(params["levels"]), str(params["policy"])
+        views = views_of(policy, int(params["views"] or 0))
+        first = task.features.levels("train", levels, views[0])
         features = np.empty((len(views), *first.shape), first.dtype)
         features[0] = first
         for i, view in enumerate(views[1:], 1):  # one at a time: all of them twice may fill the memory
-            features[i] = task.features.taps("train", taps, view)
+            features[i] = task.features.levels("train", levels, view)
         labels = np.tile(task.train_labels, len(views))
-        looked_at = tuple(views) if params.get("averaged") else (PLAIN,)
-        return fit_head(recipe, task, device, report, taps, features.reshape(-1, first.shape[1]), labels, looked_at)
+        looked_at = tuple(views) if params.get("tta") else (ORIGINAL,)
+        return fit_head(recipe, task, device, report, levels, features.reshape(-1, first.shape[1]), labels, looked_at)
 
 
 def autotl_register_strategies(register: "Register[Strategy]") -> None:

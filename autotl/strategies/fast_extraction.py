@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from autotl.backbones.base import TAPS, Backbone
+from autotl.backbones.base import LEVELS, Backbone
 from autotl.heads.base import Head
 from autotl.recipe import Params, Recipe, Space
 from autotl.strategies.base import Report, Result, Strategy, Task
@@ -20,14 +20,14 @@ class FastExtraction(Strategy):
     name = "fast_extraction"
 
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
-        return {"taps": space.categorical("taps", TAPS), **suggest_head_training(space, head)}
+        return {"levels": space.categorical("levels", LEVELS), **suggest_head_training(space, head)}
 
     def defaults(self, head: Head) -> Params:
-        return {"taps": "last", **head_training_defaults(head)}
+        return {"levels": "last", **head_training_defaults(head)}
 
     def fit(self, recipe: Recipe, task: Task, device: str, report: Report) -> Result:
-        taps = str(recipe.strategy_params["taps"])
-        return fit_head(recipe, task, device, report, taps, task.features.taps("train", taps), task.train_labels)
+        levels = str(recipe.strategy_params["levels"])
+        return fit_head(recipe, task, device, report, levels, task.features.levels("train", levels), task.train_labels)
 
 
 def autotl_register_strategies(register: "Register[Strategy]") -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotl.backbones.base import Backbone, Block
-from autotl.data.augmentation import PLAIN, POLICIES, looks
+from autotl.data.augmentation import ORIGINAL, POLICIES, views_of
 from autotl.heads.base import Head
 from autotl.recipe import Params, Recipe, Space
 from autotl.strategies.base import Fitted, Report, Result, Rows, Strategy, Task
@@ -37,16 +37,16 @@ class FineTuning(Strategy):
     the more of its last blocks want retraining."""
 
     name = "fine_tuning"
-    head_kinds = ("dense",)
+    head_types = ("dense",)
     recorded = ("unfrozen_blocks", "policy", "views")
 
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
-        deepest = backbone.n_blocks if space.accelerator else min(CPU_BLOCKS, backbone.n_blocks)
+        deepest = backbone.num_blocks if space.accelerator else min(CPU_BLOCKS, backbone.num_blocks)
         return {
             "unfrozen_blocks": space.int("unfrozen_blocks", 1, deepest),
-            "policy": space.categorical("policy", ("plain", *POLICIES)),
+            "policy": space.categorical("policy", ("none", *POLICIES)),
             "views": space.int("views", 1, 7),
-            "averaged": space.categorical("averaged", (True, False)),
+            "tta": space.categorical("tta", (True, False)),
             "lr": space.float("lr", 3e-5, 3e-3, log=True),
             "lr_decay": space.float("lr_decay", 0.4, 1.0),
             "weight_decay": space.float("weight_decay", 1e-4, 0.3, log=True),
@@ -61,9 +61,9 @@ class FineTuning(Strategy):
     def defaults(self, head: Head) -> Params:
         return {
             "unfrozen_blocks": 1,
-            "policy": "plain",
+            "policy": "none",
             "views": 1,
-            "averaged": False,
+            "tta": False,
             "lr": 5e-4,
             "lr_decay": 0.7,
             "weight_decay": 0.02,
@@ -75,7 +75,7 @@ class FineTuning(Strategy):
             "norms": "frozen",
         }
 
-    def thorough(self, head: Head, passes: int) -> list[Params]:
+    def expensive_defaults(self, head: Head, passes: int) -> list[Params]:
         """Of the plain images: with several views each epoch sees others, and the few that there is time for aren't
         enough."""
         return [{**self.defaults(head), "unfrozen_blocks": 2, "epochs": 8}] if passes > 0 else []
@@ -100,19 +100,21 @@ class _Net:
     """A base and its new head on the way through the five steps."""
 
     def __init__(self, task: Task, recipe: Recipe, device: str):
-        from autotl.backbones.graph_split import Trunk
+        from autotl.backbones.graph_split import GraphSplit
 
         self.task, self.recipe, self.device = task, recipe, device
         self.params = recipe.strategy_params
         self.base = task.backbone.build().to(device)
         self.blocks = task.backbone.blocks(self.base)
-        self.trunk = Trunk(self.base, self.blocks)
-        self.features = task.features.taps("train", "last")
-        self.head = task.head.build(recipe.head_params, self.features.shape[1], task.n_classes, recipe.seed).to(device)
+        self.graph_split = GraphSplit(self.base, self.blocks)
+        self.features = task.features.levels("train", "last")
+        self.head = task.head.build(recipe.head_params, self.features.shape[1], task.num_classes, recipe.seed).to(
+            device
+        )
         policy = str(self.params["policy"])
         views = int(self.params["views"] or 1)
-        self.views = looks(policy, views)
-        self.looked_at = tuple(self.views) if self.params.get("averaged") else (PLAIN,)
+        self.views = views_of(policy, views)
+        self.looked_at = tuple(self.views) if self.params.get("tta") else (ORIGINAL,)
         self.unfrozen: list[Block] = []
 
     def freeze_base(self) -> None:
@@ -124,7 +126,7 @@ class _Net:
         from autotl.strategies.head_training import head_training_defaults, train_head
 
         params = {**head_training_defaults(self.task.head), "stop_after": None}
-        validation = [self.task.features.taps("validation", "last")]
+        validation = [self.task.features.levels("validation", "last")]
         task = self.task
         if task.refit_epochs:  # they are those of the joint training
             task = replace(task, refit_epochs=int(params["epochs"] or 0))
@@ -152,7 +154,7 @@ class _Net:
         from autotl.engines.micro_batch import MicroBatch
         from autotl.heads.inference import probabilities
         from autotl.strategies.precision import faster
-        from autotl.strategies.training_loop import Plan, train
+        from autotl.strategies.training_loop import TrainingConfig, train
 
         start, train_rows, validation = self._boundary()
         network = self._network(start)
@@ -183,7 +185,7 @@ class _Net:
         trained = train(
             network, self._groups(), batches, len(labels) // batch,
             lambda scored: probabilities(logits(scored, validation[0]), 1.0),
-            Plan.of({**self.params, "precision": precision}, patience=4), self.task, report, self.recipe.seed,
+            TrainingConfig.from_params({**self.params, "precision": precision}, patience=4), self.task, report, self.recipe.seed,
             fit_epochs="stop_after" not in self.params, micro=micro,
         )  # fmt: skip
         if len(validation) > 1:  # epochs are compared by the plain images, which is cheaper
@@ -209,7 +211,7 @@ class _Net:
     def _network(self, start: int) -> "nn.Module":
         from autotl.backbones.graph_split import Normalize
 
-        rest = self.trunk.suffix(start) if start else Normalize(self.base, self.task.backbone.preprocessing)
+        rest = self.graph_split.suffix(start) if start else Normalize(self.base, self.task.backbone.preprocessing)
         return _joint(rest, self.head, self._kept_in_eval()).to(self.device)
 
     def _kept_in_eval(self) -> "list[nn.Module]":

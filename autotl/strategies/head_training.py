@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotl.data.augmentation import PLAIN, View
+from autotl.data.augmentation import ORIGINAL, View
 from autotl.heads.base import Head
 from autotl.recipe import Params, Recipe, Space
 from autotl.strategies.base import Fitted, OutOfTime, Report, Result, Task
@@ -25,7 +25,7 @@ SMALLEST_BATCH, LARGEST_BATCH = 64, 512
 
 def suggest_head_training(space: Space, head: Head) -> dict[str, Any]:
     """How to train a dense head on recorded features; an estimator trains itself."""
-    if head.kind != "dense":
+    if head.type != "dense":
         return {}
     return {
         "lr": space.float("lr", 1e-4, 1e-2, log=True),
@@ -38,7 +38,7 @@ def suggest_head_training(space: Space, head: Head) -> dict[str, Any]:
 
 
 def head_training_defaults(head: Head) -> Params:
-    if head.kind != "dense":
+    if head.type != "dense":
         return {}
     return {"lr": 1e-3, "weight_decay": 0.05, "epochs": 20, "label_smoothing": 0.05, "mixup": 0.0, "balanced": False}
 
@@ -48,30 +48,30 @@ def fit_head(
     task: Task,
     device: str,
     report: Report,
-    taps: str,
+    levels: str,
     features: np.ndarray,
     labels: np.ndarray,
-    views: tuple[View, ...] = (PLAIN,),
+    views: tuple[View, ...] = (ORIGINAL,),
 ) -> Result:
-    """A new head, dense or estimator, on recorded features [n, n_features].
+    """A new head, dense or estimator, on recorded features [n, num_features].
 
     Rows are views of the task's training images: all images in their order, then all of them again. What the model
     predicts is averaged over `views`.
     """
     from autotl.heads.inference import average_logits, probabilities
 
-    validation = [task.features.taps("validation", taps, view) for view in views]
-    head = task.head.build(recipe.head_params, features.shape[1], task.n_classes, recipe.seed)
-    if task.head.kind == "estimator":
+    validation = [task.features.levels("validation", levels, view) for view in views]
+    head = task.head.build(recipe.head_params, features.shape[1], task.num_classes, recipe.seed)
+    if task.head.type == "estimator":
         images = np.arange(len(labels)) % len(task.train_labels)
         watch = _watch(head, validation, task, report)
         asked = inspect.signature(head.fit).parameters
         head.fit(features, labels, **{k: v for k, v in {"images": images, "watch": watch}.items() if k in asked})
-        found = probabilities(average_logits(head, validation, task.n_classes), 1.0)
-        return Result(recipe, found, Fitted(taps, head, views=views))
+        found = probabilities(average_logits(head, validation, task.num_classes), 1.0)
+        return Result(recipe, found, Fitted(levels, head, views=views))
 
     trained = train_head(head, features, labels, validation, recipe.strategy_params, task, device, report, recipe.seed)
-    fitted = Fitted(taps, head, views=views)
+    fitted = Fitted(levels, head, views=views)
     return Result(trained.carried_out(recipe), trained.probabilities, fitted, trained.history, trained.best_epoch)
 
 
@@ -84,7 +84,7 @@ def _watch(head: Any, validation: Sequence[np.ndarray], task: Task, report: Repo
     def watch(fraction: float) -> None:
         if task.seconds_left() <= 0:
             raise OutOfTime(f"the time was up after {fraction:.0%} of the fit")
-        found = probabilities(average_logits(head, validation, task.n_classes), 1.0)
+        found = probabilities(average_logits(head, validation, task.num_classes), 1.0)
         score = task.metric(task.validation_labels, found)
         if not best or task.metric.better(score, best[0]):
             best[:] = [score]
@@ -104,14 +104,14 @@ def train_head(
     report: Report,
     seed: int,
 ) -> "Trained":
-    """A dense head on recorded features [n, n_features], in steps over the whole array: no loader, no workers.
+    """A dense head on recorded features [n, num_features], in steps over the whole array: no loader, no workers.
 
     `validation` holds the features of the validation images, once for each view that the model looks at.
     """
     import torch
 
     from autotl.heads.inference import average_logits, probabilities
-    from autotl.strategies.training_loop import Plan, train
+    from autotl.strategies.training_loop import TrainingConfig, train
 
     head.to(device)
     x, y = torch.from_numpy(features).to(device), torch.from_numpy(labels).to(device)
@@ -128,8 +128,8 @@ def train_head(
         groups,
         batches,
         len(x) // batch,
-        lambda network: probabilities(average_logits(network, validation, task.n_classes), 1.0),
-        Plan.of(params),
+        lambda network: probabilities(average_logits(network, validation, task.num_classes), 1.0),
+        TrainingConfig.from_params(params),
         task,
         report,
         seed,

@@ -18,7 +18,7 @@ from autotl.errors import AutotlError
 from autotl.recipe import Params, Recipe
 from autotl.strategies.base import OutOfTime, Report, Task
 
-__all__ = ["Diverged", "Plan", "Trained", "train"]
+__all__ = ["Diverged", "Trained", "TrainingConfig", "train"]
 
 WARMUP_STEPS, WARMUP_EPOCHS = 20, 3
 """A few small steps first, so that a new head's gradients don't shake a pretrained base: so many steps, or epochs where
@@ -32,7 +32,7 @@ class Diverged(AutotlError):
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingConfig:
     """How to train, apart from what."""
 
     epochs: int
@@ -53,7 +53,7 @@ class Plan:
     """Epochs after which to stop although the schedule goes on: where an earlier training ran out of time."""
 
     @classmethod
-    def of(cls, params: Params, **more: Any) -> "Plan":
+    def from_params(cls, params: Params, **more: Any) -> "TrainingConfig":
         """From a strategy's parameters: those that a plan has; the rest is somebody else's."""
         known = {k: v for k, v in params.items() if k in cls.__dataclass_fields__}
         return cls(**{**known, **more})
@@ -66,7 +66,7 @@ class Trained:
 
     probabilities: np.ndarray
     history: list[dict[str, float]]
-    plan: Plan
+    plan: TrainingConfig
     """As carried out: with fewer epochs, or `stop_after`, where time ran short."""
     best_epoch: int
     """The one that is kept."""
@@ -84,7 +84,7 @@ def train(
     batches: Callable[[int, torch.Generator], Iterator[tuple[Tensor, Tensor]]],
     steps: int,
     predict: Callable[[nn.Module], np.ndarray],
-    plan: Plan,
+    plan: TrainingConfig,
     task: Task,
     report: Report,
     seed: int,
@@ -96,7 +96,7 @@ def train(
     Args:
         groups: AdamW's parameter groups, each with its own `lr`, the peak of warm-up and cosine.
         predict: the validation probabilities of a network.
-        fit_epochs: time the first steps, and plan no more epochs than fit into the task's allowance.
+        fit_epochs: time the first steps, and plan no more epochs than fit into the task's time_budget.
         micro: how many rows of a batch pass through at once; without one, as many as fit.
 
     Raises:
@@ -175,7 +175,7 @@ def train(
 
 
 def _shares(
-    network: nn.Module, x: Tensor, y: Tensor, plan: Plan, weights: Tensor | None, generator: torch.Generator
+    network: nn.Module, x: Tensor, y: Tensor, plan: TrainingConfig, weights: Tensor | None, generator: torch.Generator
 ) -> Callable[[slice], Tensor]:
     """What some rows of a batch add to its loss. Mixup is drawn here, once for the batch, however it is cut."""
 
@@ -211,19 +211,19 @@ def _pace(step: int, steps: int, epochs: int) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, gone)))
 
 
-def _fitting(plan: Plan, epoch: int, epoch_seconds: float, task: Task) -> Plan:
-    """No more epochs than the allowance has room for. Raises OutOfTime where not even one fits the time left."""
+def _fitting(plan: TrainingConfig, epoch: int, epoch_seconds: float, task: Task) -> TrainingConfig:
+    """No more epochs than the time_budget has room for. Raises OutOfTime where not even one fits the time left."""
     if epoch == 1 and epoch_seconds > task.seconds_left():
         raise OutOfTime(f"an epoch would take {epoch_seconds:.0f} s, and {task.seconds_left():.0f} s are left")
-    allowed = min(task.allowance, task.seconds_left())
+    allowed = min(task.time_budget, task.seconds_left())
     if math.isinf(allowed):
         return plan
     return replace(plan, epochs=max(epoch, min(plan.epochs, int(allowed / epoch_seconds))))
 
 
 def _class_weights(task: Task, device: torch.device) -> Tensor:
-    counts = np.bincount(task.train_labels, minlength=task.n_classes).clip(min=1)
-    return torch.tensor(len(task.train_labels) / (task.n_classes * counts), dtype=torch.float32, device=device)
+    counts = np.bincount(task.train_labels, minlength=task.num_classes).clip(min=1)
+    return torch.tensor(len(task.train_labels) / (task.num_classes * counts), dtype=torch.float32, device=device)
 
 
 def _average(network: nn.Module, decay: float) -> Any:

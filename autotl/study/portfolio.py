@@ -7,7 +7,7 @@ from autotl.recipe import Params, Value
 from autotl.registry import Registry
 from autotl.study.space import Choices
 
-__all__ = ["known_good", "thorough", "thorough_heads"]
+__all__ = ["cheap_portfolio", "expensive_heads", "expensive_portfolio"]
 
 PREFERRED = ("rbf_svm", "logistic_regression", "linear")
 """Heads for a strategy's first trial: quick and hard to beat."""
@@ -17,7 +17,7 @@ FIRST = ("logistic_regression", "linear")
 """And for the very first: it says little of what can be had, but says it soon."""
 
 
-def known_good(choices: Choices, registry: Registry) -> list[dict[str, Any]]:
+def cheap_portfolio(choices: Choices, registry: Registry) -> list[dict[str, Any]]:
     """Parameters to try before the sampler knows anything, cheapest first: every strategy once on the smallest
     backbone; then, on each backbone, every head that reads recorded features, with its own defaults."""
 
@@ -32,30 +32,32 @@ def known_good(choices: Choices, registry: Registry) -> list[dict[str, Any]]:
         first.append(parameters(choices.backbones[0], strategy, head))
     cheapest = choices.strategies[0]
     heads = choices.heads_for(cheapest, registry)
-    tapped = "taps" in registry.strategy(cheapest).defaults(registry.head(heads[0]))
-    wide = {"taps": "stages+max"} if tapped else {}
-    inner = [head for head in heads if tapped and head in (*PREFERRED, *MANY_ROWS)]
+    leveled = "levels" in registry.strategy(cheapest).defaults(registry.head(heads[0]))
+    wide = {"levels": "stages+max"} if leveled else {}
+    inner = [head for head in heads if leveled and head in (*PREFERRED, *MANY_ROWS)]
     on_each = [
         [
             *(parameters(backbone, cheapest, head, **wide) for head in heads),
-            *(parameters(backbone, cheapest, head, taps="inner+max") for head in inner),
+            *(parameters(backbone, cheapest, head, levels="inner+max") for head in inner),
         ]
         for backbone in choices.backbones
     ]
     return [*first[:1], *on_each[0], *first[1:], *(recipe for recipes in on_each[1:] for recipe in recipes)]
 
 
-def thorough_heads(choices: Choices, registry: Registry, strategy: str) -> list[str]:
+def expensive_heads(choices: Choices, registry: Registry, strategy: str) -> list[str]:
     """The heads of a strategy's thorough recipes: a preferred one, and where that is cheap to try one for many rows."""
     heads = choices.heads_for(strategy, registry)
-    kinds = (PREFERRED, MANY_ROWS) if "estimator" in registry.strategy(strategy).head_kinds else (PREFERRED,)
+    kinds = (PREFERRED, MANY_ROWS) if "estimator" in registry.strategy(strategy).head_types else (PREFERRED,)
     return list(dict.fromkeys(next((h for h in kind if h in heads), heads[0]) for kind in kinds))
 
 
-def thorough(registry: Registry, backbone: str, strategy: str, head: str, passes: int) -> list[dict[str, Any]]:
+def expensive_portfolio(
+    registry: Registry, backbone: str, strategy: str, head: str, passes: int
+) -> list[dict[str, Any]]:
     """A strategy's dearer known-good parameters, which record at most `passes` passes of a backbone over the
     images."""
-    dearer = registry.strategy(strategy).thorough(registry.head(head), passes)
+    dearer = registry.strategy(strategy).expensive_defaults(registry.head(head), passes)
     return [_enqueued(registry, backbone, strategy, head, params) for params in dearer]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from autotl.registry import Registry
-from autotl.study.portfolio import known_good, thorough, thorough_heads
+from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio
 from autotl.study.space import Choices
 
 __all__ = ["UNMEASURED", "Schedule"]
@@ -86,13 +86,13 @@ class Schedule:
         greater_is_better: bool = True,
     ):
         self.choices, self.registry, self.n_images, self.cores = choices, registry, n_images, cores
-        self.plan = [p for p in known_good(choices, registry) if p not in tried]
+        self.plan = [p for p in cheap_portfolio(choices, registry) if p not in tried]
         recipes = [
             (backbone, strategy, head)
             for i, backbone in enumerate(choices.backbones)
             for strategy in choices.strategies
-            for head in thorough_heads(choices, registry, strategy)
-            if i == 0 or "estimator" in registry.strategy(strategy).head_kinds  # to train a backbone is dear: only one
+            for head in expensive_heads(choices, registry, strategy)
+            if i == 0 or "estimator" in registry.strategy(strategy).head_types  # to train a backbone is dear: only one
         ]
         self.deeper = [recipe for recipe in recipes if not self._tried(*recipe, tried)]
         """Backbones, strategies and heads whose thorough recipes weren't tried yet."""
@@ -171,7 +171,7 @@ class Schedule:
                 break
             self.deeper.remove((backbone, strategy, head))
             affordable = THOROUGH * seconds_left / max(1e-9, self._a_pass(backbone))
-            self.at_hand = thorough(self.registry, backbone, strategy, head, int(min(affordable, 100)))
+            self.at_hand = expensive_portfolio(self.registry, backbone, strategy, head, int(min(affordable, 100)))
         if not self.at_hand:
             return None
         parameters = self.at_hand.pop(0)
@@ -181,7 +181,7 @@ class Schedule:
 
     def _tried(self, backbone: str, strategy: str, head: str, tried: Sequence[Mapping[str, Any]]) -> bool:
         passes = {f"{strategy}.{name}" for name in self.registry.strategy(strategy).recorded}
-        for parameters in thorough(self.registry, backbone, strategy, head, 100):
+        for parameters in expensive_portfolio(self.registry, backbone, strategy, head, 100):
             fixed = {name: value for name, value in parameters.items() if name not in passes}
             if any(all(p.get(name) == value for name, value in fixed.items()) for p in tried):
                 return True
@@ -200,7 +200,7 @@ class Schedule:
         rate = self.rates.get(backbone)
         if rate is None:
             rates = self.rates or {self.choices.backbones[0]: UNMEASURED}
-            size = {name: self.registry.backbone(name).parameters or 1 for name in (backbone, *rates)}
+            size = {name: self.registry.backbone(name).num_params or 1 for name in (backbone, *rates)}
             rate = min(rate * (size[name] / size[backbone]) ** 2 for name, rate in rates.items())
         return self.n_images / (rate * self.cores)
 

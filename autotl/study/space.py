@@ -22,16 +22,16 @@ class Choices:
     strategies: tuple[str, ...]
     """Each can train at least one of `heads`."""
     heads: tuple[str, ...]
-    n_train: int
-    n_classes: int
+    num_train: int
+    num_classes: int
     accelerator: bool = False
 
     def heads_for(self, strategy: str, registry: Registry) -> tuple[str, ...]:
         """The heads that a strategy can train on so many images."""
         spec = registry.strategy(strategy)
         heads = [registry.head(name) for name in self.heads]
-        rows = self.n_train * spec.rows_per_image
-        return tuple(h.name for h in heads if h.kind in spec.head_kinds and rows <= (h.max_rows or rows))
+        rows = self.num_train * spec.samples_per_image
+        return tuple(h.name for h in heads if h.type in spec.head_types and rows <= (h.max_train_samples or rows))
 
 
 @dataclass
@@ -40,8 +40,8 @@ class OwnedSpace:
 
     trial: optuna.Trial
     owner: str
-    n_train: int
-    n_classes: int
+    num_train: int
+    num_classes: int
     accelerator: bool
 
     def categorical(self, name: str, choices: Sequence[Value]) -> Any:
@@ -63,7 +63,7 @@ def suggest(trial: optuna.Trial, choices: Choices, registry: Registry, study_see
     """The trial's recipe: every choice is made, by the sampler or by what was enqueued."""
 
     def owned(owner: str) -> OwnedSpace:
-        return OwnedSpace(trial, owner, choices.n_train, choices.n_classes, choices.accelerator)
+        return OwnedSpace(trial, owner, choices.num_train, choices.num_classes, choices.accelerator)
 
     strategy = registry.strategy(trial.suggest_categorical("strategy", choices.strategies))
     backbone = registry.backbone(trial.suggest_categorical("backbone", choices.backbones))

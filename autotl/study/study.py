@@ -37,7 +37,7 @@ def as_line(trial: FrozenTrial) -> TrialLine:
         number=trial.number,
         state=STATES[trial.state],
         value=trial.value if trial.state == TrialState.COMPLETE else None,
-        words=trial.user_attrs.get("words", ""),
+        description=trial.user_attrs.get("description", ""),
         seconds=trial.user_attrs.get("seconds", trial.duration.total_seconds() if trial.duration else 0.0),
         note=trial.user_attrs.get("cause", ""),
     )

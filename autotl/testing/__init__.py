@@ -33,8 +33,8 @@ __all__ = [
     "strategy_checks",
 ]
 
-CHECKS = {checks.kind: checks for checks in (BACKBONE, HEAD, STRATEGY, ENGINE, DATASET, METRIC, PLUGIN)}
-"""All checks by the kind of part that they are for."""
+CHECKS = {checks.component: checks for checks in (BACKBONE, HEAD, STRATEGY, ENGINE, DATASET, METRIC, PLUGIN)}
+"""All checks by the component of part that they are for."""
 
 backbone_checks = BACKBONE.parametrize()
 """`check(backbone)`; `check(backbone, other=…)` where the weights aren't one `weights_file`: the same network with

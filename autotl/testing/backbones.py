@@ -33,7 +33,7 @@ def is_described(backbone: Backbone) -> None:
     for attribute in ("pretrained_on", "license"):
         words = getattr(backbone, attribute)
         expect(isinstance(words, str) and words.strip(), f"{attribute} is {words!r}")
-    expect(isinstance(backbone.offline, bool), f"offline is {backbone.offline!r}, neither True nor False")
+    expect(isinstance(backbone.is_cached, bool), f"offline is {backbone.is_cached!r}, neither True nor False")
 
 
 @BACKBONE.promise(Backbone)
@@ -99,7 +99,7 @@ def builds_the_same_network_without_weights(backbone: Backbone) -> None:
     needs no weights to be here."""
     empty = {name: tuple(tensor.shape) for name, tensor in backbone.build(pretrained=False).state_dict().items()}
     expect(empty, "a network without tensors")
-    if backbone.offline:
+    if backbone.is_cached:
         whole = {name: tuple(tensor.shape) for name, tensor in backbone.build().state_dict().items()}
         odd = next((name for name in {**whole, **empty} if whole.get(name) != empty.get(name)), "")
         expect(not odd, f"{odd!r} is {whole.get(odd)} with weights and {empty.get(odd)} without")
@@ -137,15 +137,17 @@ def digest_follows_the_weights(backbone: Backbone, other: Backbone | None = None
 
 @BACKBONE.promise(Backbone.build)
 def features_are_sound(backbone: Backbone) -> None:
-    """Real images [N, 3, size, size] become finite features [N, n_features] of one width, as wide as `n_features` says
+    """Real images [N, 3, size, size] become finite features [N, num_features] of one width, as wide as `num_features` says
     where it says it, and different for different images."""
     features = _features(backbone, _module(backbone), 4)
     expect(features.ndim == 2 and len(features) == 4, f"for 4 images came {list(features.shape)}: pool what a map has")
     expect(features.is_floating_point(), f"features are {features.dtype}")
     finite = features.isfinite().all(1)
     expect(finite.all(), f"{4 - int(finite.sum())} of 4 images have features that aren't finite")
-    if backbone.n_features is not None:
-        expect(features.shape[1] == backbone.n_features, f"{features.shape[1]} features; it says {backbone.n_features}")
+    if backbone.num_features is not None:
+        expect(
+            features.shape[1] == backbone.num_features, f"{features.shape[1]} features; it says {backbone.num_features}"
+        )
     expect(not features[0].equal(features[1]), "two different photographs have the same features")
 
 
@@ -167,7 +169,7 @@ def features_are_deterministic(backbone: Backbone) -> None:
 
 @BACKBONE.promise(Backbone.blocks)
 def blocks_cover_every_parameter_once(backbone: Backbone) -> None:
-    """The blocks hold every parameter of the network exactly once, and `n_blocks` counts them; `parameters`, where it
+    """The blocks hold every parameter of the network exactly once, and `num_blocks` counts them; `num_params`, where it
     is stated, counts what they hold."""
     module = _module(backbone)
     blocks = backbone.blocks(module)
@@ -182,9 +184,11 @@ def blocks_cover_every_parameter_once(backbone: Backbone) -> None:
             held[name] = block.name
     missing = [name for name in known if name not in held]
     expect(not missing, f"in no block: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
-    expect(backbone.n_blocks == len(blocks), f"n_blocks is {backbone.n_blocks}, and there are {len(blocks)} blocks")
+    expect(
+        backbone.num_blocks == len(blocks), f"num_blocks is {backbone.num_blocks}, and there are {len(blocks)} blocks"
+    )
     count = sum(parameter.numel() for parameter in known.values())
-    expect(backbone.parameters in (None, count), f"`parameters` says {backbone.parameters}, and there are {count}")
+    expect(backbone.num_params in (None, count), f"`num_params` says {backbone.num_params}, and there are {count}")
 
 
 @BACKBONE.promise(Backbone.blocks)
@@ -260,19 +264,19 @@ def splitting_between_blocks_changes_nothing(backbone: Backbone) -> None:
 
     import torch
 
-    from autotl.backbones.graph_split import Trunk
+    from autotl.backbones.graph_split import GraphSplit
 
     module = _module(backbone)
-    trunk = Trunk(module, backbone.blocks(module))
+    graph_split = GraphSplit(module, backbone.blocks(module))
     images = _images(backbone, 2)
     whole_only = []
     with torch.inference_mode():
         expected = module(images)
-        for number, block in enumerate(trunk.blocks):
-            if number and trunk.cut(number) is None:
+        for number, block in enumerate(graph_split.blocks):
+            if number and graph_split.cut(number) is None:
                 whole_only.append(block.name)
             elif number:
-                off = float((trunk.suffix(number)(trunk.prefix(number)(images)) - expected).abs().max())
+                off = float((graph_split.suffix(number)(graph_split.prefix(number)(images)) - expected).abs().max())
                 expect(
                     off <= 1e-3 * float(expected.abs().max()),
                     f"cut before {block.name!r} features are off by {off:.3g}",
@@ -286,18 +290,18 @@ def splitting_between_blocks_changes_nothing(backbone: Backbone) -> None:
 
 
 @BACKBONE.promise(Backbone.build)
-def taps_record_the_output(backbone: Backbone) -> None:
+def levels_record_the_output(backbone: Backbone) -> None:
     """What the feature store records of an image holds the network's own output among its columns, unchanged."""
     import torch
 
-    from autotl.backbones.graph_split import Tapped, Trunk
+    from autotl.backbones.graph_split import FeatureLevels, GraphSplit
 
     module = _module(backbone)
-    tapped = Tapped(Trunk(module, backbone.blocks(module)))
+    leveled = FeatureLevels(GraphSplit(module, backbone.blocks(module)))
     images = _images(backbone, 2)
     with torch.inference_mode():
-        layout = tapped.layout(backbone.preprocessing.size)
-        rows, expected = tapped(images), module(images)
+        layout = leveled.layout(backbone.preprocessing.size)
+        rows, expected = leveled(images), module(images)
     expect(rows.shape == (2, layout.width), f"rows are {list(rows.shape)} and their layout is {layout.width} wide")
     off = float((rows[:, layout.columns("last")] - expected).abs().max())
     expect(off <= 1e-3 * float(expected.abs().max()), f"the recorded output is off by {off:.3g}")
@@ -306,7 +310,7 @@ def taps_record_the_output(backbone: Backbone) -> None:
 def _ask_for_weights(backbone: Backbone) -> None:
     import pytest
 
-    if not backbone.offline:
+    if not backbone.is_cached:
         pytest.skip(f"the weights of {backbone.name} are not on this machine, and a check fetches none")
 
 
@@ -315,7 +319,7 @@ def _module(backbone: Backbone) -> "nn.Module":
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return backbone.build(pretrained=backbone.offline)
+        return backbone.build(pretrained=backbone.is_cached)
 
 
 def _images(backbone: Backbone, n: int) -> "Tensor":

@@ -33,7 +33,7 @@ def expect(condition: Any, came: str) -> None:
 class Check:
     """One promise of a contract. Call it with the part to check: `check(MyHead())`."""
 
-    kind: str
+    component: str
     contract: type
     name: str
     promise: str
@@ -50,11 +50,11 @@ class Check:
         if isinstance(part, type):
             raise TypeError(f"give check() an instance: check({part.__name__}())")
         if not isinstance(part, self.contract):
-            raise TypeError(f"a {self.kind} check takes a {self.contract.__name__}, got {part!r}")
+            raise TypeError(f"a {self.component} check takes a {self.contract.__name__}, got {part!r}")
         unknown = sorted(set(options) - set(self.options))
         if unknown:
             takes = f"it takes {', '.join(self.options)}" if self.options else "it takes none"
-            raise TypeError(f"a {self.kind} check has no option {unknown[0]!r}: {takes}")
+            raise TypeError(f"a {self.component} check has no option {unknown[0]!r}: {takes}")
         wanted = inspect.signature(self.run).parameters
         try:
             self.run(part, **{name: value for name, value in options.items() if name in wanted})
@@ -65,7 +65,7 @@ class Check:
 
     def _words(self, part: Any, came: str) -> str:
         return (
-            f"{self.kind} {getattr(part, 'name', part)!r} doesn't keep {self.name}\n"
+            f"{self.component} {getattr(part, 'name', part)!r} doesn't keep {self.name}\n"
             f"  promised: {self.promise}\n"
             f"  came:     {came}\n"
             f"  see:      {self.where}"
@@ -84,9 +84,9 @@ class Check:
 
 @dataclass
 class Checks:
-    """The checks of one kind of part, in the order in which they are easiest to mend."""
+    """The checks of one component of part, in the order in which they are easiest to mend."""
 
-    kind: str
+    component: str
     contract: type
     options: tuple[str, ...] = ()
     """What `check(part, …)` takes besides the part."""
@@ -104,7 +104,7 @@ class Checks:
         def add(function: Callable[..., None]) -> Callable[..., None]:
             words = " ".join((function.__doc__ or "").split())
             name = function.__name__
-            self.checks.append(Check(self.kind, self.contract, name, words, place, function, self.options))
+            self.checks.append(Check(self.component, self.contract, name, words, place, function, self.options))
             return function
 
         return add

@@ -5,14 +5,14 @@ from collections import Counter
 from pathlib import Path
 from typing import get_args
 
-from autotl.data.dataset import DatasetSource, LabelledImage, Part
+from autotl.data.dataset import DatasetSource, LabelledImage, Subset
 from autotl.testing.check import Checks, Unexpected, expect
 
 __all__ = ["DATASET"]
 
 DATASET = Checks("dataset", DatasetSource, options=("location",))
 SAMPLE = 10
-"""Images of each class and part that are read; listing is checked whole."""
+"""Images of each class and subset that are read; listing is checked whole."""
 
 
 @DATASET.promise(DatasetSource.matches)
@@ -28,7 +28,7 @@ def matches_its_own_locations_alone(source: DatasetSource, location: str | None 
 
 @DATASET.promise(LabelledImage)
 def lists_labelled_images(source: DatasetSource, location: str | None = None) -> None:
-    """`images` lists LabelledImage: files that are there, of two labels or more, each in part "", "train",
+    """`images` lists LabelledImage: files that are there, of two labels or more, each in subset "", "train",
     "validation" or "test", and no file twice."""
     rows = source.images(location or source.name)
     expect(isinstance(rows, list) and rows, f"images returns {type(rows).__name__} of length {len(rows)}")
@@ -36,7 +36,7 @@ def lists_labelled_images(source: DatasetSource, location: str | None = None) ->
         expect(isinstance(row, LabelledImage), f"{row!r} is among the images")
         expect(isinstance(row.path, Path), f"the path {row.path!r} is a {type(row.path).__name__}")
         expect(isinstance(row.label, str) and row.label.strip(), f"{row.path} has the label {row.label!r}")
-        expect(row.part in get_args(Part), f"{row.path} is in part {row.part!r}")
+        expect(row.subset in get_args(Subset), f"{row.path} is in subset {row.subset!r}")
     gone = [row.path for row in rows if not row.path.is_file()]
     expect(not gone, f"{len(gone)} of {len(rows)} files aren't there: {gone[0] if gone else ''}")
     expect(len({row.label for row in rows}) >= 2, f"all images have the label {rows[0].label!r}")
@@ -54,14 +54,14 @@ def lists_the_same_each_time(source: DatasetSource, location: str | None = None)
 
 
 @DATASET.promise(LabelledImage)
-def groups_stay_in_one_part(source: DatasetSource, location: str | None = None) -> None:
-    """Images of one group (a patient, a module) are all in one part: a test image's twin is no training image."""
-    parts: dict[str, set[str]] = {}
+def groups_stay_in_one_subset(source: DatasetSource, location: str | None = None) -> None:
+    """Images of one group (a patient, a module) are all in one subset: a test image's twin is no training image."""
+    subsets: dict[str, set[str]] = {}
     for row in source.images(location or source.name):
-        if row.group and row.part:
-            parts.setdefault(row.group, set()).add(row.part)
-    torn = sorted(group for group, found in parts.items() if len(found) > 1)
-    expect(not torn, f"{len(torn)} groups are in several parts: {torn[:1]}")
+        if row.group and row.subset:
+            subsets.setdefault(row.group, set()).add(row.subset)
+    torn = sorted(group for group, found in subsets.items() if len(found) > 1)
+    expect(not torn, f"{len(torn)} groups are in several subsets: {torn[:1]}")
 
 
 @DATASET.promise(DatasetSource.images)
@@ -79,7 +79,7 @@ def images_can_be_loaded(source: DatasetSource, location: str | None = None) -> 
 
 
 class _Sample(DatasetSource):
-    """The first images of each class and part."""
+    """The first images of each class and subset."""
 
     def __init__(self, source: DatasetSource):
         self.name, self._source = source.name, source
@@ -91,7 +91,7 @@ class _Sample(DatasetSource):
         taken: Counter[tuple[str, str]] = Counter()
         rows = []
         for row in self._source.images(location):
-            if taken[row.label, row.part] < SAMPLE:
-                taken[row.label, row.part] += 1
+            if taken[row.label, row.subset] < SAMPLE:
+                taken[row.label, row.subset] += 1
                 rows.append(row)
         return rows

@@ -123,11 +123,11 @@ def _ask_for_device(engine: Engine, device: str) -> None:
 
 
 def _network(maps: bool = False) -> "nn.Module":
-    from autotl.backbones.graph_split import Normalize, Trunk
+    from autotl.backbones.graph_split import GraphSplit, Normalize
 
     backbone = bench().backbone
     module = backbone.build()
-    inner = Trunk(module, backbone.blocks(module)).prefix(2) if maps else module
+    inner = GraphSplit(module, backbone.blocks(module)).prefix(2) if maps else module
     return Normalize(inner, backbone.preprocessing).eval()
 
 

@@ -20,20 +20,23 @@ HEAD = Checks("head", Head)
 
 @HEAD.promise(Head)
 def is_described(head: Head) -> None:
-    """A head has a name (letters, digits, _ and -), which prefixes its parameters in a study, and is of kind "dense" or
+    """A head has a name (letters, digits, _ and -), which prefixes its parameters in a study, and is of type "dense" or
     "estimator"."""
     expect(isinstance(head.name, str) and re.fullmatch(r"[\w-]+", head.name), f"name is {head.name!r}")
-    expect(head.kind in ("dense", "estimator"), f"kind is {head.kind!r}")
-    whole = isinstance(head.max_rows, int) and head.max_rows > 0
-    expect(head.max_rows is None or whole, f"max_rows is {head.max_rows!r}, neither None nor a count")
+    expect(head.type in ("dense", "estimator"), f"type is {head.type!r}")
+    whole = isinstance(head.max_train_samples, int) and head.max_train_samples > 0
+    expect(
+        head.max_train_samples is None or whole,
+        f"max_train_samples is {head.max_train_samples!r}, neither None nor a count",
+    )
 
 
 @HEAD.promise(Head.build)
-def builds_what_its_kind_says(head: Head) -> None:
-    """A dense head builds an `nn.Module` from [N, n_features] to logits [N, n_classes]; an estimator head a classifier
+def builds_what_its_type_says(head: Head) -> None:
+    """A dense head builds an `nn.Module` from [N, num_features] to logits [N, num_classes]; an estimator head a classifier
     with `fit`, and `predict_proba` or `decision_function`."""
     built = head.build(head.defaults(), 48, 3, 0)
-    if head.kind == "estimator":
+    if head.type == "estimator":
         expect(hasattr(built, "fit"), f"{built!r} has no fit")
         scores = hasattr(built, "predict_proba") or hasattr(built, "decision_function")
         expect(scores, f"{built!r} has neither predict_proba nor decision_function")
@@ -71,35 +74,35 @@ def suggests_what_a_recipe_can_hold(head: Head) -> None:
 @HEAD.promise(Head)
 def learns_a_separable_problem(head: Head) -> None:
     """Trained on well separated classes, it tells them apart on rows that it never saw: 2 classes, and 7."""
-    for n_classes in (2, 7):
-        unseen, truth = problem(n_classes, 70, seed=1)
-        built = trained(head, head.defaults(), *problem(n_classes, 140), n_classes)
-        right = float((logits(built, unseen, n_classes).argmax(1) == truth).mean())
-        expect(right > 0.9, f"with {n_classes} classes {right:.0%} of 70 rows are right, and 90 % are easy")
+    for num_classes in (2, 7):
+        unseen, truth = problem(num_classes, 70, seed=1)
+        built = trained(head, head.defaults(), *problem(num_classes, 140), num_classes)
+        right = float((logits(built, unseen, num_classes).argmax(1) == truth).mean())
+        expect(right > 0.9, f"with {num_classes} classes {right:.0%} of 70 rows are right, and 90 % are easy")
 
 
 @HEAD.promise(probabilities)
 def probabilities_sum_to_one(head: Head) -> None:
     """Every row of probabilities is finite and sums to 1, a column for each class: for 2 classes, and for 7."""
-    for n_classes in (2, 7):
-        features, labels = problem(n_classes, 70)
-        built = trained(head, head.defaults(), features, labels, n_classes)
+    for num_classes in (2, 7):
+        features, labels = problem(num_classes, 70)
+        built = trained(head, head.defaults(), features, labels, num_classes)
         if hasattr(built, "predict_proba"):  # its own, before ours
             own = np.asarray(built.predict_proba(features))
-            _expect_probabilities(own, 70, n_classes, "predict_proba gives")
-        _expect_probabilities(probabilities(logits(built, features, n_classes), 1.0), 70, n_classes, "there are")
+            _expect_probabilities(own, 70, num_classes, "predict_proba gives")
+        _expect_probabilities(probabilities(logits(built, features, num_classes), 1.0), 70, num_classes, "there are")
 
 
-def _expect_probabilities(found: np.ndarray, n: int, n_classes: int, what: str) -> None:
-    expect(found.shape == (n, n_classes), f"{what} {list(found.shape)} for {n} rows and {n_classes} classes")
-    expect(np.isfinite(found).all(), f"{what} values that aren't finite, with {n_classes} classes")
+def _expect_probabilities(found: np.ndarray, n: int, num_classes: int, what: str) -> None:
+    expect(found.shape == (n, num_classes), f"{what} {list(found.shape)} for {n} rows and {num_classes} classes")
+    expect(np.isfinite(found).all(), f"{what} values that aren't finite, with {num_classes} classes")
     off = float(np.abs(found.sum(1) - 1).max())
-    expect(off < 1e-4, f"{what} rows whose sum is off by {off:.3g}, with {n_classes} classes")
+    expect(off < 1e-4, f"{what} rows whose sum is off by {off:.3g}, with {num_classes} classes")
 
 
 @HEAD.promise(Head.build)
 def a_missing_class_keeps_its_column(head: Head) -> None:
-    """Of labels 0 … n_classes-1 some may have no training row: the others are still told apart, each in its own
+    """Of labels 0 … num_classes-1 some may have no training row: the others are still told apart, each in its own
     column, and an estimator never finds the missing one probable."""
     features, labels = problem(7, 140)
     unseen, truth = problem(7, 70, seed=1)
@@ -109,7 +112,7 @@ def a_missing_class_keeps_its_column(head: Head) -> None:
     expect(np.isfinite(found).all(), "logits that aren't finite")
     right = float((found.argmax(1) == truth)[truth != 2].mean())
     expect(right > 0.9, f"{right:.0%} of the rows of the other classes are right")
-    if head.kind == "estimator":
+    if head.type == "estimator":
         most = float(probabilities(found, 20.0)[:, 2].max())
         expect(most < 1e-12, f"the class without a row has a probability of up to {most:.3g}")
 
@@ -154,7 +157,7 @@ def round_trips_through_the_model_folder(head: Head) -> None:
 @HEAD.promise(Head)
 def trusts_no_more_than_it_needs(head: Head) -> None:
     """`trusted` names the types that its file holds besides scikit-learn's own, and no others."""
-    if head.kind == "dense":
+    if head.type == "dense":
         expect(not head.trusted, f"trusted is {head.trusted!r}; a dense head is tensors alone")
         return
     import skops.io
@@ -172,7 +175,7 @@ def whatever_it_suggests_can_be_trained(head: Head) -> None:
     """Any choice of `suggest` can be trained, on a dozen rows too, and gives finite logits."""
     features, labels = problem(3, 12)
     for seed in range(4):
-        params: dict[str, Any] = head.suggest(RandomSpace(seed, n_train=12))
+        params: dict[str, Any] = head.suggest(RandomSpace(seed, num_train=12))
         try:
             found = logits(trained(head, params, features, labels, 3), features, 3)
         except Exception as error:

@@ -22,27 +22,27 @@ def is_described(metric: Metric) -> None:
 
 @METRIC.promise(Metric.__call__)
 def is_a_finite_number(metric: Metric) -> None:
-    """`compute` gives one finite number for labels [n] and probabilities [n, n_classes]."""
-    for n_classes in (2, 7):
-        labels, probabilities = _guesses(n_classes)
+    """`compute` gives one finite number for labels [n] and probabilities [n, num_classes]."""
+    for num_classes in (2, 7):
+        labels, probabilities = _guesses(num_classes)
         score = metric.compute(labels, probabilities)
         number = np.ndim(score) == 0 and isinstance(score, int | float | np.number)
-        expect(number, f"with {n_classes} classes came {score!r}")
-        expect(math.isfinite(score), f"with {n_classes} classes came {score!r}")
+        expect(number, f"with {num_classes} classes came {score!r}")
+        expect(math.isfinite(score), f"with {num_classes} classes came {score!r}")
 
 
 @METRIC.promise(Metric.better)
 def better_answers_have_better_scores(metric: Metric) -> None:
     """Certain and right is better than not to know, and that is better than certain and wrong."""
-    for n_classes in (2, 7):
-        labels = np.arange(70) % n_classes
-        right = np.eye(n_classes)[labels]
-        wrong = np.eye(n_classes)[(labels + 1) % n_classes]
-        unsure = 0.5 * right + 0.5 / n_classes + np.random.default_rng(0).uniform(0, 1e-3, right.shape)
+    for num_classes in (2, 7):
+        labels = np.arange(70) % num_classes
+        right = np.eye(num_classes)[labels]
+        wrong = np.eye(num_classes)[(labels + 1) % num_classes]
+        unsure = 0.5 * right + 0.5 / num_classes + np.random.default_rng(0).uniform(0, 1e-3, right.shape)
         unsure /= unsure.sum(1, keepdims=True)
         best, middle, worst = (metric(labels, p) for p in (right, unsure, wrong))
         order = f"right {best:.4g}, half sure {middle:.4g}, wrong {worst:.4g}, greater is "
-        order += f"{'better' if metric.greater_is_better else 'worse'}, with {n_classes} classes"
+        order += f"{'better' if metric.greater_is_better else 'worse'}, with {num_classes} classes"
         expect(not metric.better(middle, best) and not metric.better(worst, middle), order)
         expect(metric.better(best, worst), order)
 
@@ -50,8 +50,8 @@ def better_answers_have_better_scores(metric: Metric) -> None:
 @METRIC.promise(Metric.__call__)
 def the_order_of_images_says_nothing(metric: Metric) -> None:
     """The same images in another order have the same score, and the arrays stay as they were."""
-    for n_classes in (2, 7):
-        labels, probabilities = _guesses(n_classes)
+    for num_classes in (2, 7):
+        labels, probabilities = _guesses(num_classes)
         kept = labels.copy(), probabilities.copy()
         score = metric(labels, probabilities)
         same = np.array_equal(labels, kept[0]) and np.array_equal(probabilities, kept[1])
@@ -68,8 +68,8 @@ def a_class_may_be_missing(metric: Metric) -> None:
     expect(math.isfinite(score), f"without class 2 came {score!r}")
 
 
-def _guesses(n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _guesses(num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    labels = np.arange(70) % n_classes
-    scores = rng.uniform(size=(70, n_classes)) + 0.5 * np.eye(n_classes)[labels]
+    labels = np.arange(70) % num_classes
+    scores = rng.uniform(size=(70, num_classes)) + 0.5 * np.eye(num_classes)[labels]
     return labels, scores / scores.sum(1, keepdims=True)

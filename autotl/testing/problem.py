@@ -10,20 +10,22 @@ from autotl.recipe import Params
 __all__ = ["FixedSpace", "RandomSpace", "problem", "trained"]
 
 
-def problem(n_classes: int, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """float32 features [n, 48] of scales 0.01 to 100, as taps have, and labels [n]. Each class has its own centre;
+def problem(num_classes: int, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """float32 features [n, 48] of scales 0.01 to 100, as levels have, and labels [n]. Each class has its own centre;
     another `seed` draws other rows around the same centres."""
-    centres = 2 * np.random.default_rng(99).standard_normal((n_classes, 48))
+    centres = 2 * np.random.default_rng(99).standard_normal((num_classes, 48))
     rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(n) % n_classes)
+    labels = rng.permutation(np.arange(n) % num_classes)
     features = centres[labels] + rng.standard_normal((n, 48))
     return (features * np.geomspace(0.01, 100, 48)).astype(np.float32), labels
 
 
-def trained(head: Head, params: Params, features: np.ndarray, labels: np.ndarray, n_classes: int, seed: int = 0) -> Any:
+def trained(
+    head: Head, params: Params, features: np.ndarray, labels: np.ndarray, num_classes: int, seed: int = 0
+) -> Any:
     """What `head` builds, trained in the plainest way: 40 steps of AdamW on all rows, or `fit`."""
-    built = head.build(params, features.shape[1], n_classes, seed)
-    if head.kind == "estimator":
+    built = head.build(params, features.shape[1], num_classes, seed)
+    if head.type == "estimator":
         return built.fit(features, labels)
     import torch
 
@@ -42,9 +44,9 @@ def trained(head: Head, params: Params, features: np.ndarray, labels: np.ndarray
 class RandomSpace:
     """Draws every choice at random, as a sampler that knows nothing would."""
 
-    def __init__(self, seed: int = 0, n_train: int = 1000, n_classes: int = 3, accelerator: bool = False):
+    def __init__(self, seed: int = 0, num_train: int = 1000, num_classes: int = 3, accelerator: bool = False):
         self.rng = np.random.default_rng(seed)
-        self.n_train, self.n_classes, self.accelerator = n_train, n_classes, accelerator
+        self.num_train, self.num_classes, self.accelerator = num_train, num_classes, accelerator
 
     def categorical(self, name: str, choices: Any) -> Any:
         return choices[self.rng.integers(len(choices))]
@@ -61,9 +63,9 @@ class RandomSpace:
 class FixedSpace:
     """Chooses given values, and notes what it was asked for and which values lie outside."""
 
-    def __init__(self, values: Params, n_train: int = 1000, n_classes: int = 3, accelerator: bool = False):
+    def __init__(self, values: Params, num_train: int = 1000, num_classes: int = 3, accelerator: bool = False):
         self.values = dict(values)
-        self.n_train, self.n_classes, self.accelerator = n_train, n_classes, accelerator
+        self.num_train, self.num_classes, self.accelerator = num_train, num_classes, accelerator
         self.asked: list[str] = []
         self.outside: list[str] = []
 

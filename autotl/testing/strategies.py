@@ -15,18 +15,18 @@ from autotl.testing.trial import bench
 __all__ = ["STRATEGY"]
 
 STRATEGY = Checks("strategy", Strategy)
-KINDS = ("dense", "estimator")
+TYPES = ("dense", "estimator")
 
 
 @STRATEGY.promise(Strategy)
 def is_described(strategy: Strategy) -> None:
-    """A strategy has a name (letters, digits, _ and -), which prefixes its parameters in a study; trains heads of kind
+    """A strategy has a name (letters, digits, _ and -), which prefixes its parameters in a study; trains heads of head_type
     "dense", "estimator" or both; and says how many rows it makes of an image."""
     expect(isinstance(strategy.name, str) and re.fullmatch(r"[\w-]+", strategy.name), f"name is {strategy.name!r}")
-    kinds = strategy.head_kinds
-    expect(isinstance(kinds, tuple) and kinds and set(kinds) <= set(KINDS), f"head_kinds is {kinds!r}")
-    rows = strategy.rows_per_image
-    expect(isinstance(rows, int) and rows >= 1, f"rows_per_image is {rows!r}, not a count from 1")
+    types = strategy.head_types
+    expect(isinstance(types, tuple) and types and set(types) <= set(TYPES), f"head_types is {types!r}")
+    rows = strategy.samples_per_image
+    expect(isinstance(rows, int) and rows >= 1, f"samples_per_image is {rows!r}, not a count from 1")
     expect((strategy.__doc__ or "").strip(), "no docstring: `autotl strategies` prints its first paragraph")
 
 
@@ -35,17 +35,17 @@ def defaults_are_what_it_suggests(strategy: Strategy) -> None:
     """`defaults`, and each of `thorough`, have a value for each name that `suggest` asks for, within what is
     suggested."""
     known = [
-        (kind, head, values)
-        for kind in strategy.head_kinds
-        for head in [bench().head(kind)]
-        for values in (strategy.defaults(head), *strategy.thorough(head, 4))
+        (head_type, head, values)
+        for head_type in strategy.head_types
+        for head in [bench().head(head_type)]
+        for values in (strategy.defaults(head), *strategy.expensive_defaults(head, 4))
     ]
-    for kind, head, values in known:
+    for head_type, head, values in known:
         space = FixedSpace(values)
         suggested = strategy.suggest(space, bench().backbone, head)
         expect(isinstance(suggested, dict), f"suggest returns {suggested!r}, not a dict")
         missing = [name for name in space.asked if name not in space.values]
-        expect(not missing, f"no default for {', '.join(missing)}, with a head of kind {kind}")
+        expect(not missing, f"no default for {', '.join(missing)}, with a head of head_type {head_type}")
         unasked = sorted(space.values.keys() - set(space.asked))
         expect(not unasked, f"a default for {', '.join(unasked)}, which suggest never asks for")
         expect(not space.outside, f"{', '.join(space.outside)} lies outside of what it suggests")
@@ -56,25 +56,25 @@ def suggests_what_a_recipe_can_hold(strategy: Strategy) -> None:
     """What `suggest` returns is text, numbers, booleans or None under its names, so that a recipe can be
     written down."""
     for seed in range(4):
-        for kind in strategy.head_kinds:
-            for name, value in strategy.suggest(RandomSpace(seed), bench().backbone, bench().head(kind)).items():
+        for head_type in strategy.head_types:
+            for name, value in strategy.suggest(RandomSpace(seed), bench().backbone, bench().head(head_type)).items():
                 plain = value is None or type(value) in (str, int, float, bool)
                 expect(isinstance(name, str) and plain, f"{name!r} is {value!r}, a {type(value).__name__}")
 
 
 @STRATEGY.promise(Result)
 def results_are_probabilities(strategy: Strategy) -> None:
-    """`fit` returns a Result: probabilities of the validation images [n, n_classes], finite, rows sum to 1; the recipe
+    """`fit` returns a Result: probabilities of the validation images [n, num_classes], finite, rows sum to 1; the recipe
     that was trained; and a history whose epochs have the same names, with the number of the one that was kept."""
-    for kind in strategy.head_kinds:
-        result = bench().fit(strategy, kind)
+    for head_type in strategy.head_types:
+        result = bench().fit(strategy, head_type)
         expect(isinstance(result, Result) and isinstance(result.fitted, Fitted), f"fit returns {result!r}")
         found, n = np.asarray(result.probabilities), len(bench().split.validation)
         expect(found.shape == (n, 2), f"probabilities are {list(found.shape)} for {n} images and 2 classes")
         expect(np.isfinite(found).all(), "probabilities that aren't finite")
         off = float(np.abs(found.sum(1) - 1).max())
         expect(off < 1e-6, f"rows of probabilities whose sum is off by {off:.3g}")
-        same = isinstance(result.recipe, Recipe) and result.recipe.head == bench().head(kind).name
+        same = isinstance(result.recipe, Recipe) and result.recipe.head == bench().head(head_type).name
         expect(same, f"the result's recipe is {result.recipe!r}")
         expect(Recipe.from_dict(result.recipe.to_dict()).digest == result.recipe.digest, "its recipe can't be written")
         names = {tuple(epoch) for epoch in result.history}
@@ -86,17 +86,17 @@ def results_are_probabilities(strategy: Strategy) -> None:
 @STRATEGY.promise(Strategy.fit)
 def learns_two_photographs(strategy: Strategy) -> None:
     """With its defaults it tells patches of two photographs apart, better than a guess."""
-    for kind in strategy.head_kinds:
-        result = bench().fit(strategy, kind)
+    for head_type in strategy.head_types:
+        result = bench().fit(strategy, head_type)
         right = float((result.probabilities.argmax(1) == bench().dataset.labels[bench().split.validation]).mean())
-        expect(right >= 0.75, f"{right:.0%} of 12 patches are right, with a head of kind {kind}")
+        expect(right >= 0.75, f"{right:.0%} of 12 patches are right, with a head of head_type {head_type}")
 
 
 @STRATEGY.promise(Strategy.fit)
 def trains_once_more_for_the_model(strategy: Strategy) -> None:
     """Where `task.refit_epochs` is set, a strategy that trains in epochs trains exactly so many and keeps the last."""
-    for kind in strategy.head_kinds:
-        result = bench().fit(strategy, kind, task=bench().task(bench().head(kind), refit_epochs=2))
+    for head_type in strategy.head_types:
+        result = bench().fit(strategy, head_type, task=bench().task(bench().head(head_type), refit_epochs=2))
         if result.history:
             expect(len(result.history) == 2, f"it trained {len(result.history)} epochs, not 2")
             expect(result.best_epoch == 2, f"it kept epoch {result.best_epoch}, not the last")
@@ -105,8 +105,8 @@ def trains_once_more_for_the_model(strategy: Strategy) -> None:
 @STRATEGY.promise(Recipe)
 def the_same_recipe_gives_the_same_model(strategy: Strategy) -> None:
     """The same recipe and seed give the same probabilities, bit by bit."""
-    kind = strategy.head_kinds[0]
-    once, again = (bench().fit(strategy, kind).probabilities for _ in range(2))
+    head_type = strategy.head_types[0]
+    once, again = (bench().fit(strategy, head_type).probabilities for _ in range(2))
     off = float(np.abs(once - again).max())
     expect(np.array_equal(once, again), f"trained again they differ by up to {off:.3g}: draw from recipe.seed")
 
@@ -117,8 +117,8 @@ def the_model_says_what_the_trial_said(strategy: Strategy) -> None:
     from autotl.model.image_model import ImageModel, load
     from autotl.model.member import Member
 
-    for kind in strategy.head_kinds:
-        result = bench().fit(strategy, kind)
+    for head_type in strategy.head_types:
+        result = bench().fit(strategy, head_type)
         backbone = bench().backbone
         member = Member(result.recipe, result.fitted, backbone.digest, 2)
         about: dict[str, Any] = {"versions": {}}
@@ -131,7 +131,7 @@ def the_model_says_what_the_trial_said(strategy: Strategy) -> None:
             found = loaded.predict_proba(paths)
         off = float(np.abs(found - result.probabilities).max())
         # recorded features are rounded to 16 bits, and the chip may compute in bf16
-        expect(off < 0.05, f"probabilities are off by up to {off:.3g}, with a head of kind {kind}")
+        expect(off < 0.05, f"probabilities are off by up to {off:.3g}, with a head of head_type {head_type}")
 
 
 @STRATEGY.promise(Strategy.fit)
@@ -148,21 +148,21 @@ def reports_its_progress(strategy: Strategy) -> None:
     def prune(fraction: float, score: float) -> None:
         raise TrialPruned
 
-    kind = strategy.head_kinds[0]
-    bench().fit(strategy, kind, note)
+    head_type = strategy.head_types[0]
+    bench().fit(strategy, head_type, note)
     fractions = [fraction for fraction, _ in reported]
     expect(all(0 < f <= 1 for f in fractions), f"it reported the fractions {fractions}")
     expect(fractions == sorted(fractions), f"it reported the fractions {fractions}: they fall")
     expect(np.isfinite([score for _, score in reported]).all(), "it reported a score that isn't finite")
     if reported:
-        expect(_ends_pruned(strategy, kind, prune), "`report` raised TrialPruned, and fit went on")
+        expect(_ends_pruned(strategy, head_type, prune), "`report` raised TrialPruned, and fit went on")
 
 
-def _ends_pruned(strategy: Strategy, kind: str, prune: Report) -> bool:
+def _ends_pruned(strategy: Strategy, head_type: str, prune: Report) -> bool:
     from optuna import TrialPruned
 
     try:
-        bench().fit(strategy, kind, prune)
+        bench().fit(strategy, head_type, prune)
     except TrialPruned:
         return True
     return False
@@ -172,10 +172,10 @@ def _ends_pruned(strategy: Strategy, kind: str, prune: Report) -> bool:
 def keeps_to_the_time_that_is_left(strategy: Strategy) -> None:
     """Where `task.seconds_left()` is 0 a strategy that trains in epochs begins none more: it raises OutOfTime, or
     returns what it has."""
-    for kind in strategy.head_kinds:
-        task = bench().task(bench().head(kind), seconds_left=lambda: 0.0)
+    for head_type in strategy.head_types:
+        task = bench().task(bench().head(head_type), seconds_left=lambda: 0.0)
         try:
-            result = bench().fit(strategy, kind, task=task)
+            result = bench().fit(strategy, head_type, task=task)
         except OutOfTime:
             continue
         expect(len(result.history) <= 1, f"with no second left it trained {len(result.history)} epochs")

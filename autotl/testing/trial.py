@@ -33,8 +33,8 @@ class Bench:
     dataset: ImageDataset
     split: Split
 
-    def head(self, kind: str) -> Head:
-        return self.registry.head({"dense": "linear", "estimator": "logistic_regression"}[kind])
+    def head(self, head_type: str) -> Head:
+        return self.registry.head({"dense": "linear", "estimator": "logistic_regression"}[head_type])
 
     def task(self, head: Head, **more: Any) -> Task:
         from autotl.engines.torch import TorchEngine
@@ -54,7 +54,7 @@ class Bench:
         return Task(
             backbone=self.backbone,
             head=head,
-            n_classes=2,
+            num_classes=2,
             train_labels=self.dataset.labels[self.split.train],
             validation_labels=self.dataset.labels[self.split.validation],
             metric=self.registry.metric("accuracy"),
@@ -62,8 +62,8 @@ class Bench:
             **more,
         )
 
-    def fit(self, strategy: Strategy, kind: str, report: Any = None, task: Task | None = None) -> Result:
-        head = self.head(kind)
+    def fit(self, strategy: Strategy, head_type: str, report: Any = None, task: Task | None = None) -> Result:
+        head = self.head(head_type)
         recipe = Recipe(self.backbone.name, strategy.name, head.name, 3, strategy.defaults(head), head.defaults())
         return strategy.fit(recipe, task or self.task(head), "cpu", report or (lambda fraction, score: None))
 

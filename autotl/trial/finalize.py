@@ -65,7 +65,7 @@ def _assemble(bench: Bench, members: list[Member], ticket: Finish, refitted: lis
 
 
 def _test(bench: Bench, model: ImageModel, ticket: Finish) -> np.ndarray | None:
-    """Probabilities of the test images, [n, n_classes], straight from their files; None without a test part, or where
+    """Probabilities of the test images, [n, num_classes], straight from their files; None without a test part, or where
     somebody waits and they take too long."""
     paths = [bench.context.dataset.paths[i] for i in bench.context.split.test]
     if not paths:

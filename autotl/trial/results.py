@@ -28,7 +28,7 @@ def write_result(
     write_json(bench.context.folder / "result.json", result)
     leaderboard = _leaderboard(bench, {m.trial for m in model.members})
     _write_leaderboard(bench, leaderboard)
-    chosen = [{"trial": m.trial, "weight": m.weight, "words": m.recipe.words()} for m in model.members]
+    chosen = [{"trial": m.trial, "weight": m.weight, "description": m.recipe.describe()} for m in model.members]
     return result | {"leaderboard": leaderboard, "members": chosen, "model": str(folder)}
 
 
@@ -75,7 +75,7 @@ def _leaderboard(bench: Bench, members: set[int]) -> list[dict[str, Any]]:
                 "head": recipe["head"],
                 "seconds": trial.user_attrs["seconds"],
                 "in_model": trial.number in members,
-                "words": trial.user_attrs["words"],
+                "description": trial.user_attrs["description"],
                 "recipe": json.dumps(recipe, sort_keys=True),
             }
         )

@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import TrialState
 
 from autotl.atomic_io import disk_full, write_atomically
-from autotl.devices import spoils_process
+from autotl.devices import is_device_error
 from autotl.engines import micro_batch
 from autotl.features.extractor import FeatureExtractor
 from autotl.features.sharing import StoreTimeout
@@ -86,8 +86,8 @@ class Bench:
         self.extractor.move(FeatureStore(own / "features", self.context.config.cache_size), own / "engines")
         self.send("say", _without_cache(error))
 
-    def labels(self, part: str) -> np.ndarray:
-        return self.context.dataset.labels[getattr(self.context.split, part)]
+    def labels(self, subset: str) -> np.ndarray:
+        return self.context.dataset.labels[getattr(self.context.split, subset)]
 
 
 def _without_cache(error: StoreUnavailable) -> str:
@@ -109,15 +109,15 @@ def run_trial(bench: Bench, ticket: Ticket) -> bool:
     try:
         bench.send("asked", trial.number)
         recipe = suggest(trial, bench.context.choices, bench.registry, bench.context.config.seed)
-        bench.send("started", trial.number, recipe.words(), recipe.strategy, recipe.backbone)
-        trial.set_user_attr("words", recipe.words())
+        bench.send("started", trial.number, recipe.describe(), recipe.strategy, recipe.backbone)
+        trial.set_user_attr("description", recipe.describe())
         trial.set_user_attr("recipe", recipe.to_dict())
         report = _reporter(trial, bench.send)
         try:
-            result = train(bench, recipe, ticket.allowance, report)
+            result = train(bench, recipe, ticket.time_budget, report)
         except StoreUnavailable as error:
             bench.do_without_cache(error)
-            result = train(bench, recipe, ticket.allowance, report)
+            result = train(bench, recipe, ticket.time_budget, report)
         value = bench.registry.metric(bench.context.config.metric)(bench.labels("validation"), result.probabilities)
         _record(bench, trial, result, value)
         state = TrialState.COMPLETE
@@ -130,7 +130,7 @@ def run_trial(bench: Bench, ticket: Ticket) -> bool:
     except Exception as error:
         if full := disk_full(error, bench.context.folder):
             raise full from error  # no trial after this one would do better; its recipe is tried again
-        spoiled = spoils_process(error)
+        spoiled = is_device_error(error)
         trial.set_user_attr("cause", f"{type(error).__name__}: {error}".strip()[:500])
         trial.set_user_attr("traceback", traceback.format_exc())
     seconds = round(time.monotonic() - began, 3)
@@ -175,7 +175,7 @@ def _reporter(trial: optuna.Trial, send: Send) -> Callable[[float, float], None]
 def train(
     bench: Bench,
     recipe: Recipe,
-    allowance: float,
+    time_budget: float,
     report: Callable[[float, float], None],
     refit_epochs: int | None = None,
 ) -> Result:
@@ -184,14 +184,14 @@ def train(
     task = Task(
         backbone=backbone,
         head=bench.registry.head(recipe.head),
-        n_classes=len(bench.context.dataset.classes),
+        num_classes=len(bench.context.dataset.classes),
         train_labels=bench.labels("train"),
         validation_labels=bench.labels("validation"),
         metric=bench.registry.metric(bench.context.config.metric),
         features=bench.extractor.of(backbone),
         threads=bench.context.slot.threads,
         seconds_left=lambda: bench.deadline() - time.monotonic(),
-        allowance=allowance,
+        time_budget=time_budget,
         log=lambda line: bench.send("say", line),
         refit_epochs=refit_epochs,
     )
@@ -218,14 +218,14 @@ def _record(bench: Bench, trial: optuna.Trial, result: Result, value: float) -> 
     labels = bench.labels("validation")
     classes = len(context.dataset.classes)
     member = Member(recipe, result.fitted, backbone.digest, classes, trial=trial.number, validation=value)
-    columns = bench.extractor.of(backbone).layout.columns(result.fitted.taps)
+    columns = bench.extractor.of(backbone).layout.columns(result.fitted.levels)
     folder = member_folder(context.folder, trial.number)
     write_atomically(folder / "validation.npy", lambda file: np.save(file, result.probabilities))
     save_member(member, columns.stop - columns.start, folder)
 
     if recipe.digest != Recipe.from_dict(trial.user_attrs["recipe"]).digest:  # time cut it short
         trial.set_user_attr("recipe", recipe.to_dict())
-        trial.set_user_attr("words", recipe.words())
+        trial.set_user_attr("description", recipe.describe())
     if result.history:
         trial.set_user_attr("epochs", len(result.history))
     if result.best_epoch:
@@ -234,7 +234,7 @@ def _record(bench: Bench, trial: optuna.Trial, result: Result, value: float) -> 
         with suppress(ValueError):
             trial.set_user_attr(metric.name, round(metric(labels, result.probabilities), 6))
     _upload(bench, trial, result)
-    set_note(bench.study, trial, f"**{value:.4f}** {context.config.metric}: {recipe.words()}")
+    set_note(bench.study, trial, f"**{value:.4f}** {context.config.metric}: {recipe.describe()}")
 
 
 def _upload(bench: Bench, trial: optuna.Trial, result: Result) -> None:

@@ -41,7 +41,7 @@ class Candidate:
     validation: np.ndarray
 
     @property
-    def kind(self) -> tuple[str, str, bool]:
+    def pair(self) -> tuple[str, str, bool]:
         """Candidates of one kind err alike."""
         return self.backbone, self.head, self.tuned
 
@@ -93,7 +93,7 @@ def choose_members(bench: Bench, ticket: Finish, candidates: list[Candidate]) ->
         return seconds(chosen) <= left
 
     metric = bench.registry.metric(bench.context.config.metric)
-    found, kinds = [c.validation for c in candidates], [c.kind for c in candidates]
+    found, kinds = [c.validation for c in candidates], [c.pair for c in candidates]
     weights = select(found, kinds, bench.labels("validation"), metric, bench.context.config.ensemble, allowed)
     members = []
     for index, weight in weights.items():

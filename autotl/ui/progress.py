@@ -22,7 +22,7 @@ class TrialLine:
     number: int
     state: str
     value: float | None
-    words: str
+    description: str
     seconds: float
     note: str = ""
 

@@ -69,9 +69,9 @@ def _cut(text: str, width: int) -> str:
 def headline_rows(headline: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is searched, where, for what: a label and its text."""
     images, classes = headline["images"], headline["classes"]
-    parts = {part: images.get(part) or 0 for part in ("train", "validation", "test")}
+    subsets = {subset: images.get(subset) or 0 for subset in ("train", "validation", "test")}
     rows = [
-        (f"{sum(parts.values()):,} images", " · ".join(f"{n:,} {part}" for part, n in parts.items() if n)),
+        (f"{sum(subsets.values()):,} images", " · ".join(f"{n:,} {subset}" for subset, n in subsets.items() if n)),
         (f"{len(classes)} classes", _listed(classes)),
         (_counted(headline["backbones"], "backbone"), _listed(headline["backbones"])),
         (_counted(headline["devices"], "worker"), _listed(headline["devices"])),
@@ -153,9 +153,9 @@ class Screen:
             (score(best.value), "bold green"),
             (f" {self.metric} · trial {best.number} · took {took(best.seconds)}", "dim"),
         )
-        words = Text(best.words)
+        words = Text(best.description)
         if len(words.wrap(console, width - 8)) > 2:
-            words = Text(shorten(best.words, width - 8))
+            words = Text(shorten(best.description, width - 8))
         return [value, Padding(words, (0, 0, 0, 8))]
 
     def _workers(self, width: int) -> Iterable[RenderableType]:
@@ -175,7 +175,7 @@ class Screen:
 
     def _recent(self, width: int, rows: int) -> RenderableType:
         recent = sorted(self.snapshot.recent, key=lambda line: -line.number)[:rows]
-        grid = _trial_grid(width, max(cell_len(line.words.split(" · ")[0]) for line in recent))
+        grid = _trial_grid(width, max(cell_len(line.description.split(" · ")[0]) for line in recent))
         best = self.snapshot.best
         for line in recent:
             style = "green" if best and line.number == best.number else STYLES.get(line.state, "")
@@ -211,7 +211,7 @@ def _trial_grid(width: int, backbone: int) -> Table:
 
 def _columns(line: TrialLine, width: int) -> list[str]:
     """Backbone, strategy and head, aligned; a failed trial's cause instead of its parameters."""
-    words = line.words if width >= 110 else PARAMETERS.sub("", line.words)
+    words = line.description if width >= 110 else PARAMETERS.sub("", line.description)
     parts = words.split(" · ", 2)
     parts += [""] * (3 - len(parts))
     if line.state == "failed" and line.note:
@@ -232,8 +232,8 @@ def summary(result: Mapping[str, Any], width: int = 80, rows: int = 8) -> Render
     ]
     if result.get("leaderboard"):
         parts += ["", _leaderboard(result, rows)]
-    if best and best.get("words", _first(result, "words")):
-        parts += ["", Text("best recipe", "dim"), Text(best.get("words") or _first(result, "words"))]
+    if best and best.get("description", _first(result, "description")):
+        parts += ["", Text("best recipe", "dim"), Text(best.get("description") or _first(result, "description"))]
     parts += ["", *_scores(result), ""]
     members = result.get("members") or []
     if model := result.get("model"):

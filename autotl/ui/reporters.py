@@ -117,7 +117,7 @@ class PlainProgress:
         value = f"{self.metric} {score(line.value)}" if line.state == "complete" else line.state
         mark = " (best so far)" if best else ""
         note = f": {line.note.splitlines()[0]}" if line.note else ""
-        self.say(f"trial {line.number}: {value}{mark} in {took(line.seconds)}, {line.words}{note}")
+        self.say(f"trial {line.number}: {value}{mark} in {took(line.seconds)}, {line.description}{note}")
 
     def say(self, line: str) -> None:
         self.spoken = time.monotonic()

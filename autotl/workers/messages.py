@@ -35,7 +35,7 @@ class Context:
 class Ticket:
     """Leave to run one trial."""
 
-    allowance: float
+    time_budget: float
     """Seconds that the trial should keep within; it plans its epochs by them."""
 
 

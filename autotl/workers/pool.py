@@ -30,8 +30,8 @@ from typing import Any
 
 from autotl.devices import Slot
 from autotl.workers.messages import Context
-from autotl.workers.reaper import Guardian, end_group
-from autotl.workers.rendezvous import Meeting
+from autotl.workers.reaper import Reaper, end_group
+from autotl.workers.rendezvous import Rendezvous
 
 __all__ = ["LocalWorkers", "Worker", "start_worker"]
 
@@ -134,15 +134,15 @@ class LocalWorkers:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.context: Context | None = None
         self.deadline = float("inf")
-        self.meeting = Meeting(folder)
-        self.guardian = Guardian()
+        self.rendezvous = Rendezvous(folder)
+        self.reaper = Reaper()
         self.workers = [self._start(slot) for slot in slots]
 
     def _start(self, slot: Slot) -> Worker:
         log = self.logs / f"worker-{slot.name.replace(':', '-').replace('#', '-')}.log"
         logged, token = log.stat().st_size if log.exists() else 0, secrets.token_hex(8)
-        process = start_worker(slot, token, self.meeting.address, self.meeting.key.hex(), log)
-        self.guardian.watch(process.pid)
+        process = start_worker(slot, token, self.rendezvous.address, self.rendezvous.key.hex(), log)
+        self.reaper.watch(process.pid)
         return Worker(slot, log, token, process, logged=logged)
 
     def begin(self, context: Context) -> None:
@@ -166,8 +166,8 @@ class LocalWorkers:
     def messages(self, timeout: float) -> Iterator[tuple[Worker, tuple[Any, ...] | None]]:
         """What workers have said by now, waiting up to `timeout` seconds for the first; None for one that ended."""
         by_connection = {worker.connection: worker for worker in self.workers if worker.connection}
-        heard = wait([*by_connection, self.meeting.bell], timeout)
-        if self.meeting.bell in heard:
+        heard = wait([*by_connection, self.rendezvous.bell], timeout)
+        if self.rendezvous.bell in heard:
             self._welcome()
         for worker in [by_connection[c] for c in heard if c in by_connection]:
             yield from self._said(worker)
@@ -196,9 +196,9 @@ class LocalWorkers:
                 yield worker, None
 
     def _welcome(self) -> None:
-        while self.meeting.bell.poll():
-            self.meeting.bell.recv()
-            connection, about = self.meeting.arrived.get()
+        while self.rendezvous.bell.poll():
+            self.rendezvous.bell.recv()
+            connection, about = self.rendezvous.arrived.get()
             mine = next((w for w in self.workers if w.token == about["token"]), None)
             if mine is None:
                 mine = Worker(_slot(about["slot"]), self.logs / "joined", about["token"])
@@ -238,7 +238,7 @@ class LocalWorkers:
         if worker.process:
             _end(worker.process)  # what it has started may live on
             worker.process.wait()
-            self.guardian.forget(worker.process.pid)
+            self.reaper.forget(worker.process.pid)
 
     def close(self, at_once: bool = False) -> None:
         """End all: those that wait end by themselves, others are killed."""
@@ -254,8 +254,8 @@ class LocalWorkers:
                     worker.process.wait(max(0.0, until - time.monotonic()))
             self._bury(worker)
         self.workers.clear()
-        self.guardian.close()
-        self.meeting.close()
+        self.reaper.close()
+        self.rendezvous.close()
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

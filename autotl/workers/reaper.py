@@ -11,7 +11,7 @@ import subprocess
 import sys
 from contextlib import suppress
 
-__all__ = ["Guardian", "end_group"]
+__all__ = ["Reaper", "end_group"]
 
 
 def end_group(leader: int) -> None:
@@ -20,7 +20,7 @@ def end_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-class Guardian:
+class Reaper:
     """The coordinator's end of it. Where there are no process groups (Windows) workers have only themselves."""
 
     def __init__(self) -> None:

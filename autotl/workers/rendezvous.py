@@ -20,10 +20,10 @@ from typing import Any
 from autotl.atomic_io import write_atomically
 from autotl.errors import AutotlError
 
-__all__ = ["Meeting", "meeting_place"]
+__all__ = ["Rendezvous", "rendezvous_folder"]
 
 
-def meeting_place(study: Path) -> Path:
+def rendezvous_folder(study: Path) -> Path:
     """The folder for the study in the folder `study`. Raises AutotlError where another user has made it."""
     user = os.getuid() if os.name == "posix" else "user"
     root = Path(tempfile.gettempdir()) / f"autotl-{user}"
@@ -35,14 +35,14 @@ def meeting_place(study: Path) -> Path:
     return root / hashlib.sha256(os.fsencode(study.resolve())).hexdigest()[:16]
 
 
-class Meeting:
+class Rendezvous:
     """The coordinator's side: it listens for workers as long as it lives.
 
     Only the holder of the study's lock may open one: it takes the place of one that a killed coordinator left.
     """
 
     def __init__(self, study: Path):
-        self.folder = meeting_place(study)
+        self.folder = rendezvous_folder(study)
         self.folder.mkdir(exist_ok=True)
         self.key = secrets.token_bytes(32)
         socket = self.folder / "socket"
@@ -88,7 +88,7 @@ class Meeting:
     def find(study: Path) -> tuple[str, str]:
         """Address and key (hex) of the coordinator that searches on the study now. Raises AutotlError without one."""
         try:
-            address, key = (meeting_place(study) / "key").read_text().splitlines()
+            address, key = (rendezvous_folder(study) / "key").read_text().splitlines()
         except (OSError, ValueError):
             raise AutotlError(
                 f"No search runs in {study}, so there is none to join: start it without --join."

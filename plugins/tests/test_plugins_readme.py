@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from autotl import hookspecs
-from autotl.cli.scaffold import KINDS, new_plugin
+from autotl.cli.scaffold import COMPONENTS, new_plugin
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "plugins" / "README.md").read_text()
@@ -197,7 +197,7 @@ def test_a_second_environment_asks_for_the_plugins_and_then_predicts(
 def test_a_new_plugin_of_each_other_kind_passes_its_own_tests(borrowed: Path, wheel: Path, tmp_path: Path) -> None:
     author = fresh(tmp_path, borrowed)
     author.run("pip", "install", "--quiet", str(wheel))
-    kinds = [kind for kind in KINDS if kind not in ("backbone", "head")]  # the guide's reader has made those
+    kinds = [kind for kind in COMPONENTS if kind not in ("backbone", "head")]  # the guide's reader has made those
     folders = [str(new_plugin(f"my_{kind}", kind, author.work)) for kind in kinds]
     author.run("pip", "install", "--quiet", *folders)
     answer = author.run("pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", *folders)

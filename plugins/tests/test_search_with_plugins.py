@@ -31,8 +31,8 @@ class FewCells(Elpv):
         left = {(label, part): n for label in ("functional", "defective") for part, n in (("train", 45), ("test", 15))}
         chosen = []
         for image in super().images(location):
-            if left.get((image.label, image.part), 0):
-                left[image.label, image.part] -= 1
+            if left.get((image.label, image.subset), 0):
+                left[image.label, image.subset] -= 1
                 chosen.append(image)
         return chosen
 

@@ -1,12 +1,12 @@
-"""A backbone cut between its blocks computes what the whole one does, and its taps hold its own output."""
+"""A backbone cut between its blocks computes what the whole one does, and its levels hold its own output."""
 
 import pytest
 import timm
 import torch
 from torch import nn
 
-from autotl.backbones.base import TAPS, Block, Layout, Preprocessing
-from autotl.backbones.graph_split import Normalize, Tapped, Trunk
+from autotl.backbones.base import LEVELS, Block, Layout, Preprocessing
+from autotl.backbones.graph_split import FeatureLevels, GraphSplit, Normalize
 from autotl.backbones.timm import TimmBackbone
 
 FAMILIES = ["test_resnet", "test_vit", "test_vit2", "test_vit3", "test_convnext", "test_efficientnet"]
@@ -18,7 +18,7 @@ SIZED = {
 }
 
 
-def trunk_of(name: str) -> tuple[Trunk, int]:
+def trunk_of(name: str) -> tuple[GraphSplit, int]:
     """The network with random weights, norms' statistics included, and the size of its images."""
     torch.manual_seed(0)
     backbone = TimmBackbone(name)
@@ -29,74 +29,81 @@ def trunk_of(name: str) -> tuple[Trunk, int]:
     for key, tensor in module.state_dict().items():
         if key.endswith(("running_mean", "running_var")):
             tensor.uniform_(0.5, 1.5)
-    return Trunk(module.eval(), backbone.blocks(module)), 64 if arguments is not None else backbone.preprocessing.size
+    return GraphSplit(
+        module.eval(), backbone.blocks(module)
+    ), 64 if arguments is not None else backbone.preprocessing.size
 
 
 @pytest.fixture(scope="module", params=FAMILIES + list(SIZED))
-def whole(request: pytest.FixtureRequest) -> tuple[Trunk, torch.Tensor, torch.Tensor]:
-    """A trunk, two images, and what the whole network makes of them."""
-    trunk, size = trunk_of(request.param)
+def whole(request: pytest.FixtureRequest) -> tuple[GraphSplit, torch.Tensor, torch.Tensor]:
+    """A graph_split, two images, and what the whole network makes of them."""
+    graph_split, size = trunk_of(request.param)
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        return trunk, images, trunk.module(images)
+        return graph_split, images, graph_split.module(images)
 
 
 def test_every_block_can_be_cut_at(whole: tuple) -> None:
-    trunk = whole[0]
-    assert None not in [trunk.cut(block) for block in range(len(trunk.blocks))]
+    graph_split = whole[0]
+    assert None not in [graph_split.cut(block) for block in range(len(graph_split.blocks))]
 
 
 def test_prefix_then_suffix_is_the_whole_network(whole: tuple) -> None:
-    trunk, images, expected = whole
+    graph_split, images, expected = whole
     with torch.inference_mode():
-        for block in range(len(trunk.blocks)):
-            assert torch.equal(trunk.suffix(block)(trunk.prefix(block)(images)), expected), f"cut at block {block}"
+        for block in range(len(graph_split.blocks)):
+            assert torch.equal(graph_split.suffix(block)(graph_split.prefix(block)(images)), expected), (
+                f"cut at block {block}"
+            )
 
 
 def test_a_suffix_holds_the_parameters_of_its_blocks_and_no_others(whole: tuple) -> None:
-    trunk = whole[0]
-    for number in range(1, len(trunk.blocks)):
-        names = {name for name, _ in trunk.suffix(number).named_parameters()}
-        mine = tuple(f"{name}." for block in trunk.blocks[number:] for name in block.modules)
-        lone = {name for block in trunk.blocks[number:] for name in block.parameters}
-        assert names == {n for n, _ in trunk.module.named_parameters() if n.startswith(mine) or n in lone}
+    graph_split = whole[0]
+    for number in range(1, len(graph_split.blocks)):
+        names = {name for name, _ in graph_split.suffix(number).named_parameters()}
+        mine = tuple(f"{name}." for block in graph_split.blocks[number:] for name in block.modules)
+        lone = {name for block in graph_split.blocks[number:] for name in block.parameters}
+        assert names == {n for n, _ in graph_split.module.named_parameters() if n.startswith(mine) or n in lone}
 
 
 def test_a_suffix_shares_its_tensors_with_the_whole(whole: tuple) -> None:
-    trunk = whole[0]
-    own = dict(trunk.module.named_parameters())
-    assert all(own[name] is parameter for name, parameter in trunk.suffix(1).named_parameters())
+    graph_split = whole[0]
+    own = dict(graph_split.module.named_parameters())
+    assert all(own[name] is parameter for name, parameter in graph_split.suffix(1).named_parameters())
 
 
 def test_the_last_tap_is_the_networks_own_output(whole: tuple) -> None:
-    trunk, images, expected = whole
-    tapped = Tapped(trunk)
+    graph_split, images, expected = whole
+    leveled = FeatureLevels(graph_split)
     with torch.inference_mode():
-        rows = tapped(images)
-    assert torch.equal(rows[:, tapped.layout(images.shape[-1]).columns("last")], expected)
+        rows = leveled(images)
+    assert torch.equal(rows[:, leveled.layout(images.shape[-1]).columns("last")], expected)
 
 
 def test_the_layout_is_as_wide_as_the_rows(whole: tuple) -> None:
-    trunk, images, expected = whole
-    tapped = Tapped(trunk)
-    layout = tapped.layout(images.shape[-1])
+    graph_split, images, expected = whole
+    leveled = FeatureLevels(graph_split)
+    layout = leveled.layout(images.shape[-1])
     with torch.inference_mode():
-        rows = tapped(images)
+        rows = leveled(images)
     assert rows.shape == (2, layout.width)
-    widths = [rows[:, layout.columns(taps)].shape[1] for taps in TAPS]
+    widths = [rows[:, layout.columns(levels)].shape[1] for levels in LEVELS]
     inner = 2 * layout.averages or layout.output
     assert widths == [layout.output, layout.output + layout.averages, inner, layout.width]
     assert layout.output == expected.shape[1]
 
 
 def test_a_stage_is_recorded_with_its_average_and_its_maximum() -> None:
-    trunk, size = trunk_of("test_resnet")
+    graph_split, size = trunk_of("test_resnet")
     images = torch.rand(2, 3, size, size)
-    tapped = Tapped(trunk)
-    layout = tapped.layout(size)
+    leveled = FeatureLevels(graph_split)
+    layout = leveled.layout(size)
     with torch.inference_mode():
-        rows, third = tapped(images), trunk.prefix(4)(images)  # what leaves layer3, the last stage before the last
-        last = trunk.module.forward_features(images)
+        rows, third = (
+            leveled(images),
+            graph_split.prefix(4)(images),
+        )  # what leaves layer3, the last stage before the last
+        last = graph_split.module.forward_features(images)
     averages, maxima = rows[:, layout.columns("inner+max")].chunk(2, 1)
     torch.testing.assert_close(averages[:, -third.shape[1] :], third.mean((2, 3)))
     torch.testing.assert_close(maxima[:, -third.shape[1] :], third.amax((2, 3)))
@@ -104,20 +111,20 @@ def test_a_stage_is_recorded_with_its_average_and_its_maximum() -> None:
 
 
 def test_maps_with_their_channels_last_are_pooled_over_places() -> None:
-    trunk, size = trunk_of("swin_tiny_patch4_window7_224")
+    graph_split, size = trunk_of("swin_tiny_patch4_window7_224")
     with torch.inference_mode():
-        first = trunk.prefix(1)(torch.zeros(1, 3, size, size))
+        first = graph_split.prefix(1)(torch.zeros(1, 3, size, size))
     assert first.shape[3] == 24
-    assert Tapped(trunk).layout(size).averages % 24 == 0
+    assert FeatureLevels(graph_split).layout(size).averages % 24 == 0
 
 
 def test_layout_leaves_the_mode_as_it_was() -> None:
-    trunk, size = trunk_of("test_resnet")
-    trunk.module.train()
-    tapped = Tapped(trunk)
-    tapped.layout(size)
-    assert trunk.module.layer1.training
-    assert tapped.training
+    graph_split, size = trunk_of("test_resnet")
+    graph_split.module.train()
+    leveled = FeatureLevels(graph_split)
+    leveled.layout(size)
+    assert graph_split.module.layer1.training
+    assert leveled.training
 
 
 class Branching(nn.Module):
@@ -167,31 +174,31 @@ TWO = [Block("one", ("one",)), Block("two", ("two",))]
 
 
 def test_a_network_that_cannot_be_traced_is_used_whole() -> None:
-    trunk = Trunk(Branching().eval(), TWO)
+    graph_split = GraphSplit(Branching().eval(), TWO)
     images = torch.rand(2, 3, 16, 16)
-    tapped = Tapped(trunk)
-    assert trunk.cut(1) is None
-    assert tapped.layout(16) == Layout(output=5, averages=0, last=0)
+    leveled = FeatureLevels(graph_split)
+    assert graph_split.cut(1) is None
+    assert leveled.layout(16) == Layout(output=5, averages=0, last=0)
     with torch.inference_mode():
-        assert torch.equal(tapped(images), trunk.module(images))
+        assert torch.equal(leveled(images), graph_split.module(images))
 
 
 def test_where_two_values_cross_there_is_no_cut() -> None:
-    assert Trunk(Skipping().eval(), TWO).cut(1) is None
+    assert GraphSplit(Skipping().eval(), TWO).cut(1) is None
 
 
 def test_where_a_later_block_runs_first_there_is_no_cut() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3))
-    assert Trunk(network, [Block("late", ("1",)), Block("early", ("0",))]).cut(0) is None
+    assert GraphSplit(network, [Block("late", ("1",)), Block("early", ("0",))]).cut(0) is None
 
 
 def test_tuples_between_blocks_are_not_tapped() -> None:
     network = nn.Sequential(Pair(), Joining()).eval()
-    trunk = Trunk(network, [Block("pair", ("0",)), Block("joining", ("1",))])
-    tapped = Tapped(trunk)
-    layout = tapped.layout(16)
+    graph_split = GraphSplit(network, [Block("pair", ("0",)), Block("joining", ("1",))])
+    leveled = FeatureLevels(graph_split)
+    layout = leveled.layout(16)
     with torch.inference_mode():
-        rows = tapped(torch.rand(2, 3, 16, 16))
+        rows = leveled(torch.rand(2, 3, 16, 16))
     assert rows.shape == (2, layout.width)
     assert layout.output == 6
 

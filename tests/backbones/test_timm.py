@@ -16,16 +16,16 @@ from timm.models import get_pretrained_cfg
 
 from autotl.backbones.base import Backbone, Preprocessing
 from autotl.backbones.timm import CURATED, TimmBackbone, autotl_find_backbone
-from autotl.backbones.weights import allow_downloads, downloads_allowed, offline_backbones
+from autotl.backbones.weights import allow_downloads, cached_backbones, downloads_allowed
 from autotl.errors import AutotlError
 
 TINY = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
 
 
-def network(name: str, n_classes: int | None = None) -> torch.nn.Module:
+def network(name: str, num_classes: int | None = None) -> torch.nn.Module:
     """With random weights that the seed fixes, norms' statistics included."""
     torch.manual_seed(0)
-    module = timm.create_model(name, num_classes=n_classes).eval()
+    module = timm.create_model(name, num_classes=num_classes).eval()
     for key, tensor in module.state_dict().items():
         if key.endswith(("running_mean", "running_var")):
             tensor.uniform_(0.5, 1.5)
@@ -93,9 +93,9 @@ def test_features_are_those_of_the_network_that_the_file_was_saved_from(
         torch.testing.assert_close(built(images), expected)
 
 
-@pytest.mark.parametrize("n_classes", [0, 7])
-def test_a_file_with_other_classes_or_none_loads_too(n_classes: int, tmp_path: Path) -> None:
-    saved = network("test_convnext", n_classes)
+@pytest.mark.parametrize("num_classes", [0, 7])
+def test_a_file_with_other_classes_or_none_loads_too(num_classes: int, tmp_path: Path) -> None:
+    saved = network("test_convnext", num_classes)
     save_file(saved.state_dict(), tmp_path / "own.safetensors")
     built = find(f"test_convnext@{tmp_path}/own.safetensors").build()
     assert all(torch.equal(tensor, saved.state_dict()[name]) for name, tensor in built.state_dict().items())
@@ -147,7 +147,7 @@ def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
 
 def test_without_its_file_only_pretrained_weights_are_out_of_reach(tmp_path: Path) -> None:
     backbone = find(f"test_resnet@{tmp_path}/gone.safetensors")
-    assert not backbone.offline
+    assert not backbone.is_cached
     assert backbone.download is None
     assert len(backbone.blocks(backbone.build(pretrained=False))) == 5  # a saved model brings its own weights
     with pytest.raises(AutotlError, match=r"gone\.safetensors"):
@@ -166,7 +166,7 @@ def test_building_leaves_the_callers_random_numbers_alone(resnet: str) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_the_number_of_blocks_is_that_of_the_built_network(name: str) -> None:
     backbone = find(name)
-    assert backbone.n_blocks == len(backbone.blocks(backbone.build(pretrained=False)))
+    assert backbone.num_blocks == len(backbone.blocks(backbone.build(pretrained=False)))
 
 
 # digest
@@ -213,7 +213,7 @@ def test_a_local_folder_is_read_as_timm_writes_it(tmp_path: Path, images: torch.
     config["pretrained_cfg"]["crop_pct"] = 0.75
     (tmp_path / "config.json").write_text(json.dumps(config))
     backbone = find(f"local-dir:{tmp_path}")
-    assert backbone.offline
+    assert backbone.is_cached
     assert backbone.preprocessing.crop == 0.75
     assert len(backbone.digest) == 32
     with torch.inference_mode():
@@ -229,7 +229,7 @@ def test_a_folder_without_a_config_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_folder_without_weights_says_so(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "num_classes": 0}))
     backbone = find(f"local-dir:{tmp_path}")
-    assert not backbone.offline
+    assert not backbone.is_cached
     with pytest.raises(AutotlError, match=r"model\.safetensors"):
         backbone.build()
 
@@ -267,7 +267,7 @@ def test_weights_in_the_hubs_cache_are_used_without_the_network(
     put_into_cache(hub, "timm/test_resnet.r160_in1k", folder / "test_resnet.safetensors")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     backbone = find("test_resnet")
-    assert backbone.offline
+    assert backbone.is_cached
     assert backbone.download is None
     expected = network("test_resnet").layer4[0].conv1.weight
     assert torch.equal(backbone.build().layer4[0].conv1.weight, expected)
@@ -278,11 +278,11 @@ def test_weights_that_timm_has_at_a_url_are_looked_up_in_torchs_cache(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     backbone = find("legacy_seresnet18.in1k")
-    before = backbone.offline
+    before = backbone.is_cached
     file = tmp_path / "hub" / "checkpoints" / get_pretrained_cfg("legacy_seresnet18").url.rsplit("/", 1)[1]
     file.parent.mkdir(parents=True)
     file.write_bytes(b"weights")
-    assert (before, backbone.offline) == (False, True)
+    assert (before, backbone.is_cached) == (False, True)
 
 
 @pytest.mark.parametrize("variables", [{}, {"TORCH_HOME": "torch-home"}, {"XDG_CACHE_HOME": "caches"}], ids=str)
@@ -309,7 +309,7 @@ def test_a_forbidden_download_names_the_variable_that_forbids_it(
 ) -> None:
     monkeypatch.setenv(variable, "1")
     backbone = find("test_resnet")
-    assert not backbone.offline
+    assert not backbone.is_cached
     with pytest.raises(AutotlError, match=rf"timm/test_resnet\.r160_in1k.*Unset {variable}"):
         backbone.build()
 
@@ -321,7 +321,7 @@ def test_a_failed_download_gives_the_cause_and_no_random_weights(hub: Path) -> N
 
 def test_a_model_that_timm_has_no_weights_for_asks_for_a_file(hub: Path) -> None:
     backbone = find("vit_base_r26_s32_224")
-    assert not backbone.offline
+    assert not backbone.is_cached
     with pytest.raises(AutotlError, match="vit_base_r26_s32_224@path"):
         backbone.build()
 
@@ -336,7 +336,7 @@ def test_the_switch_holds_for_child_processes(hub: Path) -> None:
 
 
 def test_offline_backbones_are_those_with_weights_on_this_machine(hub: Path, resnet: str) -> None:
-    assert offline_backbones({name: find(name) for name in ("resnet18", resnet)}) == [resnet]
+    assert cached_backbones({name: find(name) for name in ("resnet18", resnet)}) == [resnet]
 
 
 # what is registered
@@ -346,7 +346,7 @@ def test_registering_and_asking_what_is_offline_imports_no_torch() -> None:
     script = (
         "import sys; from autotl.backbones.timm import *; from autotl.backbones import timm as module\n"
         "found = []; module.autotl_register_backbones(found.append)\n"
-        "print(len(found), [(b.name, b.offline, b.download) for b in found] and 'torch' in sys.modules)"
+        "print(len(found), [(b.name, b.is_cached, b.download) for b in found] and 'torch' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == [str(len(CURATED)), "False"]
@@ -354,7 +354,7 @@ def test_registering_and_asking_what_is_offline_imports_no_torch() -> None:
 
 @pytest.mark.parametrize(("name", "data", "license", "parameters", "megabytes"), CURATED, ids=lambda row: str(row)[:30])
 def test_what_the_table_states_is_what_timm_has(
-    name: str, data: str, license: str, parameters: int, megabytes: int
+    name: str, data: str, license: str, num_params: int, megabytes: int
 ) -> None:
     config = get_pretrained_cfg(name)
     found = find(name)

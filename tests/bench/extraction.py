@@ -49,20 +49,20 @@ def _extraction(ground: Ground, location: str) -> tuple[float, float]:
     slow = naive.extraction(few, ground.backbone)
     with ground.scratch() as folder:
         features = ground.made_ready(dataset, whole(dataset), folder).of(ground.backbone)
-        rate = len(dataset) / seconds(lambda: features.taps("train", "last"))
+        rate = len(dataset) / seconds(lambda: features.levels("train", "last"))
     return rate, slow
 
 
 def _bare_engine(ground: Ground, location: str) -> float:
     """Images a second of the engine, with every tap, on batches of real images in memory."""
-    from autotl.backbones.graph_split import Normalize, Tapped, Trunk
+    from autotl.backbones.graph_split import FeatureLevels, GraphSplit, Normalize
 
     dataset, preprocessing = ground.dataset(location), ground.backbone.preprocessing
     images = np.stack([load_view(path, "", preprocessing) for path in dataset.paths[:32]])
     module = ground.backbone.build()
-    tapped = Normalize(Tapped(Trunk(module, ground.backbone.blocks(module))), preprocessing).eval()
+    leveled = Normalize(FeatureLevels(GraphSplit(module, ground.backbone.blocks(module))), preprocessing).eval()
     engine = ground.engine
-    run = engine.compile(tapped, preprocessing.size, "cpu", ground.threads, engine.precision("cpu"))
+    run = engine.compile(leveled, preprocessing.size, "cpu", ground.threads, engine.precision("cpu"))
     with ThreadPoolExecutor(ground.threads) as callers:  # as many at once as the engine was made ready for
         list(callers.map(run, [images] * 2 * ground.threads))
         taken = seconds(lambda: list(callers.map(run, [images] * BARE_BATCHES)))
@@ -74,13 +74,13 @@ def reading(ground: Ground) -> list[Row]:
     """What a worker's trials read: the first of them checks every row, the others find it checked."""
     dataset = ground.dataset("elpv")
     with ground.scratch() as folder:
-        ground.extractor(dataset, whole(dataset), folder).of(ground.backbone).taps("train", "last")
+        ground.extractor(dataset, whole(dataset), folder).of(ground.backbone).levels("train", "last")
         features = ground.extractor(dataset, whole(dataset), folder).of(ground.backbone)
-        first = len(dataset) / seconds(lambda: features.taps("train", "last"))
+        first = len(dataset) / seconds(lambda: features.levels("train", "last"))
 
         def again() -> None:  # as trials do: none keeps what an earlier one read
             for _ in range(READS):
-                features.taps("train", "last")
+                features.levels("train", "last")
 
         rate = READS * len(dataset) / seconds(again)
     return [
@@ -138,9 +138,9 @@ def new_images(ground: Ground) -> list[Row]:
     split = whole(dataset)
     with ground.scratch() as folder:
         before = replace(split, train=split.train[10:])
-        ground.extractor(dataset, before, folder).of(ground.backbone).taps("train", "last")
+        ground.extractor(dataset, before, folder).of(ground.backbone).levels("train", "last")
         with counted_torch() as by_torch:
-            ground.extractor(dataset, split, folder, engine).of(ground.backbone).taps("train", "last")
+            ground.extractor(dataset, split, folder, engine).of(ground.backbone).levels("train", "last")
         # what a torch engine runs is among torch's own passes
         passes = sum(by_torch) + (0 if engine.name.startswith("torch") else engine.images)
     n = len(dataset)

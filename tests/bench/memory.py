@@ -41,7 +41,7 @@ def main(n: int, folder: Path) -> None:
     digests = tuple(hashlib.blake2b(str(i).encode(), digest_size=16).hexdigest() for i in range(n))
     dataset = ImageDataset("cells", ("a", "b"), paths, np.arange(n) % 2, digests, ("",) * n, ("",) * n)
     features = ground.extractor(dataset, whole(dataset), folder / "store").of(ground.backbone)
-    assert len(features.taps("train", "last")) == n
+    assert len(features.levels("train", "last")) == n
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(int(status["VmHWM"].split()[0]) / 1024)
 

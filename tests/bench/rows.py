@@ -88,7 +88,7 @@ class Ground:
                 labels=dataset.labels[few],
                 **{
                     name: tuple(getattr(dataset, name)[i] for i in few)
-                    for name in ("paths", "digests", "parts", "groups")
+                    for name in ("paths", "digests", "subsets", "groups")
                 },
             )
         return self._datasets[location]
@@ -112,7 +112,7 @@ class Ground:
         """An extractor whose network has been built, converted and checked on images that aren't recorded with it."""
         extractor = self.extractor(dataset, replace(split, train=split.train[:1]), folder / "ready")
         features = extractor.of(self.backbone)
-        features.taps("train", "last")
+        features.levels("train", "last")
         extractor.split = split
         extractor.store = FeatureStore(folder / "features")
         return extractor

@@ -47,15 +47,15 @@ def dense_heads(ground: Ground) -> list[Row]:
         for bench in benches:
             if failed := bench.study.get_trials(states=(optuna.trial.TrialState.FAIL,)):
                 raise RuntimeError(f"a trial failed: {failed[0].user_attrs['cause']}")
-        n_train = len(benches[0].context.split.train)
-        n_features = benches[0].extractor.of(ground.backbone).layout.output
+        num_train = len(benches[0].context.split.train)
+        num_features = benches[0].extractor.of(ground.backbone).layout.output
     rate = len(tickets) / took * 60
-    work = f"dense head trials on {n_train:,} × {n_features:,} features, one worker"
+    work = f"dense head trials on {num_train:,} × {num_features:,} features, one worker"
     return [Row(work, None, rate, "trials/min", None, "≥ 200 trials/min", rate >= 200)]
 
 
 def _with_features(ground: Ground, folder: Path, seed: int) -> Bench:
-    """A worker's bench whose last taps are recorded, after its first trials."""
+    """A worker's bench whose last levels are recorded, after its first trials."""
     dataset = ground.dataset("elpv")
     split = make_split(dataset, 0)
     name = ground.backbone.name
@@ -69,8 +69,8 @@ def _with_features(ground: Ground, folder: Path, seed: int) -> Bench:
     bench = Bench.set_up(context, lambda *message: None, lambda: float("inf"))
     bench.extractor.conversions = ground.folder / "engines"
     for part in ("train", "validation"):
-        bench.extractor.of(bench.registry.backbone(name)).taps(part, "last")
-    bench.study.sampler = PartialFixedSampler({"fast_extraction.taps": "last"}, bench.study.sampler)
+        bench.extractor.of(bench.registry.backbone(name)).levels(part, "last")
+    bench.study.sampler = PartialFixedSampler({"fast_extraction.levels": "last"}, bench.study.sampler)
     for _ in range(WARM_TRIALS):
         run_trial(bench, Ticket(float("inf")))
     return bench
@@ -87,7 +87,7 @@ def views(ground: Ground) -> list[Row]:
     frozen = naive.training(*_few(ground, split), ground.backbone, 0, STEPS[1])
     strategy = ground.registry.strategy("extract_augment")
     head = ground.registry.head("linear")
-    params = {**strategy.defaults(head), "policy": "dihedral", "views": VIEWS, "taps": "last"}
+    params = {**strategy.defaults(head), "policy": "dihedral", "views": VIEWS, "levels": "last"}
 
     def trials(extractor: FeatureExtractor) -> None:
         for seed in range(VIEW_TRIALS):
@@ -96,7 +96,7 @@ def views(ground: Ground) -> list[Row]:
 
     with ground.scratch() as folder:
         plain = ground.made_ready(dataset, split, folder / "plain").of(ground.backbone)
-        extraction = seconds(lambda: [plain.taps(part, "last") for part in ("train", "validation")])
+        extraction = seconds(lambda: [plain.levels(part, "last") for part in ("train", "validation")])
         extractor = ground.made_ready(dataset, split, folder / "views")
         everything = seconds(lambda: trials(extractor))
         heads = seconds(lambda: trials(extractor))

@@ -10,7 +10,7 @@ from autotl.cli import app
 
 @pytest.fixture
 def listed():
-    """`listed("backbones", "--offline")`: the JSON that comes."""
+    """`listed("backbones", "--cached")`: the JSON that comes."""
 
     def run(*arguments):
         result = CliRunner().invoke(app, [*arguments, "--json"])
@@ -25,7 +25,7 @@ def text(*arguments, wide=200):
 
 
 def test_those_that_are_here_come_first(listed):
-    offline = [row["offline"] for row in listed("backbones")]
+    offline = [row["cached"] for row in listed("backbones")]
     assert offline == sorted(offline, reverse=True)
     assert True in offline
     assert False in offline
@@ -35,8 +35,8 @@ def test_a_row_says_what_is_known(listed):
     (row,) = listed("backbones", "--name", "resnet34.tv_in1k")
     assert row == {
         "name": "resnet34.tv_in1k",
-        "offline": False,
-        "parameters": 21_284_672,
+        "cached": False,
+        "num_params": 21_284_672,
         "size": 224,
         "pretrained_on": "ImageNet-1k",
         "license": "BSD-3-Clause",
@@ -47,8 +47,8 @@ def test_a_row_says_what_is_known(listed):
 @pytest.mark.parametrize(
     ("filters", "holds"),
     [
-        (["--offline"], lambda row: row["offline"]),
-        (["--max-parameters", "4M"], lambda row: row["parameters"] and row["parameters"] <= 4e6),
+        (["--cached"], lambda row: row["cached"]),
+        (["--max-params", "4M"], lambda row: row["num_params"] and row["num_params"] <= 4e6),
         (["--max-size", "230"], lambda row: row["size"] and row["size"] <= 230),
         (["--license", "bsd"], lambda row: "BSD" in row["license"]),
         (["--pretrained-on", "imagenet-21k"], lambda row: "ImageNet-21k" in row["pretrained_on"]),
@@ -64,7 +64,7 @@ def test_a_filter_leaves_those_that_it_says_and_no_others(filters, holds, listed
     assert 0 < len(chosen) < len(every)
 
 
-@pytest.mark.parametrize("by", ["name", "parameters", "size", "pretrained-on", "license", "plugin"])
+@pytest.mark.parametrize("by", ["name", "num_params", "size", "pretrained-on", "license", "plugin"])
 def test_it_sorts(by, listed):
     key = by.replace("-", "_")
     values = [row[key] for row in listed("backbones", "--sort", by) if row[key] is not None]
@@ -82,7 +82,7 @@ def test_all_adds_the_names_that_families_know(listed):
     ("arguments", "words"),
     [
         (["--sort", "beauty"], "sort by name, parameters"),
-        (["--max-parameters", "few"], "'few' is no number of parameters: 500k, 10M or"),
+        (["--max-params", "few"], "'few' is no number of parameters: 500k, 10M or"),
     ],
 )
 def test_what_it_cannot_do_is_told(arguments, words):

@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def recorded(root: Path, view: str = "plain", n: int = 100, width: int = 1280) -> Recorded:
+def recorded(root: Path, view: str = "none", n: int = 100, width: int = 1280) -> Recorded:
     """Rows of `n` images under a spec of their own, still open."""
     rows = FeatureStore(root / "features").open({**SPEC, "view": view}, (width,), "float16", "lite0")
     rows.append(DIGESTS[:n], np.random.default_rng(0).standard_normal((n, width)).astype(np.float32))

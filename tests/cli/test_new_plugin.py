@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from autotl.cli.scaffold import KINDS, new_plugin
+from autotl.cli.scaffold import COMPONENTS, new_plugin
 from autotl.errors import AutotlError
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COMPONENTS)
 def test_a_package_has_a_project_a_page_a_module_and_tests(kind, tmp_path):
     folder = new_plugin(f"Our-{kind}", kind, tmp_path)
     assert folder == tmp_path / f"autotl-our-{kind}"
@@ -19,7 +19,7 @@ def test_a_package_has_a_project_a_page_a_module_and_tests(kind, tmp_path):
     assert "$" not in text
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COMPONENTS)
 def test_what_it_writes_is_linted_as_our_own(kind, tmp_path):
     new_plugin("our_part", kind, tmp_path)
     (tmp_path / "ruff.toml").write_text('line-length = 120\n[lint]\nselect = ["E", "F", "W", "I", "B", "UP", "SIM"]\n')

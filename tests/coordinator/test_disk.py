@@ -25,9 +25,9 @@ import autotl
 from autotl.heads.base import Head
 
 class Removes(Head):
-    name, kind = "removes", "estimator"
+    name, type = "removes", "estimator"
     def suggest(self, space): return {"C": space.float("C", 0.1, 1.0)}
-    def build(self, params, n_features, n_classes, seed):
+    def build(self, params, num_features, num_classes, seed):
         from sklearn.linear_model import LogisticRegression
         features = os.environ["AUTOTL_TEST_FEATURES"]
         if os.path.isdir(features):

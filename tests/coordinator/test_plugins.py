@@ -16,10 +16,10 @@ STRANGER = """
 import autotl
 
 class NaiveBayes(autotl.Head):
-    name, kind = "naive_bayes", "estimator"
+    name, type = "naive_bayes", "estimator"
     def suggest(self, space):
         return {}
-    def build(self, params, n_features, n_classes, seed):
+    def build(self, params, num_features, num_classes, seed):
         from sklearn.naive_bayes import GaussianNB
         return GaussianNB()
 

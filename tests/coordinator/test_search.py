@@ -66,7 +66,7 @@ def test_trials_carry_readable_attributes(found):
     study = _study(found.folder)
     for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
         assert trial.user_attrs["recipe"]["seed"] >= 0
-        assert trial.user_attrs["words"].startswith("efficientnet_lite0 · ")
+        assert trial.user_attrs["description"].startswith("efficientnet_lite0 · ")
         assert 0 <= trial.user_attrs["balanced_accuracy"] <= 1
 
 
@@ -116,14 +116,14 @@ import autotl
 from autotl.heads.base import Head
 
 class Fails(Head):
-    name, kind = "fails", "estimator"
+    name, type = "fails", "estimator"
     def suggest(self, space): return {}
-    def build(self, params, n_features, n_classes, seed): raise RuntimeError("no such thing as this head")
+    def build(self, params, num_features, num_classes, seed): raise RuntimeError("no such thing as this head")
 
 class Kills(Head):
-    name, kind = "kills", "estimator"
+    name, type = "kills", "estimator"
     def suggest(self, space): return {"C": space.float("C", 0.1, 1.0)}
-    def build(self, params, n_features, n_classes, seed):
+    def build(self, params, num_features, num_classes, seed):
         from sklearn.linear_model import LogisticRegression
         mark = os.environ["AUTOTL_TEST_MARK"]
         if not os.path.exists(mark):
@@ -132,9 +132,9 @@ class Kills(Head):
         return LogisticRegression(C=params["C"])
 
 class KillsTheThird(Head):
-    name, kind = "kills_the_third", "estimator"
+    name, type = "kills_the_third", "estimator"
     def suggest(self, space): return {}
-    def build(self, params, n_features, n_classes, seed):
+    def build(self, params, num_features, num_classes, seed):
         from sklearn.linear_model import LogisticRegression
         with open(os.environ["AUTOTL_TEST_MARK"], "a") as mark:
             mark.write("x")

@@ -330,11 +330,11 @@ def first_time(name):
     return not seen
 
 class Faulty(Head):
-    kind = "estimator"
+    type = "estimator"
     def __init__(self, name): self.name = name
     def suggest(self, space): return {"C": space.float("C", 0.1, 1.0)}
     def defaults(self): return {"C": 0.5}
-    def build(self, params, n_features, n_classes, seed):
+    def build(self, params, num_features, num_classes, seed):
         from sklearn.linear_model import LogisticRegression
         with open(Path(os.environ["AUTOTL_TEST_MARKS"]) / "seen", "a") as file:
             print(self.name, os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"], file=file)
@@ -388,4 +388,4 @@ def test_workers_end_with_their_search(tmp_path):
     process = workers.workers[0].process
     workers.close(at_once=True)
     assert process.poll() is not None
-    assert not workers.meeting.folder.exists()
+    assert not workers.rendezvous.folder.exists()

@@ -43,7 +43,7 @@ def patches(sound: Path, tmp_path: Path) -> Path:
 
 
 def found(data: Path) -> dict[str, Finding]:
-    return {finding.kind: finding for finding in examine(str(data), SOURCES).findings}
+    return {finding.code: finding for finding in examine(str(data), SOURCES).findings}
 
 
 def copied(start: Path, end: Path, quality: int = 0) -> None:
@@ -178,7 +178,7 @@ def test_a_search_says_the_serious_ones_in_a_line_each(patches: Path) -> None:
     dataset = load_dataset(str(patches), SOURCES)
     serious = [finding.text for finding in dataset.findings if finding.serious]
     assert list(dataset.warnings) == serious
-    assert {f.kind for f in dataset.findings} >= {"alike_in_parts", "same_with_labels", "plain", "alike"}
+    assert {f.code for f in dataset.findings} >= {"alike_in_parts", "same_with_labels", "plain", "alike"}
     assert not any("one colour" in line for line in dataset.warnings)
 
 

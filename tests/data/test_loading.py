@@ -137,7 +137,7 @@ def test_a_real_dataset_with_test_images_from_elsewhere_is_read_whole() -> None:
     dataset = load(SHARED / "hymenoptera" / "train", test=str(SHARED / "hymenoptera" / "val"))
     assert dataset.name == "hymenoptera"
     assert dataset.classes == ("ants", "bees")
-    assert (dataset.parts.count(""), dataset.parts.count("test"), len(dataset.skipped)) == (245, 153, 0)
+    assert (dataset.subsets.count(""), dataset.subsets.count("test"), len(dataset.skipped)) == (245, 153, 0)
 
 
 # --- classes and parts
@@ -153,7 +153,7 @@ def test_test_images_may_come_from_elsewhere(tmp_path: Path) -> None:
     pictures(tmp_path / "a", ants=2, bees=2)
     pictures(tmp_path / "b", ants=1)
     dataset = load(tmp_path / "a", test=str(tmp_path / "b"))
-    assert dataset.parts == ("", "", "", "", "test")
+    assert dataset.subsets == ("", "", "", "", "test")
     assert dataset.labels.tolist() == [0, 0, 1, 1, 0]
 
 
@@ -387,14 +387,14 @@ def test_a_large_dataset_pickles_cheaply() -> None:
         paths=tuple(Path(f"/home/user/photos/large/{i % 2}/image-{i:06}.jpg") for i in range(n)),
         labels=np.arange(n) % 2,
         digests=tuple(f"{i:032x}" for i in range(n)),
-        parts=("train",) * n,
+        subsets=("train",) * n,
         groups=("",) * n,
     )
     start = time.process_time()
     data = pickle.dumps(dataset, protocol=pickle.HIGHEST_PROTOCOL)
     back = pickle.loads(data)  # noqa: S301 - our own
     seconds = time.process_time() - start
-    assert (back.paths, back.digests, back.parts) == (dataset.paths, dataset.digests, dataset.parts)
+    assert (back.paths, back.digests, back.subsets) == (dataset.paths, dataset.digests, dataset.subsets)
     assert np.array_equal(back.labels, dataset.labels)
     assert len(data) < 20e6
     assert seconds < 5

@@ -23,7 +23,7 @@ def pictures(root: Path, *names: str) -> None:
 
 
 def listed(root: Path) -> set[tuple[str, str, str]]:
-    return {(str(r.path.relative_to(root)), r.label, r.part) for r in FolderSource().images(str(root))}
+    return {(str(r.path.relative_to(root)), r.label, r.subset) for r in FolderSource().images(str(root))}
 
 
 # --- folders
@@ -123,7 +123,7 @@ def test_a_folder_without_any_known_extension_says_what_there_is(tmp_path: Path)
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared images aren't here")
 def test_real_part_folders_have_the_images_that_their_source_states() -> None:
     rows = FolderSource().images(str(SHARED / "clothing"))
-    assert Counter(row.part for row in rows) == {"train": 800, "validation": 341, "test": 372}
+    assert Counter(row.subset for row in rows) == {"train": 800, "validation": 341, "test": 372}
     assert len({row.label for row in rows}) == 10
 
 

@@ -27,7 +27,7 @@ def dataset(
         paths=tuple(Path(f"{i}.jpg") for i in range(n)),
         labels=labels,
         digests=tuple(digests or (f"{i:032x}" for i in range(n))),
-        parts=tuple(parts or [""] * n),  # type: ignore[arg-type]
+        subsets=tuple(parts or [""] * n),  # type: ignore[arg-type]
         groups=tuple(groups or [""] * n),
     )
 
@@ -188,7 +188,7 @@ def test_a_split_is_complete_and_leaks_nothing(data: ImageDataset, seed: int, te
     try:
         split = make_split(data, seed, test)  # type: ignore[arg-type]
     except DataError:
-        trained = [i for i, part in enumerate(data.parts) if part in ("", "train")]
+        trained = [i for i, part in enumerate(data.subsets) if part in ("", "train")]
         copies = Counter(data.digests[i] for i in trained)
         free = Counter(int(data.labels[i]) for i in trained if copies[data.digests[i]] == 1)
         assert any(data.groups) or not free or max(free.values()) < 3  # three images make three parts
@@ -199,7 +199,7 @@ def test_a_split_is_complete_and_leaks_nothing(data: ImageDataset, seed: int, te
         assert sorted(rows.tolist()) == list(range(len(data)))
     assert len(split.train)
     assert len(split.validation)
-    trained = [i for i, part in enumerate(data.parts) if part in ("", "train")]
+    trained = [i for i, part in enumerate(data.subsets) if part in ("", "train")]
     assert set(data.labels[trained]) == set(data.labels[split.train])  # no class loses all of its images
     where = {int(i): part for part, indices in enumerate((split.train, split.validation, split.test)) for i in indices}
     for values in (data.digests, data.groups):  # what we split, we split without tearing copies and groups

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from autotl.devices import out_of_memory, spoils_process
+from autotl.devices import is_device_error, out_of_memory
 from autotl.engines import micro_batch
 from autotl.engines.micro_batch import MicroBatch, keep_in
 from autotl.engines.torch import TorchEngine
@@ -164,7 +164,7 @@ def test_extraction_completes_where_memory_runs_out():
 )
 def test_out_of_memory_is_known_by_its_words(error):
     assert out_of_memory(error)
-    assert not spoils_process(error)
+    assert not is_device_error(error)
 
 
 @pytest.mark.parametrize(
@@ -180,17 +180,17 @@ def test_out_of_memory_is_known_by_its_words(error):
     ids=str,
 )
 def test_an_accelerator_that_failed_spoils_the_process(error):
-    assert spoils_process(error)
+    assert is_device_error(error)
     assert not out_of_memory(error)
 
 
 def test_what_caused_an_error_counts():
     error = ValueError("no head")
     error.__cause__ = RuntimeError(CUDA_ERROR)
-    assert spoils_process(error)
+    assert is_device_error(error)
 
 
 @pytest.mark.parametrize("error", [ValueError("no memory of that"), RuntimeError("shapes differ"), None])
 def test_an_ordinary_error_is_neither(error):
-    assert not spoils_process(error)
+    assert not is_device_error(error)
     assert not out_of_memory(error)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autotl.backbones.graph_split import Normalize, Tapped, Trunk
+from autotl.backbones.graph_split import FeatureLevels, GraphSplit, Normalize
 from autotl.engines import openvino as engine_module
 from autotl.engines.openvino import OpenVinoEngine
 from autotl.engines.parity import check_engine, mean_cosine
@@ -113,8 +113,8 @@ def test_maps_are_pooled_in_bf16(tiny, monkeypatch):
     monkeypatch.setattr(engine_module._openvino(), "Core", Core)
     backbone = tiny("test_efficientnet")
     module = backbone.build()
-    taps = Normalize(Tapped(Trunk(module, backbone.blocks(module))), backbone.preprocessing)
-    ENGINE.compile(taps, backbone.preprocessing.size, "cpu", 1, "bf16")
+    levels = Normalize(FeatureLevels(GraphSplit(module, backbone.blocks(module))), backbone.preprocessing)
+    ENGINE.compile(levels, backbone.preprocessing.size, "cpu", 1, "bf16")
     facts = [node.get_rt_info() for node in compiled[0].get_runtime_model().get_ops()]
     pools = [f["runtimePrecision"].astype(str) for f in facts if f["layerType"].astype(str).startswith("Reduce")]
     assert len(pools) > 4

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from autotl.backbones.base import Backbone, Block, Preprocessing
-from autotl.data.augmentation import PLAIN, POLICIES, View, draw
+from autotl.data.augmentation import ORIGINAL, POLICIES, View, draw
 from autotl.data.preprocessing import load_view
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, DataError
@@ -114,41 +114,41 @@ def test_nothing_to_work_on_gives_no_batch() -> None:
 
 def test_features_are_computed_once_and_read_again(counting: FeatureExtractor, tiny) -> None:
     features = counting.of(tiny("test_resnet"))
-    first = features.taps("train", "last")
+    first = features.levels("train", "last")
     assert counting.engine.images == 36
-    wider = features.taps("train", "stages+max")
+    wider = features.levels("train", "stages+max")
     assert counting.engine.images == 36
     assert (wider[:, features.layout.columns("last")] == first).all()
 
 
 def test_another_process_reads_what_was_recorded(counting: FeatureExtractor, tiny) -> None:
-    first = counting.of(tiny("test_resnet")).taps("train", "stages")
+    first = counting.of(tiny("test_resnet")).levels("train", "stages")
     other = again(counting)
-    assert (other.of(tiny("test_resnet")).taps("train", "stages") == first).all()
+    assert (other.of(tiny("test_resnet")).levels("train", "stages") == first).all()
     assert other.engine.images == 0
 
 
 def test_a_renamed_image_hits(counting: FeatureExtractor, tiny, tmp_path: Path) -> None:
-    first = counting.of(tiny("test_resnet")).taps("train", "last")
+    first = counting.of(tiny("test_resnet")).levels("train", "last")
     moved = tuple(Path(shutil.copy(p, tmp_path / f"{i}.png")) for i, p in enumerate(counting.dataset.paths))
     other = again(counting, dataset=replace(counting.dataset, paths=moved))
-    assert (other.of(tiny("test_resnet")).taps("train", "last") == first).all()
+    assert (other.of(tiny("test_resnet")).levels("train", "last") == first).all()
     assert other.engine.images == 0
 
 
 def test_ten_new_images_cost_ten_extractions(counting: FeatureExtractor, tiny) -> None:
     split = counting.split
     counting.split = replace(split, train=split.train[10:])
-    counting.of(tiny("test_resnet")).taps("train", "last")
+    counting.of(tiny("test_resnet")).levels("train", "last")
     other = again(counting, split=split)
-    other.of(tiny("test_resnet")).taps("train", "last")
+    other.of(tiny("test_resnet")).levels("train", "last")
     assert other.engine.images == 10
 
 
 def test_rows_come_in_the_order_of_the_part(extractor: FeatureExtractor, tiny) -> None:
     backbone = tiny("test_resnet")
-    rows = extractor.of(backbone).taps("validation", "last")
-    dataset, module = extractor.dataset, extractor.of(backbone).trunk.module
+    rows = extractor.of(backbone).levels("validation", "last")
+    dataset, module = extractor.dataset, extractor.of(backbone).graph_split.module
     for row, index in zip(rows, extractor.split.validation, strict=True):
         image = load_view(dataset.paths[index], dataset.digests[index], backbone.preprocessing)
         with torch.inference_mode():
@@ -167,10 +167,10 @@ def test_other_weights_are_other_features(counting: FeatureExtractor, tiny, tmp_
     from autotl.backbones.timm import autotl_find_backbone
 
     backbone = tiny("test_resnet")
-    first = counting.of(backbone).taps("validation", "last")
+    first = counting.of(backbone).levels("validation", "last")
     tensors = {name: tensor * 1.1 if tensor.ndim == 4 else tensor for name, tensor in load_file(backbone.file).items()}
     save_file(tensors, tmp_path / "other.safetensors")
-    other = counting.of(autotl_find_backbone(f"test_resnet@{tmp_path}/other.safetensors")).taps("validation", "last")
+    other = counting.of(autotl_find_backbone(f"test_resnet@{tmp_path}/other.safetensors")).levels("validation", "last")
     assert counting.engine.images == 24
     assert not np.allclose(other, first)
 
@@ -182,14 +182,14 @@ def test_an_image_that_has_become_unreadable_is_named(extractor: FeatureExtracto
     paths[extractor.split.train[0]] = broken
     extractor.dataset = replace(extractor.dataset, paths=tuple(paths))
     with pytest.raises(DataError, match=r"broken\.png could be read when the search began"):
-        extractor.of(tiny("test_resnet")).taps("train", "last")
+        extractor.of(tiny("test_resnet")).levels("train", "last")
 
 
 def test_extraction_tells_how_far_it_is(extractor: FeatureExtractor, tiny) -> None:
     told = []
     extractor.on_images = lambda what, done, total, rate: told.append((what, done, total))
     backbone = tiny("test_resnet")
-    extractor.of(backbone).taps("train", "last", View("flip", 2))
+    extractor.of(backbone).levels("train", "last", View("flip", 2))
     assert told[-1] == (f"{backbone.name} flip-2", 36, 36)
 
 
@@ -239,15 +239,15 @@ def test_turning_a_long_image_cuts_nothing_off() -> None:
 
 def test_the_plain_view_is_the_image(patches) -> None:
     image = Image.open(patches[0].paths[0]).convert("RGB")
-    assert draw(image, patches[0].digests[0], PLAIN) is image
+    assert draw(image, patches[0].digests[0], ORIGINAL) is image
 
 
 def test_views_are_recorded_one_by_one(counting: FeatureExtractor, tiny) -> None:
     features = counting.of(tiny("test_resnet"))
-    first, second = (features.taps("train", "last", View("crop", number)) for number in range(2))
+    first, second = (features.levels("train", "last", View("crop", number)) for number in range(2))
     assert counting.engine.images == 72
     assert not np.allclose(first, second)
-    assert (features.taps("train", "last", View("crop", 0)) == first).all()
+    assert (features.levels("train", "last", View("crop", 0)) == first).all()
     assert counting.engine.images == 72
 
 
@@ -262,7 +262,7 @@ def test_boundary_rows_are_what_enters_the_block(name: str, extractor: FeatureEx
     index = extractor.split.validation[3]
     image = load_view(extractor.dataset.paths[index], "", backbone.preprocessing)
     with torch.inference_mode():
-        expected = features.trunk.prefix(2)(_normalised(image, backbone.preprocessing))[0].numpy()
+        expected = features.graph_split.prefix(2)(_normalised(image, backbone.preprocessing))[0].numpy()
     assert len(rows) == 12
     assert rows[3:4].dtype == np.float16
     np.testing.assert_allclose(rows[3:4][0].astype(np.float32), expected, rtol=2e-3, atol=1e-3)
@@ -301,7 +301,7 @@ def test_a_boundary_far_larger_than_the_image_is_not_recorded(
 class Tuples(Backbone):
     """Passes a tuple between its two blocks, as some vision transformers do."""
 
-    name, offline, digest = "tuples", True, "0" * 32
+    name, is_cached, digest = "tuples", True, "0" * 32
     preprocessing = Preprocessing(32, 1.0, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
     def build(self, pretrained: bool = True) -> torch.nn.Module:
@@ -323,7 +323,7 @@ class Tuples(Backbone):
 def test_what_is_no_tensor_is_not_recorded(extractor: FeatureExtractor) -> None:
     features = extractor.of(Tuples())
     assert features.boundary("validation", 1) is None
-    assert features.taps("validation", "last").shape == (12, 8)
+    assert features.levels("validation", "last").shape == (12, 8)
 
 
 # engines
@@ -344,13 +344,13 @@ def test_an_engine_that_strays_is_refused_with_a_line_and_torch_used(
     kept: bool, extractor: FeatureExtractor, tiny, tmp_path: Path
 ) -> None:
     backbone = tiny("test_resnet")
-    expected = again(extractor).of(backbone).taps("validation", "last")
+    expected = again(extractor).of(backbone).levels("validation", "last")
     lines: list[str] = []
     extractor.engine, extractor.log = Stray(bf16=False), lines.append
     extractor.conversions = tmp_path / "engines" if kept else None
     features = extractor.of(backbone)
-    assert np.array_equal(features.taps("validation", "last"), expected)
-    features.taps("train", "last")
+    assert np.array_equal(features.levels("validation", "last"), expected)
+    features.levels("train", "last")
     assert len(lines) == 1
     assert "stray" in lines[0]
     assert "torch is used instead" in lines[0]
@@ -359,11 +359,11 @@ def test_an_engine_that_strays_is_refused_with_a_line_and_torch_used(
 def test_another_process_takes_the_verdict_over(extractor: FeatureExtractor, tiny, tmp_path: Path) -> None:
     lines: list[str] = []
     extractor.engine, extractor.log, extractor.conversions = Stray(bf16=False), lines.append, tmp_path / "engines"
-    first = extractor.of(tiny("test_resnet")).taps("validation", "last")
+    first = extractor.of(tiny("test_resnet")).levels("validation", "last")
     other = again(extractor)
     other.engine = Stray(bf16=False)
     other.engine.compile = None  # not even tried
-    assert np.array_equal(other.of(tiny("test_resnet")).taps("validation", "last"), first)
+    assert np.array_equal(other.of(tiny("test_resnet")).levels("validation", "last"), first)
     assert len(lines) == 2
 
 
@@ -378,7 +378,7 @@ def test_the_layout_is_kept_beside_the_engines(extractor: FeatureExtractor, tiny
     layout = extractor.of(tiny("test_resnet")).layout
     other = again(extractor).of(tiny("test_resnet"))
     assert other.layout == layout
-    assert "trunk" not in vars(other)  # no network was built for it
+    assert "graph_split" not in vars(other)  # no network was built for it
 
 
 def test_a_damaged_layout_is_found_again(extractor: FeatureExtractor, tiny, tmp_path: Path) -> None:
@@ -391,4 +391,4 @@ def test_a_damaged_layout_is_found_again(extractor: FeatureExtractor, tiny, tmp_
 def test_out_of_time_no_engine_is_made(extractor: FeatureExtractor, tiny) -> None:
     extractor.seconds_left = lambda: 1.0
     with pytest.raises(AutotlError, match="the time was up"):
-        extractor.of(tiny("test_resnet")).taps("train", "last")
+        extractor.of(tiny("test_resnet")).levels("train", "last")

@@ -22,7 +22,7 @@ from autotl.features.store import FeatureStore, Recorded, StoreFull, StoreUnavai
 from autotl.features.table import RECORD
 
 SHAPE = (2, 24)
-SPEC = {"backbone": "lite0", "view": "plain"}
+SPEC = {"backbone": "lite0", "view": "none"}
 
 CHILD = """
 import hashlib, itertools, os, signal, sys, time
@@ -42,7 +42,7 @@ def compute(digests):
         yield chunk, rows(chunk)
 
 store = FeatureStore(Path(sys.argv[1]))
-recorded = store.open({"backbone": "lite0", "view": "plain"}, (2, 24), "float16")
+recorded = store.open({"backbone": "lite0", "view": "none"}, (2, 24), "float16")
 """
 
 

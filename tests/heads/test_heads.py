@@ -30,7 +30,7 @@ def test_the_built_in_heads_are_all_there():
 
 def test_registering_imports_neither_torch_nor_sklearn():
     code = (
-        "import sys; from autotl.heads import dense, sklearn, predict, persist\n"
+        "import sys; from autotl.heads import calibration, dense, inference, serialization, sklearn\n"
         "dense.autotl_register_heads(str); sklearn.autotl_register_heads(str)\n"
         "print([m for m in ('torch', 'sklearn', 'scipy', 'skops') if m in sys.modules])"
     )

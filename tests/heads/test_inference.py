@@ -19,12 +19,12 @@ class Fixed:
 ROW = np.zeros((2, 3), np.float32)
 
 
-def noisy(n_classes, n=400, sharpness=8.0, seed=0):
+def noisy(num_classes, n=400, sharpness=8.0, seed=0):
     """Overconfident logits, right about three times in four."""
     rng = np.random.default_rng(seed)
-    labels = rng.integers(n_classes, size=n)
-    said = np.where(rng.random(n) < 0.7, labels, rng.integers(n_classes, size=n))
-    return sharpness * (np.eye(n_classes)[said] + 0.2 * rng.standard_normal((n, n_classes))), labels
+    labels = rng.integers(num_classes, size=n)
+    said = np.where(rng.random(n) < 0.7, labels, rng.integers(num_classes, size=n))
+    return sharpness * (np.eye(num_classes)[said] + 0.2 * rng.standard_normal((n, num_classes))), labels
 
 
 def test_a_binary_decision_becomes_two_columns():
@@ -88,24 +88,24 @@ def test_a_dense_head_runs_on_its_own_device():
     np.testing.assert_allclose(logits(head.to("cuda"), x, 2), on_cpu, atol=1e-5)
 
 
-@pytest.mark.parametrize("n_classes", [2, 7])
-def test_calibrated_log_loss_is_lower(n_classes):
-    found, labels = noisy(n_classes)
+@pytest.mark.parametrize("num_classes", [2, 7])
+def test_calibrated_log_loss_is_lower(num_classes):
+    found, labels = noisy(num_classes)
     temperature = fit_temperature(found, labels)
     assert log_loss(labels, probabilities(found, temperature)) < log_loss(labels, probabilities(found, 1.0)) - 0.1
 
 
-@pytest.mark.parametrize("n_classes", [2, 7])
-def test_no_other_temperature_has_a_lower_log_loss(n_classes):
-    found, labels = noisy(n_classes)
+@pytest.mark.parametrize("num_classes", [2, 7])
+def test_no_other_temperature_has_a_lower_log_loss(num_classes):
+    found, labels = noisy(num_classes)
     temperature = fit_temperature(found, labels)
     others = [log_loss(labels, probabilities(found, temperature * t)) for t in np.geomspace(0.2, 5, 41)]
     assert log_loss(labels, probabilities(found, temperature)) < min(others) + 1e-3
 
 
-@pytest.mark.parametrize("n_classes", [2, 7])
-def test_calibration_changes_no_prediction(n_classes):
-    found, labels = noisy(n_classes)
+@pytest.mark.parametrize("num_classes", [2, 7])
+def test_calibration_changes_no_prediction(num_classes):
+    found, labels = noisy(num_classes)
     after = probabilities(found, fit_temperature(found, labels))
     np.testing.assert_array_equal(after.argmax(1), found.argmax(1))
 

@@ -12,13 +12,13 @@ def metrics():
     return load_registry().metrics
 
 
-def candidates(seed, metric, n=6, n_images=50, n_classes=3):
+def candidates(seed, metric, n=6, n_images=50, num_classes=3):
     """Labels, and candidates of different worth with errors of their own, best first."""
     rng = np.random.default_rng(seed)
-    labels = rng.integers(n_classes, size=n_images)
+    labels = rng.integers(num_classes, size=n_images)
     found = []
     for skill in rng.uniform(0.3, 1.5, n):
-        logits = rng.standard_normal((n_images, n_classes)) + skill * np.eye(n_classes)[labels]
+        logits = rng.standard_normal((n_images, num_classes)) + skill * np.eye(num_classes)[labels]
         exp = np.exp(logits)
         found.append(exp / exp.sum(1, keepdims=True))
     sign = -1 if metric.greater_is_better else 1

@@ -12,7 +12,7 @@ from PIL import Image
 from autotl.backbones.timm import autotl_find_backbone
 from autotl.data.decoding import UndecodableImage
 from autotl.data.sandbox import Readers
-from autotl.engines import base as engines
+from autotl.engines import torch as engines
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError
 from autotl.heads.inference import MISSING, probabilities
@@ -24,9 +24,9 @@ from autotl.strategies.base import Fitted, Result
 from autotl.trial.runner import _calibrate
 
 WAYS = [
-    ("test_resnet", "fast_extraction", "linear", {"taps": "stages+max"}),
-    ("test_vit", "fast_extraction", "logistic_regression", {"taps": "stages"}),
-    ("test_resnet", "fast_extraction", "lda", {"taps": "last"}),
+    ("test_resnet", "fast_extraction", "linear", {"levels": "stages+max"}),
+    ("test_vit", "fast_extraction", "logistic_regression", {"levels": "stages"}),
+    ("test_resnet", "fast_extraction", "lda", {"levels": "last"}),
     ("test_resnet", "extract_augment", "rbf_svm", {}),
     ("test_resnet", "fine_tuning", "linear", {"lr": 1e-2, "norms": "trained", "epochs": 3}),
     ("test_vit", "fine_tuning", "mlp", {"unfrozen_blocks": 2, "epochs": 2}),
@@ -214,7 +214,7 @@ def test_members_are_averaged_by_weight(tiny, fitted, make, validation, tmp_path
     backbone = tiny("test_resnet")
     members = [
         fitted(backbone, "fast_extraction", "linear")[0],
-        fitted(backbone, "fast_extraction", "logistic_regression", taps="stages")[0],
+        fitted(backbone, "fast_extraction", "logistic_regression", levels="stages")[0],
         fitted(backbone, "fine_tuning", "linear", epochs=1)[0],
     ]
     alone = [make(backbone, member).predict_proba(validation) for member in members]
@@ -323,7 +323,9 @@ def test_a_head_that_nobody_knows_is_named(folder, torch_only):
         load(folder, registry=torch_only)
 
 
-@pytest.mark.parametrize("lost", ["members/0/member.json", "members/0/head.safetensors", "members/0/base.safetensors"])
+@pytest.mark.parametrize(
+    "lost", ["members/0/member.json", "members/0/head.safetensors", "members/0/backbone_state.safetensors"]
+)
 @pytest.mark.parametrize("damage", ["gone", "torn"])
 def test_a_lost_or_torn_part_is_named(lost, damage, tiny, fitted, make, tmp_path, torch_only):
     backbone = tiny("test_resnet")

@@ -17,7 +17,7 @@ class Noop(Strategy):
     """Scores by its one parameter, after AUTOTL_NOOP_SECONDS (in steps, each a sign of life). Knows no torch."""
 
     name = "noop"
-    head_kinds = ("estimator",)
+    head_types = ("estimator",)
 
     def suggest(self, space, backbone, head):
         return {"x": space.float("x", 0.0, 1.0)}
@@ -33,25 +33,25 @@ class Noop(Strategy):
                 break
             report(step / 10, recipe.strategy_params["x"])
         right = np.random.default_rng(recipe.seed).random(len(task.validation_labels)) < recipe.strategy_params["x"]
-        chosen = np.where(right, task.validation_labels, (task.validation_labels + 1) % task.n_classes)
-        probabilities = np.full((len(chosen), task.n_classes), 0.1 / (task.n_classes - 1))
+        chosen = np.where(right, task.validation_labels, (task.validation_labels + 1) % task.num_classes)
+        probabilities = np.full((len(chosen), task.num_classes), 0.1 / (task.num_classes - 1))
         probabilities[np.arange(len(chosen)), chosen] = 0.9
-        taps = task.features.layout.columns("last")
-        width = taps.stop - taps.start
-        rows = np.zeros((task.n_classes, width))
-        head = task.head.build({}, width, task.n_classes, 0).fit(rows, np.arange(task.n_classes))
+        levels = task.features.layout.columns("last")
+        width = levels.stop - levels.start
+        rows = np.zeros((task.num_classes, width))
+        head = task.head.build({}, width, task.num_classes, 0).fit(rows, np.arange(task.num_classes))
         return Result(recipe, probabilities, Fitted("last", head))
 
 
 class Prior(Head):
     """Knows nothing of its features."""
 
-    name, kind = "prior", "estimator"
+    name, type = "prior", "estimator"
 
     def suggest(self, space):
         return {}
 
-    def build(self, params, n_features, n_classes, seed):
+    def build(self, params, num_features, num_classes, seed):
         from sklearn.dummy import DummyClassifier
 
         return DummyClassifier(strategy="prior")

@@ -134,7 +134,7 @@ def test_each_epoch_looks_at_the_next_view(tiny, task):
         asked.append((part, *map(str, view))) or boundary(part, block, *view)
     )
     fit(problem, recipe_of(backbone, policy="crop", views=3))
-    views = ["plain", "crop-0", "crop-1", "crop-2"]
+    views = ["none", "crop-0", "crop-1", "crop-2"]
     assert [view for part, *view in asked if part == "train"] == [[view] for view in views]
 
 
@@ -143,11 +143,11 @@ def test_a_model_that_averages_looks_through_every_view(tiny, task):
     problem = task(backbone, "linear")
     recipe = recipe_of(backbone, policy="flip", epochs=3, precision="fp32")
     plain, both = (
-        fit(problem, replace(recipe, strategy_params={**recipe.strategy_params, "averaged": averaged}))
+        fit(problem, replace(recipe, strategy_params={**recipe.strategy_params, "tta": averaged}))
         for averaged in (False, True)
     )
     assert plain.history[-1]["loss"] == both.history[-1]["loss"]
-    assert [str(view) for view in both.fitted.views] == ["plain", "flip-0"]
+    assert [str(view) for view in both.fitted.views] == ["none", "flip-0"]
     assert not np.allclose(plain.probabilities, both.probabilities)
 
 
@@ -197,7 +197,7 @@ def test_a_replay_of_what_time_cut_short_is_exact(tiny, task):
 
 def test_a_replay_of_a_trial_that_planned_fewer_epochs_is_exact(tiny, task):
     backbone = tiny("test_resnet")
-    short = fit(task(backbone, "linear", allowance=1e-3), recipe_of(backbone, epochs=9))
+    short = fit(task(backbone, "linear", time_budget=1e-3), recipe_of(backbone, epochs=9))
     assert len(short.history) == short.recipe.strategy_params["epochs"] < 9
     again = fit(task(backbone, "linear"), short.recipe)
     assert np.array_equal(again.probabilities, short.probabilities)
@@ -247,7 +247,7 @@ def test_a_refit_keeps_the_last_epoch_whatever_the_scores(tiny, task):
 
 def test_a_refit_has_neither_fewer_epochs_nor_more(tiny, task):
     backbone = tiny("test_resnet")
-    result = fit(task(backbone, "linear", refit_epochs=9, allowance=1e-3), recipe_of(backbone, lr=0.0, epochs=20))
+    result = fit(task(backbone, "linear", refit_epochs=9, time_budget=1e-3), recipe_of(backbone, lr=0.0, epochs=20))
     assert len(result.history) == 9
 
 
@@ -275,7 +275,7 @@ def test_training_stops_where_nothing_gets_better(tiny, task):
         {"balanced": True},
         {"label_smoothing": 0.2},
         {"norms": "trained"},
-        {"policy": "plain"},
+        {"policy": "none"},
     ],
     ids=str,
 )

@@ -5,16 +5,16 @@ import optuna
 import pytest
 from sklearn.dummy import DummyClassifier
 
-from autotl.backbones.base import TAPS
-from autotl.data.augmentation import PLAIN, View
+from autotl.backbones.base import LEVELS
+from autotl.data.augmentation import ORIGINAL, View
 from autotl.heads.base import Head
 from autotl.recipe import Recipe
-from autotl.strategies import training_loop as training
+from autotl.strategies import head_training
 from autotl.strategies.base import OutOfTime
 from autotl.strategies.extract_augment import ExtractAugment
 from autotl.strategies.fast_extraction import FastExtraction
 from autotl.strategies.head_training import train_head
-from autotl.strategies.training_loop import Diverged, Plan
+from autotl.strategies.training_loop import Diverged, TrainingConfig
 from autotl.study.space import OwnedSpace
 
 
@@ -30,15 +30,15 @@ def fit(strategy, problem, report=nothing, seed=3, **params):
     return strategy.fit(recipe, problem, "cpu", report)
 
 
-def watch_taps(problem):
-    """What is asked of the features, as (part, taps, view)."""
-    asked, taps = [], problem.features.taps
+def watch_levels(problem):
+    """What is asked of the features, as (part, levels, view)."""
+    asked, levels = [], problem.features.levels
 
     def watched(part, which, *view):
         asked.append((part, which, *map(str, view)))
-        return taps(part, which, *view)
+        return levels(part, which, *view)
 
-    problem.features.taps = watched
+    problem.features.levels = watched
     return asked
 
 
@@ -50,26 +50,26 @@ def resnet(tiny):
 @pytest.mark.parametrize("head", ["linear", "mlp", "logistic_regression", "rbf_svm", "knn"])
 def test_fast_extraction_learns(head, resnet, task):
     problem = task(resnet, head)
-    result = fit(FastExtraction(), problem, taps="stages")
+    result = fit(FastExtraction(), problem, levels="stages")
     assert result.probabilities.shape == (12, 3)
     np.testing.assert_allclose(result.probabilities.sum(1), 1)
     assert problem.metric(problem.validation_labels, result.probabilities) >= 0.75
 
 
-@pytest.mark.parametrize("taps", TAPS)
-def test_the_head_sees_the_taps_of_the_recipe(taps, resnet, task):
+@pytest.mark.parametrize("levels", LEVELS)
+def test_the_head_sees_the_levels_of_the_recipe(levels, resnet, task):
     problem = task(resnet, "logistic_regression")
-    asked = watch_taps(problem)
-    result = fit(FastExtraction(), problem, taps=taps)
-    assert asked == [("train", taps), ("validation", taps, "plain")]
-    assert result.fitted.taps == taps
-    assert result.fitted.base is None
+    asked = watch_levels(problem)
+    result = fit(FastExtraction(), problem, levels=levels)
+    assert asked == [("train", levels), ("validation", levels, "none")]
+    assert result.fitted.levels == levels
+    assert result.fitted.backbone_state is None
 
 
 class Watched(Head):
     """Keeps what its classifiers are fitted on."""
 
-    name, kind = "watched", "estimator"
+    name, type = "watched", "estimator"
 
     def __init__(self):
         self.seen = []
@@ -77,7 +77,7 @@ class Watched(Head):
     def suggest(self, space):
         return {}
 
-    def build(self, params, n_features, n_classes, seed):
+    def build(self, params, num_features, num_classes, seed):
         class Classifier(DummyClassifier):
             def fit(classifier, features, labels):  # `self` is the head here
                 self.seen.append((features, labels))
@@ -89,10 +89,10 @@ class Watched(Head):
 def test_extract_augment_learns_from_the_plain_images_and_each_view(resnet, task):
     problem = task(resnet, "linear")
     problem.head = Watched()
-    fit(ExtractAugment(), problem, policy="crop", views=2, taps="last")
+    fit(ExtractAugment(), problem, policy="crop", views=2, levels="last")
     ((features, labels),) = problem.head.seen
-    views = [PLAIN, View("crop", 0), View("crop", 1)]
-    expected = [problem.features.taps("train", "last", view) for view in views]
+    views = [ORIGINAL, View("crop", 0), View("crop", 1)]
+    expected = [problem.features.levels("train", "last", view) for view in views]
     assert np.array_equal(features, np.concatenate(expected))
     assert labels.tolist() == problem.train_labels.tolist() * 3
 
@@ -100,12 +100,12 @@ def test_extract_augment_learns_from_the_plain_images_and_each_view(resnet, task
 class Slow(Head):
     """Learns in four steps, and is watched at each."""
 
-    name, kind = "slow", "estimator"
+    name, type = "slow", "estimator"
 
     def suggest(self, space):
         return {}
 
-    def build(self, params, n_features, n_classes, seed):
+    def build(self, params, num_features, num_classes, seed):
         class Classifier(DummyClassifier):
             def fit(classifier, features, labels, images, watch):  # `self` is the head here
                 self.images = images
@@ -120,7 +120,7 @@ class Slow(Head):
 def test_an_estimator_that_asks_is_told_which_image_a_row_is_of(resnet, task):
     problem = task(resnet, "linear")
     problem.head = Slow()
-    fit(ExtractAugment(), problem, policy="crop", views=2, taps="last")
+    fit(ExtractAugment(), problem, policy="crop", views=2, levels="last")
     assert problem.head.images.tolist() == list(range(36)) * 3
 
 
@@ -135,7 +135,7 @@ def test_an_estimator_that_is_watched_reports_its_validation_score_and_can_be_pr
             raise optuna.TrialPruned
 
     with pytest.raises(optuna.TrialPruned):
-        fit(FastExtraction(), problem, report=report, taps="last")
+        fit(FastExtraction(), problem, report=report, levels="last")
     assert reported == [(0.25, 1 / 3), (0.5, 1 / 3), (0.75, 1 / 3)]
 
 
@@ -143,7 +143,7 @@ def test_an_estimator_that_is_watched_ends_when_the_time_is_up(resnet, task):
     problem = task(resnet, "linear", seconds_left=iter([1.0, 0.0]).__next__)
     problem.head = Slow()
     with pytest.raises(OutOfTime, match="the time was up after 50% of the fit"):
-        fit(FastExtraction(), problem, taps="last")
+        fit(FastExtraction(), problem, levels="last")
 
 
 def test_extract_augment_trains_a_dense_head_too(resnet, task):
@@ -154,12 +154,13 @@ def test_extract_augment_trains_a_dense_head_too(resnet, task):
 
 
 @pytest.mark.parametrize(
-    ("max_rows", "n_train", "sampled", "views"), [(4000, 1000, 4, 3), (4000, 3000, 4, 1), (None, 10**6, 4, 4)]
+    ("max_train_samples", "num_train", "sampled", "views"),
+    [(4000, 1000, 4, 3), (4000, 3000, 4, 1), (None, 10**6, 4, 4)],
 )
-def test_a_head_that_takes_few_rows_gets_few_views(max_rows, n_train, sampled, views, resnet, monkeypatch):
-    monkeypatch.setattr(Watched, "max_rows", max_rows)
-    trial = optuna.trial.FixedTrial({"x.policy": "flip", "x.views": sampled, "x.averaged": True, "x.taps": "last"})
-    space = OwnedSpace(trial, "x", n_train, 3, accelerator=False)
+def test_a_head_that_takes_few_rows_gets_few_views(max_train_samples, num_train, sampled, views, resnet, monkeypatch):
+    monkeypatch.setattr(Watched, "max_train_samples", max_train_samples)
+    trial = optuna.trial.FixedTrial({"x.policy": "flip", "x.views": sampled, "x.tta": True, "x.levels": "last"})
+    space = OwnedSpace(trial, "x", num_train, 3, accelerator=False)
     assert ExtractAugment().suggest(space, resnet, Watched())["views"] == views
 
 
@@ -170,7 +171,7 @@ def test_the_same_recipe_and_seed_give_the_same_probabilities(head, resnet, task
 
 
 def test_the_default_head_is_linear_on_the_networks_own_output(resnet, task):
-    assert FastExtraction().defaults(task(resnet, "linear").head)["taps"] == "last"
+    assert FastExtraction().defaults(task(resnet, "linear").head)["levels"] == "last"
 
 
 # the training loop, which fine-tuning uses as well
@@ -179,11 +180,11 @@ def test_the_default_head_is_linear_on_the_networks_own_output(resnet, task):
 @pytest.fixture
 def train(resnet, task, monkeypatch):
     """`train(task_arguments, **params)`: a linear head in batches of 8, four steps an epoch."""
-    monkeypatch.setattr(training, "SMALLEST_BATCH", 8)
+    monkeypatch.setattr(head_training, "SMALLEST_BATCH", 8)
 
     def run(problem=None, report=nothing, seed=1, **params):
         problem = problem or task(resnet, "linear")
-        features, validation = (problem.features.taps(part, "last") for part in ("train", "validation"))
+        features, validation = (problem.features.levels(part, "last") for part in ("train", "validation"))
         head = problem.head.build({"dropout": 0.2}, features.shape[1], 3, seed)
         params = {"lr": 1e-2, "weight_decay": 0.05, "epochs": 5, **params}
         labels = problem.train_labels
@@ -204,19 +205,19 @@ class Clock:
 
 
 def test_a_plan_takes_its_own_from_a_strategys_parameters():
-    plan = Plan.of({"epochs": 7, "mixup": 0.2, "taps": "last", "views": 3}, patience=2)
+    plan = TrainingConfig.from_params({"epochs": 7, "mixup": 0.2, "levels": "last", "views": 3}, patience=2)
     assert (plan.epochs, plan.mixup, plan.patience, plan.balanced) == (7, 0.2, 2, False)
 
 
 def test_a_short_allowance_means_fewer_epochs_and_the_schedule_of_those(train, resnet, task):
-    trained = train(task(resnet, "linear", allowance=1e-6), epochs=30)
+    trained = train(task(resnet, "linear", time_budget=1e-6), epochs=30)
     assert trained.plan.epochs == len(trained.history) == 1
     assert trained.plan.stop_after is None
 
 
 def test_fewer_epochs_replay_exactly(train, resnet, task):
     """The steps that were timed knew of 30 epochs, and the replay doesn't: their pace may not depend on it."""
-    short = train(task(resnet, "linear", allowance=1e-6), epochs=30)
+    short = train(task(resnet, "linear", time_budget=1e-6), epochs=30)
     again = train(epochs=short.plan.epochs)
     assert np.array_equal(short.probabilities, again.probabilities)
 
@@ -281,6 +282,6 @@ class Fewer:
     def __init__(self, features, kept):
         self.features, self.kept = features, kept
 
-    def taps(self, part, taps):
-        rows = self.features.taps(part, taps)
+    def levels(self, part, levels):
+        rows = self.features.levels(part, levels)
         return rows[self.kept] if part == "train" else rows

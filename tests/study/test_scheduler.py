@@ -3,7 +3,7 @@
 import pytest
 
 from autotl.registry import load_registry
-from autotl.study.portfolio import known_good, thorough, thorough_heads
+from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio
 from autotl.study.scheduler import Schedule
 from autotl.study.space import Choices
 
@@ -29,10 +29,10 @@ def _everything_known(registry):
         recipe
         for backbone in choices.backbones
         for strategy in choices.strategies
-        for head in thorough_heads(choices, registry, strategy)
-        for recipe in thorough(registry, backbone, strategy, head, 8)
+        for head in expensive_heads(choices, registry, strategy)
+        for recipe in expensive_portfolio(registry, backbone, strategy, head, 8)
     ]
-    return [*known_good(choices, registry), *deeper]
+    return [*cheap_portfolio(choices, registry), *deeper]
 
 
 def test_the_first_trial_is_the_cheapest_strategy_on_the_smallest_backbone(schedule):
@@ -46,7 +46,7 @@ def test_known_good_recipes_cover_every_strategy(schedule, registry):
 
 
 def test_what_a_resumed_study_has_tried_is_not_tried_again(schedule, registry):
-    tried = known_good(_choices(registry), registry)[:2]
+    tried = cheap_portfolio(_choices(registry), registry)[:2]
     assert schedule(tried).next(300, {}) not in tried
 
 

@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from autotl.recipe import Recipe
-from autotl.study.portfolio import known_good
+from autotl.study.portfolio import cheap_portfolio
 from autotl.study.space import Choices, seed_of, suggest
 
 
@@ -103,7 +103,7 @@ def test_what_is_no_recipe_is_refused(data):
 def test_known_good_values_lie_within_what_is_offered(either, registry):
     """And they say everything: nothing of these trials is left to chance."""
     study = optuna.create_study()
-    for enqueued in known_good(either, registry):
+    for enqueued in cheap_portfolio(either, registry):
         study.enqueue_trial(enqueued)
         trial = study.ask()
         with warnings.catch_warnings():
@@ -113,16 +113,16 @@ def test_known_good_values_lie_within_what_is_offered(either, registry):
 
 
 def test_known_good_covers_every_strategy_and_each_head_on_each_backbone(choices, registry):
-    enqueued = known_good(choices, registry)
+    enqueued = cheap_portfolio(choices, registry)
     assert {p["strategy"] for p in enqueued} == set(choices.strategies)
     recorded = {(p["backbone"], p["fast_extraction.head"]) for p in enqueued if "fast_extraction.head" in p}
     assert recorded == {(backbone, head) for backbone in choices.backbones for head in choices.heads}
-    taps = {(p["backbone"], p["fast_extraction.taps"]) for p in enqueued if "fast_extraction.taps" in p}
-    assert taps >= {(backbone, taps) for backbone in choices.backbones for taps in ("inner+max", "stages+max")}
+    levels = {(p["backbone"], p["fast_extraction.levels"]) for p in enqueued if "fast_extraction.levels" in p}
+    assert levels >= {(backbone, levels) for backbone in choices.backbones for levels in ("inner+max", "stages+max")}
 
 
 def test_the_first_is_the_cheapest(choices, registry):
-    first = known_good(choices, registry)[0]
+    first = cheap_portfolio(choices, registry)[0]
     assert (first["strategy"], first["backbone"]) == ("fast_extraction", choices.backbones[0])
     assert first["fast_extraction.head"] == "logistic_regression"
 
@@ -133,7 +133,7 @@ def test_the_first_is_the_cheapest(choices, registry):
 )
 def test_known_good_keeps_to_what_the_study_chose(strategies, heads, choices, registry):
     few = replace(choices, strategies=strategies, heads=heads)
-    enqueued = known_good(few, registry)
+    enqueued = cheap_portfolio(few, registry)
     assert {p["strategy"] for p in enqueued} == set(strategies)
     assert {p[f"{p['strategy']}.head"] for p in enqueued} == set(heads)
 

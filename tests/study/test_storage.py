@@ -23,7 +23,7 @@ def a_study(folder):
     for value in (0.5, 0.6, 0.7):
         trial = study.ask()
         trial.suggest_float("x", 0, 1)
-        trial.set_user_attr("words", "ein Versuch – № 1")
+        trial.set_user_attr("description", "ein Versuch – № 1")
         study.tell(trial, value)
     return study
 

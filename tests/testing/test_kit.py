@@ -109,7 +109,7 @@ class Unfinished(Whole):
 
 
 class Misstated(Whole):
-    n_features = 1280
+    num_features = 1280
 
 
 class ByTheBatch(Whole):
@@ -147,7 +147,7 @@ class Backwards(Whole):
 
 
 class Miscounted(Whole):
-    n_blocks = 5
+    num_blocks = 5
 
 
 class Asleep(Whole):
@@ -205,7 +205,7 @@ def weights(tmp_path_factory):
         (Random, "features_are_deterministic", "asked again they differ by up to"),
         (Gap, "blocks_cover_every_parameter_once", "in no block: 0.1.weight, 0.1.bias"),
         (Twice, "blocks_cover_every_parameter_once", "'0.1.weight' is in block 'first' and in block 'second'"),
-        (Miscounted, "blocks_cover_every_parameter_once", "n_blocks is 5, and there are 2 blocks"),
+        (Miscounted, "blocks_cover_every_parameter_once", "num_blocks is 5, and there are 2 blocks"),
         (Backwards, "blocks_are_in_forward_order", "they began in the order 0, 1"),
         (Asleep, "freezing_keeps_exactly_the_frozen_blocks", "nothing in block"),
         (Raising, "blocks_are_in_forward_order", "KeyError: 'layer9'"),
@@ -251,7 +251,7 @@ def test_without_one_file_another_backbone_shows_that_the_digest_follows(weights
 
 def test_weights_that_are_not_here_are_not_asked_for(weights, tmp_path):
     class Absent(Whole):
-        offline = False
+        is_cached = False
 
         def build(self, pretrained=True):
             assert not pretrained
@@ -265,7 +265,7 @@ def test_weights_that_are_not_here_are_not_asked_for(weights, tmp_path):
 
 
 class Sound(Head):
-    name, kind = "sound", "estimator"
+    name, type = "sound", "estimator"
 
     def suggest(self, space):
         return {"C": space.float("C", 1e-3, 10.0, log=True)}
@@ -273,7 +273,7 @@ class Sound(Head):
     def defaults(self):
         return {"C": 1.0}
 
-    def build(self, params, n_features, n_classes, seed):
+    def build(self, params, num_features, num_classes, seed):
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -294,8 +294,8 @@ class Forgetful(Sound):
     def defaults(self):
         return {}
 
-    def build(self, params, n_features, n_classes, seed):
-        return super().build({"C": 1.0}, n_features, n_classes, seed)
+    def build(self, params, num_features, num_classes, seed):
+        return super().build({"C": 1.0}, num_features, num_classes, seed)
 
 
 class Listing(Sound):
@@ -304,14 +304,14 @@ class Listing(Sound):
 
 
 class Guessing(Sound):
-    def build(self, params, n_features, n_classes, seed):
+    def build(self, params, num_features, num_classes, seed):
         from sklearn.dummy import DummyClassifier
 
         return DummyClassifier(strategy="stratified", random_state=seed)
 
 
 class Seedless(Sound):
-    def build(self, params, n_features, n_classes, seed):
+    def build(self, params, num_features, num_classes, seed):
         from sklearn.ensemble import ExtraTreesClassifier
 
         return ExtraTreesClassifier(50)
@@ -322,29 +322,29 @@ class Trusting(Sound):
 
 
 class ClassHungry(Sound):
-    def build(self, params, n_features, n_classes, seed):
-        return Hungry(n_classes)
+    def build(self, params, num_features, num_classes, seed):
+        return Hungry(num_classes)
 
 
 class Hungry:
-    def __init__(self, n_classes):
-        self.n_classes = n_classes
+    def __init__(self, num_classes):
+        self.num_classes = num_classes
 
     def fit(self, x, y):
-        assert len(np.unique(y)) == self.n_classes, "I want them all"
+        assert len(np.unique(y)) == self.num_classes, "I want them all"
         return self
 
     predict_proba = None
 
 
 class SmallLogits(Head):
-    name, kind = "small_logits", "dense"
+    name, type = "small_logits", "dense"
 
     def suggest(self, space):
         return {}
 
-    def build(self, params, n_features, n_classes, seed):
-        return nn.Linear(n_features, 1)
+    def build(self, params, num_features, num_classes, seed):
+        return nn.Linear(num_features, 1)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ class Forgets(FastExtraction):
     def fit(self, recipe, task, device, report):
         result = super().fit(recipe, task, device, report)
         other = super().fit(recipe, type(task)(**{**vars(task), "train_labels": 1 - task.train_labels}), device, report)
-        return Result(result.recipe, result.probabilities, Fitted(result.fitted.taps, other.fitted.head))
+        return Result(result.recipe, result.probabilities, Fitted(result.fitted.levels, other.fitted.head))
 
 
 class Deaf(FastExtraction):
@@ -592,7 +592,9 @@ def test_a_failure_says_what_was_promised_what_came_and_where_it_says_so(weights
     assert "build" in "".join(source[int(line) - 1 : int(line) + 1])
 
 
-@pytest.mark.parametrize("check", [c for checks in CHECKS.values() for c in checks], ids=lambda c: f"{c.kind}-{c.name}")
+@pytest.mark.parametrize(
+    "check", [c for checks in CHECKS.values() for c in checks], ids=lambda c: f"{c.component}-{c.name}"
+)
 def test_every_check_says_what_is_promised_and_where(check):
     assert check.promise.endswith(".")
     file = check.where.split(", ")[-1].partition(":")[0]

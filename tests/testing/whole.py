@@ -16,8 +16,8 @@ def network():
 
 
 class Whole(Backbone):
-    name, pretrained_on, license, offline = "whole", "noise", "Apache-2.0", True
-    parameters, n_features = 8 * 28 + 16 + 12 * 73, 12
+    name, pretrained_on, license, is_cached = "whole", "noise", "Apache-2.0", True
+    parameters, num_features = 8 * 28 + 16 + 12 * 73, 12
     preprocessing = Preprocessing(32, 0.9, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
     def __init__(self, file):

@@ -47,7 +47,7 @@ def members(bench):
     """Of each finished trial, by its head's name and whether its base was tuned."""
     folders = [member_folder(bench.context.folder, trial.number) for trial in bench.study.get_trials()]
     found = [load_member(folder, bench.registry) for folder in folders if folder.exists()]
-    return {(m.recipe.head, m.fitted.base is not None): m for m in found}
+    return {(m.recipe.head, m.fitted.backbone_state is not None): m for m in found}
 
 
 def test_a_search_says_which_trials_it_fitted_again(found):

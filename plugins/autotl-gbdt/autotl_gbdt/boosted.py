@@ -41,7 +41,7 @@ def held_out(labels: np.ndarray, images: np.ndarray, seed: int) -> np.ndarray:
     """Which rows early stopping looks at, a mask [n]: of each class a share of its images, each with all its views.
 
     Args:
-        labels: [n], 0 … n_classes-1.
+        labels: [n], 0 … num_classes-1.
         images: [n], which image each row is of.
     """
     rng = np.random.default_rng(seed)
@@ -66,7 +66,7 @@ class Boosted(ClassifierMixin, BaseEstimator):
     random_state: int
 
     def fit(self, X: Any, y: Any, images: Any = None, watch: Watch | None = None) -> "Boosted":
-        """Fit on rows [n, n_features] and labels [n].
+        """Fit on rows [n, num_features] and labels [n].
 
         Args:
             images: [n], which image each row is of, where some are views of one; else every row is an image.
@@ -94,7 +94,7 @@ class Boosted(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """[n, n_classes], in the order of `classes_`."""
+        """[n, num_classes], in the order of `classes_`."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         found = self._probabilities(self.compress_.transform(X).astype(np.float32))
@@ -141,7 +141,7 @@ class Boosted(ClassifierMixin, BaseEstimator):
 
     @abstractmethod
     def _probabilities(self, rows: np.ndarray) -> np.ndarray:
-        """[n] of the second class where there are two, else [n, n_classes]."""
+        """[n] of the second class where there are two, else [n, num_classes]."""
 
     @abstractmethod
     def _written(self, booster: Any) -> bytes:

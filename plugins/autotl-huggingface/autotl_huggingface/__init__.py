@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["CURATED", "HuggingFaceBackbone", "autotl_find_backbone", "autotl_register_backbones"]
 
 CURATED: tuple[tuple[str, str, str, int, int, int], ...] = (
-    # hub id, trained on, licence of the weights, parameters and features of the image tower, download in MB
+    # hub id, trained on, licence of the weights, num_params and features of the image tower, download in MB
     ("facebook/dinov2-small", "LVD-142M, without labels", "Apache-2.0", 21_628_800, 384, 88),
     ("facebook/dinov2-base", "LVD-142M, without labels", "Apache-2.0", 85_724_928, 768, 346),
     ("google/vit-base-patch16-224-in21k", "ImageNet-21k", "Apache-2.0", 85_798_656, 768, 346),
@@ -23,14 +23,14 @@ CURATED: tuple[tuple[str, str, str, int, int, int], ...] = (
 
 @autotl.hookimpl
 def autotl_register_backbones(register: "Register[Backbone]") -> None:
-    for place, pretrained_on, license, parameters, n_features, megabytes in CURATED:
+    for place, pretrained_on, license, num_params, num_features, megabytes in CURATED:
         register(
             HuggingFaceBackbone(
                 f"{PREFIX}{place}",
                 pretrained_on=pretrained_on,
                 license=license,
-                parameters=parameters,
-                n_features=n_features,
+                num_params=num_params,
+                num_features=num_features,
                 megabytes=megabytes,
             )
         )

@@ -35,24 +35,24 @@ class HuggingFaceBackbone(Backbone):
         *,
         pretrained_on: str = "unknown",
         license: str = "unknown",
-        parameters: int | None = None,
-        n_features: int | None = None,
+        num_params: int | None = None,
+        num_features: int | None = None,
         megabytes: int | None = None,
     ):
         self.name, self.pretrained_on, self.license = name, pretrained_on, license
-        self.parameters, self.n_features, self._megabytes = parameters, n_features, megabytes
+        self.num_params, self.num_features, self._megabytes = num_params, num_features, megabytes
         self.source = Source(name.removeprefix(PREFIX))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
     @property
-    def offline(self) -> bool:
+    def is_cached(self) -> bool:
         return self.source.here
 
     @property
     def download(self) -> str | None:
-        if self.source.folder or self.offline:
+        if self.source.folder or self.is_cached:
             return None
         size = f", about {self._megabytes} MB" if self._megabytes else ""
         return f"{self.source.place} on the Hugging Face hub{size}"
@@ -97,7 +97,7 @@ class HuggingFaceBackbone(Backbone):
         return blocks_from_groups(module, group)
 
     @cached_property
-    def n_blocks(self) -> int:
+    def num_blocks(self) -> int:
         return 1 + int(self._config.num_hidden_layers)
 
     def _pretrained(self) -> Any:

@@ -1,6 +1,6 @@
 """A transformers image tower with a plain forward: patches, layers one after another, a norm, pooled features.
 
-transformers' own forward can't be traced by torch.fx. This one can, down to its blocks, so that taps record every layer
+transformers' own forward can't be traced by torch.fx. This one can, down to its blocks, so that levels record every layer
 and training starts at the freeze boundary. The layers themselves are transformers' own.
 """
 

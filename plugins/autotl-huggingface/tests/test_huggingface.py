@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from autotl.backbones.base import Backbone
-from autotl.backbones.graph_split import Tapped, Trunk
+from autotl.backbones.graph_split import FeatureLevels, GraphSplit
 from autotl.backbones.weights import allow_downloads
 from autotl.data.decoding import to_rgb
 from autotl.data.preprocessing import preprocess
@@ -138,11 +138,13 @@ def test_preprocessing_is_that_of_the_processor(kind: str, saved: Saved) -> None
 def test_blocks_are_patches_and_layers_and_each_can_be_the_freeze_boundary(kind: str, saved: Saved) -> None:
     backbone = found(saved(kind))
     module = backbone.build()
-    trunk = Trunk(module, backbone.blocks(module))
+    graph_split = GraphSplit(module, backbone.blocks(module))
     last = "layers.2+norm+head" if kind == "siglip" else "layers.2+norm"
-    assert [block.name for block in trunk.blocks] == ["patches", "layers.0", "layers.1", last]
-    assert None not in [trunk.cut(block) for block in range(4)]
-    assert Tapped(trunk).layout(backbone.preprocessing.size).averages == 3 * 32  # of what leaves each but the last
+    assert [block.name for block in graph_split.blocks] == ["patches", "layers.0", "layers.1", last]
+    assert None not in [graph_split.cut(block) for block in range(4)]
+    assert (
+        FeatureLevels(graph_split).layout(backbone.preprocessing.size).averages == 3 * 32
+    )  # of what leaves each but the last
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_blocks_are_patches_and_layers_and_each_can_be_the_freeze_boundary(kind:
 )
 def test_what_is_listed_is_true(config: Any, place: int) -> None:
     """Counted on networks of the published sizes, without values."""
-    _, _, _, parameters, n_features, _ = CURATED[place]
+    _, _, _, parameters, num_features, _ = CURATED[place]
     with torch.device("meta"):
         model = transformers.AutoModel.from_config(config)
     model.to_empty(device="cpu")
@@ -164,7 +166,7 @@ def test_what_is_listed_is_true(config: Any, place: int) -> None:
         numbers.zero_()
     tower = tower_of(model, 224)
     assert sum(p.numel() for p in tower.parameters()) == parameters
-    assert tower.norm.normalized_shape == (n_features,)
+    assert tower.norm.normalized_shape == (num_features,)
 
 
 # processors
@@ -219,7 +221,7 @@ def test_a_pickle_is_not_read(copied: Saved) -> None:
     folder = copied("vit")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    assert not found(folder).offline
+    assert not found(folder).is_cached
     with pytest.raises(AutotlError, match=r"has no model.safetensors. Weights are read from safetensors only"):
         found(folder).build()
 
@@ -239,7 +241,7 @@ def test_weights_in_parts_are_put_together(saved: Saved, copied: Saved) -> None:
     parts, whole = found(folder).build().state_dict(), found(saved("vit")).build().state_dict()
     assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
     next(folder.glob("model-*.safetensors")).unlink()
-    assert not found(folder).offline
+    assert not found(folder).is_cached
 
 
 def test_a_folder_without_its_processor_is_not_guessed_at(copied: Saved) -> None:
@@ -253,7 +255,7 @@ def test_a_model_of_another_type_says_which_there_are(copied: Saved) -> None:
     folder = copied("vit")
     transformers.ResNetConfig().save_pretrained(folder)
     with pytest.raises(AutotlError, match=r"is a 'resnet', and autotl-huggingface takes dinov2, .*siglip"):
-        _ = found(folder).n_blocks
+        _ = found(folder).num_blocks
 
 
 def test_code_of_the_models_author_is_not_run(copied: Saved) -> None:
@@ -291,7 +293,7 @@ def put_into_cache(hub: Path, repository: str, folder: Path, revision: str = "ma
 def test_what_is_in_the_hubs_cache_needs_no_network(revision: str, hub: Path, saved: Saved) -> None:
     put_into_cache(hub, "someone/tiny-vit", saved("vit"), revision)
     backbone = found("someone/tiny-vit" + ("" if revision == "main" else f"@{revision}"))
-    assert (backbone.offline, backbone.download) == (True, None)
+    assert (backbone.is_cached, backbone.download) == (True, None)
     expected = found(saved("vit")).build().state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in backbone.build().state_dict().items())
     assert backbone.digest == found(saved("vit")).digest
@@ -301,7 +303,7 @@ def test_what_is_not_here_is_announced_and_not_fetched_where_downloads_are_switc
     listed: list[HuggingFaceBackbone] = []
     sys.modules["autotl_huggingface"].autotl_register_backbones(register=listed.append)
     assert listed[0].download == "facebook/dinov2-small on the Hugging Face hub, about 88 MB"
-    assert not listed[0].offline
+    assert not listed[0].is_cached
     with pytest.raises(AutotlError, match="AUTOTL_OFFLINE=1 forbids to download it"):
         listed[0].build()
 
@@ -339,7 +341,7 @@ def test_registering_and_looking_for_weights_imports_neither_torch_nor_transform
     script = (
         "import sys, autotl_huggingface as plugin\n"
         "found = []; plugin.autotl_register_backbones(found.append)\n"
-        "print({b.offline for b in found} <= {True, False}, {'torch', 'transformers'} & set(sys.modules))"
+        "print({b.is_cached for b in found} <= {True, False}, {'torch', 'transformers'} & set(sys.modules))"
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["True", "set()"]

@@ -119,8 +119,10 @@ class Tracking:
             return
         began, ended = (_milliseconds(t) if t else None for t in (trial.datetime_start, trial.datetime_complete))
         tags = {"mlflow.parentRunId": self.run, "mlflow.source.name": "autotl", "autotl.trial": str(trial.number)}
-        words = {k: str(trial.user_attrs[k]) for k in ("words", "device", "cause") if k in trial.user_attrs}
-        tags |= {f"autotl.{k}": v[:LONGEST] for k, v in words.items()} | {"mlflow.note.content": words.get("words", "")}
+        words = {k: str(trial.user_attrs[k]) for k in ("description", "device", "cause") if k in trial.user_attrs}
+        tags |= {f"autotl.{k}": v[:LONGEST] for k, v in words.items()} | {
+            "mlflow.note.content": words.get("description", "")
+        }
         run = self.client.create_run(self.experiment, began, tags, run_name=f"trial {trial.number}")
         recipe = trial.user_attrs.get("recipe")
         self.client.log_batch(

@@ -95,7 +95,7 @@ def study_of(*states: TrialState) -> optuna.Study:
     for state in states:
         trial = study.ask()
         trial.set_user_attr("recipe", RECIPE.to_dict())
-        trial.set_user_attr("words", RECIPE.words())
+        trial.set_user_attr("description", RECIPE.describe())
         trial.report(0.6, 5)
         trial.report(0.7, 10)
         if state == TrialState.COMPLETE:
@@ -209,7 +209,7 @@ def model(tmp_path: Path) -> ImageModel:
     with torch.inference_mode():
         rows = backbone.build()(torch.rand(20, 3, 160, 160) * torch.arange(20).view(-1, 1, 1, 1) % 2).numpy()
     head = LogisticRegression().fit(rows, np.arange(20) % 2)
-    recipe = Recipe(backbone.name, "fast_extraction", "logistic_regression", 0, {"taps": "last"}, {})
+    recipe = Recipe(backbone.name, "fast_extraction", "logistic_regression", 0, {"levels": "last"}, {})
     member = Member(recipe, Fitted("last", head), backbone.digest, 2)
     versions = {"autotl": "0.1.0", "torch": torch.__version__}
     return ImageModel(("dark", "light"), [member], {backbone.digest: backbone}, about={"versions": versions})

@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 CURATED: tuple[tuple[str, str, int, int, int], ...] = (
-    # name in torchvision 0.29, file of its plain weights, parameters and features (no classifier), download in MB
+    # name in torchvision 0.29, file of its plain weights, num_params and features (no classifier), download in MB
     ("vgg16", "vgg16-397923af.pth", 14_714_688, 512, 528),
     ("vgg19", "vgg19-dcbb9e9d.pth", 20_024_384, 512, 548),
     ("resnet34", "resnet34-b627a593.pth", 21_284_672, 512, 83),
@@ -37,12 +37,12 @@ CURATED: tuple[tuple[str, str, int, int, int], ...] = (
 
 @autotl.hookimpl
 def autotl_register_backbones(register: "Register[Backbone]") -> None:
-    for model, file, parameters, n_features, megabytes in CURATED:
+    for model, file, num_params, num_features, megabytes in CURATED:
         register(
             TorchvisionBackbone(
                 f"{PREFIX}{model}",
-                parameters=parameters,
-                n_features=n_features,
+                num_params=num_params,
+                num_features=num_features,
                 url=f"https://download.pytorch.org/models/{file}",
                 megabytes=megabytes,
             )

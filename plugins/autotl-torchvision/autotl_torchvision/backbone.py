@@ -34,8 +34,8 @@ class TorchvisionBackbone(Backbone):
     Args:
         name: as users type it: `torchvision:vgg16`, `torchvision:resnet50.IMAGENET1K_V2` with a member of the weights'
             enum, `torchvision:vgg16@weights.pth` with a file.
-        parameters: without the classifier, where known.
-        n_features: likewise.
+        num_params: without the classifier, where known.
+        num_features: likewise.
         url: of the weights; without it, torchvision is asked.
         megabytes: what a download takes; without it, likewise.
     """
@@ -44,12 +44,12 @@ class TorchvisionBackbone(Backbone):
         self,
         name: str,
         *,
-        parameters: int | None = None,
-        n_features: int | None = None,
+        num_params: int | None = None,
+        num_features: int | None = None,
         url: str | None = None,
         megabytes: int | None = None,
     ):
-        self.name, self.parameters, self.n_features, self._megabytes = name, parameters, n_features, megabytes
+        self.name, self.num_params, self.num_features, self._megabytes = name, num_params, num_features, megabytes
         self._known_url = url
         which, at, path = name.removeprefix(PREFIX).partition("@")
         self.model, _, member = which.partition(".")
@@ -69,12 +69,12 @@ class TorchvisionBackbone(Backbone):
             raise AutotlError(f"{self.name!r} names no file. Type {PREFIX}{self.model}@path/to/weights.pth")
 
     @property
-    def offline(self) -> bool:
+    def is_cached(self) -> bool:
         return self.file.is_file() if self.file else cached(self._url) is not None
 
     @property
     def download(self) -> str | None:
-        if self.file or self.offline:
+        if self.file or self.is_cached:
             return None
         megabytes = self._megabytes or round(self._weights.meta["_file_size"])
         return f"{self._url}, about {megabytes} MB"
@@ -117,7 +117,7 @@ class TorchvisionBackbone(Backbone):
         return blocks_from_groups(module, self._family.groups(module))
 
     @cached_property
-    def n_blocks(self) -> int:
+    def num_blocks(self) -> int:
         import torch
 
         with torch.device("cpu" if self.model.startswith("regnet_") else "meta"):  # RegNets reckon with tensors
@@ -131,7 +131,7 @@ class TorchvisionBackbone(Backbone):
         module: Any = get_model(self.model, weights=None, **sized)
         self._family.cut(module)
         if self.model.startswith("swin_"):
-            module.output_fmt = "NHWC"  # what its blocks pass on; taps pool over places
+            module.output_fmt = "NHWC"  # what its blocks pass on; levels pool over places
         return module
 
     def _tensors(self) -> "dict[str, Tensor]":

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision import models
 
-from autotl.backbones.graph_split import Tapped, Trunk
+from autotl.backbones.graph_split import FeatureLevels, GraphSplit
 from autotl.backbones.timm import TimmBackbone
 from autotl.backbones.weights import allow_downloads
 from autotl.data.decoding import to_rgb
@@ -65,9 +65,9 @@ def test_vgg16_vgg19_and_resnet34_come_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "file", "parameters", "n_features", "megabytes"), CURATED, ids=[c[0] for c in CURATED]
+    ("model", "file", "num_params", "num_features", "megabytes"), CURATED, ids=[c[0] for c in CURATED]
 )
-def test_what_is_listed_is_true(model: str, file: str, parameters: int, n_features: int, megabytes: int) -> None:
+def test_what_is_listed_is_true(model: str, file: str, num_params: int, num_features: int, megabytes: int) -> None:
     """Asked of torchvision, and of the network without values: an image passes through its shapes."""
     member = models.get_model_weights(model)["IMAGENET1K_V1"]
     assert member.url == f"https://download.pytorch.org/models/{file}"
@@ -76,11 +76,11 @@ def test_what_is_listed_is_true(model: str, file: str, parameters: int, n_featur
     module = backbone._network().eval().to("meta")
     with torch.device("meta"):
         features = module(torch.zeros(2, 3, backbone.preprocessing.size, backbone.preprocessing.size))
-    assert features.shape == (2, n_features)
-    assert sum(p.numel() for p in module.parameters()) == parameters
-    trunk = Trunk(module, backbone.blocks(module))
-    assert backbone.n_blocks == len(trunk.blocks) >= 5
-    assert None not in [trunk.cut(block) for block in range(1, len(trunk.blocks))]
+    assert features.shape == (2, num_features)
+    assert sum(p.numel() for p in module.parameters()) == num_params
+    graph_split = GraphSplit(module, backbone.blocks(module))
+    assert backbone.num_blocks == len(graph_split.blocks) >= 5
+    assert None not in [graph_split.cut(block) for block in range(1, len(graph_split.blocks))]
 
 
 @pytest.mark.parametrize("model", ["mobilenet_v3_small", "efficientnet_b0", "maxvit_t", "swin_v2_t", "resnext50_32x4d"])
@@ -89,9 +89,9 @@ def test_other_networks_of_the_families_can_be_cut_and_tapped(model: str) -> Non
     assert backbone is not None
     with torch.device("meta"):
         module = backbone._network().eval()  # type: ignore[attr-defined]
-    trunk = Trunk(module, backbone.blocks(module))
-    assert None not in [trunk.cut(block) for block in range(1, len(trunk.blocks))]
-    assert len(trunk.stages) >= 5
+    graph_split = GraphSplit(module, backbone.blocks(module))
+    assert None not in [graph_split.cut(block) for block in range(1, len(graph_split.blocks))]
+    assert len(graph_split.stages) >= 5
 
 
 def test_vggs_blocks_lie_between_its_poolings_and_it_ends_in_the_pooled_last_map(made: Make) -> None:
@@ -112,7 +112,7 @@ def test_vggs_blocks_lie_between_its_poolings_and_it_ends_in_the_pooled_last_map
 def test_maps_of_swin_are_pooled_over_places_not_channels() -> None:
     backbone = TorchvisionBackbone("torchvision:swin_t")
     module = backbone.build(pretrained=False)
-    layout = Tapped(Trunk(module, backbone.blocks(module))).layout(64)
+    layout = FeatureLevels(GraphSplit(module, backbone.blocks(module))).layout(64)
     assert layout.averages == 96 + 192 + 384 + 768  # each stage's channels, after the merging that follows it
 
 
@@ -143,13 +143,13 @@ def test_what_the_hub_left_here_needs_no_download(hub: Path) -> None:
     listed: list[TorchvisionBackbone] = []
     autotl_register_backbones(register=listed.append)
     backbone = next(b for b in listed if b.name == "torchvision:resnet18")
-    assert not backbone.offline
+    assert not backbone.is_cached
     assert backbone.download == "https://download.pytorch.org/models/resnet18-f37072fd.pth, about 45 MB"
     torch.manual_seed(1)
     whole = models.resnet18()
     hub.mkdir(parents=True)
     torch.save(whole.state_dict(), hub / "resnet18-f37072fd.pth")
-    assert (backbone.offline, backbone.download) == (True, None)
+    assert (backbone.is_cached, backbone.download) == (True, None)
     assert torch.equal(backbone.build().conv1.weight, whole.conv1.weight)
 
 
@@ -242,7 +242,7 @@ def test_registering_and_looking_for_weights_imports_no_torch() -> None:
     script = (
         "import sys, autotl_torchvision as plugin\n"
         "found = []; plugin.autotl_register_backbones(found.append)\n"
-        "print({b.offline for b in found} <= {True, False}, {'torch', 'torchvision'} & set(sys.modules))"
+        "print({b.is_cached for b in found} <= {True, False}, {'torch', 'torchvision'} & set(sys.modules))"
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["True", "set()"]
