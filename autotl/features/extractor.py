@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from autotl.backbones.base import Backbone, Layout
+from autotl.clock import Deadline
 from autotl.data.augmentation import ORIGINAL, View
 from autotl.data.dataset import ImageDataset
 from autotl.data.decoding import UndecodableImage
@@ -106,7 +106,8 @@ class FeatureExtractor:
     threads: int
     conversions: Path | None = None
     """Where engines keep what they converted."""
-    seconds_left: Callable[[], float] = field(default=lambda: math.inf)
+    deadline: Deadline = field(default_factory=Deadline)
+    """When recording has to be done."""
     on_images: Callable[[str, int, int, float], None] = field(default=lambda what, done, total, rate: None)
     """Told after each batch: what is extracted, how many of how many, images a second."""
     log: Callable[[str], None] = field(default=lambda line: None)
@@ -213,7 +214,7 @@ class BackboneFeatures:
                 return self._compute(mine, len(missing), path_of, view, block)
 
             began = time.monotonic()
-            record(recorded, digests, compute, extractor.seconds_left)
+            record(recorded, digests, compute, extractor.deadline)
             extractor.spent += time.monotonic() - began
         self._compiled.clear()  # hundreds of MiB each; made again from what is kept in a fraction of a second
         return Rows(recorded, digests)
@@ -284,7 +285,7 @@ class BackboneFeatures:
         """The compiled network: with all levels, or up to a block."""
         if block not in self._compiled:
             extractor = self.extractor
-            if extractor.seconds_left() < CONVERSION:
+            if extractor.deadline.remaining() < CONVERSION:
                 raise StoreTimeout(f"the time was up before {self.backbone.name} was made ready")
             self._compiled[block] = self.engine.compile(
                 self._module(block),

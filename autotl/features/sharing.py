@@ -1,6 +1,5 @@
 """How processes share the extraction of features: buckets of images are claimed one by one."""
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from autotl.clock import Deadline
 from autotl.errors import AutotlError
 from autotl.features.table import Recorded
 
@@ -26,7 +26,7 @@ def record(
     recorded: Recorded,
     digests: Sequence[str],
     compute: Compute,
-    seconds_left: Callable[[], float] = lambda: math.inf,
+    deadline: Deadline | None = None,
     poll: float = 0.05,
 ) -> int:
     """See to it that every image has its row, and return how many this process computed.
@@ -37,9 +37,10 @@ def record(
 
     Args:
         compute: takes what it needs for its next batch at a time: what it hasn't taken others may.
-        seconds_left: raises StoreTimeout once it returns 0 or less; what was recorded stays.
+        deadline: raises StoreTimeout once it has passed; what was recorded stays.
         poll: seconds between looks at what others do.
     """
+    deadline = deadline or Deadline()
     computed = 0
     while missing := recorded.missing(digests):
         with closing(_Claims(recorded, missing)) as claims:
@@ -47,12 +48,12 @@ def record(
                 for names, rows in batches:
                     computed += recorded.append(names, rows)
                     claims.done(names)
-                    _in_time(seconds_left, recorded, digests)
+                    _in_time(deadline, recorded, digests)
             if left_out := claims.held():
                 raise RuntimeError(f"no rows came back for {len(left_out)} of the images it took: {left_out[0]}")
         if recorded.missing(missing):
-            _in_time(seconds_left, recorded, digests)
-            time.sleep(max(0.0, min(poll, seconds_left())))
+            _in_time(deadline, recorded, digests)
+            time.sleep(max(0.0, min(poll, deadline.remaining())))
     return computed
 
 
@@ -105,8 +106,8 @@ def _generator(batches: Iterator[tuple[list[str], np.ndarray]]) -> Any:
     yield from batches
 
 
-def _in_time(seconds_left: Callable[[], float], recorded: Recorded, digests: Sequence[str]) -> None:
-    if seconds_left() <= 0 and (missing := recorded.missing(digests)):
+def _in_time(deadline: Deadline, recorded: Recorded, digests: Sequence[str]) -> None:
+    if deadline.passed() and (missing := recorded.missing(digests)):
         raise StoreTimeout(
             f"the time was up with {len(missing):,} of {len(digests):,} images to be recorded; what is recorded stays"
         )

@@ -1,5 +1,6 @@
 """The strategy contract: one way to reuse a pretrained backbone on a new problem."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from autotl.backbones.base import Backbone
+from autotl.clock import Deadline
 from autotl.data.augmentation import ORIGINAL, View
 from autotl.errors import AutotlError
 from autotl.heads.base import Head
@@ -59,10 +61,10 @@ class Task:
     metric: Metric
     features: Features
     threads: int = 1
-    seconds_left: Callable[[], float] = field(default=lambda: float("inf"))
-    """Until this trial has to be done; a strategy that trains in epochs stops before it reaches 0."""
-    time_budget: float = float("inf")
-    """Seconds of training that the trial should plan for."""
+    deadline: Deadline = field(default_factory=Deadline)
+    """When this trial has to be done; a strategy that trains in epochs stops before it."""
+    time_budget: float = math.inf
+    """Seconds of training that the trial plans for."""
     log: Callable[[str], None] = field(default=lambda line: None)
     refit_epochs: int | None = None
     """Set where a chosen recipe is trained once more and the validation images are among the training ones: what trains

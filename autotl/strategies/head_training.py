@@ -82,7 +82,7 @@ def _watch(head: Any, validation: Sequence[np.ndarray], task: Task, report: Repo
     best: list[float] = []
 
     def watch(fraction: float) -> None:
-        if task.seconds_left() <= 0:
+        if task.deadline.passed():
             raise OutOfTime(f"the time was up after {fraction:.0%} of the fit")
         found = probabilities(average_logits(head, validation, task.num_classes), 1.0)
         score = task.metric(task.validation_labels, found)

@@ -128,7 +128,7 @@ def train(
                 if fit_epochs and step == TIMED_STEPS + 1:
                     a_step = (time.monotonic() - started) / TIMED_STEPS
                     plan = _fitting(plan, epoch, a_step * steps * 1.15, task)
-                if task.seconds_left() <= 0:
+                if task.deadline.passed():
                     break
                 pace = _pace(step, steps, plan.epochs)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -141,7 +141,7 @@ def train(
                 if average:
                     average.update_parameters(network)
                 losses.append(loss)
-            if task.seconds_left() <= 0:  # what is left of an epoch would count for nothing
+            if task.deadline.passed():  # what is left of an epoch would count for nothing
                 if best is None or task.refit_epochs:
                     wanted = f"all {task.refit_epochs} epochs were" if task.refit_epochs else "one epoch was"
                     raise OutOfTime(f"the time was up before {wanted} done")
@@ -165,7 +165,7 @@ def train(
             report(epoch / plan.epochs, best[0])
             if waited >= plan.patience or epoch in (plan.epochs, plan.stop_after):
                 break
-            if not task.refit_epochs and task.seconds_left() < (time.monotonic() - started) / epoch * 1.1:
+            if not task.refit_epochs and task.deadline.remaining() < (time.monotonic() - started) / epoch * 1.1:
                 plan = replace(plan, stop_after=epoch)
                 break
     assert best is not None
@@ -213,9 +213,9 @@ def _pace(step: int, steps: int, epochs: int) -> float:
 
 def _fitting(plan: TrainingConfig, epoch: int, epoch_seconds: float, task: Task) -> TrainingConfig:
     """No more epochs than the time_budget has room for. Raises OutOfTime where not even one fits the time left."""
-    if epoch == 1 and epoch_seconds > task.seconds_left():
-        raise OutOfTime(f"an epoch would take {epoch_seconds:.0f} s, and {task.seconds_left():.0f} s are left")
-    allowed = min(task.time_budget, task.seconds_left())
+    if epoch == 1 and epoch_seconds > task.deadline.remaining():
+        raise OutOfTime(f"an epoch would take {epoch_seconds:.0f} s, and {task.deadline.remaining():.0f} s are left")
+    allowed = min(task.time_budget, task.deadline.remaining())
     if math.isinf(allowed):
         return plan
     return replace(plan, epochs=max(epoch, min(plan.epochs, int(allowed / epoch_seconds))))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from autotl.clock import Deadline
 from autotl.recipe import Recipe
 from autotl.strategies.base import Fitted, OutOfTime, Report, Result, Strategy
 from autotl.testing.check import Checks, expect
@@ -170,10 +171,10 @@ def _ends_pruned(strategy: Strategy, head_type: str, prune: Report) -> bool:
 
 @STRATEGY.promise(OutOfTime)
 def keeps_to_the_time_that_is_left(strategy: Strategy) -> None:
-    """Where `task.seconds_left()` is 0 a strategy that trains in epochs begins none more: it raises OutOfTime, or
+    """Where `task.deadline` has passed a strategy that trains in epochs begins none more: it raises OutOfTime, or
     returns what it has."""
     for head_type in strategy.head_types:
-        task = bench().task(bench().head(head_type), seconds_left=lambda: 0.0)
+        task = bench().task(bench().head(head_type), deadline=Deadline(0.0))
         try:
             result = bench().fit(strategy, head_type, task=task)
         except OutOfTime:

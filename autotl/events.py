@@ -1,0 +1,132 @@
+"""What happens in a search, as frozen objects, and the base class of whoever wants to hear of it.
+
+Everything here is called in the coordinator's process, on its one thread: `autotl.search(…, callbacks=[MyCallback()])`,
+or from a plugin through `autotl_register_callbacks`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+__all__ = [
+    "Callback",
+    "EpochEnded",
+    "SavedModel",
+    "SearchFinished",
+    "SearchStarted",
+    "TrialFinished",
+    "TrialStarted",
+    "TrialState",
+]
+
+TrialState = Literal["complete", "pruned", "failed"]
+
+
+class SavedModel(Protocol):
+    """The part of `autotl.model.image_model.ImageModel` that event hooks may rely on."""
+
+    classes: tuple[str, ...]
+
+    def predict_proba(self, images: Any) -> np.ndarray:
+        """Probabilities [n, num_classes]."""
+
+    def save(self, folder: Any) -> Path:
+        """Write the model folder."""
+
+
+@dataclass(frozen=True)
+class SearchStarted:
+    """Images, split and study are ready; the first trial is about to start."""
+
+    study: str
+    folder: Path
+    data: str
+    classes: tuple[str, ...]
+    images: Mapping[str, int]
+    """Number of images: `train`, `validation`, `test`, `skipped`."""
+    metric: str
+    devices: tuple[str, ...]
+    """One name for each worker: `cpu:0`, `cuda:1`."""
+    backbones: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """A worker has drawn a recipe and starts to train it."""
+
+    number: int
+    device: str
+    strategy: str
+    backbone: str
+    head: str
+    description: str
+    """The recipe in one line."""
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """A running trial reports how far it is. Strategies without epochs report at steps of their own."""
+
+    number: int
+    fraction: float
+    """Share of the trial's own budget that is used, in (0, 1]."""
+    score: float
+    """Best validation score of the trial so far."""
+
+
+@dataclass(frozen=True)
+class TrialFinished:
+    """A trial has ended. `value` is None unless it is complete."""
+
+    number: int
+    state: TrialState
+    value: float | None
+    strategy: str = ""
+    backbone: str = ""
+    head: str = ""
+    description: str = ""
+    """The recipe in one line, "" where the trial ended before it had one."""
+    seconds: float = 0.0
+    cause: str = ""
+    """Why the trial was pruned or failed."""
+    is_best: bool = False
+    """Whether it is the best trial of the study so far."""
+
+
+@dataclass(frozen=True)
+class SearchFinished:
+    """The model is saved, and tested where there are test images."""
+
+    result: Mapping[str, Any]
+    """What `result.json` holds, with `leaderboard`, `members` and the path `model`."""
+    folder: Path = field(default_factory=Path)
+
+
+class Callback:
+    """Base class for callbacks: override the methods that you need.
+
+    Each may return True to ask the search to stop: running trials end, and the model is made of the finished ones. An
+    exception in a callback that was passed to `autotl.search` ends the search with that exception; in a plugin's
+    callback it costs one warning.
+    """
+
+    name: str = "callback"
+
+    def on_search_started(self, event: SearchStarted) -> bool | None:
+        """Called once, before the first trial."""
+
+    def on_trial_started(self, event: TrialStarted) -> bool | None:
+        """Called when a worker starts to train a recipe."""
+
+    def on_epoch_ended(self, event: EpochEnded) -> bool | None:
+        """Called whenever a running trial reports its progress."""
+
+    def on_trial_finished(self, event: TrialFinished) -> bool | None:
+        """Called once for every trial that completed, was pruned or failed."""
+
+    def on_search_finished(self, event: SearchFinished) -> None:
+        """Called once, after the model was saved."""
