@@ -6,22 +6,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autotl.errors import AutotlError
+
 if TYPE_CHECKING:  # specs are light: registering a backbone imports no torch
     from torch import nn
 
 __all__ = ["LEVELS", "Backbone", "Block", "Layout", "Preprocessing"]
 
 LEVELS = ("last", "stages", "inner+max", "stages+max")
-"""Which recorded columns a head sees: the network's own output; the average of each earlier stage as well; averages and
-maxima of the earlier stages alone, which tell images far from the pretraining ones apart best; everything."""
+"""Feature sets: which of a backbone's recorded features a head is trained on.
+
+- "last": the network's own output, which is its final pooled map.
+- "stages": "last", and the mean of each earlier stage's map.
+- "inner+max": mean and maximum of each earlier stage's map, without the output. Best on images that are unlike the
+  pretraining images. The same as "last" for a network of one stage.
+- "stages+max": all of them, and the maximum of the last stage's map.
+"""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a backbone was trained to see. Images become RGB squares of `size` pixels.
+    """How images are prepared for a backbone: as they were in its pretraining.
 
-    The shorter side is resized to `size / crop` (with `squash` both sides are), the centre is cut out, and x/255 is
-    normalised by `mean` and `std`.
+    The shorter side is resized to `size / crop` pixels (both sides with `squash`), the centre of `size` by `size`
+    pixels is cut out, and x/255 is normalised by `mean` and `std` of the three RGB channels.
     """
 
     size: int
@@ -30,102 +38,152 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     squash: bool = False
-    """Nothing is cut off at the longer side; the aspect ratio isn't kept."""
+    """Resize without keeping the aspect ratio, so that nothing is cut off the longer side."""
 
 
 @dataclass(frozen=True)
 class Block:
     """The unit that "unfrozen layers" counts: a stage or residual block.
 
-    `modules` are the names of modules that belong to this block whole; `parameters` the names of parameters that
-    stand alone (a class token, position embeddings). Together the blocks of a backbone hold every parameter once.
+    Together, the blocks of a backbone hold every parameter of the network exactly once.
     """
 
     name: str
     modules: tuple[str, ...]
+    """Names of modules of which every parameter belongs to this block."""
     parameters: tuple[str, ...] = ()
+    """Names of parameters in none of these modules: a class token, position embeddings."""
 
 
 class Backbone(ABC):
-    """A pretrained network. Making one must be cheap: no network is built, no file read, torch not imported."""
+    """A pretrained network. Creating the object must be cheap: build no network, read no file, import no torch."""
 
     name: str
     pretrained_on: str = "unknown"
     license: str = "unknown"
+    """Of the weights."""
     num_params: int | None = None
-    """How many, where known without building."""
+    """The number of the network's parameters, where it is known without building; see `count_params`."""
     folder: Path | None = None
-    """Of a `local-dir:`: where its `config.json` lies, which goes into a saved model."""
+    """The folder of a `local-dir:` backbone. Its `config.json` is copied into a saved model."""
     size: int | None = None
-    """The side of the images that it sees, where known without reading anything; `preprocessing` says it anyway."""
+    """`preprocessing.size`, where it is known without reading a file."""
     num_features: int | None = None
-    """How wide its output is, where known without building."""
+    """The number of features in the network's output, where it is known without building."""
 
     @property
     @abstractmethod
     def is_cached(self) -> bool:
-        """True where the weights are on this machine already."""
+        """Whether the weights are on this machine."""
 
     @property
     def download(self) -> str | None:
-        """Where the weights would come from and how large they are, in words; None where nothing is to be fetched."""
+        """The source and the size of the download, as a text for the user; None where nothing is to be downloaded."""
         return None
 
     def weights_file(self) -> Path | None:
-        """The file that `build` and `digest` read the weights from, fetched where it has to be and may be.
+        """The file that `build` and `digest` read, downloaded if necessary; None where the weights aren't one file.
 
-        None where they aren't one file. Raises AutotlError where the file can't be had.
+        Raises:
+            AutotlError: the file is missing, or can't be downloaded.
         """
         return None
 
     @cached_property
     @abstractmethod
     def preprocessing(self) -> Preprocessing:
-        """The backbone's own, always."""
+        """How images are prepared: always as in the backbone's pretraining."""
 
     @cached_property
     @abstractmethod
     def digest(self) -> str:
-        """Hex digits that change when the architecture or the weights do."""
+        """Hex digits that change when the architecture or the weights change. Part of the key of recorded features."""
 
     @abstractmethod
     def build(self, pretrained: bool = True) -> "nn.Module":
-        """The network in eval mode: float images [N, 3, size, size] to pooled features [N, num_features].
+        """The network in eval mode: normalised float images [N, 3, size, size] to pooled features [N, num_features].
 
-        Without `pretrained` the weights are arbitrary: for a caller that loads its own right after.
-        Raises AutotlError where pretrained weights can't be had.
+        Args:
+            pretrained: load the weights. Without, they are arbitrary: for a caller that loads its own afterwards.
+
+        Raises:
+            AutotlError: the pretrained weights are missing, damaged, or can't be downloaded.
         """
 
     @abstractmethod
     def blocks(self, module: "nn.Module") -> list[Block]:
-        """The blocks of what `build` returned, from input to output."""
+        """The blocks of a network that `build` returned, from input to output."""
+
+    def count_params(self) -> int:
+        """The number of parameters: `num_params` where it is stated, otherwise counted by building without weights.
+
+        The network is built at most once, and torch is imported only where `num_params` isn't stated.
+
+        Raises:
+            AutotlError: the network can't be built.
+        """
+        return self._counted_params if self.num_params is None else self.num_params
+
+    @cached_property
+    def _counted_params(self) -> int:
+        import torch
+
+        with torch.random.fork_rng(devices=[]):  # random initialisation must not advance the caller's generator
+            try:
+                with torch.device("meta"):  # no storage and no initialisation: takes milliseconds
+                    module = self.build(pretrained=False)
+            except Exception:  # some constructors read the values of tensors, which meta tensors don't have
+                module = self._build_for_counting()
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    def _build_for_counting(self) -> "nn.Module":
+        try:
+            return self.build(pretrained=False)
+        except AutotlError:
+            raise
+        except Exception as error:  # a plugin's code may raise anything
+            raise AutotlError(
+                f"Backbone {self.name!r} can't be built: {type(error).__name__}: {error} It was built to count its "
+                "parameters; set num_params in its plugin, or choose other backbones with --backbone."
+            ) from error
 
     @cached_property
     def num_blocks(self) -> int:
-        """How many blocks there are to unfreeze. Builds the network where a subclass doesn't know better."""
+        """The number of blocks that can be unfrozen. Builds the network, unless a subclass knows a cheaper way."""
         return len(self.blocks(self.build(pretrained=False)))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns of a recorded row belong to which levels: the network's output first, then the earlier stages'
-    averages, their maxima, and the last stage's. The order is part of the store's `FORMAT`."""
+    """Which features of a recorded vector belong to which levels.
+
+    A vector holds, in this order: the network's output, the mean of each earlier stage's map, the maximum of each
+    earlier stage's map, and the maximum of the last stage's map. The order is part of the feature store's `FORMAT`.
+    """
 
     output: int
-    averages: int
-    """And as many maxima of the earlier stages."""
-    last: int
-    """Maxima of the last stage."""
+    """Number of features in the network's output."""
+    means: int
+    """Number of means of the earlier stages. There are as many maxima of the earlier stages."""
+    last_maxima: int
+    """Number of maxima of the last stage."""
 
     @property
     def width(self) -> int:
-        return self.output + 2 * self.averages + self.last
+        """Number of features in a vector."""
+        return self.output + 2 * self.means + self.last_maxima
 
-    def columns(self, levels: str) -> slice:
-        earlier = slice(self.output, self.output + 2 * self.averages)
+    def features(self, levels: str) -> slice:
+        """The positions of the features of `levels`, one of `LEVELS`, in a vector."""
+        inner = slice(self.output, self.output + 2 * self.means)
         return {
             "last": slice(0, self.output),
-            "stages": slice(0, self.output + self.averages),
-            "inner+max": earlier if self.averages else slice(0, self.output),  # of one stage there is but the output
+            "stages": slice(0, self.output + self.means),
+            "inner+max": inner if self.means else slice(0, self.output),  # a network of one stage has no earlier ones
             "stages+max": slice(0, self.width),
         }[levels]
+
+    def num_features(self, levels: str) -> int:
+        """The number of features of `levels`, one of `LEVELS`."""
+        features = self.features(levels)
+        return features.stop - features.start

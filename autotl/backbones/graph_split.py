@@ -1,8 +1,8 @@
-"""A backbone cut between its blocks: what its levels record, and where its frozen part ends.
+"""Split a backbone's torch.fx graph between its blocks.
 
-torch.fx traces the network down to its blocks, each of which stays one whole module. Between two blocks the graph is
-cut where exactly one value crosses: that value is what a tap records, what a frozen prefix leaves, and what the
-unfrozen rest starts from. A network that can't be traced, or not cut at a block, is used whole.
+Tracing stops at the blocks, each of which becomes one `call_module` node. The graph is cut where exactly one value
+passes from one block to the next. That value is recorded as a feature level, is the output of a frozen prefix, and is
+the input of the unfrozen suffix. A network that can't be traced, or can't be cut at a block, is used as a whole.
 """
 
 import inspect
@@ -18,126 +18,146 @@ __all__ = ["FeatureLevels", "GraphSplit", "Normalize"]
 
 
 class GraphSplit:
-    """`module` (float images [N, 3, S, S] to features [N, F]) and its blocks, from input to output."""
+    """A network and the places where its graph can be cut.
+
+    Args:
+        module: float images [N, 3, S, S] to features [N, F].
+        blocks: the module's blocks, from input to output.
+    """
 
     def __init__(self, module: nn.Module, blocks: list[Block]):
         self.module = module
         self.blocks = blocks
-        self.owners = {name: i for i, block in enumerate(blocks) for name in (*block.modules, *block.parameters)}
+        self._block_numbers = {
+            name: number for number, block in enumerate(blocks) for name in (*block.modules, *block.parameters)
+        }
 
     @cached_property
     def graph(self) -> fx.Graph | None:
-        """The network's graph with blocks as its nodes; None where it can't be traced."""
-        whole = {name for block in self.blocks for name in block.modules}
-        holding = {name[:i] for name in whole for i, c in enumerate(name) if c == "."} | {""}
+        """The network's graph with blocks as single nodes; None where it can't be traced."""
+        leaves = {name for block in self.blocks for name in block.modules}
+        ancestors = {name[:i] for name in leaves for i, char in enumerate(name) if char == "."} | {""}
 
         class Tracer(fx.Tracer):
             def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-                return module_qualified_name in whole or module_qualified_name not in holding
+                return module_qualified_name in leaves or module_qualified_name not in ancestors
 
         try:
-            return Tracer().trace(self.module, concrete_args=_options(self.module))
-        except Exception:  # tracing runs the network's own code on stand-ins: anything may come out
+            return Tracer().trace(self.module, concrete_args=_default_arguments(self.module))
+        except Exception:  # tracing runs the network's own `forward` on proxies, which may raise anything
             return None
 
     @cached_property
-    def image(self) -> fx.Node | None:
-        """The graph's input."""
+    def input_node(self) -> fx.Node | None:
+        """The placeholder of the images."""
         return next(iter(self.graph.nodes)) if self.graph else None
 
     @cached_property
-    def _starts(self) -> dict[int, int]:
-        """Where each block begins, as positions among the graph's nodes."""
-        starts: dict[int, int] = {}
+    def _first_positions(self) -> dict[int, int]:
+        """The position of each block's first node in the graph, by block number."""
+        positions: dict[int, int] = {}
         for position, node in enumerate(self.graph.nodes if self.graph else ()):
             block = self._block_of(node)
             if block is not None:
-                starts.setdefault(block, position)
-        return starts
+                positions.setdefault(block, position)
+        return positions
 
     def _block_of(self, node: fx.Node) -> int | None:
+        """The number of the block that the node's module or parameter belongs to."""
         name = str(node.target) if node.op in ("call_module", "get_attr") else ""
-        while name and name not in self.owners:  # a network may call a block's parts one by one
+        while name and name not in self._block_numbers:  # `forward` may call a block's submodules one by one
             name = name.rpartition(".")[0]
-        return self.owners.get(name)
+        return self._block_numbers.get(name)
 
-    def _crossing(self, position: int) -> fx.Node | None:
-        """The one value that is made before `position` and used from there on; None where there are several."""
+    def _value_across(self, position: int) -> fx.Node | None:
+        """The only value computed before `position` and used from there on; None where there are several, or none.
+
+        Parameters and buffers (`get_attr`) don't count: each part of a split graph reads its own.
+        """
         nodes = list(self.graph.nodes) if self.graph else []
         later = set(nodes[position:])
-        made = [n for n in nodes[:position] if n.op not in ("get_attr", "placeholder") or n is self.image]
-        crossing = [n for n in made if any(user in later for user in n.users)]
-        return crossing[0] if len(crossing) == 1 else None
+        values = [n for n in nodes[:position] if n.op not in ("get_attr", "placeholder") or n is self.input_node]
+        across = [n for n in values if any(user in later for user in n.users)]
+        return across[0] if len(across) == 1 else None
 
     def cut(self, block: int) -> fx.Node | None:
-        """The value that enters block number `block`; None where the network can't be split there."""
-        if self.graph is None or block not in self._starts:
+        """The node whose value enters block number `block`; None where the network can't be cut there."""
+        if self.graph is None or block not in self._first_positions:
             return None
-        if any(self._starts.get(b, 0) < self._starts[block] for b in range(block + 1, len(self.blocks))):
-            return None  # a later block runs earlier: nothing lies cleanly between the two
-        return self._crossing(self._starts[block])
+        start = self._first_positions[block]
+        if any(self._first_positions.get(later, 0) < start for later in range(block + 1, len(self.blocks))):
+            return None  # a later block runs before this one: no position separates the two sets of blocks
+        return self._value_across(start)
 
     def prefix(self, block: int) -> nn.Module:
-        """The blocks before number `block`: images to what enters it. Shares its modules with the whole."""
+        """The blocks before number `block`: images to the value that enters it. Shares its modules with the network.
+
+        Only where `cut(block)` isn't None.
+        """
         end = self.cut(block)
         assert end is not None
-        return self._part(None, [end])
+        return self._subgraph(self.input_node, end)
 
     def suffix(self, block: int) -> nn.Module:
-        """Block number `block` and all after it: what enters it to features. Parameters keep their names."""
+        """Block number `block` and all after it: the value that enters the block to features [N, F].
+
+        Only where `cut(block)` isn't None. Shares its modules with the network; parameters keep their names.
+        """
         start = self.cut(block)
         assert start is not None
-        return self._part(start, None)
+        return self._subgraph(start, self._output)
 
     @cached_property
-    def stages(self) -> list[fx.Node]:
-        """What leaves each block but the last, where it can be told, and the last map before the final pooling."""
+    def stage_outputs(self) -> list[fx.Node]:
+        """The output of each block but the last, where the graph can be cut there, and the last map before pooling."""
         if self.graph is None:
             return []
-        cuts = [self.cut(i) for i in range(1, len(self.blocks))]
+        cuts = [self.cut(number) for number in range(1, len(self.blocks))]
         last = max((p for p, n in enumerate(self.graph.nodes) if self._block_of(n) is not None), default=-1)
-        return list(
-            dict.fromkeys(n for n in [*cuts, self._crossing(last + 1)] if n is not None and n.op != "placeholder")
-        )
+        nodes = [n for n in [*cuts, self._value_across(last + 1)] if n is not None and n.op != "placeholder"]
+        return list(dict.fromkeys(nodes))
 
-    def with_maps(self) -> nn.Module:
-        """Images to (features, [the map at each of `stages`])."""
+    def with_stage_outputs(self) -> nn.Module:
+        """A module that maps images to (features, [the value of each of `stage_outputs`])."""
         if self.graph is None:
-            return _Whole(self.module)
-        output = next(n for n in self.graph.nodes if n.op == "output").args[0]
-        return self._part(None, [(output, list(self.stages))])
+            return _WithoutStages(self.module)
+        return self._subgraph(self.input_node, (self._output, list(self.stage_outputs)))
 
-    def _part(self, start: fx.Node | None, results: list[Any] | None) -> nn.Module:
-        """A module of the nodes that `results` (the network's own, where None) need, beginning at `start`."""
+    @property
+    def _output(self) -> Any:
+        """What the network returns, as nodes."""
         assert self.graph is not None
-        output = next(n for n in self.graph.nodes if n.op == "output").args[0]
-        wanted = output if results is None else results[0]
+        return next(n for n in self.graph.nodes if n.op == "output").args[0]
+
+    def _subgraph(self, start: fx.Node | None, result: Any) -> nn.Module:
+        """A module with the nodes that compute `result` (nodes, nested in tuples and lists) from `start`."""
+        assert self.graph is not None
         needed: set[fx.Node] = set()
         queue: list[fx.Node] = []
-        fx.node.map_arg(wanted, queue.append)
+        fx.node.map_arg(result, queue.append)
         while queue:
             node = queue.pop()
             if node not in needed:
                 needed.add(node)
                 queue += [] if node is start else node.all_input_nodes
         graph = fx.Graph()
-        made: dict[fx.Node, fx.Node] = {}
+        copies: dict[fx.Node, fx.Node] = {}
         for node in self.graph.nodes:
             if node in needed:
-                is_input = node is start or node is self.image
-                made[node] = graph.placeholder("x") if is_input else graph.node_copy(node, lambda n: made[n])
-        graph.output(fx.node.map_arg(wanted, lambda n: made[n]))
+                is_input = node is start or node is self.input_node
+                copies[node] = graph.placeholder("x") if is_input else graph.node_copy(node, lambda n: copies[n])
+        graph.output(fx.node.map_arg(result, lambda n: copies[n]))
         return fx.GraphModule(self.module, graph).train(self.module.training)
 
 
-def _options(module: nn.Module) -> dict[str, Any]:
-    """What `forward` takes besides the images, at its defaults: they stay constants of the graph."""
+def _default_arguments(module: nn.Module) -> dict[str, Any]:
+    """The defaults of `forward`'s arguments other than the images: the tracer treats them as constants."""
     parameters = list(inspect.signature(module.forward).parameters.values())[1:]
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
-class _Whole(nn.Module):
-    """A network that can't be looked into."""
+class _WithoutStages(nn.Module):
+    """A network that can't be traced, with the signature of `GraphSplit.with_stage_outputs`."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -148,7 +168,8 @@ class _Whole(nn.Module):
 
 
 class Normalize(nn.Module):
-    """uint8 images [N, S, S, 3] to what a network sees, float [N, 3, S, S], and through it."""
+    """Normalises uint8 images [N, S, S, 3] to float [N, 3, S, S] by the preprocessing's mean and std, and runs
+    `network` on them."""
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing):
         super().__init__()
@@ -163,33 +184,39 @@ class Normalize(nn.Module):
 
 
 class FeatureLevels(nn.Module):
-    """A graph_split and its levels in one pass: float images to rows [N, layout.width]."""
+    """All feature levels of a network in one pass: float images [N, 3, S, S] to vectors [N, layout.width].
+
+    `Layout` describes the order of the features in a vector.
+    """
 
     def __init__(self, graph_split: GraphSplit):
         super().__init__()
-        self.network = graph_split.with_maps()
-        self.training = graph_split.module.training  # whose modules this one shares
+        self.network = graph_split.with_stage_outputs()
+        self.training = graph_split.module.training  # the submodules are shared with `graph_split.module`
         self.channels_last = "NHWC" in str(getattr(graph_split.module, "output_fmt", ""))
 
     def forward(self, x: Tensor) -> Tensor:
         features, maps = self._run(x)
-        averages = [self._pool(m, Tensor.mean) for m in maps[:-1]]
+        means = [self._pool(m, Tensor.mean) for m in maps[:-1]]
         maxima = [self._pool(m, Tensor.amax) for m in maps]
-        return torch.cat([features, *averages, *maxima], 1)
+        return torch.cat([features, *means, *maxima], 1)
 
     def _run(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         features, maps = self.network(x)
         return features, [m for m in maps if isinstance(m, Tensor)]  # some networks pass tuples between their blocks
 
-    def _pool(self, x: Tensor, how: Any) -> Tensor:
-        """Over the places of a map [N, C, H, W] (or [N, H, W, C]) or of tokens [N, L, C]."""
+    def _pool(self, x: Tensor, reduce: Any) -> Tensor:
+        """Reduce the positions of a map [N, C, H, W] (or [N, H, W, C]) or of tokens [N, L, C] to [N, C]."""
         if x.ndim == 4:
-            return how(x, (1, 2)) if self.channels_last else how(x, (2, 3))
-        return how(x, 1) if x.ndim == 3 else x
+            return reduce(x, (1, 2)) if self.channels_last else reduce(x, (2, 3))
+        return reduce(x, 1) if x.ndim == 3 else x
 
     @torch.inference_mode()
     def layout(self, size: int) -> Layout:
-        """Found by running one image: what networks say about their widths isn't always what comes out."""
+        """The layout of the vectors, measured by running one black image of `size` pixels.
+
+        It is measured because the widths that networks state (`num_features`, `feature_info`) are sometimes wrong.
+        """
         was_training = self.training
         features, maps = self.eval()._run(torch.zeros(1, 3, size, size))
         self.train(was_training)

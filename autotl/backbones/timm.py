@@ -1,4 +1,4 @@
-"""Any model of timm as a backbone: weights from its hub, from a file, or from a folder."""
+"""Any timm model as a backbone: weights from timm's hub repository, from a file, or from a folder."""
 
 import hashlib
 import json
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from autotl.backbones.base import Backbone, Block, Preprocessing
 from autotl.backbones.blocks import blocks_from_groups, groups_by_position
-from autotl.backbones.weights import cached, classes_in, fetch, file_digest, in_folder, read_tensors
+from autotl.backbones.catalog import CURATED, datasets_in_tag
+from autotl.backbones.weights import cached, classifier_size, fetch, file_digest, read_tensors, weights_in_folder
 from autotl.errors import AutotlError
 
 if TYPE_CHECKING:
@@ -18,54 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["TimmBackbone"]
 
-IN1K = "ImageNet-1k"
-CURATED: tuple[tuple[str, str, str, int, int], ...] = (
-    # name in timm 1.0.31, trained on, licence of the weights, parameters without the classifier, download in MB
-    ("mobilenetv3_small_100.lamb_in1k", IN1K, "Apache-2.0", 1_517_856, 10),
-    ("convnext_atto.d2_in1k", IN1K, "Apache-2.0", 3_374_520, 15),
-    ("tf_efficientnet_lite0.in1k", IN1K, "Apache-2.0", 3_371_008, 19),
-    ("efficientnet_b0.ra_in1k", IN1K, "Apache-2.0", 4_007_548, 21),
-    ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", f"ImageNet-21k, then {IN1K}", "Apache-2.0", 5_524_416, 23),
-    ("convnext_nano.in12k_ft_in1k", f"ImageNet-12k, then {IN1K}", "Apache-2.0", 14_952_560, 62),
-    # without labels: its features are general. DINOv2's are better still, but want 518 px, ten times the work
-    ("vit_small_patch16_224.dino", f"{IN1K}, without labels", "Apache-2.0", 21_665_664, 87),
-    # torchvision's plain recipe: the newer ones (a1: label smoothing and such) gain on ImageNet and lose as frozen
-    # features (Kornblith et al., "Why do better loss functions lead to less transferable features?", NeurIPS 2021)
-    ("resnet34.tv_in1k", IN1K, "BSD-3-Clause", 21_284_672, 87),
-    ("resnet50.tv_in1k", IN1K, "BSD-3-Clause", 23_508_032, 102),
-)
-"""What is offered without being named: small networks of different families, all at 224 px."""
-
-DATA = {
-    "in1k": "ImageNet-1k",
-    "in12k": "ImageNet-12k",
-    "in21k": "ImageNet-21k",
-    "in22k": "ImageNet-22k",
-    "lvd142m": "LVD-142M",
-    "lvd1689m": "LVD-1689M",
-    "laion2b": "LAION-2B",
-    "laion400m": "LAION-400M",
-    "webli": "WebLI",
-    "openai": "OpenAI's image-text pairs",
-    "datacompxl": "DataComp-XL",
-    "datacomp1b": "DataComp-1B",
-    "yfcc100m": "YFCC-100M",
-    "ig1b": "Instagram-1B",
-    "jft": "JFT-300M",
-}
-"""What the words of timm's tags say about the training data."""
-
 
 class TimmBackbone(Backbone):
     """A timm model by name, with timm's own preprocessing and blocks.
 
     Args:
         name: as users type it: `resnet18`, `resnet18.a1_in1k`, `resnet18@weights.safetensors`, `local-dir:FOLDER`.
-        model: what timm calls it; without one, what `name` says.
-        file: the weights; without one, what `name` says, and else what timm knows.
-        hub: the hub repository of the weights; without one, what timm knows.
-        size: of the images in pixels, to be listed without timm; `preprocessing` says it anyway.
-        megabytes: what a download takes; without one, it is reckoned from the architecture.
+        model: timm's name of the model; taken from `name` by default.
+        file: the weights; taken from `name` by default, otherwise downloaded from where timm has them.
+        num_params: without the classifier; counted by default.
+        hub: the hub repository of the weights; looked up in timm by default.
+        megabytes: size of the download; estimated from the architecture by default.
+        size: side of the input images in pixels, so that the backbone can be listed without importing timm. Must be
+            equal to `preprocessing.size`.
     """
 
     def __init__(
@@ -101,7 +67,9 @@ class TimmBackbone(Backbone):
 
     @property
     def download(self) -> str | None:
-        return None if self.file or self.folder or self.is_cached or not self._place else self._place_and_size()
+        if self.file or self.folder or self.is_cached or not self._location:
+            return None
+        return self._describe_download()
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -130,19 +98,19 @@ class TimmBackbone(Backbone):
 
     @cached_property
     def digest(self) -> str:
-        """Over the architecture and the bytes of the weights' file, which is downloaded where `build` would."""
+        """Over the architecture and the bytes of the weights file, which is downloaded if necessary."""
         architecture, arguments = self._architecture
-        words = json.dumps(["timm", architecture, arguments, file_digest(self.weights_file())], sort_keys=True)
-        return hashlib.sha256(words.encode()).hexdigest()[:32]
+        content = json.dumps(["timm", architecture, arguments, file_digest(self.weights_file())], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     def build(self, pretrained: bool = True) -> "nn.Module":
         import timm
         import torch
 
-        with torch.random.fork_rng(devices=[]):  # initial weights are of no interest here, a caller's seed is
+        with torch.random.fork_rng(devices=[]):  # random initialisation must not advance the caller's generator
             whole = self._build_whole().state_dict() if pretrained else None
             module = timm.create_model(self.model, num_classes=0)
-            if getattr(module, "dynamic_img_size", False):  # asks each image for its size, which hides the blocks
+            if getattr(module, "dynamic_img_size", False):  # code that branches on the input's size can't be traced
                 module = timm.create_model(self.model, num_classes=0, dynamic_img_size=False)
             if whole:
                 module.load_state_dict({name: whole[name] for name in module.state_dict()}, assign=True)
@@ -151,7 +119,7 @@ class TimmBackbone(Backbone):
     def blocks(self, module: "nn.Module") -> list[Block]:
         from timm.models import group_parameters
 
-        # a few models group finely only, and fewer not at all
+        # A few models support fine groups only, and fewer support none.
         for coarse in (True, False):
             try:
                 matcher = module.group_matcher(coarse=coarse)  # type: ignore[operator]
@@ -162,41 +130,47 @@ class TimmBackbone(Backbone):
 
     @cached_property
     def num_blocks(self) -> int:
-        return len(self.blocks(self._shapes(num_classes=0)))
+        return len(self.blocks(self._build_on_meta(num_classes=0)))
 
     def weights_file(self) -> Path:
-        """The file with the weights, downloaded where it isn't on this machine and may be. Raises AutotlError."""
-        found = self._local_file()
-        if found:
-            return found
+        """The weights file, downloaded if it isn't on this machine and downloads are allowed.
+
+        Raises:
+            AutotlError: the file is missing or can't be downloaded.
+        """
+        path = self._local_file()
+        if path:
+            return path
         if self.file:
             raise AutotlError(f"There is no weights file {str(self.file)!r} for {self.name}. Check the path after '@'.")
         if self.folder:
-            raise AutotlError(f"There are no weights (model.safetensors, say) in {str(self.folder)!r}.")
-        if not self._place:
+            raise AutotlError(
+                f"There are no weights in {str(self.folder)!r}. Save them there, as model.safetensors for example."
+            )
+        if not self._location:
             raise AutotlError(
                 f"timm has no pretrained weights for {self.name}. Give a file: {self.model}@path/to/weights.safetensors"
             )
-        return fetch(self._place)
+        return fetch(self._location)
 
     def state_dict(self) -> dict[str, "Tensor"]:
-        """The pretrained tensors under timm's names, with the classifier where the file has one."""
+        """The pretrained tensors under timm's names, including the classifier's where the file has one."""
         return read_tensors(self.weights_file())
 
     def _build_whole(self) -> "nn.Module":
         """The pretrained network with its own classifier, loaded strictly.
 
-        timm loads leniently when it replaces the classifier, and would leave tensors that a file lacks at random
-        values. So the classifier comes too, and `build` drops it.
+        When timm replaces the classifier it loads leniently: tensors that the file lacks keep random values. So the
+        original classifier is loaded too, and `build` drops it afterwards.
         """
         import timm
 
         tensors = self.state_dict()
-        nowhere: dict[str, Any] = dict.fromkeys(("url", "file", "hf_hub_id", "hf_hub_filename", "source"))
-        overlay = nowhere | {"state_dict": tensors, "custom_load": False}
+        no_source: dict[str, Any] = dict.fromkeys(("url", "file", "hf_hub_id", "hf_hub_filename", "source"))
+        overlay = no_source | {"state_dict": tensors, "custom_load": False}
         num_classes = self._config.get("num_classes", 1000)
-        if self.file:  # someone's own file may have other classes than timm's, or none
-            num_classes = classes_in(tensors, self._classifiers())
+        if self.file:  # a user's own file may have another number of classes, or no classifier
+            num_classes = classifier_size(tensors, self._classifiers())
             overlay |= {"num_classes": num_classes, "label_offset": None}
         try:
             module = timm.create_model(
@@ -211,29 +185,29 @@ class TimmBackbone(Backbone):
 
     def _classifiers(self) -> tuple[str, ...]:
         """Names that the classifier may have in a file: timm's, and those of the checkpoints that timm converts."""
-        named = self._config.get("classifier") or ()
-        return ((named,) if isinstance(named, str) else tuple(named)) + ("head.fc", "head", "fc", "classifier")
+        names = self._config.get("classifier") or ()
+        return ((names,) if isinstance(names, str) else tuple(names)) + ("head.fc", "head", "fc", "classifier")
 
     def _local_file(self) -> Path | None:
         if self.file:
             return self.file if self.file.is_file() else None
         if self.folder:
-            return in_folder(self.folder)
-        return cached(self._place) if self._place else None
+            return weights_in_folder(self.folder)
+        return cached(self._location) if self._location else None
 
     @property
-    def _place(self) -> str | None:
-        """The hub repository or URL where timm has the weights."""
+    def _location(self) -> str | None:
+        """The hub repository or URL of timm's weights."""
         if self._hub:
             return self._hub
-        place = self._config.get("hf_hub_id") or self._config.get("url") or None
-        return place if place is None or isinstance(place, str) else place[0]
+        location = self._config.get("hf_hub_id") or self._config.get("url") or None
+        return location if location is None or isinstance(location, str) else location[0]
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        """timm's own description of the weights: preprocessing, classifier, and where they are."""
+        """timm's `pretrained_cfg`: preprocessing, classifier, and location of the weights."""
         if self.folder:
-            return _folder_config(self.folder)[0]
+            return _read_folder_config(self.folder)[0]
         from timm.models import get_pretrained_cfg
         from timm.models._pretrained import PretrainedCfg
 
@@ -241,22 +215,22 @@ class TimmBackbone(Backbone):
 
     @cached_property
     def _architecture(self) -> tuple[str, dict[str, Any]]:
-        """timm's name without the tag, and arguments where a folder's config has some."""
+        """timm's name without the tag, and the model arguments that a folder's config adds."""
         if self.folder:
-            return _folder_config(self.folder)[1:]
+            return _read_folder_config(self.folder)[1:]
         return self.model.partition(".")[0], {}
 
-    def _place_and_size(self) -> str:
+    def _describe_download(self) -> str:
         """`timm/resnet34.tv_in1k on the Hugging Face hub, about 87 MB`."""
         megabytes = self._megabytes
         if megabytes is None:
-            tensors = self._shapes().state_dict().values()
+            tensors = self._build_on_meta().state_dict().values()
             megabytes = max(1, round(sum(t.numel() * t.element_size() for t in tensors) / 1e6))
-        where = self._place if "://" in str(self._place) else f"{self._place} on the Hugging Face hub"
-        return f"{where}, about {megabytes} MB"
+        source = self._location if "://" in str(self._location) else f"{self._location} on the Hugging Face hub"
+        return f"{source}, about {megabytes} MB"
 
-    def _shapes(self, **arguments: Any) -> "nn.Module":
-        """The network without values: takes a moment, and no memory."""
+    def _build_on_meta(self, **arguments: Any) -> "nn.Module":
+        """The network on torch's meta device: shapes without storage, built in milliseconds."""
         import timm
         import torch
 
@@ -264,8 +238,8 @@ class TimmBackbone(Backbone):
             return timm.create_model(self.model, **arguments)
 
 
-def _folder_config(folder: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    """(weights' description, architecture, arguments) that a folder's config.json holds, as timm reads it."""
+def _read_folder_config(folder: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """A folder's config.json, read as timm reads it: (pretrained_cfg, architecture, model arguments)."""
     from timm.models import is_model
     from timm.models._hub import load_model_config_from_path
 
@@ -281,22 +255,17 @@ def _folder_config(folder: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
     return config, architecture, arguments or {}
 
 
-def _trained_on(tag: str) -> str:
-    """`augreg_in21k_ft_in1k` -> `ImageNet-21k, then ImageNet-1k`."""
-    return ", then ".join(dict.fromkeys(DATA[word] for word in tag.split("_") if word in DATA)) or "unknown"
-
-
 def autotl_register_backbones(register: "Register[Backbone]") -> None:
-    for name, pretrained_on, license, num_params, megabytes in CURATED:
+    for entry in CURATED:
         register(
             TimmBackbone(
-                name,
-                pretrained_on=pretrained_on,
-                license=license,
-                num_params=num_params,
-                hub=f"timm/{name}",
-                megabytes=megabytes,
-                size=224,
+                entry.name,
+                pretrained_on=entry.pretrained_on,
+                license=entry.license,
+                num_params=entry.num_params,
+                hub=f"timm/{entry.name}",
+                megabytes=entry.megabytes,
+                size=entry.size,
             )
         )
 
@@ -309,14 +278,15 @@ def autotl_list_backbones() -> list[str]:
 
 
 def autotl_find_backbone(name: str) -> Backbone | None:
-    """Any timm name, `NAME@FILE` with weights of your own, or `local-dir:FOLDER`.
+    """Any timm name, `NAME@FILE` with weights of the user's own, or `local-dir:FOLDER`; None for any other name.
 
-    Raises AutotlError for a folder that timm can't read and a tag that the model doesn't have.
+    Raises:
+        AutotlError: timm can't read the folder, the model has no weights with that tag, or no file follows the '@'.
     """
     if name.startswith("local-dir:"):
         backbone = TimmBackbone(name)
         assert backbone.folder is not None
-        _folder_config(backbone.folder)  # say at once what is wrong with it
+        _read_folder_config(backbone.folder)  # a wrong folder is reported now rather than in the first trial
         return backbone
     model, at, path = name.partition("@")
     from timm.models import get_arch_pretrained_cfgs, is_model
@@ -335,4 +305,6 @@ def autotl_find_backbone(name: str) -> Backbone | None:
 
     config = get_pretrained_cfg(model)
     tag = (config.tag if config else None) or ""
-    return TimmBackbone(name, pretrained_on=_trained_on(tag), license=(config.license if config else None) or "unknown")
+    return TimmBackbone(
+        name, pretrained_on=datasets_in_tag(tag), license=(config.license if config else None) or "unknown"
+    )

@@ -1,4 +1,4 @@
-"""Where a backbone's weights lie, how they get onto this machine, and what their bytes and tensors are."""
+"""Find a backbone's weights on disk, download them where that is allowed, read them, and digest them."""
 
 import hashlib
 import os
@@ -16,49 +16,49 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "allow_downloads",
     "cached",
     "cached_backbones",
+    "classifier_size",
     "downloads_allowed",
     "fetch",
     "file_digest",
-    "in_folder",
+    "forbidding_variable",
     "no_downloads",
     "read_tensors",
+    "weights_in_folder",
 ]
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-"""The names that timm gives weights on the hub, the one we prefer first."""
-
-
-def allow_downloads(allowed: bool) -> None:
-    """Whether weights may be fetched from the network, from here on, in this process and the ones it starts.
-
-    Without a call they may, unless the environment has AUTOTL_OFFLINE=1 or HF_HUB_OFFLINE=1 (which always counts).
-    """
-    os.environ["AUTOTL_OFFLINE"] = "0" if allowed else "1"
+"""The names of timm's weights files on the Hugging Face hub, in order of preference."""
+CHUNK = 1 << 20
+"""Bytes read at once while a file is hashed."""
 
 
 @contextmanager
 def no_downloads() -> Iterator[None]:
-    """Nothing is fetched in here, whatever is allowed outside."""
+    """Forbid downloads in this process, and in the processes that it starts, while the context is open.
+
+    Sets the environment variable AUTOTL_OFFLINE and restores it afterwards. A process that was started inside of the
+    context keeps the environment that it inherited.
+    """
     before = os.environ.get("AUTOTL_OFFLINE")
-    allow_downloads(False)
+    os.environ["AUTOTL_OFFLINE"] = "1"
     try:
         yield
     finally:
         if before is None:
-            del os.environ["AUTOTL_OFFLINE"]
+            os.environ.pop("AUTOTL_OFFLINE", None)
         else:
             os.environ["AUTOTL_OFFLINE"] = before
 
 
 def downloads_allowed() -> bool:
-    """False where AUTOTL_OFFLINE or HF_HUB_OFFLINE is set to 1, true, yes or on."""
-    return _forbidden_by() is None
+    """Whether weights may be downloaded: False where AUTOTL_OFFLINE or HF_HUB_OFFLINE is 1, true, yes or on."""
+    return forbidding_variable() is None
 
 
-def _forbidden_by() -> str | None:
+def forbidding_variable() -> str | None:
+    """The environment variable that forbids downloads, AUTOTL_OFFLINE or HF_HUB_OFFLINE; None where neither does."""
     for variable in ("AUTOTL_OFFLINE", "HF_HUB_OFFLINE"):
         if os.environ.get(variable, "").lower() in ("1", "true", "yes", "on"):
             return variable
@@ -66,29 +66,29 @@ def _forbidden_by() -> str | None:
 
 
 def cached_backbones(backbones: Mapping[str, Backbone]) -> list[str]:
-    """Names of the backbones whose weights are on this machine: what an error about missing weights should list."""
+    """The names of the backbones whose weights are on this machine: an error about missing weights lists them."""
     return [name for name, backbone in backbones.items() if backbone.is_cached]
 
 
-def cached(place: str) -> Path | None:
-    """The weights' file of a hub repository (`timm/resnet34.a1_in1k`) or URL, if it was downloaded before.
+def cached(location: str) -> Path | None:
+    """The weights file of a hub repository (`timm/resnet34.a1_in1k`) or URL in the local cache; None if not cached.
 
-    Asks the disk only, never the network.
+    Reads the disk only, never the network.
     """
-    if "://" in place:
-        path = _torch_hub() / "checkpoints" / place.rsplit("/", 1)[1]
+    if "://" in location:
+        path = _torch_hub() / "checkpoints" / location.rsplit("/", 1)[1]
         return path if path.is_file() else None
     from huggingface_hub import try_to_load_from_cache
 
     for filename in HUB_FILES:
-        found = try_to_load_from_cache(place, filename)
-        if isinstance(found, str):  # not None, nor the mark of a file that is known not to exist
-            return Path(found)
+        path_in_cache = try_to_load_from_cache(location, filename)
+        if isinstance(path_in_cache, str):  # otherwise None, or the marker of a file that the repository doesn't have
+            return Path(path_in_cache)
     return None
 
 
 def _torch_hub() -> Path:
-    """torch.hub.get_dir(), without importing torch to ask: a list of what is here should take no second."""
+    """`torch.hub.get_dir()` without importing torch: listing the cached backbones should not take seconds."""
     torch = sys.modules.get("torch")
     if torch:
         return Path(torch.hub.get_dir())
@@ -96,47 +96,48 @@ def _torch_hub() -> Path:
     return Path(os.environ.get("TORCH_HOME", f"{caches}/torch")).expanduser() / "hub"
 
 
-def fetch(place: str) -> Path:
-    """The weights' file of a hub repository or URL: from the cache, or else downloaded into it.
+def fetch(location: str) -> Path:
+    """The weights file of a hub repository or URL: from the local cache, otherwise downloaded into it.
 
-    Raises AutotlError where downloads are switched off or this one fails.
+    Raises:
+        AutotlError: downloads are forbidden, or the download fails.
     """
-    found = cached(place)
-    if found:
-        return found
-    variable = _forbidden_by()
+    path = cached(location)
+    if path:
+        return path
+    variable = forbidding_variable()
     if variable:
         raise AutotlError(
-            f"The weights {place} are not on this machine, and {variable}={os.environ[variable]} forbids to download "
-            f"them. Unset {variable}, or give a file: NAME@path/to/weights.safetensors."
+            f"The weights {location} are not on this machine, and {variable}={os.environ[variable]} forbids the "
+            f"download. Unset {variable}, or give a file: NAME@path/to/weights.safetensors."
         )
     try:
-        return _download(place)
-    except Exception as error:  # whatever the network, the hub or the disk came up with
+        return _download(location)
+    except Exception as error:  # the network, the hub's client and the disk raise many unrelated types
         first_line = next(iter(str(error).splitlines()), "")
         raise AutotlError(
-            f"The weights {place} are not on this machine, and the download failed: {type(error).__name__}: "
+            f"The weights {location} are not on this machine, and the download failed: {type(error).__name__}: "
             f"{first_line} Check the network, or give a file: NAME@path/to/weights.safetensors."
         ) from error
 
 
-def _download(place: str) -> Path:
-    if "://" in place:
+def _download(location: str) -> Path:
+    if "://" in location:
         from timm.models._hub import download_cached_file
 
-        return Path(download_cached_file(place))
+        return Path(download_cached_file(location))
     from huggingface_hub import hf_hub_download, logging
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    logging.set_verbosity_error()  # it reports every retry; the error that we raise says it once
+    logging.set_verbosity_error()  # otherwise every retry is printed; `fetch` reports the final error once
     try:
-        return Path(hf_hub_download(place, HUB_FILES[0], library_name="timm"))
+        return Path(hf_hub_download(location, HUB_FILES[0], library_name="timm"))
     except RemoteEntryNotFoundError:  # older weights were never converted to safetensors
-        return Path(hf_hub_download(place, HUB_FILES[1], library_name="timm"))
+        return Path(hf_hub_download(location, HUB_FILES[1], library_name="timm"))
 
 
-def in_folder(folder: Path) -> Path | None:
-    """The weights' file of a `local-dir:`, chosen in the order in which timm looks."""
+def weights_in_folder(folder: Path) -> Path | None:
+    """The weights file of a `local-dir:` folder, chosen in timm's order of preference; None where there is none."""
     stems = ("model", "pytorch_model", "open_clip_model", "open_clip_pytorch_model")
     known = [f"{stem}{suffix}" for stem in stems for suffix in (".safetensors", ".bin", ".pth")]
     others = [
@@ -146,19 +147,22 @@ def in_folder(folder: Path) -> Path | None:
 
 
 def read_tensors(path: Path) -> dict[str, "Tensor"]:
-    """The tensors of a safetensors file or a torch checkpoint (of which only tensors are unpickled, never code).
+    """The tensors of a safetensors file or a torch checkpoint, on the CPU.
 
-    Of a training checkpoint it is the averaged model where there is one. Raises AutotlError.
+    A torch checkpoint is read with `weights_only=True`, so that no code in it is executed. From a training checkpoint
+    the averaged (EMA) weights are taken where it has them.
+
+    Raises:
+        AutotlError: the file is missing, can't be read as weights, or holds no tensors.
     """
-    if not path.is_file():
-        raise AutotlError(f"There is no weights file {str(path)!r}. Check the path after '@' or 'local-dir:'.")
+    _require_file(path)
     import torch
     from timm.models import load_state_dict
 
     try:
         tensors: Any = load_state_dict(str(path), device="cpu", weights_only=True)
         tensors = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
-    except Exception as error:  # each format has exceptions of its own for a damaged file
+    except Exception as error:  # each format raises its own types for a damaged file
         first_line = next(iter(str(error).splitlines()), "")
         raise AutotlError(
             f"{str(path)!r} can't be read as weights: {type(error).__name__}: {first_line} Give a .safetensors file, "
@@ -170,12 +174,12 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of the file's bytes, in hex. Read once in a process, and again where its size or time changes.
+    """SHA-256 of the file's bytes, in hex. Cached in this process until the file's size or modification time changes.
 
-    Raises AutotlError where there is no such file.
+    Raises:
+        AutotlError: there is no such file.
     """
-    if not path.is_file():
-        raise AutotlError(f"There is no weights file {str(path)!r}. Check the path after '@' or 'local-dir:'.")
+    _require_file(path)
     stat = path.stat()
     return _digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
 
@@ -184,13 +188,18 @@ def file_digest(path: Path) -> str:
 def _digest(path: str, size: int, mtime_ns: int) -> str:
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while chunk := file.read(1 << 20):
+        while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
 
 
-def classes_in(tensors: Mapping[str, "Tensor"], classifiers: Iterable[str]) -> int:
-    """How many classes the classifier among `tensors` tells apart; 0 where there is none of these names."""
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise AutotlError(f"There is no weights file {str(path)!r}. Check the path after '@' or 'local-dir:'.")
+
+
+def classifier_size(tensors: Mapping[str, "Tensor"], classifiers: Iterable[str]) -> int:
+    """The number of classes of the first module of `classifiers` that `tensors` has a weight for; 0 where none has."""
     for name in classifiers:
         weight = tensors.get(f"{name}.weight")
         if weight is not None:

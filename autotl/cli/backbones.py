@@ -1,4 +1,4 @@
-"""`autotl backbones`: what pretrained networks there are, and everything about one."""
+"""`autotl backbones`: list the pretrained networks, or show everything about one."""
 
 import fnmatch
 import json
@@ -20,8 +20,8 @@ __all__ = ["add_commands"]
 
 backbones = typer.Typer(help="Pretrained networks: list them, or show one.", invoke_without_command=True)
 SORTS = ("name", "num-params", "size", "pretrained-on", "license", "plugin")
-WIDE = 120
-"""Columns of a terminal that has room for all; a narrower one does without the licence and the plugin."""
+MIN_WIDTH = 120
+"""Columns of a terminal from which the table includes the licence and the plugin."""
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -31,26 +31,32 @@ def add_commands(app: typer.Typer) -> None:
 @backbones.callback()
 def list_backbones(
     ctx: typer.Context,
-    cached: Annotated[bool, typer.Option("--cached", metavar="", help="Those whose weights are here.")] = False,
+    cached: Annotated[
+        bool, typer.Option("--cached", metavar="", help="Only backbones whose weights are on this machine.")
+    ] = False,
     max_params: Annotated[
-        str | None, typer.Option(metavar="10M", help="Those with so many parameters at most.")
+        str | None, typer.Option(metavar="10M", help="Only backbones with at most so many parameters.")
     ] = None,
     max_size: Annotated[
-        int | None, typer.Option(metavar="224", help="Those that take images of so many pixels at most.")
+        int | None, typer.Option(metavar="224", help="Only backbones for images of at most so many pixels a side.")
     ] = None,
-    license: Annotated[str | None, typer.Option(metavar="TEXT", help="Those whose licence has these words.")] = None,
+    license: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only backbones whose licence contains this text.")
+    ] = None,
     pretrained_on: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Those whose training images have these words.")
+        str | None, typer.Option(metavar="TEXT", help="Only backbones whose pretraining data contains this text.")
     ] = None,
-    plugin: Annotated[str | None, typer.Option(metavar="NAME", help="Those of one plugin.")] = None,
-    name: Annotated[str | None, typer.Option(metavar="'*resnet*'", help="Those whose name is like this.")] = None,
+    plugin: Annotated[str | None, typer.Option(metavar="NAME", help="Only backbones of this plugin.")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="'*resnet*'", help="Only backbones whose name matches this pattern.")
+    ] = None,
     sort: Annotated[str | None, typer.Option(metavar="BY", help=f"{', '.join(SORTS[:-1])} or {SORTS[-1]}.")] = None,
     all_names: Annotated[
-        bool, typer.Option("--all", metavar="", help="Also names that families know: all of timm's.")
+        bool, typer.Option("--all", metavar="", help="Also the names that aren't registered: all of timm's.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON array.")] = False,
 ) -> None:
-    """Pretrained networks: list them, those that need no download first, or show one.
+    """Pretrained networks: list them, cached ones first, or show one.
 
     [dim]Example: autotl backbones --cached --max-params 5M --sort num-params[/]
     """
@@ -58,64 +64,71 @@ def list_backbones(
         return
     if sort is not None and sort not in SORTS:
         raise typer.BadParameter(f"{sort!r}: sort by {', '.join(SORTS)}.")
-    limit = _count(max_params)
+    limit = _parse_count(max_params)
     from autotl.registry import load_registry
 
     registry = load_registry()
-    rows = [_facts(registry, backbone) for backbone in registry.backbones.values()]
+    owners = registry.owners["backbone"]
+    count = limit is not None or sort == "num-params"
     rows = [
         row
-        for row in rows
+        for backbone in registry.backbones.values()
+        if (plugin is None or owners[backbone.name].answers_to(plugin)) and _matches(backbone.name, name)
+        for row in [_row(registry, backbone, count=count)]
         if (row["cached"] or not cached)
-        and (limit is None or (row["num_params"] or float("inf")) <= limit)
-        and (max_size is None or (row["size"] or float("inf")) <= max_size)
-        and _has(row["license"], license)
-        and _has(row["pretrained_on"], pretrained_on)
-        and (plugin is None or plugin in row["whose"])
-        and _like(row["name"], name)
+        and (limit is None or (row["num_params"] is not None and row["num_params"] <= limit))
+        and (max_size is None or (row["size"] is not None and row["size"] <= max_size))
+        and _contains(row["license"], license)
+        and _contains(row["pretrained_on"], pretrained_on)
     ]
     _sort(rows, sort)
     others: list[str] = []
     if all_names:
-        others = [n for n in registry.family_names(plugin) if n not in registry.backbones and _like(n, name)]
+        others = [n for n in registry.family_names(plugin) if n not in registry.backbones and _matches(n, name)]
     if as_json:
-        known = [{key: value for key, value in row.items() if key != "whose"} for row in rows]
-        print(json.dumps([*known, *({"name": n} for n in others)], indent=2))
+        print(json.dumps([*rows, *({"name": n} for n in others)], indent=2))
         return
     _print_table(rows)
     for other in others:
         print(other)
     if not all_names:
-        Console().print("[dim]Any timm model works by its name, too: --all. Look at one: autotl backbones show NAME[/]")
+        Console().print("[dim]Any timm model works by its name: --all lists them. Show one: autotl backbones show NAME[/]")
 
 
-def _facts(registry: "Registry", backbone: "Backbone") -> dict[str, Any]:
-    """What is known without building the network."""
+def _row(registry: "Registry", backbone: "Backbone", *, count: bool) -> dict[str, Any]:
+    """A backbone as one row, with None for what can't be known without a download.
+
+    Args:
+        count: count the parameters of a backbone that doesn't state their number, which builds its network.
+    """
     from autotl.backbones.weights import no_downloads
 
-    plugin = registry.owners["backbone"][backbone.name]
-    size = backbone.size
-    if size is None:
-        try:
-            with no_downloads():  # to be listed isn't to be fetched
+    size, num_params = backbone.size, backbone.num_params
+    with no_downloads():  # listing a backbone must not download it
+        if size is None:
+            try:
                 size = backbone.preprocessing.size
-        except AutotlError:  # what isn't here may be what says it
-            size = None
+            except AutotlError:  # it is stated in a file that isn't cached
+                size = None
+        if num_params is None and count:
+            try:
+                num_params = backbone.count_params()
+            except AutotlError:  # as above
+                num_params = None
     return {
         "name": backbone.name,
         "cached": backbone.is_cached,
-        "num_params": backbone.num_params,
+        "num_params": num_params,
         "size": size,
         "pretrained_on": backbone.pretrained_on,
         "license": backbone.license,
-        "plugin": plugin.name,
-        "whose": (plugin.name, plugin.name.rpartition(".")[2], plugin.distribution),
+        "plugin": registry.owners["backbone"][backbone.name].name,
     }
 
 
 def _sort(rows: list[dict[str, Any]], by: str | None) -> None:
     if by is None:
-        rows.sort(key=lambda row: not row["cached"])  # the rest in the order of registering
+        rows.sort(key=lambda row: not row["cached"])  # the sort is stable: otherwise in the order of registration
         return
     key = by.replace("-", "_")
     rows.sort(key=lambda row: (row[key] is None, row[key] if row[key] is not None else 0, row["name"]))
@@ -123,29 +136,29 @@ def _sort(rows: list[dict[str, Any]], by: str | None) -> None:
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     if not rows:
-        Console().print("[dim]None is like that.[/]")
+        Console().print("[dim]No backbone matches.[/]")
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("backbone", no_wrap=True)  # names are typed again: they stay whole
+    table.add_column("backbone", no_wrap=True)  # users copy the names, so they must not be folded
     for column in ("weights", "params", "px"):
         table.add_column(column, no_wrap=True)
     console = Console()
-    roomy = console.width >= WIDE
-    for column in ("pretrained on", *(("license", "plugin") if roomy else ())):
+    is_wide = console.width >= MIN_WIDTH
+    for column in ("pretrained on", *(("license", "plugin") if is_wide else ())):
         table.add_column(column, overflow="fold")
     for row in rows:
         cells = [
             row["name"],
-            Text("here", "green") if row["cached"] else Text("to fetch", "dim"),
-            f"{row['num_params'] / 1e6:.1f} M" if row["num_params"] else "?",
+            Text("cached", "green") if row["cached"] else Text("to download", "dim"),
+            f"{row['num_params'] / 1e6:.1f} M" if row["num_params"] is not None else "?",
             str(row["size"] or "?"),
             row["pretrained_on"],
         ]
-        table.add_row(*cells, *([row["license"], Text(row["plugin"], "dim")] if roomy else []))
+        table.add_row(*cells, *([row["license"], Text(row["plugin"], "dim")] if is_wide else []))
     console.print(table)
 
 
-def _count(text: str | None) -> float | None:
+def _parse_count(text: str | None) -> float | None:
     """`10M`, `500k` or a number."""
     if text is None:
         return None
@@ -153,15 +166,15 @@ def _count(text: str | None) -> float | None:
     try:
         return float(text.strip().rstrip("kKmMgG")) * factor
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no number of parameters: 500k, 10M or 5000000.") from None
+        raise typer.BadParameter(f"{text!r} is not a number of parameters: 500k, 10M or 5000000.") from None
 
 
-def _has(text: str, wanted: str | None) -> bool:
-    return wanted is None or wanted.lower() in text.lower()
+def _contains(text: str, part: str | None) -> bool:
+    return part is None or part.lower() in text.lower()
 
 
-def _like(name: str, pattern: str | None) -> bool:
-    """As a shell's pattern; words without any are looked for anywhere."""
+def _matches(name: str, pattern: str | None) -> bool:
+    """Whether a name matches a shell pattern; a pattern without wildcards matches anywhere in the name."""
     if pattern is None:
         return True
     pattern = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
@@ -170,26 +183,27 @@ def _like(name: str, pattern: str | None) -> bool:
 
 @backbones.command("show")
 def show_backbone(name: Annotated[str, typer.Argument(help="A registered backbone, or any timm model.")]) -> None:
-    """What a backbone wants to see, where its weights come from, its levels, and its blocks from input to output."""
+    """A backbone's preprocessing, its weights, its levels, and its blocks from input to output."""
     from autotl.registry import load_registry
 
     registry = load_registry()
     backbone = registry.backbone(name)
-    module = backbone.build(pretrained=False)  # the weights change nothing of what is shown, and may not be here
+    module = backbone.build(pretrained=False)  # nothing shown here depends on the weights, which may not be cached
     sizes = {key: value.numel() for key, value in module.named_parameters()}
     blocks = backbone.blocks(module)
-    seen = backbone.preprocessing
+    preprocessing = backbone.preprocessing
     plugin = registry.owner("backbone", name)
     rows = {
         "plugin": f"{plugin.name}, {plugin.distribution} {plugin.version}" if plugin else "",
         "pretrained on": backbone.pretrained_on,
         "license": backbone.license,
         "parameters": f"{sum(sizes.values()):,}",
-        "preprocessing": f"{seen.size} px, crop {seen.crop:.4g}{', squashed' if seen.squash else ''}, "
-        f"{seen.interpolation}, mean {_numbers(seen.mean)}, std {_numbers(seen.std)}",
-        "levels": _levels(module, blocks, seen.size),
-        "weights": _weights(backbone),
-        "digest": backbone.digest if backbone.is_cached else "known once they are here",
+        "preprocessing": f"{preprocessing.size} px, crop {preprocessing.crop:.4g}"
+        f"{', squashed' if preprocessing.squash else ''}, {preprocessing.interpolation}, "
+        f"mean {_join(preprocessing.mean)}, std {_join(preprocessing.std)}",
+        "levels": _describe_levels(module, blocks, preprocessing.size),
+        "weights": _describe_weights(backbone),
+        "digest": backbone.digest if backbone.is_cached else "computed from the weights once they are downloaded",
     }
     console = Console()
     console.print(Text(backbone.name, "bold"))
@@ -199,36 +213,33 @@ def show_backbone(name: Annotated[str, typer.Argument(help="A registered backbon
         grid.add_row(label, Text(text))
     console.print(grid)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for index, column in enumerate(("last", "block", "parameters", "made of")):
+    for index, column in enumerate(("from last", "block", "parameters", "modules")):
         table.add_column(column, no_wrap=index == 0, overflow="fold")
     for index, block in enumerate(blocks):
         inside = [
             key for key in sizes if key in block.parameters or any(key.startswith(f"{m}.") for m in block.modules)
         ]
-        made_of = ", ".join([*block.modules, *block.parameters])
-        table.add_row(str(len(blocks) - index), block.name, f"{sum(sizes[key] for key in inside):,}", made_of)
+        contents = ", ".join([*block.modules, *block.parameters])
+        table.add_row(str(len(blocks) - index), block.name, f"{sum(sizes[key] for key in inside):,}", contents)
     console.print(table)
-    console.print('[dim]"last" counts as unfrozen blocks do: 1 is the block next to the head.[/]')
+    console.print('[dim]"from last" is how unfrozen blocks are counted: block 1 is next to the head.[/]')
 
 
-def _weights(backbone: "Backbone") -> str:
-    if not backbone.is_cached:
-        return (
-            f"to fetch: {backbone.download}" if backbone.download else "not here, and nobody says where to fetch them"
-        )
-    file = backbone.weights_file()
-    return f"here: {file}" if file else "here"
+def _describe_weights(backbone: "Backbone") -> str:
+    if backbone.is_cached:
+        file = backbone.weights_file()
+        return f"cached: {file}" if file else "cached"
+    return f"to download: {backbone.download}" if backbone.download else "missing, and there is no known download"
 
 
-def _levels(module: Any, blocks: list[Any], size: int) -> str:
-    """How many features a head gets for each choice of levels."""
+def _describe_levels(module: Any, blocks: list[Any], size: int) -> str:
+    """The number of features for each choice of levels."""
     from autotl.backbones.base import LEVELS
     from autotl.backbones.graph_split import FeatureLevels, GraphSplit
 
     layout = FeatureLevels(GraphSplit(module, blocks)).layout(size)
-    widths = ((levels, layout.columns(levels)) for levels in LEVELS)
-    return ", ".join(f"{levels} {columns.stop - columns.start:,} features" for levels, columns in widths)
+    return ", ".join(f"{levels} {layout.num_features(levels):,} features" for levels in LEVELS)
 
 
-def _numbers(values: Iterable[float]) -> str:
+def _join(values: Iterable[float]) -> str:
     return " ".join(f"{value:.3g}" for value in values)

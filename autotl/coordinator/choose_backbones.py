@@ -37,4 +37,4 @@ def choose_backbones(config: StudyConfig, registry: Registry, say: Callable[[str
 
 
 def _cost(backbone: Backbone) -> tuple[int, str]:
-    return (backbone.num_params or 10**9, backbone.name)
+    return (backbone.count_params(), backbone.name)

@@ -1,4 +1,4 @@
-"""A new study that goes on with other choices: it takes over the trials of an earlier one that fit them."""
+"""A new study with other choices, which takes over the trials of an earlier one that fit them."""
 
 import itertools
 import shutil
@@ -8,10 +8,9 @@ from pathlib import Path
 import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
-from autotl.atomic_io import write_json
+from autotl.atomic_io import read_json, write_json
 from autotl.config import StudyConfig
 from autotl.errors import AutotlError
-from autotl.model.manifest import read_json
 from autotl.registry import Registry
 from autotl.study.space import suggest
 from autotl.study.study import open_study
@@ -21,16 +20,16 @@ __all__ = ["extension_of", "take_over"]
 
 
 def extension_of(config: StudyConfig, registry: Registry) -> StudyConfig:
-    """The same search under the next free name: `photos` becomes `photos-2`, then `photos-3`.
+    """The same configuration under the next free name: `photos` becomes `photos-2`, then `photos-3`.
 
-    Raises AutotlError where there is no study to extend, and where its trials couldn't be compared with new ones.
+    Raises AutotlError where there is no study to extend, and where its trials have another metric.
     """
     if not (config.folder / "journal.log").exists():
         raise AutotlError(f"There is no study {config.name!r} in {config.output} to extend: leave --extend out.")
     was, now = _choices_of(config, registry).get("metric"), config.metric
     if was != now:
         raise AutotlError(
-            f"{config.folder} was searched for {was}, not for {now}: its scores say nothing here. "
+            f"{config.folder} was searched for {was}, not for {now}: its scores can't be compared. "
             f"Extend it with --metric {was}, or begin anew with another --name."
         )
     names = (f"{config.name}-{number}" for number in itertools.count(2))
@@ -43,27 +42,27 @@ def _choices_of(config: StudyConfig, registry: Registry) -> dict:
 
 
 def take_over(old: Path, study: optuna.Study, context: Context, registry: Registry) -> str:
-    """Add the trials of the study in the folder `old` that could have been this study's own, with the models they
-    left. Returns what was taken over, in words."""
+    """Add the trials of the study in folder `old` that lie in this study's search space, with their fitted models.
+    Returns a line for the user."""
     config = context.config
     source = open_study(old, old.name, registry.metric(config.metric).direction, config.seed)
-    taken = 0
+    num_taken = 0
     finished = source.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     for trial in finished:
         fitting = _fitting(trial, old.name, context, registry)
         if fitting:
             study.add_trial(fitting)
-            _take_model(member_folder(old, trial.number), member_folder(context.folder, taken), taken)
-            taken += 1
+            _take_model(member_folder(old, trial.number), member_folder(context.folder, num_taken), num_taken)
+            num_taken += 1
     study.set_user_attr("extends", old.name)
-    return f"{taken} of the {len(finished)} finished trials of {old.name} fit what {config.name} chooses from"
+    return f"{num_taken} of the {len(finished)} finished trials of {old.name} fit what {config.name} chooses from"
 
 
 def _fitting(trial: FrozenTrial, source: str, context: Context, registry: Registry) -> FrozenTrial | None:
-    """The trial with the distributions of this study's space; None where one of its choices isn't in it."""
+    """The trial with the distributions of this study's space; None where one of its parameters lies outside."""
     asked = FixedTrial(trial.params, number=trial.number)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # how Optuna says that a value lies outside
+        warnings.simplefilter("error")  # Optuna warns of a value outside of its distribution
         try:
             suggest(asked, context.choices, registry, context.config.seed)  # type: ignore[arg-type]
         except (ValueError, UserWarning, AutotlError):
@@ -81,7 +80,7 @@ def _fitting(trial: FrozenTrial, source: str, context: Context, registry: Regist
 
 
 def _take_model(old: Path, new: Path, number: int) -> None:
-    """What a trial fitted, under its new number; of most trials nothing is kept."""
+    """Copy a trial's fitted model, where it was kept, under its new number."""
     if not (old / "member.json").exists():
         return
     shutil.copytree(old, new, ignore=shutil.ignore_patterns("member.json"))

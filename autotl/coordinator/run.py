@@ -1,97 +1,186 @@
-"""A search from start to model. The process that runs this is the coordinator; it imports no torch."""
+"""A search from start to model. The process that runs it is the coordinator; it imports no torch."""
 
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from autotl.atomic_io import DiskFull, disk_full, format_bytes, refuse_links_out, same_disk
-from autotl.backbones.weights import allow_downloads
+from autotl.backbones.weights import no_downloads
+from autotl.clock import Clock, SystemClock
 from autotl.config import StudyConfig, check_names, default_cache
 from autotl.coordinator.coordinator import Coordinator
 from autotl.coordinator.extend import extension_of
+from autotl.coordinator.finalization import finalize
 from autotl.coordinator.join import search_runs
-from autotl.coordinator.signals import listening
+from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, prepare
+from autotl.coordinator.signals import handle_signals
+from autotl.data.dataset import LabelledImage
 from autotl.devices import parse_devices
 from autotl.errors import AutotlError
-from autotl.registry import load_registry
+from autotl.events import Callback, SearchStarted
+from autotl.registry import Registry, load_registry
+from autotl.study.scheduler import Scheduler
+from autotl.study.trials import StudyTrials
 from autotl.ui.progress import Progress
-from autotl.workers.pool import LocalWorkers
+from autotl.workers.local import LocalLauncher
+from autotl.workers.messages import Context
+from autotl.workers.pool import WorkerPool
+from autotl.workers.rendezvous import Rendezvous
 
 __all__ = ["run_search"]
 
 
-def run_search(config: StudyConfig, progress: Progress, extend: bool = False) -> dict[str, Any]:
-    """Search, and return what `result.json` holds and where the model is. `extend`: in a new study, which takes over
-    the trials of the one that `config` names.
+def run_search(
+    config: StudyConfig,
+    progress: Progress,
+    *,
+    extend: bool = False,
+    images: Sequence[LabelledImage] | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Mapping[str, Any]:
+    """Search, and return what `result.json` holds, the leaderboard and where the model is.
 
-    Raises AutotlError for what the user can mend, NoTrialSucceeded where no trial did, and KeyboardInterrupt where
-    Ctrl-C came before there was a model, or twice.
+    Args:
+        extend: search in a new study, which takes over the fitting trials of the one that `config` names.
+        images: the labelled images, where `config.data` is only a name for them.
+        callbacks: are told of events, and may stop the search.
+
+    Raises:
+        AutotlError: what the user can mend; NoTrialSucceeded where no trial did.
+        KeyboardInterrupt: Ctrl-C came twice, or before there was a model.
     """
     try:
-        return _run(config, progress, extend)
+        return _run(config, progress, extend=extend, images=images, callbacks=callbacks)
     except (DiskFull, OSError) as error:
         full = disk_full(error, config.folder)
         if full is None:
             raise
-        raise DiskFull(f"{full} {_room_for(full.path, config)}", full.path) from error
+        raise DiskFull(f"{full} {_how_to_free_space(full.path, config)}", full.path) from error
 
 
-def _room_for(path: Path, config: StudyConfig) -> str:
-    """How to make room where `path` lies, and what becomes of the search."""
+def _how_to_free_space(path: Path, config: StudyConfig) -> str:
     from autotl.features.store import FeatureStore, StoreUnavailable
 
     features = config.cache / "features"
-    elsewhere = "--cache" if path.is_relative_to(config.cache) else "--output"
+    option = "--cache" if path.is_relative_to(config.cache) else "--output"
     freed = 0
     with suppress(StoreUnavailable, DiskFull, OSError):
         if features.is_dir() and same_disk(features, path):
             freed = FeatureStore(features).could_free()
     cache = f" --cache {config.cache}" if config.cache != default_cache() else ""
-    ways = f"`autotl cache clear{cache}` would free {format_bytes(freed)} there" if freed else "Make room there"
+    remedy = f"`autotl cache clear{cache}` would free {format_bytes(freed)} there" if freed else "Free space there"
     return (
-        f"{ways}, or put it on another disk with {elsewhere}. Trials that are finished are kept: the same command "
-        "goes on once there is room."
+        f"{remedy}, or use another disk with {option}. Finished trials are kept: the same command goes on once there is "
+        "space."
     )
 
 
-def _run(config: StudyConfig, progress: Progress, extend: bool) -> dict[str, Any]:
-    began = time.monotonic()
-    registry = load_registry(config.without_plugins, config.strict_plugins)
+def _run(
+    config: StudyConfig,
+    progress: Progress,
+    *,
+    extend: bool,
+    images: Sequence[LabelledImage] | None,
+    callbacks: Sequence[Callback],
+) -> Mapping[str, Any]:
+    clock = SystemClock()
+    started = clock.now()
+    registry = load_registry(config.without_plugins, strict=config.strict_plugins)
     check_names(config, registry)
-    if config.offline:
-        allow_downloads(False)  # workers inherit it
     slots = parse_devices(config.devices)
     extends = config.folder if extend else None
     if extends:
         if search_runs(extends):
             raise AutotlError(f"A search runs in {extends}: extend it when that has ended.")
         config = extension_of(config, registry)
-    with _only_one(config.folder), listening() as interrupts:
-        if extends:  # its images keep their parts
-            shutil.copyfile(extends / "split.json", config.folder / "split.json")
-        workers = LocalWorkers(slots, config.folder)  # they import torch while we look at the images
+    with ExitStack() as stack:
+        if config.offline:
+            stack.enter_context(no_downloads())  # workers inherit it
+        stack.enter_context(_exclusive(config.folder))
+        interrupts = stack.enter_context(handle_signals(clock))
+        if extends:  # its images keep their subsets
+            shutil.copyfile(extends / SPLIT_FILE, config.folder / SPLIT_FILE)
+        # the workers start first: they import torch while the images are verified
+        pool = WorkerPool(LocalLauncher(config.folder / "logs", Rendezvous(config.folder)), slots, clock)
         try:
-            search = Coordinator(config, progress, registry, slots, workers, began, interrupts, extends)
-            search.prepare()
+            context = prepare(config, registry, slots, progress.log, images)
+            study = begin_study(config, context, registry, extends, progress.log)
+            trials = StudyTrials(study)
+            search = Coordinator(
+                config=config,
+                trials=trials,
+                scheduler=_scheduler(config, context, registry, trials, clock),
+                pool=pool,
+                clock=clock,
+                progress=progress,
+                interrupts=interrupts,
+                metric=registry.metric(config.metric),
+                started=started,
+                num_test=len(context.split.test),
+                versions=library_versions(registry),
+                callbacks=callbacks,
+                plugin_callbacks=tuple(registry.callbacks.values()),
+            )
+            search.resume()
+            search.start(_search_started(config, context))
+            pool.set_up(context)
             interrupts.searching = True
             search.run()
-            result = search.finish()
-            workers.close()
+            result = finalize(search)
+            pool.close()
             return result
         finally:
-            workers.close(at_once=True)
+            pool.close(immediately=True)
             shutil.rmtree(config.folder / "cache", ignore_errors=True)
 
 
+def _scheduler(
+    config: StudyConfig, context: Context, registry: Registry, trials: StudyTrials, clock: Clock
+) -> Scheduler:
+    threads: dict[str, int] = {}
+    for slot in parse_devices(config.devices):
+        threads[slot.device_type] = threads.get(slot.device_type, 0) + slot.threads
+    return Scheduler(
+        context.choices,
+        registry,
+        tried=[trial.params for trial in trials.all()],
+        num_images=len(context.split.train) + len(context.split.validation),
+        threads=threads,
+        greater_is_better=registry.metric(config.metric).greater_is_better,
+        seed=config.seed,
+        timed=config.time is not None,
+    )
+
+
+def _search_started(config: StudyConfig, context: Context) -> SearchStarted:
+    dataset, split = context.dataset, context.split
+    return SearchStarted(
+        study=config.name,
+        folder=config.folder,
+        data=config.data,
+        classes=tuple(dataset.classes),
+        images={
+            "train": len(split.train),
+            "validation": len(split.validation),
+            "test": len(split.test),
+            "skipped": len(dataset.skipped),
+        },
+        metric=config.metric,
+        devices=tuple(slot.name for slot in parse_devices(config.devices)),
+        backbones=context.choices.backbones,
+        warnings=(*dataset.warnings, *split.warnings),
+    )
+
+
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """A study has one coordinator at a time. A search that fails before its study begins leaves no folder."""
-    made = not folder.exists()
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Hold the study's lock: a study has one coordinator at a time. A search that fails before its study exists leaves
+    no folder."""
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     refuse_links_out(folder)
     try:
@@ -102,5 +191,5 @@ def _only_one(folder: Path) -> Iterator[None]:
             f"A search runs in {folder} already. Add workers to it with --join, or give this one another --name."
         ) from None
     finally:
-        if made and not (folder / "journal.log").exists():
+        if is_new and not (folder / "journal.log").exists():
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,10 +1,11 @@
-"""What a search needs before its first trial: images, split, backbones, and a study that stays one space."""
+"""What a search needs before its first trial: images, split, backbones, and a study whose choices do not change."""
 
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,43 +15,65 @@ from autotl._version import __version__
 from autotl.atomic_io import read_json, write_atomically, write_json
 from autotl.config import StudyConfig
 from autotl.coordinator.choose_backbones import choose_backbones
-from autotl.data.dataset import ImageDataset
+from autotl.coordinator.extend import take_over
+from autotl.data.dataset import DatasetSource, ImageDataset, LabelledImage
 from autotl.data.loading import load_dataset
 from autotl.data.splits import Split, make_split
 from autotl.devices import Slot
 from autotl.errors import AutotlError
 from autotl.registry import Registry
 from autotl.study.space import Choices
+from autotl.study.storage import Journal
+from autotl.study.study import open_study
 from autotl.workers.messages import Context
 
-__all__ = ["freeze_choices", "keep_config", "kept_config", "prepare", "record_versions"]
+__all__ = ["begin_study", "kept_config", "library_versions", "prepare"]
 
 SUBSETS = ("train", "validation", "test")
-CONFIG = "study.json"
+CONFIG_FILE = "study.json"
+SPLIT_FILE = "split.json"
+LIBRARIES = ("optuna", "torch", "timm", "scikit-learn")
 
 
-def prepare(config: StudyConfig, registry: Registry, slots: list[Slot], say: Callable[[str], None]) -> Context:
-    """Load and check the images, split them (or take the study's own split), and choose the backbones."""
+def prepare(
+    config: StudyConfig,
+    registry: Registry,
+    slots: list[Slot],
+    log: Callable[[str], None],
+    images: Sequence[LabelledImage] | None = None,
+) -> Context:
+    """Load and verify the images, split them (or take the study's own split), and choose the backbones.
+
+    Args:
+        log: shows a line to the user.
+        images: the labelled images themselves, where `config.data` is only a name for them.
+
+    Raises:
+        AutotlError: unusable images or labels, or no head that any strategy can train on so many images.
+    """
     cores = sum(slot.threads for slot in slots)
+    sources = dict(registry.datasets)
+    if images is not None:
+        sources["images"] = _GivenImages(config.data, list(images))
     dataset = load_dataset(
         config.data,
-        registry.datasets,
+        sources,
         test=None if config.test == "none" else config.test,
         strict=config.strict_images,
         threads=cores,
         cache=config.cache / "digests",
     )
-    backbones = choose_backbones(config, registry, say)
+    backbones = choose_backbones(config, registry, log)
     split = _split(config, dataset)
     choices = Choices(
-        tuple(b.name for b in backbones),
+        tuple(backbone.name for backbone in backbones),
         tuple(config.strategies or registry.strategies),
         tuple(config.heads or registry.heads),
         len(split.train),
         len(dataset.classes),
         any(slot.device_type != "cpu" for slot in slots),
     )
-    trainable = tuple(s for s in choices.strategies if choices.heads_for(s, registry))
+    trainable = tuple(name for name in choices.strategies if choices.heads_for(name, registry))
     if not trainable:
         raise AutotlError(
             f"None of the heads {', '.join(choices.heads)} takes {len(split.train):,} training images. "
@@ -58,36 +81,74 @@ def prepare(config: StudyConfig, registry: Registry, slots: list[Slot], say: Cal
         )
     choices = replace(choices, strategies=trainable)
     _write_skipped(config.folder, dataset)
-    return Context(config, config.folder, dataset, split, choices, slots[0], cores)
+    return Context(config, config.folder.absolute(), dataset, split, choices, slots[0], cores)
 
 
-def keep_config(config: StudyConfig) -> None:
-    """What this search is told, once it is known that its study can go on with it."""
-    write_atomically(config.folder / CONFIG, config.model_dump_json(indent=2).encode())
+class _GivenImages(DatasetSource):
+    """Labelled images that the caller of `search` passed, under the name that the config has for them."""
+
+    name = "given images"
+
+    def __init__(self, location: str, images: list[LabelledImage]):
+        self.location, self._images = location, images
+
+    def matches(self, location: str) -> bool:
+        return location == self.location
+
+    def images(self, location: str) -> list[LabelledImage]:
+        return self._images
+
+
+def begin_study(
+    config: StudyConfig, context: Context, registry: Registry, extends: Path | None, log: Callable[[str], None]
+) -> optuna.Study:
+    """Open the study, or create it, and record what this search was asked and which versions it runs with.
+
+    Args:
+        extends: folder of the study whose trials a new one takes over.
+
+    Raises:
+        AutotlError: an unreadable journal, or other choices than the study began with.
+    """
+    if Journal(config.folder).repair():
+        log("the journal ended in a torn line, which was cut; the journal as it was is beside it: journal.log.torn")
+    study = open_study(config.folder, config.name, registry.metric(config.metric).direction, config.seed)
+    _freeze_choices(study, context)
+    write_atomically(config.folder / CONFIG_FILE, config.model_dump_json(indent=2).encode())
+    for line in _record_versions(study, library_versions(registry)):
+        log(line)
+    if extends:
+        log(take_over(extends, study, context, registry))
+    return study
+
+
+def library_versions(registry: Registry) -> dict[str, str]:
+    """Versions of the libraries that results depend on and of all plugins, by distribution."""
+    return {**{name: version(name) for name in LIBRARIES}, **registry.versions()}
 
 
 def kept_config(folder: Path) -> StudyConfig:
-    """What the search in a study's folder was told."""
+    """The configuration of the last search in a study's folder. Raises AutotlError where it can't be read."""
     try:
-        config = StudyConfig.model_validate(read_json(folder / CONFIG))
-    except (OSError, ValueError) as error:  # pydantic's is a ValueError too
+        config = StudyConfig.model_validate(read_json(folder / CONFIG_FILE))
+    except (OSError, ValueError) as error:  # a ValidationError is a ValueError
         reason = " ".join(str(error).split("For further information")[0].split())
         raise AutotlError(
-            f"{folder / CONFIG} can't be read by autotl {__version__}: {reason}. If another autotl wrote it, use that."
+            f"{folder / CONFIG_FILE} can't be read by autotl {__version__}: {reason}. Use the autotl that wrote it."
         ) from error
     return config.model_copy(update={"output": folder.parent, "name": folder.name})
 
 
 def _split(config: StudyConfig, dataset: ImageDataset) -> Split:
-    """The study's own, where it has one: a resumed search never sees its test images as training images."""
-    page = config.folder / "split.json"
-    if not page.exists():
+    """The study's own split where it has one: a resumed search never trains on its test images."""
+    file = config.folder / SPLIT_FILE
+    if not file.exists():
         split = make_split(dataset, config.seed, "none" if config.test == "none" else "auto")
         digests = {subset: [dataset.digests[i] for i in getattr(split, subset)] for subset in SUBSETS}
-        write_json(page, {"indices": split.to_dict(), "digests": digests})
+        write_json(file, {"indices": split.to_dict(), "digests": digests})
         return split
     try:
-        kept = read_json(page)
+        kept = read_json(file)
         split = Split.from_dict(kept["indices"])
         known = [kept["digests"][subset] for subset in SUBSETS]
         rows = np.concatenate([getattr(split, subset) for subset in SUBSETS])
@@ -95,7 +156,7 @@ def _split(config: StudyConfig, dataset: ImageDataset) -> Split:
             raise ValueError("an image is in two subsets")
     except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise AutotlError(
-            f"{page} is damaged or was made by hand: {type(error).__name__}: {error}. Give the search another --name, "
+            f"{file} is damaged or was made by hand: {type(error).__name__}: {error}. Give the search another --name, "
             f"or delete {config.folder}."
         ) from error
     for subset, digests_then in zip(SUBSETS, known, strict=True):
@@ -109,8 +170,8 @@ def _split(config: StudyConfig, dataset: ImageDataset) -> Split:
     return split
 
 
-def freeze_choices(study: optuna.Study, context: Context) -> None:
-    """A study is one space: what it chooses from may not change when it is resumed."""
+def _freeze_choices(study: optuna.Study, context: Context) -> None:
+    """Raises AutotlError where a resumed study would choose from something else than it began with."""
     now: dict = {
         **asdict(context.choices),
         "classes": context.dataset.classes,
@@ -131,11 +192,11 @@ def freeze_choices(study: optuna.Study, context: Context) -> None:
         )
 
 
-def record_versions(study: optuna.Study, now: dict[str, str]) -> list[str]:
-    """Note which plugins and libraries this search runs with, and say what has changed since the study last ran.
+def _record_versions(study: optuna.Study, now: dict[str, str]) -> list[str]:
+    """Record the versions of libraries and plugins; returns a warning where they changed since the study last ran.
 
-    The study's `versions` are the current ones; `earlier_versions` those before, each with the first trial that had
-    others.
+    The study's attribute `versions` holds the current ones, `earlier_versions` each former set with the number of the
+    first trial that did not run with it.
     """
     kept: dict[str, str] | None = study.user_attrs.get("versions")
     if kept == now:

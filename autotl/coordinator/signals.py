@@ -2,45 +2,55 @@
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["INTERRUPTED", "Interrupts", "listening"]
+from autotl.clock import Clock, SystemClock
 
-INTERRUPTED = 8.8
+__all__ = ["INTERRUPT_SECONDS", "Interrupts", "handle_signals"]
+
+INTERRUPT_SECONDS = 8.8
 """Seconds after Ctrl-C for trials to end and the model to be saved."""
 
 
 class Interrupts:
-    """Ctrl-C or SIGTERM: once to end with what there is, twice, or before the first trial, to end at once."""
+    """Handler for Ctrl-C and SIGTERM: the first ends the search with the trials that are finished; a second one, or one
+    before the first trial, raises KeyboardInterrupt."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or SystemClock()
         self.searching = False
-        self.at: float | None = None
-        """time.monotonic() of the first."""
+        """Whether trials have started."""
+        self.moment: float | None = None
+        """When the first signal arrived, on `clock`; None where none did."""
 
     def __call__(self, *_: Any) -> None:
-        if self.at is not None or not self.searching:
+        if self.moment is not None or not self.searching:
             raise KeyboardInterrupt
-        self.at = time.monotonic()
+        self.moment = self.clock.now()
 
-    def too_late(self) -> bool:
-        """Whether whoever pressed Ctrl-C has waited long enough."""
-        return self.at is not None and time.monotonic() > self.at + INTERRUPTED
+    @property
+    def deadline(self) -> float:
+        """The moment until which a user waits after Ctrl-C; infinity without one."""
+        return float("inf") if self.moment is None else self.moment + INTERRUPT_SECONDS
+
+    def overdue(self) -> bool:
+        """Whether a user who pressed Ctrl-C has waited for INTERRUPT_SECONDS."""
+        return self.clock.now() > self.deadline
 
 
 @contextmanager
-def listening() -> Iterator[Interrupts]:
-    """Take Ctrl-C and SIGTERM, where this is the main thread, and give them back as they were."""
-    handler = Interrupts()
+def handle_signals(clock: Clock | None = None) -> Iterator[Interrupts]:
+    """Handle SIGINT and SIGTERM while in the block, and restore the previous handlers. Does nothing off the main thread,
+    where Python handles no signals."""
+    interrupts = Interrupts(clock)
     if threading.current_thread() is not threading.main_thread():
-        yield handler
+        yield interrupts
         return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, interrupts) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield handler
+        yield interrupts
     finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,165 +1,183 @@
-"""What becomes of a worker that dies, hangs or is spoiled, of its trial, and of its device."""
+"""What happens to a worker that crashes, hangs or meets a device error, to its trial, and to its device."""
 
-import shutil
-import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import rmtree
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from autotl.config import StudyConfig
+from autotl.clock import Clock
 from autotl.coordinator.signals import Interrupts
+from autotl.study.trials import Trials
+from autotl.workers.launcher import Ending
 from autotl.workers.messages import member_folder
-from autotl.workers.pool import LocalWorkers, Worker
+from autotl.workers.pool import MAX_CRASHES, CrashCounter, Worker, WorkerPool
 
-__all__ = ["CUT_SHORT", "GRACE", "HANGS", "LOST_IN_A_ROW", "RECYCLED", "Supervision", "fail", "try_again"]
+__all__ = ["INTERRUPTED_SEARCH", "SILENCE_LIMIT", "Supervisor", "fail_trial", "retry_trial"]
 
-CUT_SHORT = "its search was ended while it ran"
-GRACE = 2.0
-"""Seconds past a deadline after which a worker that hasn't looked at it is ended."""
-HANGS = 3600.0
-"""Seconds without a sign of life that are too many where --trial-timeout says nothing: a fit inside a library gives
-none, and may take long."""
-STARTING = 300.0
-"""The same for a worker that imports what it needs."""
-LOST_IN_A_ROW = 3
-"""A device that loses so many workers one after another is taken out of use."""
-RECYCLED = 300
+INTERRUPTED_SEARCH = "the search ended while the trial ran"
+"""Cause of trials that a killed search left running."""
+KILL_GRACE = 2.0
+"""Seconds past the deadline after which a worker that is still busy is killed."""
+SILENCE_LIMIT = 3600.0
+"""Seconds without a message after which a worker hangs, unless --trial-timeout says otherwise: a fit inside of a library
+sends none and may take long."""
+START_LIMIT = 300.0
+"""The same for a worker that starts."""
+MAX_TRIALS_PER_PROCESS = 300
 """Trials after which a worker's process is replaced: whatever a library has leaked goes with it."""
 
 
-def fail(study: optuna.Study, config: StudyConfig, trial: FrozenTrial, cause: str) -> None:
-    """Tell a running trial whose process is gone. What it may have left is no part of the search."""
-    optuna.Trial(study, trial._trial_id).set_user_attr("cause", cause)
-    study.tell(trial.number, state=TrialState.FAIL)
-    shutil.rmtree(member_folder(config.folder, trial.number), ignore_errors=True)
+def fail_trial(trials: Trials, folder: Path, number: int, cause: str) -> None:
+    """Tell a running trial whose process is gone as failed, and remove the model that it may have left."""
+    trials.fail(number, cause)
+    rmtree(member_folder(folder, number), ignore_errors=True)
 
 
-def try_again(study: optuna.Study, trial: FrozenTrial, of_worker: bool = True) -> None:
-    """Queue a trial's recipe once more: all that was chosen of it. One that has taken a worker along twice is left; one
-    whose search ended can't help that."""
+def retry_trial(trials: Trials, trial: FrozenTrial, *, worker_lost: bool = True) -> None:
+    """Queue a trial's parameters again: the chosen ones and those that were enqueued.
+
+    A trial that took a worker with it is retried once; one whose search ended is retried always.
+    """
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    again = "retry_of" in trial.user_attrs
-    if params and not (of_worker and again):
-        study.enqueue_trial(params, user_attrs={"retry_of" if of_worker or again else "resumes": trial.number})
+    is_retry = "retry_of" in trial.user_attrs
+    if params and not (worker_lost and is_retry):
+        trials.enqueue(params, {"retry_of" if worker_lost or is_retry else "resumes": trial.number})
 
 
 @dataclass
-class Supervision:
+class Supervisor:
     """Keeps the workers of one search alive, and its trials told.
 
     Args:
-        told: hears of each trial that is over without its worker having said so.
-        until: time.monotonic() at which trials have to be done; Ctrl-C makes it the moment it came.
+        folder: the study's folder.
+        trial_timeout: seconds without a message after which a worker hangs; None for SILENCE_LIMIT.
+        log: shows a line to the user.
+        on_trial_over: called with each trial that ended without a TrialEnded message.
+        trials_end: the moment at which trials have to be done, or at which Ctrl-C was pressed.
     """
 
-    config: StudyConfig
-    study: optuna.Study
-    workers: LocalWorkers
-    say: Callable[[str], None]
-    told: Callable[[FrozenTrial], None]
-    until: Callable[[], float]
+    folder: Path
+    trials: Trials
+    pool: WorkerPool
+    clock: Clock
     interrupts: Interrupts
-    losses: Counter[str] = field(default_factory=Counter)
-    """Workers lost one after another, by device."""
-    out_of_use: dict[str, str] = field(default_factory=dict)
-    """Devices that are, with what happened there last."""
-    _strays: bool = False
+    trial_timeout: float | None
+    log: Callable[[str], None]
+    on_trial_over: Callable[[FrozenTrial], None]
+    trials_end: Callable[[], float]
+    crashes: CrashCounter = field(default_factory=CrashCounter)
+    """By device."""
+    disabled: dict[str, str] = field(default_factory=dict)
+    """Disabled devices, each with the cause of its last crash."""
+    _suspects: set[int] = field(default_factory=set)
+    """Running trials that may belong to a worker that crashed between asking for a trial and sending its number."""
+    _asking: set[str] = field(default_factory=set)
+    """Workers that may still send the number of one of the suspects."""
 
     def watch(self) -> None:
-        """End what doesn't look at the clock (a fit inside a library can't be told to stop), and what hangs."""
-        now = time.monotonic()
-        patience = self.config.trial_timeout or HANGS
-        for worker in self.workers.workers:
-            silent = now - worker.heard
-            if worker.ended:
+        """Kill workers that run past the deadline (a fit inside of a library can't be interrupted) or hang."""
+        now = self.clock.now()
+        limit = self.trial_timeout or SILENCE_LIMIT
+        late = now > self.trials_end() + KILL_GRACE
+        for worker in self.pool.workers:
+            silent = now - worker.last_message
+            if worker.killed:
                 continue
-            if worker.busy and now > self.until() + GRACE and not self._needed():
-                self.workers.kill(worker, "it was still busy when its time was up, and was ended")
-            elif worker.busy and silent > patience:
-                more = "" if self.config.trial_timeout else ". Give its trials more time: --trial-timeout 3h"
-                self.workers.kill(worker, f"it gave no sign of life for {patience:.0f} s, and was ended{more}")
-            elif not worker.busy and not worker.ready and silent > STARTING:
-                self.workers.kill(worker, f"it wasn't ready after {STARTING:.0f} s, and was ended")
-        self._reap_strays()
+            if late and worker.busy and not self._needed():
+                self.pool.kill(worker, "it was still busy when its time was up, and was killed")
+            elif worker.busy and silent > limit:
+                hint = "" if self.trial_timeout else ". Give trials more time: --trial-timeout 3h"
+                self.pool.kill(worker, f"it sent no sign of life for {limit:.0f} s, and was killed{hint}")
+            elif not worker.busy and not worker.ready and silent > START_LIMIT:
+                self.pool.kill(worker, f"it was not ready after {START_LIMIT:.0f} s, and was killed")
+        self._fail_orphans()
 
     def _needed(self) -> bool:
-        """After Ctrl-C no time is left for a new worker: one of those that are late has to do what is left to do."""
-        return self.interrupts.at is not None and not any(w.ready and not w.busy for w in self.workers.workers)
+        """After Ctrl-C there is no time to start a worker: a busy one has to assemble the model where none is idle."""
+        return self.interrupts.moment is not None and not any(w.ready and not w.busy for w in self.pool.workers)
 
     def usable(self, worker: Worker) -> bool:
-        """Whether another ticket may go to it."""
-        return not (worker.leaving or worker.ended or worker.slot.place in self.out_of_use)
+        """Whether the worker may get another job."""
+        return not (worker.leaving or worker.killed or worker.slot.place in self.disabled)
 
-    def finished(self, worker: Worker) -> None:
-        """A worker has told its trial: its device is sound."""
-        self.losses[worker.slot.place] = 0
-        if worker.slot.place in self.out_of_use:
-            self.workers.drop(worker)
-        elif worker.done >= RECYCLED and not worker.joined and time.monotonic() < self.until() - 30:
-            worker.leave()
+    def asked(self, worker: Worker, number: int) -> None:
+        """A worker sent the number of its trial."""
+        worker.trial = number
+        self._asking.discard(worker.identity)
+        self._suspects.discard(number)
 
-    def spoiled(self, worker: Worker, number: int) -> None:
-        """An accelerator error ended its trial: never again in that process, once more in another."""
-        trial = self.study.get_trials(deepcopy=False)[number]
-        try_again(self.study, trial)
-        self.say(f"{worker.slot.name}: trial {number}: {trial.user_attrs.get('cause')}: its worker starts anew")
-        worker.ended = trial.user_attrs.get("cause", "an accelerator error")
+    def trial_ended(self, worker: Worker) -> None:
+        """A worker has told its trial, so its device works."""
+        self.crashes.succeeded(worker.slot.place)
+        if worker.slot.place in self.disabled:
+            self.pool.drop(worker)
+        elif worker.num_trials >= MAX_TRIALS_PER_PROCESS and not worker.joined:
+            if self.clock.now() < self.trials_end() - 30:
+                self.pool.leave(worker)
 
-    def lost(self, worker: Worker) -> None:
-        """A worker ended: its trial is over, its siblings never notice, and a new one takes its place."""
-        late = time.monotonic() > self.until()
-        cause = worker.cause_of_death()
+    def device_error(self, worker: Worker, trial: FrozenTrial, cause: str) -> None:
+        """An accelerator error failed the trial: it is retried once in another process, and this one ends."""
+        retry_trial(self.trials, trial)
+        self.log(f"{worker.slot.name}: trial {trial.number}: {cause}: its worker restarts")
+        self.pool.kill(worker, cause)
+
+    def ended(self, worker: Worker, ending: Ending) -> None:
+        """A worker's process is gone: its trial fails and is retried once, and a new process replaces it."""
+        late = self.clock.now() > self.trials_end()
+        self._asking.discard(worker.identity)
         if worker.trial is not None:
-            self._over(worker.trial, cause, again=not late)
+            self._over(worker.trial, ending.cause, retry=not late)
         elif worker.busy:
-            self._strays = True  # between asking for a trial and saying so
-        elif not worker.leaving and not worker.ended:
-            self.say(f"{worker.slot.name}: {cause} (see {worker.log})")
-        if worker.leaving or (worker.ended and late):
-            self._next(worker, late)
-            return
-        place = worker.slot.place
-        self.losses[place] += 1
-        if self.losses[place] >= LOST_IN_A_ROW and not late:
-            self._take_out(worker, cause)
+            self._suspect_orphans()
+        elif not worker.leaving and not worker.killed:
+            self.log(f"{worker.slot.name}: {ending.cause}{f' (see {ending.log})' if ending.log else ''}")
+        if worker.leaving or (worker.killed and late):
+            self._replace(worker, late)
+        elif self.crashes.crashed(worker.slot.place) and not late:
+            self._disable(worker, ending.cause)
         else:
-            self._next(worker, late)
+            self._replace(worker, late)
 
-    def _next(self, worker: Worker, late: bool) -> None:
-        """Another process in this one's place, unless it isn't ours to start, or the siblings can finish the search."""
-        if worker.joined or (late and len(self.workers.workers) > 1) or worker.slot.place in self.out_of_use:
-            self.workers.drop(worker)
+    def _replace(self, worker: Worker, late: bool) -> None:
+        """Start a process in the worker's place, unless another process restarts it or the others suffice."""
+        if worker.joined or (late and len(self.pool.workers) > 1) or worker.slot.place in self.disabled:
+            self.pool.drop(worker)
         else:
-            self.workers.replace(worker)
+            self.pool.replace(worker)
 
-    def _take_out(self, lost: Worker, cause: str) -> None:
-        """Its other workers may end what they are at."""
-        place = lost.slot.place
-        self.out_of_use[place] = cause
-        self.say(f"{place} is taken out of use: it lost {LOST_IN_A_ROW} workers in a row, the last because {cause}")
-        for worker in list(self.workers.workers):
-            if worker is lost or (worker.slot.place == place and not worker.busy):
-                self.workers.drop(worker)
+    def _disable(self, crashed: Worker, cause: str) -> None:
+        """Use a device no more. Its other workers finish the trials that they run."""
+        place = crashed.slot.place
+        self.disabled[place] = cause
+        self.log(f"{place} is disabled after {MAX_CRASHES} crashed workers, the last because {cause}")
+        for worker in list(self.pool.workers):
+            if worker is crashed or (worker.slot.place == place and not worker.busy):
+                self.pool.drop(worker)
 
-    def _over(self, number: int, cause: str, again: bool) -> None:
-        """Tell a trial whose process is gone; once, its recipe is queued again."""
-        trial = self.study.get_trials(deepcopy=False)[number]
+    def _over(self, number: int, cause: str, *, retry: bool) -> None:
+        """Fail a trial whose process is gone, unless it was told before, and queue it again once."""
+        trial = self.trials.get(number)
         if trial.state == TrialState.RUNNING:
-            fail(self.study, self.config, trial, cause)
-            if again:
-                try_again(self.study, trial)
-        self.told(self.study.get_trials(deepcopy=False)[number])
+            fail_trial(self.trials, self.folder, number, cause)
+            if retry:
+                retry_trial(self.trials, trial)
+        self.on_trial_over(self.trials.get(number))
 
-    def _reap_strays(self) -> None:
-        """Tell a trial that a worker had asked for and died before it could say so: nobody owns up to it."""
-        busy = [worker for worker in self.workers.workers if worker.busy]
-        if not self._strays or any(worker.trial is None for worker in busy):
+    # -- trials whose worker died between `study.ask()` and reporting its number
+
+    def _suspect_orphans(self) -> None:
+        owned = {worker.trial for worker in self.pool.workers}
+        self._suspects |= {trial.number for trial in self.trials.running()} - owned
+        self._asking |= {w.identity for w in self.pool.workers if w.busy and w.trial is None and not w.killed}
+
+    def _fail_orphans(self) -> None:
+        """Fail suspects once no living worker can still turn out to be their owner."""
+        asking = {w.identity for w in self.pool.workers if w.busy and w.trial is None} & self._asking
+        if not self._suspects or asking:
             return
-        self._strays = False
-        owned = {worker.trial for worker in busy}
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.number not in owned:
-                self._over(trial.number, "its worker ended as it began", again=True)
+        suspects, self._suspects, self._asking = self._suspects, set(), set()
+        for number in sorted(suspects):
+            if self.trials.get(number).state == TrialState.RUNNING:
+                self._over(number, "its worker ended before the trial began", retry=True)

@@ -172,7 +172,7 @@ class BackboneFeatures:
     def levels(self, subset: Literal["train", "validation", "test"], levels: str, view: View = ORIGINAL) -> np.ndarray:
         """Pooled outputs [n, num_features], float32, in the order of the subset's images."""
         rows = self._rows(subset, view, None, (self.layout.width,), self.extractor.store)
-        return rows.recorded.read(rows.digests.tolist(), "float32", self.layout.columns(levels))
+        return rows.recorded.read(rows.digests.tolist(), "float32", self.layout.features(levels))
 
     def boundary(
         self, subset: Literal["train", "validation", "test"], block: int, view: View = ORIGINAL

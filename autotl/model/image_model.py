@@ -167,13 +167,13 @@ class ImageModel:
         first = members[0]
         backbone = self.backbones[first.backbone_digest]
         module = self._module(first)
-        leveled = FeatureLevels(GraphSplit(module, backbone.blocks(module)))
-        layout = leveled.layout(backbone.preprocessing.size)
+        feature_levels = FeatureLevels(GraphSplit(module, backbone.blocks(module)))
+        layout = feature_levels.layout(backbone.preprocessing.size)
         registry = self.registry or load_registry()
         frozen = first.fitted.backbone_state is None
         kept = self.conversions if frozen else None
         engine = registry.engine(None, self.device) if many or (kept and kept.exists()) else TorchEngine()
-        network, size = Normalize(leveled, backbone.preprocessing).eval(), backbone.preprocessing.size
+        network, size = Normalize(feature_levels, backbone.preprocessing).eval(), backbone.preprocessing.size
         precision, key = engine.precision(self.device), conversion_key(first.backbone_digest) if frozen else ""
         compiled = engine.compile(network, size, self.device, self.threads, precision, cache=kept, key=key)
         if (engine.name, precision) != (TorchEngine.name, "fp32"):
@@ -224,8 +224,8 @@ class ImageModel:
         for digest, backbone in self.backbones.items():
             layouts[digest] = self._save_weights(backbone, digest, draft / "backbones" / f"{digest[:16]}.safetensors")
         for i, member in enumerate(self.members):
-            columns = layouts[member.backbone_digest].columns(member.fitted.levels)
-            save_member(member, columns.stop - columns.start, draft / "members" / str(i))
+            num_features = layouts[member.backbone_digest].num_features(member.fitted.levels)
+            save_member(member, num_features, draft / "members" / str(i))
         used = [
             {"name": b.name, "digest": d, "pretrained_on": b.pretrained_on, "license": b.license}
             for d, b in self.backbones.items()
@@ -285,8 +285,8 @@ class _Pass:
         rows = {v: to_row_dtype(self.compiled(seen), ROWS).astype(np.float32) for v, seen in images.items()}
 
         def one(member: Member) -> np.ndarray:
-            columns = self.layout.columns(member.fitted.levels)
-            return member.weight * member.probabilities([rows[view][:, columns] for view in member.fitted.views])
+            features = self.layout.features(member.fitted.levels)
+            return member.weight * member.probabilities([rows[view][:, features] for view in member.fitted.views])
 
         return sum(map(one, self.members), np.zeros(()))
 

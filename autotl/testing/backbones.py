@@ -1,5 +1,8 @@
-"""What every backbone promises. Weights that aren't on this machine are never fetched: checks of them are skipped, the
-others run on arbitrary ones."""
+"""The contract checks for backbones.
+
+No weights are downloaded. Where the weights aren't on this machine, checks of the weights are skipped and the other
+checks run on arbitrary ones.
+"""
 
 import copy
 import pickle
@@ -27,13 +30,14 @@ INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
 
 @BACKBONE.promise(Backbone)
 def is_described(backbone: Backbone) -> None:
-    """A backbone has a name without spaces, and says in words what it was pretrained on and under which licence its
-    weights are."""
-    expect(isinstance(backbone.name, str) and re.fullmatch(r"\S+", backbone.name), f"name is {backbone.name!r}")
+    """A backbone has a name without spaces (but for the path of a file), and texts that state its pretraining data and
+    the licence of its weights."""
+    name: Any = backbone.name
+    expect(isinstance(name, str) and re.fullmatch(r"\S+", _without_path(name)), f"name is {name!r}")
     for attribute in ("pretrained_on", "license"):
-        words = getattr(backbone, attribute)
-        expect(isinstance(words, str) and words.strip(), f"{attribute} is {words!r}")
-    expect(isinstance(backbone.is_cached, bool), f"offline is {backbone.is_cached!r}, neither True nor False")
+        text = getattr(backbone, attribute)
+        expect(isinstance(text, str) and text.strip(), f"{attribute} is {text!r}")
+    expect(isinstance(backbone.is_cached, bool), f"is_cached is {backbone.is_cached!r}, neither True nor False")
 
 
 @BACKBONE.promise(Backbone)
@@ -303,7 +307,7 @@ def levels_record_the_output(backbone: Backbone) -> None:
         layout = leveled.layout(backbone.preprocessing.size)
         rows, expected = leveled(images), module(images)
     expect(rows.shape == (2, layout.width), f"rows are {list(rows.shape)} and their layout is {layout.width} wide")
-    off = float((rows[:, layout.columns("last")] - expected).abs().max())
+    off = float((rows[:, layout.features("last")] - expected).abs().max())
     expect(off <= 1e-3 * float(expected.abs().max()), f"the recorded output is off by {off:.3g}")
 
 

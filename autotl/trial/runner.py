@@ -218,10 +218,10 @@ def _record(bench: Bench, trial: optuna.Trial, result: Result, value: float) -> 
     labels = bench.labels("validation")
     classes = len(context.dataset.classes)
     member = Member(recipe, result.fitted, backbone.digest, classes, trial=trial.number, validation=value)
-    columns = bench.extractor.of(backbone).layout.columns(result.fitted.levels)
+    num_features = bench.extractor.of(backbone).layout.num_features(result.fitted.levels)
     folder = member_folder(context.folder, trial.number)
     write_atomically(folder / "validation.npy", lambda file: np.save(file, result.probabilities))
-    save_member(member, columns.stop - columns.start, folder)
+    save_member(member, num_features, folder)
 
     if recipe.digest != Recipe.from_dict(trial.user_attrs["recipe"]).digest:  # time cut it short
         trial.set_user_attr("recipe", recipe.to_dict())

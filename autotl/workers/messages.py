@@ -1,9 +1,13 @@
-"""What passes between the coordinator and its workers. Everything here pickles, and none of it needs torch."""
+"""The protocol between a coordinator and its workers: every message as a frozen dataclass.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+Messages travel as JSON (`autotl.workers.codec`). No message holds a moment, since clocks differ between processes:
+`remaining` fields are seconds left when the message is sent, None for no limit. Nothing here imports torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from autotl.config import StudyConfig
 from autotl.data.dataset import ImageDataset
@@ -11,50 +15,275 @@ from autotl.data.splits import Split
 from autotl.devices import Slot
 from autotl.study.space import Choices
 
-__all__ = ["Context", "Finish", "Send", "Ticket", "member_folder"]
-
-Send = Callable[..., None]
-"""`send("doing", text)`: tells the coordinator something; see `autotl.workers.pool` for the words."""
+__all__ = [
+    "FROM_COORDINATOR",
+    "FROM_WORKER",
+    "Activity",
+    "Context",
+    "Crashed",
+    "DeviceError",
+    "DiskIsFull",
+    "Extracting",
+    "Finalize",
+    "Finalized",
+    "FromWorker",
+    "Hello",
+    "Log",
+    "ModelSaved",
+    "PluginFailed",
+    "PluginIsBroken",
+    "Ready",
+    "RunTrial",
+    "SearchFacts",
+    "SetDeadline",
+    "Setup",
+    "Stop",
+    "ToWorker",
+    "TrialAsked",
+    "TrialEnded",
+    "TrialProgress",
+    "TrialStarted",
+    "member_folder",
+]
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a worker has to know before its first ticket."""
+    """What a worker needs before its first job."""
 
     config: StudyConfig
     folder: Path
+    """The study's folder, absolute."""
     dataset: ImageDataset
     split: Split
     choices: Choices
     slot: Slot
     cores: int
-    """All that the search may use: for the last step, when the other workers rest."""
+    """CPU cores of the whole search: the finalizing worker uses all of them while the others rest."""
 
 
 @dataclass(frozen=True)
-class Ticket:
-    """Leave to run one trial."""
+class SearchFacts:
+    """What the coordinator knows about a search that is about to end."""
 
-    time_budget: float
-    """Seconds that the trial should keep within; it plans its epochs by them."""
+    elapsed: float
+    """Seconds since the search began."""
+    trials: Mapping[str, int]
+    """Number of trials by state: `complete`, `pruned`, `failed`."""
+    versions: Mapping[str, str]
+    """Versions of libraries and plugins by distribution."""
+
+
+# -- from the coordinator to a worker
 
 
 @dataclass(frozen=True)
-class Finish:
-    """The last ticket: choose the members, fit them again, save the model, look at the test images once."""
+class Setup:
+    """Prepare for jobs: load plugins, open the study, create the engine. Answered by Ready."""
 
-    until: float
-    """time.monotonic() at which the result has to be there."""
-    seconds_an_image: dict[str, float]
-    """What a pass over an image takes with all cores, by backbone, where it was measured."""
-    facts: dict[str, Any]
-    """What the coordinator knows of the result: seconds, versions, counts of trials."""
+    context: Context
+    remaining: float | None
+    """Seconds until trials have to be done."""
+
+
+@dataclass(frozen=True)
+class SetDeadline:
+    """The moment at which trials have to be done has moved."""
+
+    remaining: float | None
+
+
+@dataclass(frozen=True)
+class RunTrial:
+    """Job: ask for a trial, train it, tell its result. Answered by TrialAsked … TrialEnded."""
+
+    time_budget: float | None
+    """Seconds that the trial plans to train for."""
+
+
+@dataclass(frozen=True)
+class Finalize:
+    """Last job: select the members, refit them, save the model, predict the test images once."""
+
+    remaining: float | None
+    """Seconds until the result is due."""
+    seconds_per_image: Mapping[str, float]
+    """Measured duration of a pass with all cores, by backbone."""
+    facts: SearchFacts
     refit: bool = True
-    """No where a worker was lost over it."""
-    brief: bool = False
-    """Somebody waits at the keyboard: where there is no time to look at all test images, look at none."""
+    """False after a worker crashed while it refitted."""
+    interrupted: bool = False
+    """A user waits after Ctrl-C: skip the test images unless there is time for all of them."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End the process with exit code 0 once the current job is done."""
+
+
+# -- from a worker to the coordinator; each message is a sign of life
+
+
+@dataclass(frozen=True)
+class Hello:
+    """First message on a connection: which worker this is."""
+
+    token: str
+    """What the launcher gave to the process that it started."""
+    slot: Slot
+    """Where the worker runs; a worker that joins from another process tells it to the coordinator."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker waits for jobs."""
+
+
+@dataclass(frozen=True)
+class TrialAsked:
+    """The worker has created trial `number` in the study, or taken a waiting one."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """The trial has its recipe."""
+
+    number: int
+    strategy: str
+    backbone: str
+    head: str
+    description: str
+
+
+@dataclass(frozen=True)
+class TrialProgress:
+    """The trial has used a fraction of its own budget; `score` is its best validation score."""
+
+    number: int
+    fraction: float
+    score: float
+
+
+@dataclass(frozen=True)
+class TrialEnded:
+    """The trial is told: the study has its state and value."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class DeviceError:
+    """The trial is told as failed by an accelerator error. The worker's process ends: it cannot be trusted further."""
+
+    number: int
+    cause: str
+
+
+@dataclass(frozen=True)
+class Extracting:
+    """Features of images are being extracted, or test images predicted."""
+
+    backbone: str
+    """"" for predictions of the whole model."""
+    ran: str
+    """What ran: "levels" (the network with all feature levels), "prefix-N" (up to block N), "images" (decoding)."""
+    view: str
+    done: int
+    total: int
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the worker does now, in words for people."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Log:
+    """A line for the user."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class PluginFailed:
+    """A plugin's hook raised: a warning for the user, once for each plugin and hook."""
+
+    plugin: str
+    hook: str
+    text: str
+
+
+@dataclass(frozen=True)
+class PluginIsBroken:
+    """The same under --strict-plugins: the search ends."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class DiskIsFull:
+    """The disk that holds `path` is full: the search ends."""
+
+    text: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class ModelSaved:
+    """The model is on disk, its test images not yet predicted."""
+
+    result: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Finalized:
+    """Finalize is done."""
+
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """The worker cannot go on; its process ends."""
+
+    traceback: str
+
+
+ToWorker: TypeAlias = Setup | SetDeadline | RunTrial | Finalize | Stop
+FromWorker: TypeAlias = (
+    Hello
+    | Ready
+    | TrialAsked
+    | TrialStarted
+    | TrialProgress
+    | TrialEnded
+    | DeviceError
+    | Extracting
+    | Activity
+    | Log
+    | PluginFailed
+    | PluginIsBroken
+    | DiskIsFull
+    | ModelSaved
+    | Finalized
+    | Crashed
+)
+
+FROM_COORDINATOR = {cls.__name__: cls for cls in (Setup, SetDeadline, RunTrial, Finalize, Stop)}
+FROM_WORKER = {
+    cls.__name__: cls
+    for cls in (
+        *(Hello, Ready, TrialAsked, TrialStarted, TrialProgress, TrialEnded, DeviceError, Extracting, Activity, Log),
+        *(PluginFailed, PluginIsBroken, DiskIsFull, ModelSaved, Finalized, Crashed),
+    )
+}
 
 
 def member_folder(folder: Path, number: int) -> Path:
-    """Where a trial's fitted model lies in a study's folder."""
+    """Where the fitted model of trial `number` lies in a study's folder."""
     return folder / "trials" / f"{number:05}"

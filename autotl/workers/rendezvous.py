@@ -1,96 +1,123 @@
-"""Where workers meet their coordinator: a socket and its key, in a folder that only this user may enter.
-
-Nothing of it lies in the study's folder, which may come from somebody else: what passes through is pickled.
-"""
+"""Where workers connect to their coordinator: a Unix socket and its key, in a folder that only this user may enter."""
 
 import hashlib
 import os
 import queue
 import secrets
 import stat
-import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import AuthenticationError, Pipe
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from typing import Any
 
 from autotl.atomic_io import write_atomically
 from autotl.errors import AutotlError
 
-__all__ = ["Rendezvous", "rendezvous_folder"]
+__all__ = ["Endpoint", "Rendezvous", "rendezvous_folder"]
+
+MAX_SOCKET_PATH = 103
+"""Bytes: macOS takes a path of 103 for a socket, Linux of 107."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Address and key of a coordinator."""
+
+    address: str
+    key: bytes
+
+    @classmethod
+    def find(cls, study: Path) -> "Endpoint":
+        """The coordinator that searches on the study in folder `study` now. Raises AutotlError where there is none."""
+        for root in _roots():
+            with suppress(OSError, ValueError):
+                address, key = (root / _name(study) / "key").read_text().splitlines()
+                return cls(address, bytes.fromhex(key))
+        raise AutotlError(f"No search runs in {study}, so there is none to join: start it without --join.")
+
+
+def _name(study: Path) -> str:
+    return hashlib.sha256(os.fsencode(study.resolve())).hexdigest()[:16]
+
+
+def _roots() -> Iterator[Path]:
+    """Folders for sockets, the preferred first: the temporary folder, or /tmp where the former's path is too long."""
+    for temporary in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
+        yield Path(temporary) / f"autotl-{os.getuid()}"
 
 
 def rendezvous_folder(study: Path) -> Path:
-    """The folder for the study in the folder `study`. Raises AutotlError where another user has made it."""
-    user = os.getuid() if os.name == "posix" else "user"
-    root = Path(tempfile.gettempdir()) / f"autotl-{user}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    if os.name == "posix":
-        found = root.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & 0o077:
-            raise AutotlError(f"{root} isn't this user's alone: remove it, or set TMPDIR to another folder.")
-    return root / hashlib.sha256(os.fsencode(study.resolve())).hexdigest()[:16]
+    """The folder for the study in folder `study`; its parent is made with access for this user alone.
+
+    It lies outside of the study's folder, which may be a stranger's. Raises AutotlError where another user owns it, and
+    where no folder has a path short enough for a socket.
+    """
+    for root in _roots():
+        folder = root / _name(study)
+        if len(os.fsencode(folder / "socket")) <= MAX_SOCKET_PATH:
+            break
+    else:
+        raise AutotlError(f"The path of {folder} is too long for a socket. Set TMPDIR to a shorter folder.")
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = root.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise AutotlError(f"{root} is open to other users: remove it, or set TMPDIR to another folder.")
+    return folder
 
 
 class Rendezvous:
-    """The coordinator's side: it listens for workers as long as it lives.
+    """The coordinator's side: accepts connections on a thread of its own until it is closed.
 
-    Only the holder of the study's lock may open one: it takes the place of one that a killed coordinator left.
+    Only the holder of the study's lock may open one, since it replaces the socket of a killed coordinator.
     """
 
     def __init__(self, study: Path):
         self.folder = rendezvous_folder(study)
         self.folder.mkdir(exist_ok=True)
-        self.key = secrets.token_bytes(32)
         socket = self.folder / "socket"
         socket.unlink(missing_ok=True)
-        windows = sys.platform == "win32"
-        address = rf"\\.\pipe\autotl-{self.folder.name}" if windows else str(socket)
-        self.address = address
-        self.listener = Listener(address, "AF_PIPE" if windows else "AF_UNIX", backlog=64, authkey=self.key)
-        write_atomically(self.folder / "key", f"{address}\n{self.key.hex()}".encode())
-        self.arrived: queue.SimpleQueue[tuple[Connection, dict[str, Any]]] = queue.SimpleQueue()
-        """Connections with what they said of themselves."""
+        self.endpoint = Endpoint(str(socket), secrets.token_bytes(32))
+        self._listener = Listener(str(socket), "AF_UNIX", backlog=64, authkey=self.endpoint.key)
+        write_atomically(self.folder / "key", f"{socket}\n{self.endpoint.key.hex()}".encode())
+        self._accepted: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         self._closing = False
         self.bell, self._ring = Pipe(duplex=False)
-        """Has something to read when somebody has arrived."""
-        threading.Thread(target=self._receive, daemon=True).start()
+        """Readable when a connection has arrived; to be waited for together with the connections."""
+        threading.Thread(target=self._accept, daemon=True, name="rendezvous").start()
 
-    def _receive(self) -> None:
+    def _accept(self) -> None:
         while not self._closing:
             try:
-                connection = self.listener.accept()
-                self.arrived.put((connection, connection.recv()))
-                self._ring.send(None)
+                self._accepted.put(self._listener.accept())
+                self._ring.send_bytes(b".")
             except (AuthenticationError, EOFError, ConnectionError):
-                continue  # somebody with another key, or who was killed on the way
+                continue  # a process with another key, or one that was killed while it connected
             except OSError:
                 return  # closed
 
+    def arrivals(self) -> list[Connection]:
+        """Connections that were accepted since the last call."""
+        connections = []
+        while self.bell.poll():
+            self.bell.recv_bytes()
+            connections.append(self._accepted.get())
+        return connections
+
     def close(self) -> None:
+        """Stop listening and remove the socket and its key. Idempotent."""
         if self._closing:
             return
         self._closing = True
-        with suppress(OSError, EOFError):
-            Client(self.address, authkey=self.key).close()  # or accept() would wait for ever
+        with suppress(OSError, EOFError, AuthenticationError):
+            Client(self.endpoint.address, authkey=self.endpoint.key).close()  # ends accept(), which blocks
         with suppress(OSError):
-            self.listener.close()
+            self._listener.close()
         for name in ("key", "socket"):
             with suppress(OSError):
                 (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
-
-    @staticmethod
-    def find(study: Path) -> tuple[str, str]:
-        """Address and key (hex) of the coordinator that searches on the study now. Raises AutotlError without one."""
-        try:
-            address, key = (rendezvous_folder(study) / "key").read_text().splitlines()
-        except (OSError, ValueError):
-            raise AutotlError(
-                f"No search runs in {study}, so there is none to join: start it without --join."
-            ) from None
-        return address, key

@@ -77,7 +77,7 @@ def test_the_last_tap_is_the_networks_own_output(whole: tuple) -> None:
     leveled = FeatureLevels(graph_split)
     with torch.inference_mode():
         rows = leveled(images)
-    assert torch.equal(rows[:, leveled.layout(images.shape[-1]).columns("last")], expected)
+    assert torch.equal(rows[:, leveled.layout(images.shape[-1]).features("last")], expected)
 
 
 def test_the_layout_is_as_wide_as_the_rows(whole: tuple) -> None:
@@ -87,9 +87,9 @@ def test_the_layout_is_as_wide_as_the_rows(whole: tuple) -> None:
     with torch.inference_mode():
         rows = leveled(images)
     assert rows.shape == (2, layout.width)
-    widths = [rows[:, layout.columns(levels)].shape[1] for levels in LEVELS]
-    inner = 2 * layout.averages or layout.output
-    assert widths == [layout.output, layout.output + layout.averages, inner, layout.width]
+    widths = [rows[:, layout.features(levels)].shape[1] for levels in LEVELS]
+    inner = 2 * layout.means or layout.output
+    assert widths == [layout.output, layout.output + layout.means, inner, layout.width]
     assert layout.output == expected.shape[1]
 
 
@@ -104,7 +104,7 @@ def test_a_stage_is_recorded_with_its_average_and_its_maximum() -> None:
             graph_split.prefix(4)(images),
         )  # what leaves layer3, the last stage before the last
         last = graph_split.module.forward_features(images)
-    averages, maxima = rows[:, layout.columns("inner+max")].chunk(2, 1)
+    averages, maxima = rows[:, layout.features("inner+max")].chunk(2, 1)
     torch.testing.assert_close(averages[:, -third.shape[1] :], third.mean((2, 3)))
     torch.testing.assert_close(maxima[:, -third.shape[1] :], third.amax((2, 3)))
     torch.testing.assert_close(rows[:, -last.shape[1] :], last.amax((2, 3)))
@@ -115,7 +115,7 @@ def test_maps_with_their_channels_last_are_pooled_over_places() -> None:
     with torch.inference_mode():
         first = graph_split.prefix(1)(torch.zeros(1, 3, size, size))
     assert first.shape[3] == 24
-    assert FeatureLevels(graph_split).layout(size).averages % 24 == 0
+    assert FeatureLevels(graph_split).layout(size).means % 24 == 0
 
 
 def test_layout_leaves_the_mode_as_it_was() -> None:
@@ -178,7 +178,7 @@ def test_a_network_that_cannot_be_traced_is_used_whole() -> None:
     images = torch.rand(2, 3, 16, 16)
     leveled = FeatureLevels(graph_split)
     assert graph_split.cut(1) is None
-    assert leveled.layout(16) == Layout(output=5, averages=0, last=0)
+    assert leveled.layout(16) == Layout(output=5, means=0, last_maxima=0)
     with torch.inference_mode():
         assert torch.equal(leveled(images), graph_split.module(images))
 

@@ -60,9 +60,9 @@ def _bare_engine(ground: Ground, location: str) -> float:
     dataset, preprocessing = ground.dataset(location), ground.backbone.preprocessing
     images = np.stack([load_view(path, "", preprocessing) for path in dataset.paths[:32]])
     module = ground.backbone.build()
-    leveled = Normalize(FeatureLevels(GraphSplit(module, ground.backbone.blocks(module))), preprocessing).eval()
+    network = Normalize(FeatureLevels(GraphSplit(module, ground.backbone.blocks(module))), preprocessing).eval()
     engine = ground.engine
-    run = engine.compile(leveled, preprocessing.size, "cpu", ground.threads, engine.precision("cpu"))
+    run = engine.compile(network, preprocessing.size, "cpu", ground.threads, engine.precision("cpu"))
     with ThreadPoolExecutor(ground.threads) as callers:  # as many at once as the engine was made ready for
         list(callers.map(run, [images] * 2 * ground.threads))
         taken = seconds(lambda: list(callers.map(run, [images] * BARE_BATCHES)))

@@ -1,320 +1,350 @@
-"""A worker that dies, hangs or is spoiled costs its own trial, which is told and tried once more."""
+"""A worker that crashes, hangs or meets a device error costs its own trial, which is told and retried once."""
 
-import os
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from autotl.api import search
-from autotl.config import StudyConfig
-from autotl.coordinator import supervisor as supervision
+from autotl.coordinator import supervisor as module
 from autotl.coordinator.signals import Interrupts
-from autotl.coordinator.supervisor import RECYCLED, Supervision, fail, try_again
-from autotl.devices import Slot, parse_devices
+from autotl.coordinator.supervisor import MAX_TRIALS_PER_PROCESS, Supervisor, fail_trial, retry_trial
+from autotl.devices import Slot
 from autotl.errors import NoTrialSucceeded
 from autotl.study.storage import open_storage
-from autotl.study.study import open_study
-from autotl.workers.pool import LocalWorkers, Worker
+from autotl.study.trials import StudyTrials
+from autotl.testing.scripted import ScriptedLauncher, VirtualClock
+from autotl.workers.launcher import Ending
+from autotl.workers.messages import Stop
+from autotl.workers.pool import WorkerPool
+
+CRASH = Ending("the worker ended (killed by signal 9, SIGKILL)", -9, "worker.log")
 
 
-class Hall:
-    """Workers that are no processes: records what is done with them."""
+@dataclass
+class Scene:
+    """A supervisor with scripted workers, a study in memory, and what it logged and told."""
 
-    def __init__(self, *names):
-        self.workers = [self._worker(Slot(name, name.split(":")[0], "cpu", 1)) for name in names]
-        self.done = []
+    supervisor: Supervisor
+    pool: WorkerPool
+    study: optuna.Study
+    clock: VirtualClock
+    lines: list = field(default_factory=list)
+    told: list = field(default_factory=list)
 
-    def _worker(self, slot):
-        worker = Worker(slot, Path("none.log"), process=self)
-        worker.ready = True
-        return worker
+    @property
+    def workers(self):
+        return self.pool.workers
 
-    def poll(self):
-        return 1
+    @property
+    def trials(self):
+        return self.study.trials
 
-    def wait(self):
-        return -9
+    def begin(self, worker, **params):
+        """The worker asks for a trial and draws its parameters."""
+        if params:
+            self.study.enqueue_trial(params)
+        trial = self.study.ask()
+        for name in params:
+            trial.suggest_float(name, 0, 1)
+        worker.ready = worker.busy = True
+        worker.since = worker.last_message = self.clock.now()
+        self.supervisor.asked(worker, trial.number)
+        return trial
 
-    def kill(self, worker, why):
-        self.done.append(("kill", worker.slot.name))
-        worker.ended = why
+    def crash(self, index=0, ending=CRASH):
+        worker = self.workers[index]
+        if worker.trial is None and not worker.busy:
+            self.begin(worker)
+        self.supervisor.ended(worker, ending)
 
-    def replace(self, worker):
-        self.done.append(("replace", worker.slot.name))
-        self.workers[self.workers.index(worker)] = self._worker(worker.slot)
-
-    def drop(self, worker):
-        self.done.append(("drop", worker.slot.name))
-        self.workers.remove(worker)
+    def end(self, worker):
+        worker.idle()
+        self.supervisor.trial_ended(worker)
 
 
 @pytest.fixture
-def supervised(tmp_path):
-    """`supervised("cpu:0", …)`: supervision of such workers, with the lines that it says in `.lines`."""
+def scene(tmp_path):
+    """`scene("cpu:0", "cuda:1", …)`: one worker for each name; `deadline` in seconds from now."""
 
-    def make(*names, until=float("inf"), **config):
-        config = StudyConfig(data="cells", output=tmp_path, **config)
-        study = open_study(tmp_path, "cells", "maximize", 0)
-        lines, told = [], []
-        made = Supervision(config, study, Hall(*names), lines.append, told.append, lambda: until, Interrupts())
-        made.lines, made.trials_told = lines, told
-        return made
+    def make(*names, deadline=float("inf"), trial_timeout=None):
+        clock = VirtualClock()
+        slots = [Slot(name, name.split(":")[0], "cpu", 1) for name in names]
+        pool = WorkerPool(ScriptedLauncher(clock, ending=CRASH), slots, clock)
+        for worker in pool.workers:
+            worker.ready = True
+        study, lines, told = optuna.create_study(direction="maximize"), [], []
+        end = clock.now() + deadline
+        supervisor = Supervisor(
+            tmp_path,
+            StudyTrials(study),
+            pool,
+            clock,
+            Interrupts(clock),
+            trial_timeout,
+            lines.append,
+            lambda trial: told.append(trial.number),
+            lambda: end,
+        )
+        return Scene(supervisor, pool, study, clock, lines, told)
 
     return make
 
 
-def begin(supervised, worker, **params):
-    """The worker asks for a trial and chooses its parameters."""
-    if params:
-        supervised.study.enqueue_trial(params)
-    trial = supervised.study.ask()
-    for name in params:
-        trial.suggest_float(name, 0, 1)
-    worker.busy, worker.trial, worker.since, worker.heard = True, trial.number, time.monotonic(), time.monotonic()
-    return trial
+def names(scene):
+    return [worker.slot.name for worker in scene.workers]
 
 
-def lose(supervised, index=0):
-    worker = supervised.workers.workers[index]
-    begin(supervised, worker)
-    supervised.lost(worker)
+# crashes
 
 
-# death
+def test_a_crash_fails_the_trial_with_its_cause_and_queues_the_recipe_once(scene):
+    one = scene("cpu:0", "cpu:1")
+    crashed = one.workers[0]
+    one.begin(crashed, x=0.25)
+    one.crash()
+    lost, retry = one.trials
+    assert (lost.state, lost.user_attrs["cause"]) == (TrialState.FAIL, CRASH.cause)
+    assert (retry.state, retry.user_attrs["retry_of"]) == (TrialState.WAITING, 0)
+    assert one.told == [0]
+    assert names(one) == ["cpu:0", "cpu:1"]
+    assert one.workers[0] is not crashed
 
-
-def test_a_lost_trial_fails_with_the_cause_and_its_recipe_is_queued_once(supervised):
-    one = supervised("cpu:0", "cpu:1")
-    begin(one, one.workers.workers[0], x=0.25)
-    one.lost(one.workers.workers[0])
-    lost, again = one.study.trials
-    assert lost.state == TrialState.FAIL
-    assert lost.user_attrs["cause"].startswith("the worker ended (killed by signal 9, SIGKILL")
-    assert (again.state, again.user_attrs["retry_of"]) == (TrialState.WAITING, 0)
-    assert [t.number for t in one.trials_told] == [0]
-    assert one.workers.done == [("replace", "cpu:0")]
-
-    again = begin(one, one.workers.workers[0])
+    again = one.begin(one.workers[0])
     assert again.suggest_float("x", 0, 1) == 0.25
-    one.lost(one.workers.workers[0])
-    assert [t.state for t in one.study.trials] == [TrialState.FAIL, TrialState.FAIL]
+    one.crash()
+    assert [trial.state for trial in one.trials] == [TrialState.FAIL, TrialState.FAIL]
 
 
-def test_what_was_queued_but_not_yet_chosen_is_queued_again(supervised):
-    one = supervised("cpu:0")
+def test_parameters_that_were_enqueued_and_not_yet_drawn_are_queued_again(scene):
+    one = scene("cpu:0")
     one.study.enqueue_trial({"x": 0.125, "y": 0.5})
-    one.workers.workers[0].busy = True
-    one.workers.workers[0].trial = one.study.ask().number
-    one.lost(one.workers.workers[0])
-    assert one.study.trials[1].system_attrs["fixed_params"] == {"x": 0.125, "y": 0.5}
+    one.begin(one.workers[0])
+    one.crash()
+    assert one.trials[1].system_attrs["fixed_params"] == {"x": 0.125, "y": 0.5}
 
 
-def test_a_trial_told_before_its_worker_died_stays_as_it_was_told(supervised):
-    one = supervised("cpu:0")
-    one.study.tell(begin(one, one.workers.workers[0]), 0.75)
-    one.lost(one.workers.workers[0])
-    assert [t.value for t in one.study.trials] == [0.75]
-    assert [t.number for t in one.trials_told] == [0]
+def test_a_trial_that_was_told_before_the_crash_stays_as_it_was_told(scene):
+    one = scene("cpu:0")
+    one.study.tell(one.begin(one.workers[0]), 0.75)
+    one.crash()
+    assert [trial.value for trial in one.trials] == [0.75]
+    assert one.told == [0]
 
 
-def test_a_trial_that_its_worker_had_no_time_to_own_up_to_is_found(supervised):
-    one = supervised("cpu:0", "cpu:1")
-    first, second = one.workers.workers
-    begin(one, first)
-    first.trial = None
-    second.busy = True  # it has a ticket, and may be the one that asked
-    one.lost(first)
-    one.watch()
-    assert one.study.trials[0].state == TrialState.RUNNING
-    begin(one, second)
-    one.watch()
-    assert [t.state for t in one.study.trials] == [TrialState.FAIL, TrialState.RUNNING]
-    assert one.study.trials[0].user_attrs["cause"] == "its worker ended as it began"
+def test_a_crash_between_asking_and_sending_the_number_leaves_no_running_trial(scene):
+    one = scene("cpu:0", "cpu:1")
+    first, second = one.workers
+    first.busy = second.busy = True
+    one.study.ask()  # by the one or the other
+    one.crash()
+    one.supervisor.watch()
+    assert one.trials[0].state == TrialState.RUNNING  # it may be the other's
+    one.study.ask()
+    one.supervisor.asked(second, 1)
+    one.supervisor.watch()
+    assert [trial.state for trial in one.trials] == [TrialState.FAIL, TrialState.RUNNING]
+    assert one.trials[0].user_attrs["cause"] == "its worker ended before the trial began"
+    assert one.told == [0]
 
 
-def test_what_a_lost_trial_left_is_no_part_of_the_search(supervised, tmp_path):
-    one = supervised("cpu:0")
-    trial = begin(one, one.workers.workers[0])
-    left = one.config.folder / "trials" / f"{trial.number:05}"
+def test_a_suspect_that_turns_out_to_be_a_living_workers_goes_on(scene):
+    one = scene("cpu:0", "cpu:1")
+    first, second = one.workers
+    first.busy = second.busy = True
+    one.study.ask()
+    one.crash()
+    one.supervisor.asked(second, 0)
+    one.supervisor.watch()
+    assert one.trials[0].state == TrialState.RUNNING
+    assert one.told == []
+
+
+def test_workers_that_ask_later_do_not_delay_it(scene):
+    one = scene("cpu:0", "cpu:1", "cpu:2")
+    first, _, third = one.workers
+    first.busy = True
+    one.study.ask()
+    one.crash()
+    third.busy = True  # asks for a trial of its own, after the crash
+    one.supervisor.watch()
+    assert one.trials[0].state == TrialState.FAIL
+
+
+def test_the_model_that_a_lost_trial_left_is_removed(scene, tmp_path):
+    one = scene("cpu:0")
+    trial = one.begin(one.workers[0])
+    left = tmp_path / "trials" / f"{trial.number:05}"
     left.mkdir(parents=True)
-    fail(one.study, one.config, one.study.trials[0], "gone")
+    fail_trial(StudyTrials(one.study), tmp_path, trial.number, "gone")
     assert not left.exists()
 
 
-def test_a_search_that_ended_is_no_reason_to_give_a_recipe_up(supervised):
-    one = supervised("cpu:0")
-    trial = begin(one, one.workers.workers[0], x=0.5)
+def test_a_recipe_that_a_killed_search_interrupted_is_retried_each_time(scene, tmp_path):
+    one = scene("cpu:0")
+    trials = StudyTrials(one.study)
+    trial = one.begin(one.workers[0], x=0.5)
     for _ in range(3):
-        fail(one.study, one.config, one.study.trials[trial.number], "ended")
-        try_again(one.study, one.study.trials[trial.number], of_worker=False)
+        fail_trial(trials, tmp_path, trial.number, "interrupted")
+        retry_trial(trials, one.trials[trial.number], worker_lost=False)
         trial = one.study.ask()
         assert trial.suggest_float("x", 0, 1) == 0.5
+
+
+def test_a_worker_that_crashes_without_a_trial_is_logged_with_its_log(scene):
+    one = scene("cpu:0")
+    one.supervisor.ended(one.workers[0], CRASH)
+    assert one.lines == [f"cpu:0: {CRASH.cause} (see worker.log)"]
+    assert len(one.workers) == 1
 
 
 # devices
 
 
-def test_a_device_that_loses_three_workers_in_a_row_is_taken_out_of_use_and_named(supervised):
-    one = supervised("cuda:0", "cuda:1", "cuda:0#2")
-    lose(one, 0)
-    lose(one, 2)
-    assert one.workers.done == [("replace", "cuda:0"), ("replace", "cuda:0#2")]
-    lose(one, 0)
-    assert [w.slot.name for w in one.workers.workers] == ["cuda:1"]
-    assert one.lines[-1].startswith("cuda:0 is taken out of use: it lost 3 workers in a row")
+def test_a_device_is_disabled_after_three_crashes_in_a_row(scene):
+    one = scene("cuda:0", "cuda:1", "cuda:0#2")
+    one.crash(0)
+    one.crash(2)
+    assert names(one) == ["cuda:0", "cuda:1", "cuda:0#2"]
+    one.crash(0)
+    assert names(one) == ["cuda:1"]
+    assert one.lines[-1] == f"cuda:0 is disabled after 3 crashed workers, the last because {CRASH.cause}"
 
 
-def test_a_trial_that_is_told_clears_its_device(supervised):
-    one = supervised("cuda:0")
+def test_a_trial_that_ends_well_resets_the_count(scene):
+    one = scene("cuda:0")
     for _ in range(4):
-        lose(one)
-        lose(one)
-        one.finished(one.workers.workers[0])
-    assert not one.out_of_use
+        one.crash()
+        one.crash()
+        one.end(one.workers[0])
+    assert not one.supervisor.disabled
 
 
-def test_a_worker_beside_those_that_died_may_end_its_trial(supervised):
-    one = supervised("cuda:0", "cuda:0#2")
-    sibling = one.workers.workers[1]
-    begin(one, sibling)
+def test_a_busy_worker_on_a_disabled_device_finishes_its_trial(scene):
+    one = scene("cuda:0", "cuda:0#2")
+    sibling = one.workers[1]
+    one.begin(sibling)
     for _ in range(3):
-        lose(one)
-    assert one.workers.workers == [sibling]
-    assert not one.usable(sibling)
-    one.finished(sibling)
-    assert one.workers.workers == []
+        one.crash()
+    assert one.workers == [sibling]
+    assert not one.supervisor.usable(sibling)
+    one.end(sibling)
+    assert one.workers == []
 
 
-def test_an_accelerator_error_ends_the_process_and_counts_against_the_device(supervised):
-    one = supervised("cuda:0")
+def test_a_device_error_ends_the_process_and_counts_as_a_crash(scene):
+    one = scene("cuda:0")
+    cause = "RuntimeError: CUDA error: an illegal memory access was encountered"
     for _ in range(3):
-        worker = one.workers.workers[0]
-        trial = begin(one, worker, x=0.5)
-        trial.set_user_attr("cause", "RuntimeError: CUDA error: an illegal memory access was encountered")
+        worker = one.workers[0]
+        trial = one.begin(worker, x=0.5)
         one.study.tell(trial, state=TrialState.FAIL)
-        worker.busy, worker.trial = False, None
-        one.spoiled(worker, trial.number)
-        assert not one.usable(worker)
-        one.lost(worker)
-    assert "illegal memory access" in one.out_of_use["cuda:0"]
-    assert one.study.trials[1].user_attrs["retry_of"] == 0
+        worker.idle()
+        one.supervisor.device_error(worker, one.trials[trial.number], cause)
+        assert worker.identity in one.pool.launcher.killed
+        assert not one.supervisor.usable(worker)
+        (ending,) = [message for w, message in one.pool.poll(0) if w is worker]
+        one.supervisor.ended(worker, ending)
+    assert one.supervisor.disabled == {"cuda:0": cause}
+    assert one.trials[1].user_attrs["retry_of"] == 0
 
 
-def test_a_worker_is_replaced_after_so_many_trials_and_that_is_no_loss(supervised):
-    one = supervised("cpu:0")
-    worker = one.workers.workers[0]
-    worker.done = RECYCLED
-    one.finished(worker)
-    assert worker.leaving
-    assert not one.usable(worker)
-    one.lost(worker)
-    assert one.workers.done == [("replace", "cpu:0")]
-    assert not one.losses["cpu:0"]
+def test_a_process_is_replaced_after_so_many_trials_and_that_is_no_crash(scene):
+    one = scene("cpu:0")
+    worker = one.workers[0]
+    worker.num_trials = MAX_TRIALS_PER_PROCESS
+    one.end(worker)
+    assert one.pool.launcher.jobs(worker.identity) == [Stop()]
+    assert not one.supervisor.usable(worker)
+    one.supervisor.ended(worker, Ending("the worker ended (exit code 0)", 0))
+    assert one.workers[0] is not worker
+    assert not one.supervisor.crashes["cpu:0"]
     assert not one.lines
+
+
+def test_a_worker_that_joined_is_dropped_when_it_ends(scene):
+    one = scene("cpu:0", "cpu:0@4711")
+    one.workers[1].joined = True
+    one.crash(1)
+    assert names(one) == ["cpu:0"]
 
 
 # hanging
 
 
-@pytest.mark.parametrize(("silent", "ended"), [(4.0, False), (6.0, True)])
-def test_no_sign_of_life_for_the_trial_timeout_ends_a_worker(silent, ended, supervised):
-    one = supervised("cpu:0", trial_timeout=5)
-    worker = one.workers.workers[0]
-    begin(one, worker, x=0.5)
-    worker.since -= 100  # it runs for long, which is no fault
-    worker.heard -= silent
-    one.watch()
-    assert bool(worker.ended) is ended
-    if ended:
-        one.lost(worker)
-        assert one.study.trials[0].user_attrs["cause"] == "it gave no sign of life for 5 s, and was ended"
-        assert one.study.trials[1].user_attrs["retry_of"] == 0
+@pytest.mark.parametrize(("silent", "killed"), [(4.0, False), (6.0, True)])
+def test_silence_for_the_trial_timeout_kills_a_worker(silent, killed, scene):
+    one = scene("cpu:0", trial_timeout=5)
+    worker = one.workers[0]
+    one.begin(worker, x=0.5)
+    one.clock.sleep(100)
+    worker.last_message = one.clock.now() - silent
+    one.supervisor.watch()
+    assert bool(worker.killed) is killed
+    if killed:
+        (ending,) = [message for w, message in one.pool.poll(0) if w is worker]
+        one.supervisor.ended(worker, ending)
+        assert one.trials[0].user_attrs["cause"] == "it sent no sign of life for 5 s, and was killed"
+        assert one.trials[1].user_attrs["retry_of"] == 0
 
 
-def test_a_worker_that_never_gets_ready_is_ended(supervised, monkeypatch):
-    monkeypatch.setattr(supervision, "STARTING", 10.0)
-    one = supervised("cpu:0")
-    worker = one.workers.workers[0]
+def test_without_a_trial_timeout_an_hour_of_silence_kills_with_a_hint(scene):
+    one = scene("cpu:0")
+    one.begin(one.workers[0])
+    one.clock.sleep(module.SILENCE_LIMIT + 1)
+    one.supervisor.watch()
+    assert one.workers[0].killed.endswith("Give trials more time: --trial-timeout 3h")
+
+
+def test_a_worker_that_is_never_ready_is_killed(scene):
+    one = scene("cpu:0")
+    worker = one.workers[0]
     worker.ready = False
-    one.watch()
-    assert not worker.ended
-    worker.heard -= 11
-    one.watch()
-    assert worker.ended == "it wasn't ready after 10 s, and was ended"
+    one.clock.sleep(module.START_LIMIT - 1)
+    one.supervisor.watch()
+    assert not worker.killed
+    one.clock.sleep(2)
+    one.supervisor.watch()
+    assert worker.killed == "it was not ready after 300 s, and was killed"
 
 
-def test_a_trial_past_the_searchs_time_is_ended_and_not_tried_again(supervised):
-    one = supervised("cpu:0", until=time.monotonic() - 10)
-    begin(one, one.workers.workers[0], x=0.5)
-    one.watch()
-    one.lost(one.workers.workers[0])
-    assert len(one.study.trials) == 1
-    assert "still busy" in one.study.trials[0].user_attrs["cause"]
+def test_a_trial_past_the_deadline_is_killed_and_not_retried(scene):
+    one = scene("cpu:0", deadline=10)
+    worker = one.workers[0]
+    one.begin(worker, x=0.5)
+    one.clock.sleep(11)
+    one.supervisor.watch()
+    assert not worker.killed  # within the grace
+    one.clock.sleep(2)
+    one.supervisor.watch()
+    (ending,) = [message for w, message in one.pool.poll(0) if w is worker]
+    one.supervisor.ended(worker, ending)
+    assert len(one.trials) == 1
+    assert "still busy" in one.trials[0].user_attrs["cause"]
 
 
-# processes
+def test_after_ctrl_c_the_only_worker_is_kept_for_the_model(scene):
+    one = scene("cpu:0", deadline=0)
+    one.begin(one.workers[0])
+    one.supervisor.interrupts.searching = True
+    one.supervisor.interrupts()
+    one.clock.sleep(5)
+    one.supervisor.watch()
+    assert not one.workers[0].killed
 
 
-def test_a_python_that_cannot_start_is_said_and_not_waited_for(cells, tmp_path, monkeypatch):
+# real processes
+
+
+def test_a_python_that_cannot_start_ends_the_search_with_its_last_line(cells, tmp_path, monkeypatch):
     false = tmp_path / "python"
     false.write_text("#!/bin/sh\necho 'no such interpreter' >&2\nexit 3\n")
     false.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(false))
-    with pytest.raises(NoTrialSucceeded, match=r"cpu:0 is out of use: .*exit code 3\): no such interpreter"):
+    with pytest.raises(NoTrialSucceeded, match=r"cpu:0 is disabled: .*exit code 3\): no such interpreter"):
         search(str(cells), output=tmp_path / "studies", trials=1, backbones=["efficientnet_lite0"], devices="cpu")
-
-
-def test_last_words_are_the_processs_own(tmp_path):
-    log = tmp_path / "worker.log"
-    log.write_text("ValueError: of the one before\n")
-    process = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"])
-    worker = Worker(Slot("cpu:0", "cpu", "cpu", 1), log, process=process, logged=log.stat().st_size)
-    assert worker.cause_of_death() == "the worker ended (killed by signal 11, SIGSEGV)"
-    with log.open("a") as file:
-        file.write("Fatal Python error: Segmentation fault\n\nCurrent thread:\n  File x\n")
-    assert worker.cause_of_death().endswith("SIGSEGV): Fatal Python error: Segmentation fault")
-
-
-CHILD = """
-import os, pathlib, subprocess
-if "AUTOTL_WORKER" in os.environ:
-    child = subprocess.Popen(["sleep", "60"])
-    (pathlib.Path(__file__).parent / f"child-{child.pid}").touch()
-"""
-
-
-@pytest.mark.skipif(os.name != "posix", reason="process groups")
-def test_workers_and_what_they_started_die_with_a_killed_coordinator_even_when_they_hang(until, tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text(CHILD)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    code = (
-        "import sys, time; from pathlib import Path; from autotl.devices import parse_devices; "
-        "from autotl.workers.pool import LocalWorkers; "
-        "w = LocalWorkers(parse_devices('cpu*2'), Path(sys.argv[1])); "
-        "print(*(x.process.pid for x in w.workers), flush=True); time.sleep(60)"
-    )
-    coordinator = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    workers = [int(word) for word in coordinator.stdout.readline().split()]
-    until(lambda: len(list(tmp_path.glob("child-*"))) == 2, 5)
-    children = [int(page.name.split("-")[1]) for page in tmp_path.glob("child-*")]
-    assert all(map(_alive, workers + children))
-    os.kill(workers[0], signal.SIGSTOP)  # it can't notice anything any more
-    coordinator.kill()
-    coordinator.wait()
-    until(lambda: not any(map(_alive, workers + children)), 5)
-
-
-def _alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 FAULTS = """
@@ -340,7 +370,7 @@ class Faulty(Head):
             print(self.name, os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"], file=file)
         if self.name == "hangs" and first_time(self.name):
             time.sleep(60)
-        if self.name == "spoils" and first_time(self.name):
+        if self.name == "device_error" and first_time(self.name):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         time.sleep(1)  # or the sibling has used up all tickets while this one hangs
         return LogisticRegression(C=params["C"])
@@ -348,11 +378,11 @@ class Faulty(Head):
 @autotl.hookimpl
 def autotl_register_heads(register):
     register(Faulty("hangs"))
-    register(Faulty("spoils"))
+    register(Faulty("device_error"))
 """
 
 
-def test_stand_in_gpus_are_told_apart_and_hanging_and_spoiled_workers_are_replaced(
+def test_stand_in_gpus_are_told_apart_and_hanging_workers_and_device_errors_are_replaced(
     cells, tmp_path, install_plugin, monkeypatch
 ):
     slots = [
@@ -364,13 +394,13 @@ def test_stand_in_gpus_are_told_apart_and_hanging_and_spoiled_workers_are_replac
     install_plugin("hanging", FAULTS)
     found = search(
         str(cells), output=tmp_path / "studies", trials=20, backbones=["efficientnet_lite0"], trial_timeout="8s",
-        heads=["hangs", "spoils"], strategies=["fast_extraction"], test="none",
+        heads=["hangs", "device_error"], strategies=["fast_extraction"], test="none",
     )  # fmt: skip
     trials = optuna.load_study(study_name="cells", storage=open_storage(found.folder)).trials
     causes = sorted(t.user_attrs["cause"] for t in trials if t.state == TrialState.FAIL)
     assert causes == [
         "RuntimeError: CUDA error: an illegal memory access was encountered",
-        "it gave no sign of life for 8 s, and was ended",
+        "it sent no sign of life for 8 s, and was killed",
     ]
     again = [t for t in trials if "retry_of" in t.user_attrs]
     assert [t.state for t in again] == [TrialState.COMPLETE] * 2
@@ -378,14 +408,6 @@ def test_stand_in_gpus_are_told_apart_and_hanging_and_spoiled_workers_are_replac
     assert found.result["trials"] == {"complete": 18, "pruned": 0, "failed": 2}
     seen = [line.split() for line in (tmp_path / "seen").read_text().splitlines()]
     assert {tuple(rest) for _, _, *rest in seen} == {("MIG-a", "1"), ("MIG-a", "2")}
-    for name in ("hangs", "spoils"):
+    for name in ("hangs", "device_error"):
         first = next(i for i, line in enumerate(seen) if line[0] == name)
         assert seen[first][1] not in [pid for _, pid, *_ in seen[first + 1 :]]
-
-
-def test_workers_end_with_their_search(tmp_path):
-    workers = LocalWorkers(parse_devices("cpu"), tmp_path)
-    process = workers.workers[0].process
-    workers.close(at_once=True)
-    assert process.poll() is not None
-    assert not workers.rendezvous.folder.exists()

@@ -118,7 +118,7 @@ def test_features_are_computed_once_and_read_again(counting: FeatureExtractor, t
     assert counting.engine.images == 36
     wider = features.levels("train", "stages+max")
     assert counting.engine.images == 36
-    assert (wider[:, features.layout.columns("last")] == first).all()
+    assert (wider[:, features.layout.features("last")] == first).all()
 
 
 def test_another_process_reads_what_was_recorded(counting: FeatureExtractor, tiny) -> None:

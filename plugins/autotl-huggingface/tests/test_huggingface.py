@@ -143,7 +143,7 @@ def test_blocks_are_patches_and_layers_and_each_can_be_the_freeze_boundary(kind:
     assert [block.name for block in graph_split.blocks] == ["patches", "layers.0", "layers.1", last]
     assert None not in [graph_split.cut(block) for block in range(4)]
     assert (
-        FeatureLevels(graph_split).layout(backbone.preprocessing.size).averages == 3 * 32
+        FeatureLevels(graph_split).layout(backbone.preprocessing.size).means == 3 * 32
     )  # of what leaves each but the last
 
 

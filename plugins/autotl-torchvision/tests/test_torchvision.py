@@ -91,7 +91,7 @@ def test_other_networks_of_the_families_can_be_cut_and_tapped(model: str) -> Non
         module = backbone._network().eval()  # type: ignore[attr-defined]
     graph_split = GraphSplit(module, backbone.blocks(module))
     assert None not in [graph_split.cut(block) for block in range(1, len(graph_split.blocks))]
-    assert len(graph_split.stages) >= 5
+    assert len(graph_split.stage_outputs) >= 5
 
 
 def test_vggs_blocks_lie_between_its_poolings_and_it_ends_in_the_pooled_last_map(made: Make) -> None:
@@ -113,7 +113,7 @@ def test_maps_of_swin_are_pooled_over_places_not_channels() -> None:
     backbone = TorchvisionBackbone("torchvision:swin_t")
     module = backbone.build(pretrained=False)
     layout = FeatureLevels(GraphSplit(module, backbone.blocks(module))).layout(64)
-    assert layout.averages == 96 + 192 + 384 + 768  # each stage's channels, after the merging that follows it
+    assert layout.means == 96 + 192 + 384 + 768  # each stage's channels, after the merging that follows it
 
 
 @pytest.mark.parametrize("model", ["vgg16", "convnext_tiny", "swin_t", "efficientnet_v2_s"])

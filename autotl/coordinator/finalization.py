@@ -1,0 +1,96 @@
+"""The end of a search, as the coordinator sees it: one worker assembles, saves and tests the model."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from autotl.coordinator.coordinator import POLL_SECONDS, Coordinator
+from autotl.coordinator.supervisor import SILENCE_LIMIT
+from autotl.devices import Slot, parse_devices
+from autotl.errors import AutotlError
+from autotl.events import SearchFinished
+from autotl.workers.launcher import Ending
+from autotl.workers.messages import Finalize, SearchFacts
+from autotl.workers.pool import MAX_CRASHES, Worker, remaining_or_none
+
+__all__ = ["finalize"]
+
+PREDICTION_SLOWDOWN = 1.3
+"""A pass over test images takes longer than one that only extracts features."""
+
+
+def finalize(search: Coordinator) -> Mapping[str, Any]:
+    """Have a worker select the members, refit them, save the model and predict the test images; returns what
+    `result.json` holds, with the leaderboard.
+
+    A worker that crashes over it is replaced, and the second attempt refits nothing.
+
+    Raises:
+        NoTrialSucceeded: no trial is complete.
+        AutotlError: no worker could assemble the model.
+        KeyboardInterrupt: Ctrl-C came too early for a model, or there was no time for one.
+    """
+    search.require_success()
+    end = search.started + search.config.time if search.config.time else math.inf
+    search.pool.set_deadline(end)
+    for refit in (True, False):
+        result = _attempt(search, min(end, search.interrupts.deadline), refit=refit)
+        if result is not None:
+            search.emit("on_search_finished", SearchFinished(result, search.config.folder))
+            return result
+    raise AutotlError(f"The model could not be assembled; the trials are kept. See {search.config.folder / 'logs'}")
+
+
+def _job(search: Coordinator, end: float, *, refit: bool) -> Finalize:
+    speeds = search.scheduler.measured_speeds()
+    facts = SearchFacts(search.clock.now() - search.started, search.scoreboard.counts, search.versions)
+    return Finalize(
+        remaining_or_none(end - search.clock.now()),
+        {backbone: PREDICTION_SLOWDOWN * seconds for backbone, seconds in speeds.items()},
+        facts,
+        refit,
+        interrupted=search.interrupts.moment is not None,
+    )
+
+
+def _attempt(search: Coordinator, end: float, *, refit: bool) -> Mapping[str, Any] | None:
+    """The result from the first idle worker; None where that worker crashed."""
+    pool = search.pool
+    chosen: Worker | None = None
+    crashes = 0
+    while crashes < MAX_CRASHES:
+        if search.interrupts.moment is not None:
+            pool.set_deadline(search.started)
+        for worker, message in pool.poll(POLL_SECONDS):
+            if isinstance(message, Ending):
+                crashes += not worker.leaving
+                pool.drop(worker)
+                if not worker.leaving:
+                    search.log(f"{worker.slot.name}: {message.cause}{f' (see {message.log})' if message.log else ''}")
+                if worker is chosen:
+                    return search.result
+            else:
+                search.handle(worker, message)
+        if search.result is not None:
+            return search.result
+        own = [worker for worker in pool.workers if not worker.joined and search.supervisor.usable(worker)]
+        if not own:
+            pool.add(_sound_slot(search))
+        if chosen is None:
+            chosen = next((worker for worker in own if worker.ready and not worker.busy), None)
+            if chosen:
+                pool.give(chosen, _job(search, end, refit=refit), "selecting the model")
+        elif search.clock.now() - chosen.last_message > SILENCE_LIMIT:
+            pool.kill(chosen, f"it sent no sign of life for {SILENCE_LIMIT:.0f} s, and was killed")
+        if search.saved and search.interrupts.overdue():
+            search.log("There was no time to predict the test images: the same command goes on, and does.")
+            return search.saved
+        search.give_up_when_overdue()
+        search.redraw()
+    return None
+
+
+def _sound_slot(search: Coordinator) -> Slot:
+    """A slot for the last step: on a device that is not disabled, else on the CPU."""
+    slots = [slot for slot in search.pool.slots if slot.place not in search.supervisor.disabled]
+    return slots[0] if slots else parse_devices("cpu")[0]

@@ -1,0 +1,84 @@
+"""The score of a running search: trials by state, the best one, and which fitted models are worth keeping."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import rmtree
+
+from optuna.trial import FrozenTrial, TrialState
+
+from autotl.events import TrialFinished
+from autotl.metrics import Metric
+from autotl.study.study import trial_event
+
+__all__ = ["FINISHED_STATES", "HOPELESS_FAILURES", "Scoreboard"]
+
+FINISHED_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+HOPELESS_FAILURES = 10
+"""Failures of one cause, without any other outcome, after which a search ends early with that cause."""
+NUM_RECENT = 12
+
+
+@dataclass
+class Scoreboard:
+    """Counts each finished trial once.
+
+    Args:
+        folder: the study's folder.
+    """
+
+    folder: Path
+    metric: Metric
+    counts: dict[str, int] = field(default_factory=lambda: {"complete": 0, "pruned": 0, "failed": 0})
+    best: TrialFinished | None = None
+    recent: list[TrialFinished] = field(default_factory=list)
+    causes: Counter[str] = field(default_factory=Counter)
+    """Of failed trials."""
+    resumable: int = 0
+    """Trials that ended with an earlier search: their recipes are retried beyond the trials that were asked for."""
+    _kept: dict[tuple[str, str, str], TrialFinished] = field(default_factory=dict)
+    """The trial whose fitted model is kept, by (strategy, backbone, head)."""
+    _log_loss: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def num_finished(self) -> int:
+        return sum(self.counts.values())
+
+    def add(self, trial: FrozenTrial) -> TrialFinished:
+        """Count a finished trial. Removes the fitted model of whichever trial of the same strategy, backbone and head
+        scores worse, since a model is made of the best of each and fitted models fill disks."""
+        event = trial_event(trial)
+        self.counts[event.state] += 1
+        if event.state == "failed":
+            self.causes[event.cause or "unknown"] += 1
+        better = event.value is not None and (
+            self.best is None or self.metric.better(event.value, self.best.value or 0.0)
+        )
+        if better:
+            event = trial_event(trial, is_best=True)
+            self.best = event
+        self.recent = [*self.recent, event][-NUM_RECENT:]
+        if event.value is not None:
+            self._log_loss[event.number] = trial.user_attrs.get("log_loss", 0.0)
+            self._keep_best(event)
+        return event
+
+    def _keep_best(self, event: TrialFinished) -> None:
+        key = event.strategy, event.backbone, event.head
+        kept = self._kept.get(key)
+        worse = event
+        if kept is None or self._rank(event) < self._rank(kept):
+            self._kept[key], worse = event, kept or event
+        if kept is not None:
+            rmtree(self.folder / "trials" / f"{worse.number:05}", ignore_errors=True)
+
+    def _rank(self, event: TrialFinished) -> tuple[float, float, int]:
+        """Sorts the best first; equal scores by log loss, then by number."""
+        sign = -1.0 if self.metric.greater_is_better else 1.0
+        return sign * (event.value or 0.0), self._log_loss[event.number], event.number
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether nothing but one cause of failure came of at least HOPELESS_FAILURES trials."""
+        alone = len(self.causes) == 1 and self.num_finished == self.counts["failed"]
+        return alone and self.counts["failed"] >= HOPELESS_FAILURES

@@ -1,0 +1,550 @@
+"""A coordinator, whole, with scripted workers, a virtual clock and a study in memory: no process, no image."""
+
+import math
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from autotl.atomic_io import DiskFull
+from autotl.config import StudyConfig
+from autotl.coordinator.coordinator import Coordinator
+from autotl.coordinator.finalization import finalize
+from autotl.coordinator.scoreboard import HOPELESS_FAILURES
+from autotl.coordinator.signals import INTERRUPT_SECONDS, Interrupts
+from autotl.devices import Slot
+from autotl.errors import AutotlError, BrokenPlugin, NoTrialSucceeded
+from autotl.events import Callback, EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
+from autotl.metrics import Metric
+from autotl.study.trials import StudyTrials
+from autotl.testing.scripted import ScriptedLauncher, VirtualClock
+from autotl.ui.progress import Progress
+from autotl.workers import messages
+from autotl.workers.messages import (
+    Crashed,
+    DeviceError,
+    DiskIsFull,
+    Extracting,
+    Finalize,
+    Finalized,
+    Hello,
+    Log,
+    ModelSaved,
+    PluginFailed,
+    PluginIsBroken,
+    Ready,
+    RunTrial,
+    SetDeadline,
+    TrialAsked,
+    TrialEnded,
+    TrialProgress,
+)
+from autotl.workers.pool import WorkerPool
+
+
+class Recorder(Progress):
+    """Keeps what it is shown."""
+
+    def __init__(self):
+        self.lines, self.events, self.snapshots = [], [], []
+
+    def on_search_started(self, event):
+        self.events.append(event)
+
+    def on_trial_finished(self, event):
+        self.events.append(event)
+
+    def on_search_finished(self, event):
+        self.events.append(event)
+
+    def update(self, snapshot):
+        self.snapshots.append(snapshot)
+
+    def log(self, line):
+        self.lines.append(line)
+
+
+class StubScheduler:
+    """Wants one trial after the other, and keeps what it learns."""
+
+    time_share, default_seconds_per_image = 0.5, 0.01
+
+    def __init__(self):
+        self.speeds, self.results, self.budgets = [], [], []
+
+    def next(self, time_budget, running, number):
+        self.budgets.append((time_budget, dict(running), number))
+        return {"x": number / 100}
+
+    def finished(self, params, seconds, value, extraction_seconds=0.0):
+        self.results.append((params, value))
+
+    def observe_speed(self, backbone, ran, device_type, speed):
+        self.speeds.append((backbone, ran, device_type, speed))
+
+    def measured_speeds(self):
+        return {"resnet18": 0.5} if self.speeds else {}
+
+
+class Scene:
+    """A coordinator and what it was made of."""
+
+    def __init__(self, folder, callbacks=(), plugin_callbacks=(), devices=("cpu:0", "cpu:1"), num_test=0, **config):
+        self.clock = VirtualClock()
+        self.launcher = ScriptedLauncher(self.clock)
+        slots = [Slot(name, name.split(":")[0], "cpu", 2) for name in devices]
+        self.pool = WorkerPool(self.launcher, slots, self.clock)
+        self.study = optuna.create_study(direction="maximize")
+        self.scheduler, self.recorder, self.interrupts = StubScheduler(), Recorder(), Interrupts(self.clock)
+        self.search = Coordinator(
+            config=StudyConfig(data="cells", output=folder, **config),
+            trials=StudyTrials(self.study),
+            scheduler=self.scheduler,
+            pool=self.pool,
+            clock=self.clock,
+            progress=self.recorder,
+            interrupts=self.interrupts,
+            metric=Metric("accuracy", lambda labels, probabilities: 0.0),
+            started=self.clock.now(),
+            num_test=num_test,
+            versions={"torch": "2"},
+            callbacks=callbacks,
+            plugin_callbacks=plugin_callbacks,
+        )
+        self.interrupts.searching = True
+        self.answers = iter(lambda: 0.5, None)
+        """What trials are worth, one after the other; an exception's text fails one."""
+        self.seconds = 1.0
+        self.launcher.send = self._send
+
+    def start(self):
+        for worker in self.pool.workers:
+            self.launcher.deliver(worker.identity, [Hello(worker.identity, worker.slot), Ready()])
+
+    def _send(self, worker, message):
+        """Workers that run each job at once."""
+        self.launcher.sent.append((worker, message))
+        if isinstance(message, RunTrial):
+            trial = self.study.ask()
+            trial.suggest_float("x", 0, 1)
+            self.launcher.deliver(worker, [TrialAsked(trial.number)])
+            answer = next(self.answers)
+            self.clock.sleep(self.seconds)
+            if isinstance(answer, str):
+                trial.set_user_attr("cause", answer)
+                self.study.tell(trial, state=TrialState.FAIL)
+            else:
+                trial.set_user_attr("recipe", {"strategy": "s", "backbone": "b", "head": "h"})
+                self.study.tell(trial, answer)
+            self.launcher.deliver(worker, [TrialEnded(trial.number)])
+
+    def answer(self, *values):
+        self.answers = iter(values)
+
+    def run(self):
+        self.start()
+        self.search.run()
+        return self
+
+    @property
+    def jobs(self):
+        return [message for _, message in self.launcher.sent if isinstance(message, RunTrial)]
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """`scene(trials=3, …)`"""
+    return lambda **more: Scene(tmp_path, **more)
+
+
+def event(folder=Path("studies/cells")):
+    return SearchStarted("cells", folder, "cells", ("a", "b"), {"train": 1}, "accuracy", ("cpu:0",), ("b",))
+
+
+# jobs
+
+
+def test_as_many_jobs_as_trials_are_handed_out(scene):
+    one = scene(trials=5).run()
+    assert len(one.jobs) == 5
+    assert [trial.state for trial in one.study.trials] == [TrialState.COMPLETE] * 5
+    assert [trial.params["x"] for trial in one.study.trials] == [0.0, 0.01, 0.02, 0.03, 0.04]
+    assert [number for *_, number in one.scheduler.budgets] == [0, 1, 2, 3, 4]
+
+
+def test_a_worker_that_is_not_ready_gets_no_job(scene):
+    one = scene(trials=3)
+    slow = one.pool.workers[1]
+    one.start()
+    one.launcher.inbox.pop()  # its Ready
+    one.search.handle(one.pool.workers[0], Ready())
+    one.launcher.late.append((slow.identity, Ready()))
+    one.search.run()
+    assert len(one.study.trials) == 3
+
+
+def test_without_a_time_limit_trials_have_no_time_budget(scene):
+    assert set(scene(trials=2).run().jobs) == {RunTrial(None)}
+
+
+def test_a_trial_plans_for_its_share_of_the_search_and_no_longer_than_the_trial_timeout(scene):
+    assert scene(time=1000).run().jobs[0] == RunTrial(500.0)
+    assert scene(time=1000, trial_timeout=40).run().jobs[0] == RunTrial(40.0)
+
+
+def test_a_time_limit_ends_the_trials_before_it(scene):
+    one = scene(time=60).run()
+    assert 30 < one.clock.now() - one.search.started < 60
+    assert len(one.study.trials) > 10
+
+
+def test_time_is_reserved_for_many_test_images(scene):
+    few, many = scene(time=60), scene(time=60, num_test=1000)
+    assert few.run().clock.now() - many.run().clock.now() > 5
+    assert many.clock.now() - many.search.started > 0.65 * 60
+
+
+def test_no_worker_at_all_ends_the_search(scene):
+    one = scene(trials=3)
+    one.pool.workers.clear()
+    one.search.run()
+    with pytest.raises(NoTrialSucceeded, match="No trial was finished in the time given"):
+        one.search.require_success()
+
+
+# messages
+
+
+def test_each_trial_is_counted_and_announced_once(scene):
+    one = scene(trials=4)
+    one.answer(0.5, "ValueError: no", 0.75, 0.6)
+    one.run()
+    assert one.search.scoreboard.counts == {"complete": 3, "pruned": 0, "failed": 1}
+    finished = [e for e in one.recorder.events if isinstance(e, TrialFinished)]
+    assert [(e.number, e.value, e.is_best) for e in finished] == [
+        (0, 0.5, True),
+        (1, None, False),
+        (2, 0.75, True),
+        (3, 0.6, False),
+    ]
+    assert finished[1].cause == "ValueError: no"
+    assert [value for _, value in one.scheduler.results] == [0.5, None, 0.75, 0.6]
+
+
+def test_a_backbone_with_spaces_keeps_its_name(scene):
+    one = scene(trials=1)
+    name = "resnet18@/my photos · at home/weights 2.safetensors"
+    one.search.handle(one.pool.workers[0], Extracting(name, "levels", "none", 500, 500, 80.0))
+    assert one.scheduler.speeds == [(name, "levels", "cpu", 40.0)]
+    assert one.pool.workers[0].activity == f"{name} none: 500/500 images"
+
+
+def test_the_first_batches_and_the_test_images_say_nothing_of_a_backbones_speed(scene):
+    one = scene(trials=1)
+    one.search.handle(one.pool.workers[0], Extracting("b", "levels", "none", 32, 500, 80.0))
+    one.search.handle(one.pool.workers[0], Extracting("", "levels", "", 500, 500, 80.0))
+    assert one.scheduler.speeds == []
+
+
+def test_a_line_that_every_worker_logs_is_shown_once(scene):
+    one = scene(trials=1)
+    for worker in one.pool.workers:
+        one.search.handle(worker, Log("torch is used instead"))
+        one.search.handle(worker, PluginFailed("p", "autotl_trial_finished", f"failed in process {worker.identity}"))
+    one.search.handle(worker, PluginFailed("p", "autotl_search_finished", "another hook"))
+    assert one.recorder.lines == ["torch is used instead", "failed in process cpu:0-1", "another hook"]
+
+
+def test_a_broken_plugin_and_a_full_disk_end_the_search(scene):
+    one = scene(trials=1)
+    with pytest.raises(BrokenPlugin, match="it is broken"):
+        one.search.handle(one.pool.workers[0], PluginIsBroken("it is broken"))
+    with pytest.raises(DiskFull) as full:
+        one.search.handle(one.pool.workers[0], DiskIsFull("no room", Path("/full")))
+    assert full.value.path == Path("/full")
+
+
+def test_of_a_crash_the_last_line_is_shown(scene):
+    one = scene(trials=1)
+    one.search.handle(one.pool.workers[0], Crashed("Traceback:\n  File x\nValueError: this one\n"))
+    assert one.recorder.lines == ["ValueError: this one"]
+
+
+def test_a_device_error_is_retried_in_another_process(scene):
+    one = scene(trials=1)
+    worker = one.pool.workers[0]
+    one.study.enqueue_trial({"x": 0.5})
+    trial = one.study.ask()
+    trial.suggest_float("x", 0, 1)
+    one.study.tell(trial, state=TrialState.FAIL)
+    worker.ready = worker.busy = True
+    one.search.handle(worker, TrialAsked(0))
+    one.search.handle(worker, DeviceError(0, "CUDA error"))
+    assert worker.identity in one.launcher.killed
+    assert one.study.trials[1].user_attrs == {"retry_of": 0}
+    assert one.search.scoreboard.counts["failed"] == 1
+
+
+def test_a_snapshot_shows_what_workers_do(scene):
+    one = scene(trials=9)
+    worker = one.pool.workers[0]
+    worker.ready = worker.busy = True
+    one.search.handle(worker, TrialAsked(3))
+    one.search.handle(worker, messages.TrialStarted(3, "fine_tuning", "b", "linear", "b · fine_tuning · linear"))
+    one.search.handle(worker, TrialProgress(3, 0.5, 0.875))
+    one.search.redraw()
+    line = one.recorder.snapshots[-1].workers[0]
+    assert (line.name, line.trial, line.description) == ("cpu:0", 3, "b · fine_tuning · linear")
+    assert line.activity == "50%, best 0.8750"
+    assert one.recorder.snapshots[-1].trials_left == 9
+
+
+# failures
+
+
+def test_ten_failures_of_one_cause_end_the_search_early_with_that_cause(scene):
+    one = scene(trials=100)
+    one.answer(*["RuntimeError: no such thing"] * 100)
+    one.run()
+    assert HOPELESS_FAILURES <= len(one.study.trials) <= HOPELESS_FAILURES + 1
+    with pytest.raises(NoTrialSucceeded, match=r"ended early.*\n  1\d × RuntimeError: no such thing"):
+        finalize(one.search)
+
+
+@pytest.mark.parametrize("kind", ["causes differ", "one succeeded"])
+def test_failures_that_differ_or_a_success_let_the_search_go_on(kind, scene):
+    one = scene(trials=30)
+    one.answer(*([0.5] if kind == "one succeeded" else []), *[f"RuntimeError: {i % 2}" for i in range(30)])
+    if kind == "one succeeded":
+        one.answer(0.5, *["RuntimeError: the same"] * 29)
+    one.run()
+    assert len(one.study.trials) == 30
+
+
+def test_failures_of_an_earlier_search_do_not_end_this_one(scene):
+    one = scene(trials=20)
+    for _ in range(HOPELESS_FAILURES):
+        trial = one.study.ask()
+        trial.suggest_float("x", 0, 1)
+        trial.set_user_attr("cause", "RuntimeError: of old")
+        one.study.tell(trial, state=TrialState.FAIL)
+    one.search.resume()
+    one.run()
+    assert one.search.scoreboard.counts == {"complete": 10, "pruned": 0, "failed": 10}
+
+
+# resuming
+
+
+def test_what_a_killed_search_left_running_fails_and_is_queued_again(scene):
+    one = scene(trials=2)
+    one.study.enqueue_trial({"x": 0.125})
+    one.study.ask().suggest_float("x", 0, 1)
+    one.search.resume()
+    lost, again = one.study.trials
+    assert (lost.state, lost.user_attrs["cause"]) == (TrialState.FAIL, "the search ended while the trial ran")
+    assert again.user_attrs == {"resumes": 0}
+    one.run()
+    assert one.search.scoreboard.counts == {"complete": 2, "pruned": 0, "failed": 1}
+    assert one.study.trials[1].params == {"x": 0.125}
+
+
+# callbacks
+
+
+class Notes(Callback):
+    """Notes what it hears, and answers as it is told."""
+
+    def __init__(self, stop_at=None, fail_at=None):
+        self.name, self.heard, self.stop_at, self.fail_at = "notes", [], stop_at, fail_at
+
+    def _hear(self, event):
+        self.heard.append(type(event).__name__)
+        if self.fail_at is type(event):
+            raise RuntimeError("no good")
+        return self.stop_at is type(event)
+
+    on_search_started = on_trial_started = on_epoch_ended = on_trial_finished = on_search_finished = _hear
+
+
+def test_callbacks_hear_everything_in_order(scene):
+    notes = Notes()
+    one = scene(trials=1, callbacks=[notes], devices=("cpu:0",))
+    one.search.start(event())
+    worker = one.pool.workers[0]
+    one.search.handle(worker, messages.TrialStarted(0, "s", "b", "h", "b · s · h"))
+    one.search.handle(worker, TrialProgress(0, 0.5, 0.875))
+    one.run()
+    one.launcher.deliver(worker.identity, [Finalized({"test": None})])
+    finalize(one.search)
+    assert notes.heard == ["SearchStarted", "TrialStarted", "EpochEnded", "TrialFinished", "SearchFinished"]
+
+
+@pytest.mark.parametrize("stop_at", [SearchStarted, TrialFinished])
+def test_a_callback_stops_the_search(stop_at, scene):
+    one = scene(trials=100, callbacks=[Notes(stop_at)])
+    one.search.start(event())
+    one.run()
+    assert len(one.study.trials) <= 2
+    assert "A callback stops the search" in one.recorder.lines[-1]
+
+
+@pytest.mark.parametrize("event_type", [TrialStarted, EpochEnded])
+def test_a_callback_stops_running_trials(event_type, scene):
+    one = scene(trials=100, callbacks=[Notes(event_type)])
+    worker = one.pool.workers[0]
+    one.search.handle(worker, messages.TrialStarted(0, "s", "b", "h", "b · s · h"))
+    one.search.handle(worker, TrialProgress(0, 0.5, 0.875))
+    one.run()
+    assert one.study.trials == []
+    assert any(isinstance(message, SetDeadline) for _, message in one.launcher.sent)
+
+
+def test_an_exception_in_a_users_callback_ends_the_search(scene):
+    one = scene(trials=100, callbacks=[Notes(fail_at=TrialFinished)])
+    with pytest.raises(RuntimeError, match="no good"):
+        one.run()
+
+
+def test_an_exception_in_a_plugins_callback_costs_one_warning(scene):
+    one = scene(trials=3, plugin_callbacks=[Notes(fail_at=TrialFinished)])
+    with pytest.warns(UserWarning, match="callback 'notes' failed in on_trial_finished: RuntimeError: no good") as caught:
+        one.run()
+    assert len(caught) == 1
+    assert len(one.study.trials) == 3
+
+
+# Ctrl-C
+
+
+def test_after_ctrl_c_no_trial_is_started(scene):
+    one = scene(trials=100)
+    one.interrupts()
+    one.run()
+    assert one.jobs == []
+    with pytest.raises(KeyboardInterrupt):
+        finalize(one.search)
+
+
+def test_a_trial_that_never_ends_after_ctrl_c_ends_the_wait(scene):
+    one = scene(trials=100)
+    worker = one.pool.workers[0]
+    worker.busy = worker.ready = True
+    one.interrupts()
+    with pytest.raises(KeyboardInterrupt):
+        one.search.run()
+    assert INTERRUPT_SECONDS < one.clock.now() - one.search.started < INTERRUPT_SECONDS + 2
+
+
+# the last step
+
+
+def finished(one):
+    """A scene whose trials are done and whose workers are idle."""
+    one.run()
+    one.launcher.sent.clear()
+    return one
+
+
+def answer_finalize(one, *replies):
+    """`replies`: for each Finalize the messages that come back, or "crash"."""
+    replies = iter(replies)
+
+    def send(worker, message):
+        one.launcher.sent.append((worker, message))
+        if isinstance(message, Finalize):
+            reply = next(replies)
+            if reply == "crash":
+                one.launcher.dead.add(worker)
+            else:
+                one.launcher.deliver(worker, reply)
+
+    one.launcher.send = send
+
+
+def finalizes(one):
+    return [message for _, message in one.launcher.sent if isinstance(message, Finalize)]
+
+
+def test_one_idle_worker_makes_the_model(scene):
+    one = finished(scene(trials=2))
+    answer_finalize(one, [ModelSaved({"test": None}), Finalized({"test": {"accuracy": 1.0}})])
+    assert finalize(one.search) == {"test": {"accuracy": 1.0}}
+    (job,) = finalizes(one)
+    assert job.facts.trials == {"complete": 2, "pruned": 0, "failed": 0}
+    assert job.facts.elapsed == pytest.approx(one.clock.now() - one.search.started, abs=1)
+    assert (job.refit, job.interrupted) == (True, False)
+    assert isinstance(one.recorder.events[-1], SearchFinished)
+
+
+def test_without_a_time_limit_the_last_step_has_none_either(scene):
+    one = finished(scene(trials=2))
+    answer_finalize(one, [Finalized({})])
+    finalize(one.search)
+    assert finalizes(one)[0].remaining is None
+
+
+def test_with_a_time_limit_the_last_step_has_what_is_left(scene):
+    one = finished(scene(time=60))
+    left = one.search.started + 60 - one.clock.now()
+    answer_finalize(one, [Finalized({})])
+    finalize(one.search)
+    assert finalizes(one)[0].remaining == pytest.approx(left, abs=1)
+
+
+def test_measured_speeds_are_passed_on_with_a_margin(scene):
+    one = scene(trials=1)
+    one.search.handle(one.pool.workers[0], Extracting("resnet18", "levels", "none", 500, 500, 80.0))
+    answer_finalize(finished(one), [Finalized({})])
+    finalize(one.search)
+    assert finalizes(one)[0].seconds_per_image == {"resnet18": pytest.approx(0.65)}
+
+
+def test_a_worker_that_crashes_over_the_model_is_replaced_and_nothing_is_refitted(scene):
+    one = finished(scene(trials=2))
+    answer_finalize(one, "crash", [Finalized({"second": True})])
+    assert finalize(one.search) == {"second": True}
+    assert [job.refit for job in finalizes(one)] == [True, False]
+
+
+def test_where_every_worker_crashes_over_the_model_the_error_says_that_trials_are_kept(scene):
+    one = finished(scene(trials=2))
+    answer_finalize(one, *["crash"] * 9)
+    with pytest.raises(AutotlError, match="the trials are kept"):
+        finalize(one.search)
+
+
+def test_a_disabled_device_is_not_used_for_the_model(scene):
+    one = finished(scene(trials=2, devices=("cuda:0", "cuda:1")))
+    one.search.supervisor.disabled["cuda:0"] = "it is broken"
+    answer_finalize(one, [Finalized({})])
+    finalize(one.search)
+    ((worker, _),) = [entry for entry in one.launcher.sent if isinstance(entry[1], Finalize)]
+    assert worker.startswith("cuda:1")
+
+
+def test_with_every_device_disabled_the_cpu_makes_the_model(scene):
+    one = finished(scene(trials=2, devices=("cuda:0",)))
+    one.search.supervisor.disabled["cuda:0"] = "it is broken"
+    started = one.launcher.start
+    answer_finalize(one, [Finalized({"cpu": True})])
+
+    def start(slot):
+        identity = started(slot)
+        one.launcher.late += [(identity, Hello(identity, slot)), (identity, Ready())]
+        return identity
+
+    one.launcher.start = start
+    assert finalize(one.search) == {"cpu": True}
+    assert one.pool.workers[-1].slot.device_type == "cpu"
+
+
+def test_a_saved_model_is_enough_where_a_user_waits_too_long_for_the_test_images(scene):
+    one = finished(scene(trials=2))
+    one.interrupts()
+    answer_finalize(one, [ModelSaved({"test": None})])
+    assert finalize(one.search) == {"test": None}
+    assert finalizes(one)[0].interrupted
+    assert finalizes(one)[0].remaining == pytest.approx(INTERRUPT_SECONDS, abs=1)
+    assert not math.isinf(finalizes(one)[0].remaining)

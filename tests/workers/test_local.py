@@ -1,0 +1,187 @@
+"""Worker processes on this machine: how they start, what is said of their end, and that none is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from autotl.devices import Slot, parse_devices
+from autotl.workers.local import LocalLauncher
+from autotl.workers.messages import Hello, Log, Ready, Stop
+from autotl.workers.rendezvous import Rendezvous
+
+SLOT = Slot("cpu:0", "cpu", "cpu", 1, {"AUTOTL_TEST_SLOT": "yes"})
+
+WORKER = """
+import json, os, sys
+from multiprocessing.connection import Client
+from autotl.devices import Slot
+from autotl.workers.codec import decode, encode
+from autotl.workers.messages import FROM_COORDINATOR, Hello, Log, Ready, Stop
+
+identity = json.loads(os.environ["AUTOTL_WORKER"])
+connection = Client(sys.argv[-1], authkey=bytes.fromhex(os.environ["AUTOTL_WORKER_KEY"]))
+connection.send_bytes(encode(Hello(identity["token"], Slot(**identity["slot"]))))
+connection.send_bytes(encode(Log(os.environ["AUTOTL_TEST_SLOT"])))
+print("last words", flush=True)
+while not isinstance(message := decode(connection.recv_bytes(), FROM_COORDINATOR), Stop):
+    connection.send_bytes(encode(Ready()))
+"""
+
+
+@pytest.fixture
+def launcher(tmp_path, monkeypatch):
+    """A launcher whose workers run WORKER instead of autotl's own."""
+    (tmp_path / "worker.py").write_text(WORKER)
+    real = subprocess.Popen
+
+    def popen(command, **options):
+        if "autotl.trial.worker" in command:
+            command = [sys.executable, str(tmp_path / "worker.py"), command[-1]]
+        return real(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    made = LocalLauncher(tmp_path / "logs", Rendezvous(tmp_path))
+    yield made
+    made.close()
+
+
+def received(launcher, count, seconds=20):
+    """The first messages to arrive."""
+    messages, end = [], time.monotonic() + seconds
+    while len(messages) < count and time.monotonic() < end:
+        messages += launcher.receive(0.2)
+    return messages
+
+
+def test_a_worker_greets_answers_and_stops(launcher, until):
+    worker = launcher.start(SLOT)
+    assert launcher.alive(worker)
+    assert received(launcher, 2) == [(worker, Hello(worker, SLOT)), (worker, Log("yes"))]
+    from autotl.workers.messages import SetDeadline
+
+    launcher.send(worker, SetDeadline(1.0))
+    assert received(launcher, 1) == [(worker, Ready())]
+    launcher.send(worker, Stop())
+    until(lambda: not launcher.alive(worker), 10)
+    ending = launcher.how_it_ended(worker)
+    assert (ending.exit_code, ending.cause) == (0, "the worker ended (exit code 0): last words")
+    assert Path(ending.log).read_text() == "last words\n"
+
+
+def test_a_killed_worker_is_named_with_its_signal(launcher, until):
+    worker = launcher.start(SLOT)
+    received(launcher, 2)
+    os.kill(launcher.pid(worker), signal.SIGKILL)
+    until(lambda: not launcher.alive(worker), 10)
+    launcher.receive(0)
+    cause = launcher.how_it_ended(worker).cause
+    assert cause.startswith(
+        "the worker ended (killed by signal 9, SIGKILL, which the system sends when memory runs out)"
+    )
+    launcher.send(worker, Stop())  # to nobody
+
+
+def test_a_worker_that_the_launcher_kills_is_gone_at_once(launcher):
+    worker = launcher.start(SLOT)
+    launcher.kill(worker)
+    launcher.kill(worker)
+    assert not launcher.alive(worker)
+    assert launcher.how_it_ended(worker).exit_code == -9
+
+
+def test_a_worker_of_another_process_joins(launcher, tmp_path):
+    from autotl.workers.rendezvous import Endpoint
+
+    theirs = LocalLauncher(tmp_path / "theirs", Endpoint.find(tmp_path))
+    try:
+        joined = theirs.start(SLOT)
+        assert received(launcher, 2)[0] == (joined, Hello(joined, SLOT))
+        assert launcher.alive(joined)
+        assert launcher.pid(joined) is None
+        assert theirs.receive(0) == []
+        theirs.kill(joined)
+        while launcher.alive(joined):
+            launcher.receive(0.1)
+        assert launcher.how_it_ended(joined).cause == "the worker that joined has left"
+    finally:
+        theirs.close()
+
+
+@pytest.mark.parametrize("content", [b"\x80\x04]\x94.", b'{"type": "Ready"}'])
+def test_a_connection_without_a_greeting_is_closed_and_others_go_on(content, launcher):
+    from multiprocessing.connection import Client
+
+    stranger = Client(launcher.endpoint.address, authkey=launcher.endpoint.key)
+    stranger.send_bytes(content)
+    worker = launcher.start(SLOT)
+    assert {identity for identity, _ in received(launcher, 2)} == {worker}
+    with pytest.raises(EOFError):
+        stranger.recv_bytes()
+
+
+def test_of_a_fatal_error_the_headline_is_the_last_line(launcher, until):
+    worker = launcher.start(SLOT)
+    received(launcher, 2)
+    log = Path(launcher._processes[worker].log)
+    with log.open("a") as file:
+        file.write("Fatal Python error: Segmentation fault\n\nCurrent thread:\n  File x\n")
+    launcher.kill(worker)
+    assert launcher.how_it_ended(worker).cause.endswith("Fatal Python error: Segmentation fault")
+
+
+def test_the_last_line_is_the_processs_own_where_the_log_holds_earlier_ones(launcher, tmp_path):
+    log = tmp_path / "logs" / "worker-cpu-0.log"
+    log.write_text("ValueError: of the process before\n")
+    worker = launcher.start(SLOT)
+    launcher.kill(worker)
+    assert "of the process before" not in launcher.how_it_ended(worker).cause
+
+
+CHILD = """
+import os, pathlib, subprocess
+if "AUTOTL_WORKER" in os.environ:
+    child = subprocess.Popen(["sleep", "60"])
+    (pathlib.Path(__file__).parent / f"child-{child.pid}").touch()
+"""
+
+
+def test_workers_and_their_children_die_with_a_killed_coordinator_even_when_they_hang(until, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code = (
+        "import sys, time; from pathlib import Path; from autotl.devices import parse_devices; "
+        "from autotl.workers.local import LocalLauncher; from autotl.workers.rendezvous import Rendezvous; "
+        "folder = Path(sys.argv[1]); launcher = LocalLauncher(folder, Rendezvous(folder)); "
+        "print(*(launcher.pid(launcher.start(s)) for s in parse_devices('cpu*2')), flush=True); time.sleep(60)"
+    )
+    coordinator = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    workers = [int(word) for word in coordinator.stdout.readline().split()]
+    until(lambda: len(list(tmp_path.glob("child-*"))) == 2, 10)
+    children = [int(page.name.split("-")[1]) for page in tmp_path.glob("child-*")]
+    assert all(map(_alive, workers + children))
+    os.kill(workers[0], signal.SIGSTOP)  # it can notice nothing any more
+    coordinator.kill()
+    coordinator.wait()
+    until(lambda: not any(map(_alive, workers + children)), 10)
+
+
+def _alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_closing_leaves_no_process_and_no_socket(tmp_path):
+    rendezvous = Rendezvous(tmp_path)
+    launcher = LocalLauncher(tmp_path / "logs", rendezvous)
+    (slot,) = parse_devices("cpu")
+    pid = launcher.pid(launcher.start(slot))
+    launcher.close()
+    assert not _alive(pid)
+    assert not rendezvous.folder.exists()

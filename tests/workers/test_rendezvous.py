@@ -1,0 +1,98 @@
+"""Workers find their coordinator through a socket that only their user may open, whatever TMPDIR is."""
+
+import os
+import stat
+import tempfile
+from multiprocessing.connection import Client
+
+import pytest
+
+from autotl.errors import AutotlError
+from autotl.workers import rendezvous as module
+from autotl.workers.rendezvous import Endpoint, Rendezvous, rendezvous_folder
+
+
+@pytest.fixture
+def temporary(monkeypatch):
+    """`temporary(folder)` makes it the folder for temporary files."""
+
+    def use(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        return folder
+
+    return use
+
+
+def connect(endpoint, message):
+    with Client(endpoint.address, authkey=endpoint.key) as client:
+        client.send_bytes(message)
+
+
+def test_a_connection_with_the_key_arrives(tmp_path):
+    meeting = Rendezvous(tmp_path)
+    try:
+        connect(Endpoint.find(tmp_path), b"hello")
+        assert meeting.bell.poll(5)
+        (connection,) = meeting.arrivals()
+        assert connection.recv_bytes() == b"hello"
+        assert not meeting.bell.poll()
+    finally:
+        meeting.close()
+
+
+def test_a_connection_with_another_key_is_refused_and_others_still_arrive(tmp_path):
+    meeting = Rendezvous(tmp_path)
+    try:
+        endpoint = Endpoint.find(tmp_path)
+        with pytest.raises(Exception, match="digest"):
+            Client(endpoint.address, authkey=b"another")
+        connect(endpoint, b"hello")
+        assert meeting.bell.poll(5)
+    finally:
+        meeting.close()
+
+
+def test_closed_it_leaves_nothing_and_is_not_found(tmp_path):
+    meeting = Rendezvous(tmp_path)
+    meeting.close()
+    meeting.close()
+    assert not meeting.folder.exists()
+    with pytest.raises(AutotlError, match="none to join"):
+        Endpoint.find(tmp_path)
+
+
+@pytest.mark.parametrize("length", [91, 200])
+def test_a_long_temporary_folder_is_no_obstacle(length, temporary, tmp_path):
+    folder = tmp_path / "x"
+    while len(str(folder)) < length - 100:
+        folder = folder / ("y" * 90)
+    long = temporary(folder.with_name("z" * max(1, length - len(str(folder.parent)) - 1)))
+    assert len(str(long)) >= min(length, 91) - 1
+    meeting = Rendezvous(tmp_path)
+    try:
+        connect(Endpoint.find(tmp_path), b"hello")
+        assert meeting.bell.poll(5)
+    finally:
+        meeting.close()
+
+
+def test_without_a_folder_that_is_short_enough_the_error_names_tmpdir(temporary, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_SOCKET_PATH", 10)
+    temporary(tmp_path)
+    with pytest.raises(AutotlError, match="Set TMPDIR to a shorter folder"):
+        rendezvous_folder(tmp_path)
+
+
+def test_only_this_user_may_enter(temporary, tmp_path):
+    temporary(tmp_path / "t")
+    folder = rendezvous_folder(tmp_path)
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+
+
+def test_a_folder_that_others_may_enter_is_refused(temporary, tmp_path):
+    root = temporary(tmp_path / "t") / f"autotl-{os.getuid()}"
+    root.mkdir()
+    root.chmod(0o755)
+    with pytest.raises(AutotlError, match="is open to other users"):
+        rendezvous_folder(tmp_path)
