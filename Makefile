@@ -1,12 +1,14 @@
-# Two commands on a bare machine (Python 3.10+, make): `make demo` and `make test`.
+# Two commands on a bare machine (Python 3.11+, make): `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := -e plugins/autotl-efficientnet-lite -e plugins/autotl-elpv
+# directories of tests that need no plugin beside those of the demo
+LOWEST := tests/data tests/heads tests/study tests/workers tests/coordinator tests/ui tests/trial tests/model tests/test_config.py
 PLUGINS := $(DEMO) -e plugins/autotl-torchvision -e plugins/autotl-gbdt -e plugins/autotl-huggingface \
 	-e plugins/autotl-mlflow
 
-.PHONY: demo test lint bench soak clean
+.PHONY: demo test quick lowest lint simulate bench soak clean
 
 demo: $(VENV)/demo
 	$(BIN)/autotl search elpv --time 5m
@@ -14,10 +16,23 @@ demo: $(VENV)/demo
 test: $(VENV)/test
 	$(BIN)/pytest -n 2 --dist loadfile
 
+# What takes under two minutes.
+quick: $(VENV)/test
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+
+# The same parts of the suite with the oldest versions that pyproject.toml allows, in an environment of their own.
+lowest: $(VENV)-lowest/test
+	$(VENV)-lowest/bin/pytest -n 2 --dist loadfile -m "not slow" $(LOWEST)
+
 lint: $(VENV)/test
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# 200 searches of 10,000 trials on 64 workers under a virtual clock.
+simulate: $(VENV)/test
+	$(BIN)/python tests/coordinator/simulation.py 200
 
 $(VENV)/demo: pyproject.toml plugins/*/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,6 +44,12 @@ $(VENV)/test: pyproject.toml plugins/*/pyproject.toml
 	$(BIN)/pip install --quiet -e ".[dev]" $(PLUGINS)
 	touch $@ $(VENV)/demo
 
+$(VENV)-lowest/test: pyproject.toml tests/lowest.py
+	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python tests/lowest.py > $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/pip install --quiet -c $(VENV)-lowest/constraints.txt -e ".[dev]" $(DEMO)
+	touch $@
+
 bench: $(VENV)/test
 	$(BIN)/python tests/bench/bench.py
 
@@ -36,4 +57,4 @@ soak: $(VENV)/test
 	$(BIN)/python tests/soak/soak.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-lowest build dist *.egg-info

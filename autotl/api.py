@@ -55,10 +55,10 @@ def search(
         AutotlError: what can be mended, in words. NoTrialSucceeded where no trial did.
     """
     from autotl.coordinator.run import run_search
-    from autotl.ui.reporters import QuietProgress
+    from autotl.ui.reporters import default_progress
 
     config = study_config(data if isinstance(data, StudyConfig) else os.fspath(data), **overrides)
-    result = run_search(config, progress or QuietProgress(), extend)
+    result = run_search(config, progress or default_progress(), extend)
     return SearchResult(result, config.output / result["study"])
 
 
@@ -66,10 +66,10 @@ def join(data: StudyConfig | str | os.PathLike[str], *, progress: "Progress | No
     """Add workers, one for each of `devices`, to the search that another process runs on this study here, until it
     ends. Takes what `search` takes; returns how many workers there were. Raises AutotlError where no search runs."""
     from autotl.coordinator.join import join_search
-    from autotl.ui.reporters import QuietProgress
+    from autotl.ui.reporters import default_progress
 
     config = study_config(data if isinstance(data, StudyConfig) else os.fspath(data), **overrides)
-    return join_search(config, progress or QuietProgress())
+    return join_search(config, progress or default_progress())
 
 
 def replay(folder: Path, number: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from autotl.errors import AutotlError
 
 __all__ = [
     "DiskFull",
-    "disk_full",
+    "as_disk_full",
     "escape",
     "format_bytes",
     "read_json",
@@ -40,7 +40,7 @@ class DiskFull(AutotlError):
         return type(self), (str(self), self.path)
 
 
-def disk_full(error: BaseException, path: Path | str, needed: int | None = None) -> DiskFull | None:
+def as_disk_full(error: BaseException, path: Path | str, needed: int | None = None) -> DiskFull | None:
     """`error`, met while writing `path`, as a full disk in words; None where it is something else.
 
     Args:
@@ -106,7 +106,7 @@ def write_atomically(path: Path | str, content: bytes | Callable[[BinaryIO], obj
         partial.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        full = disk_full(error, path, None if callable(content) else len(content))
+        full = as_disk_full(error, path, None if callable(content) else len(content))
         if full is None:
             raise
         raise full from error

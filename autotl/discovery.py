@@ -1,6 +1,6 @@
-"""What keeps plugins apart from the program: which are left out, why one failed in a line, and what each call takes.
+"""Installed plugins: their entry points, which of them are disabled, and a trace of the calls into them.
 
-Light on purpose: `autotl --help` comes through here, and loads no NumPy.
+Imports neither NumPy nor pluggy: `autotl --help` loads this module.
 """
 
 import os
@@ -13,55 +13,55 @@ from importlib.metadata import EntryPoint, entry_points
 
 from autotl.errors import nearest
 
-__all__ = ["cause_of", "installed", "origin", "takes_no_part", "traced", "words_left_out"]
+__all__ = ["cause_of", "disabled_line", "disabled_names", "distribution_of", "installed_plugins", "traced"]
 
 
-def installed() -> list[EntryPoint]:
-    """Every installed entry point of the group `autotl`, by name."""
+def installed_plugins() -> list[EntryPoint]:
+    """All installed entry points of the group `autotl`, by name."""
     return sorted(entry_points(group="autotl"), key=lambda entry: entry.name)
 
 
-def origin(entry: EntryPoint) -> tuple[str, str]:
-    """The distribution that an entry point comes from, and its version."""
+def distribution_of(entry: EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution that an entry point belongs to."""
     return (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "unknown")
 
 
-def words_left_out(without: Iterable[str] = (), known: Iterable[str] | None = None) -> set[str]:
-    """Names of plugins, or of their distributions, that take no part: `without`, and AUTOTL_PLUGINS=`no:NAME,…`.
+def disabled_names(without: Iterable[str] = (), known: Iterable[str] | None = None) -> set[str]:
+    """Names of plugins, or of their distributions, to leave out: `without`, and AUTOTL_PLUGINS=`no:NAME,…`.
 
-    With the `known` names, one that leaves nothing out costs a warning that says which name is near.
+    Args:
+        known: all names; given these, a name that matches none costs a warning with the nearest one.
     """
-    words = [word.strip() for word in os.environ.get("AUTOTL_PLUGINS", "").split(",") if word.strip()]
-    if known is not None:
-        known = sorted(known)
-        for word in words:
-            if not word.startswith("no:"):
-                warnings.warn(f"AUTOTL_PLUGINS says {word!r}: write no:{word} to leave that plugin out.", stacklevel=2)
-    names = [*without, *(word[3:] for word in words if word.startswith("no:"))]
-    if known is not None:
-        for name in dict.fromkeys(names):
-            if name not in known:
-                warnings.warn(
-                    f"No plugin is named {name!r}, so none is left out for it.{nearest(name, known)} "
-                    "See: autotl plugins",
-                    stacklevel=2,
-                )
+    items = [item.strip() for item in os.environ.get("AUTOTL_PLUGINS", "").split(",") if item.strip()]
+    names = [*without, *(item[3:] for item in items if item.startswith("no:"))]
+    if known is None:
+        return set(names)
+    known = sorted(known)
+    for item in items:
+        if not item.startswith("no:"):
+            warnings.warn(f"AUTOTL_PLUGINS contains {item!r}: write no:{item} to leave that plugin out.", stacklevel=2)
+    for name in dict.fromkeys(names):
+        if name not in known:
+            warnings.warn(
+                f"No plugin is named {name!r}, so none is left out for it.{nearest(name, known)} See: autotl plugins",
+                stacklevel=2,
+            )
     return set(names)
 
 
 def cause_of(error: BaseException) -> str:
-    """Type and text, in one line."""
+    """An exception's type and text in one line of at most 400 characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
 
 
-def takes_no_part(name: str, distribution: str, version: str, cause: str) -> str:
-    """The one line that a broken plugin costs."""
-    return f"plugin {name!r} of {distribution} {version} takes no part: {cause}"
+def disabled_line(name: str, distribution: str, version: str, cause: str) -> str:
+    """The warning for a plugin that fails to import or to register."""
+    return f"plugin {name!r} of {distribution} {version} is disabled: {cause}"
 
 
 @contextmanager
 def traced(plugin: str, call: str) -> Iterator[None]:
-    """With AUTOTL_TRACE_PLUGINS=1 a line on stderr: how long the call took, whose it is, and what was called."""
+    """If AUTOTL_TRACE_PLUGINS=1, print a line to stderr after the call: its duration, the plugin, and the call."""
     if os.environ.get("AUTOTL_TRACE_PLUGINS", "").lower() not in ("1", "true", "yes", "on"):
         yield
         return

@@ -1,13 +1,22 @@
-"""What a user can mend is an AutotlError, printed without a traceback; everything else is a bug and keeps its own."""
+"""Errors that users can mend. Each is an AutotlError, printed without a traceback; any other exception is a bug."""
 
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["AutotlError", "BrokenPlugin", "DataError", "NoTrialSucceeded", "UnknownName", "nearest"]
+__all__ = [
+    "AutotlError",
+    "BrokenPlugin",
+    "DataError",
+    "InputError",
+    "MetricError",
+    "NoTrialSucceeded",
+    "UnknownName",
+    "nearest",
+]
 
 
 class AutotlError(Exception):
-    """Says what is wrong, which value it was, and what to type next. The command line exits with `exit_code`."""
+    """Names what is wrong, the value, and what to type next. The command line exits with `exit_code`."""
 
     exit_code = 1
 
@@ -16,12 +25,23 @@ class DataError(AutotlError):
     """The images or their labels can't be used as they are."""
 
 
+class InputError(DataError, ValueError):
+    """Images or labels passed to a scikit-learn estimator are invalid; scikit-learn expects a ValueError."""
+
+
+class MetricError(AutotlError):
+    """A metric returned NaN or an infinite score."""
+
+
 class BrokenPlugin(AutotlError):
-    """A plugin failed, and --strict-plugins asks to stop there."""
+    """A plugin failed while --strict-plugins was given."""
 
 
 class UnknownName(AutotlError):
-    """A name that no plugin registered. Says what is near among the `known` names, which it lists, and `others`."""
+    """A name that no plugin registered.
+
+    The message lists the `known` names, and suggests the closest of them and of `others`.
+    """
 
     def __init__(self, component: str, name: str, known: Iterable[str], others: Iterable[str] = ()):
         known = sorted(known)
@@ -31,12 +51,12 @@ class UnknownName(AutotlError):
 
 
 class NoTrialSucceeded(AutotlError):
-    """A search ended without one finished trial."""
+    """A search ended without a complete trial."""
 
     exit_code = 3
 
 
 def nearest(name: str, known: Iterable[str], n: int = 1) -> str:
-    """' Did you mean …?' for up to `n` of the closest known names, or '' where none is close."""
+    """' Did you mean …?' with up to `n` of the closest known names, or '' if none is close."""
     close = [repr(word) for word in difflib.get_close_matches(name, list(known), n=n, cutoff=0.5 if n == 1 else 0.6)]
     return f" Did you mean {' or '.join(filter(None, [', '.join(close[:-1]), *close[-1:]]))}?" if close else ""

@@ -1,15 +1,16 @@
-"""What happens in a search, as frozen objects, and the base class of whoever wants to hear of it.
+"""The events of a search as frozen objects, and `Callback`, the base class of their listeners.
 
-Everything here is called in the coordinator's process, on its one thread: `autotl.search(…, callbacks=[MyCallback()])`,
-or from a plugin through `autotl_register_callbacks`.
+Callbacks come from `autotl.search(…, callbacks=[MyCallback()])` or from a plugin's `autotl_register_callbacks`. The
+coordinator's process calls them, on one thread. Nothing here imports NumPy: `autotl --help` loads this module.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "Callback",
@@ -26,11 +27,11 @@ TrialState = Literal["complete", "pruned", "failed"]
 
 
 class SavedModel(Protocol):
-    """The part of `autotl.model.image_model.ImageModel` that event hooks may rely on."""
+    """The part of `autotl.model.image_model.ImageModel` that the hook `autotl_search_finished` may use."""
 
     classes: tuple[str, ...]
 
-    def predict_proba(self, images: Any) -> np.ndarray:
+    def predict_proba(self, images: Any) -> "np.ndarray":
         """Probabilities [n, num_classes]."""
 
     def save(self, folder: Any) -> Path:
@@ -69,7 +70,7 @@ class TrialStarted:
 
 @dataclass(frozen=True)
 class EpochEnded:
-    """A running trial reports how far it is. Strategies without epochs report at steps of their own."""
+    """A running trial reports its progress. Strategies without epochs report at steps of their own."""
 
     number: int
     fraction: float
@@ -89,7 +90,7 @@ class TrialFinished:
     backbone: str = ""
     head: str = ""
     description: str = ""
-    """The recipe in one line, "" where the trial ended before it had one."""
+    """The recipe in one line, "" if the trial ended before it had one."""
     seconds: float = 0.0
     cause: str = ""
     """Why the trial was pruned or failed."""
@@ -109,12 +110,13 @@ class SearchFinished:
 class Callback:
     """Base class for callbacks: override the methods that you need.
 
-    Each may return True to ask the search to stop: running trials end, and the model is made of the finished ones. An
-    exception in a callback that was passed to `autotl.search` ends the search with that exception; in a plugin's
+    A method that returns True asks the search to stop: running trials end, and the model is made of the finished ones.
+    An exception in a callback that was passed to `autotl.search` ends the search with that exception; in a plugin's
     callback it costs one warning.
     """
 
     name: str = "callback"
+    """Name for messages; a plugin's callback needs one of its own."""
 
     def on_search_started(self, event: SearchStarted) -> bool | None:
         """Called once, before the first trial."""

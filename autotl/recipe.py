@@ -1,4 +1,4 @@
-"""A recipe: one point of the search space, complete and serialisable. The same recipe and seed give the same model."""
+"""A recipe: one point of the search space, complete and serialisable. The same recipe gives the same model."""
 
 import hashlib
 import json
@@ -13,56 +13,61 @@ Params: TypeAlias = Mapping[str, Value]
 
 
 class Space(Protocol):
-    """Where heads and strategies choose their parameters. Names are prefixed with their owner's: `mlp.width`.
+    """Where heads and strategies draw their parameters. A study prefixes names with the owner's: `mlp.width`.
 
-    `num_train` (images to train on), `num_classes` and `accelerator` (False on a CPU) let a part keep its choices to
-    what can finish. Choices must depend on nothing else, so that a study stays one space.
+    Ranges and choices may depend on the attributes here, so that trials stay affordable, and on nothing else: the
+    search space of a study must not change.
     """
 
     num_train: int
+    """Number of training images."""
     num_classes: int
     accelerator: bool
+    """Whether trials run on a device other than a CPU."""
 
-    def categorical(self, name: str, choices: Sequence[Value]) -> Any: ...
+    def categorical(self, name: str, choices: Sequence[Value]) -> Any:
+        """One of `choices`."""
 
-    def int(self, name: str, low: int, high: int, log: bool = False) -> int: ...
+    def int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """An integer in [low, high]; with `log` drawn uniformly on a logarithmic scale."""
 
-    def float(self, name: str, low: float, high: float, log: bool = False) -> float: ...
+    def float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A number in [low, high]; with `log` drawn uniformly on a logarithmic scale."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a trial trains.
-
-    `backbone`, `strategy` and `head` are registered names; the two dictionaries hold what the strategy and the head
-    suggested, under their own names without the owner's prefix.
-    """
+    """What a trial trains: registered names, parameters and a seed."""
 
     backbone: str
     strategy: str
     head: str
     seed: int
     strategy_params: Params = field(default_factory=dict)
+    """What the strategy suggested, under names without prefix."""
     head_params: Params = field(default_factory=dict)
+    """What the head suggested, under names without prefix."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Recipe":
-        """Raises TypeError where `data` lacks a part or has one that recipes don't know."""
+        """The inverse of `to_dict`. Raises TypeError where a required key is missing, or a key is unknown."""
         return cls(**data)
 
     @property
     def digest(self) -> str:
-        """16 hex digits over every part, the seed included."""
+        """16 hex digits of a hash over all fields, the seed included."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def describe(self) -> str:
-        """The recipe in a line: `efficientnet_lite0 · fine_tuning (unfrozen_blocks 2) · linear`."""
+        """The recipe in one line, with at most four parameters each of strategy and head:
+        `efficientnet_lite0 · fine_tuning (unfrozen_blocks 2) · linear`."""
 
-        def few(params: Params) -> str:
+        def first_of(params: Params) -> str:
             shown = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in params.items()]
             return f" ({', '.join(shown[:4])})" if shown else ""
 
-        return f"{self.backbone} · {self.strategy}{few(self.strategy_params)} · {self.head}{few(self.head_params)}"
+        strategy = f"{self.strategy}{first_of(self.strategy_params)}"
+        return f"{self.backbone} · {strategy} · {self.head}{first_of(self.head_params)}"

@@ -1,4 +1,4 @@
-"""Finds plugins, loads each in isolation, and indexes what they offer by name."""
+"""Loads plugins, each in isolation, and finds their components by name."""
 
 import importlib
 import warnings
@@ -12,9 +12,10 @@ import pluggy
 from autotl import hookspecs
 from autotl.backbones.base import Backbone
 from autotl.data.dataset import DatasetSource
-from autotl.discovery import cause_of, installed, origin, takes_no_part, traced, words_left_out
+from autotl.discovery import cause_of, disabled_line, disabled_names, distribution_of, installed_plugins, traced
 from autotl.engines.base import Engine
 from autotl.errors import AutotlError, BrokenPlugin, UnknownName, nearest
+from autotl.events import Callback
 from autotl.heads.base import Head
 from autotl.metrics import Metric
 from autotl.registration import Plugin, Register
@@ -36,47 +37,56 @@ BUILT_IN = (
     "autotl.engines.openvino",
     "autotl.metrics",
 )
-"""Modules of this package that come in through the same hooks as anyone's plugin."""
+"""Modules of this package that register through the same hooks as plugins."""
+
+FAMILY = "family"
+"""Key of `Registry.owners` for backbones that a family found."""
 
 
 class Registry:
-    """Everything that plugins offer. `registry.heads` and its siblings map names to what is registered; `head(name)`
-    and its siblings also know `plugin:name`, and say what is near where there is no such name.
+    """All components of all plugins.
+
+    `registry.heads` and its siblings map names to components. `registry.head(name)` and its siblings also take
+    `plugin:name`, and raise UnknownName with the nearest names.
 
     Args:
-        strict: a plugin that fails in an event, or while it looks for a backbone, is a BrokenPlugin error instead of
-            a warning.
+        strict: a plugin that fails in an event, or while it looks for a backbone, raises BrokenPlugin instead of
+            costing a warning.
     """
 
-    def __init__(self, strict: bool = False) -> None:
+    def __init__(self, *, strict: bool = False) -> None:
         self.backbones: dict[str, Backbone] = {}
         self.heads: dict[str, Head] = {}
         self.strategies: dict[str, Strategy] = {}
         self.engines: dict[str, Engine] = {}
         self.datasets: dict[str, DatasetSource] = {}
         self.metrics: dict[str, Metric] = {}
+        self.callbacks: dict[str, Callback] = {}
         self.plugins: list[Plugin] = []
         self.owners: dict[str, dict[str, Plugin]] = {}
+        """The plugin of each name, by component."""
         self.strict = strict
-        self.warn: Callable[[str], None] = lambda line: warnings.warn(line, stacklevel=4)
-        """Says what a plugin's failure costs; a worker says it to its coordinator."""
-        self._found: dict[str, Backbone] = {}
-        self._warned: set[tuple[str, str]] = set()
+        self.on_plugin_failure: Callable[[str, str, str], None] = _warn
+        """Called with plugin, hook and message when a hook raises, once for each plugin and hook. Workers send the
+        message to the coordinator."""
+        self._from_families: dict[str, Backbone] = {}
+        self._failed_hooks: set[tuple[str, str]] = set()
         self.manager = pluggy.PluginManager("autotl")
         self.manager.add_hookspecs(hookspecs)
 
     def add(self, name: str, module: Any, distribution: str, version: str) -> None:
-        """Take in one plugin. Raises what the plugin raises; what it had registered until then is taken back."""
+        """Register one plugin. Reraises the plugin's exception, after all that it registered has been removed."""
         plugin = Plugin(name, distribution, version)
         first = next((p for p in self.plugins if p.name == name), None)
         self.plugins.append(plugin)
-        components: tuple[tuple[str, dict[str, Any], type], ...] = (
-            ("backbone", self.backbones, Backbone),
-            ("head", self.heads, Head),
-            ("strategy", self.strategies, Strategy),
-            ("engine", self.engines, Engine),
-            ("dataset", self.datasets, DatasetSource),
-            ("metric", self.metrics, Metric),
+        components: tuple[tuple[str, str, dict[str, Any], type], ...] = (
+            ("backbone", "autotl_register_backbones", self.backbones, Backbone),
+            ("head", "autotl_register_heads", self.heads, Head),
+            ("strategy", "autotl_register_strategies", self.strategies, Strategy),
+            ("engine", "autotl_register_engines", self.engines, Engine),
+            ("dataset", "autotl_register_datasets", self.datasets, DatasetSource),
+            ("metric", "autotl_register_metrics", self.metrics, Metric),
+            ("callback", "autotl_register_callbacks", self.callbacks, Callback),
         )
         taken = self.manager.get_plugin(name) is not None
         try:
@@ -89,11 +99,9 @@ class Registry:
             plugin.hooks = sorted(caller.name for caller in self.manager.get_hookcallers(module) or ())
             if not plugin.hooks:
                 raise TypeError(f"{module!r} has no hooks: mark its functions with @autotl.hookimpl")
-            for component, things, expected in components:
-                hook = f"autotl_register_{component[:-1] + 'ies' if component.endswith('y') else component + 's'}"
-                register: Register[Any] = Register(
-                    component, self.owners.setdefault(component, {}), things, plugin, expected
-                )
+            for component, hook, registered, expected in components:
+                owners = self.owners.setdefault(component, {})
+                register: Register[Any] = Register(component, registered, owners, plugin, expected)
                 for implementation in self._implementations(hook, module):
                     with traced(name, hook):
                         implementation(register=register)
@@ -101,13 +109,13 @@ class Registry:
             plugin.broken = cause_of(error)
             if not taken:
                 self.manager.unregister(name=name)
-            for component, things, _ in components:
-                for added in plugin.adds.pop(component, []):
-                    del things[added], self.owners[component][added]
+            for component, _, registered, _ in components:
+                for added in plugin.components.pop(component, []):
+                    del registered[added], self.owners[component][added]
             raise
 
     def _check_hooks(self, module: Any) -> None:
-        """Raises pluggy's own error for an unknown hook, with the name that may have been meant."""
+        """Raises pluggy's error for an unknown hook, with the nearest hook's name added."""
         try:
             self.manager.check_pending()
         except pluggy.PluginValidationError as error:
@@ -123,62 +131,70 @@ class Registry:
     # -- names
 
     def backbone(self, name: str) -> Backbone:
-        """By registered name, or from a family that knows it; `plugin:name` asks that plugin alone.
+        """The backbone of that name: a registered one, or one that a family finds. `plugin:name` takes that plugin's.
 
-        Raises UnknownName with what is near, or what the family has against it.
+        Raises:
+            UnknownName: no plugin has it; with the nearest names.
+            AutotlError: a family has it and can't provide it.
         """
-        found = self.backbones.get(name) or self._found.get(name)
-        if found is not None:
-            return found
-        plugin, inner = self._addressed(name)
-        if plugin is not None and inner in plugin.adds.get("backbone", ()):
+        backbone = self.backbones.get(name) or self._from_families.get(name)
+        if backbone is not None:
+            return backbone
+        plugin, inner = self._split_address(name)
+        if plugin is not None and inner in plugin.components.get("backbone", ()):
             return self.backbones[inner]
-        found = self._find_backbone(name, plugin)  # a family may have the plugin's name in its own names
-        alone = found is None and plugin is not None
-        if alone:
-            found = self._find_backbone(inner, plugin)
-        if found is None:
-            known = plugin.adds.get("backbone", []) if plugin else self.backbones
+        backbone = self._find_backbone(name, plugin)  # the family's own names may begin with the plugin's name
+        by_inner_name = backbone is None and plugin is not None
+        if by_inner_name:
+            backbone = self._find_backbone(inner, plugin)
+        if backbone is None:
+            known = plugin.components.get("backbone", []) if plugin else self.backbones
             raise UnknownName("backbone", inner if plugin else name, known, others=self._family_names(plugin))
-        if alone and plugin is not None and self._means_another(inner, plugin):
-            found.name = name  # a recipe names it so, and finds it again
-        self._found[name] = found  # once found, it keeps what it has read
-        return found
+        if by_inner_name and plugin is not None and self._belongs_to_another(inner, plugin):
+            backbone.name = name  # so that the name in a recipe leads to this backbone again
+        self._from_families[name] = backbone  # the same object every time: it caches what it has read
+        return backbone
 
     def _find_backbone(self, name: str, only: Plugin | None = None) -> Backbone | None:
-        """Ask family by family, the last registered first: one that fails costs a warning that names it."""
+        """Call `autotl_find_backbone` of each family, the last registered first. A failure costs a warning."""
         for implementation in reversed(self.manager.hook.autotl_find_backbone.get_hookimpls()):
             if only is not None and implementation.plugin_name != only.name:
                 continue
             try:
                 with traced(implementation.plugin_name, f"autotl_find_backbone({name!r})"):
-                    found = implementation.function(**dict.fromkeys(implementation.argnames, name))
-                if found is not None and not isinstance(found, Backbone):
-                    raise TypeError(f"it returned {found!r}, which is no Backbone")
+                    backbone = implementation.function(**dict.fromkeys(implementation.argnames, name))
+                if backbone is not None and not isinstance(backbone, Backbone):
+                    raise TypeError(f"it returned {backbone!r}, which is not a Backbone")
             except AutotlError:
                 raise
             except (Exception, SystemExit) as error:
-                self._failed(implementation.plugin_name, "autotl_find_backbone", error)
+                self._report_failure(implementation.plugin_name, "autotl_find_backbone", error)
             else:
-                if found is not None:
+                if backbone is not None:
                     plugin = next(p for p in self.plugins if p.name == implementation.plugin_name)
-                    self.owners.setdefault("family", {})[name] = plugin
-                    return found
+                    self.owners.setdefault(FAMILY, {})[name] = plugin
+                    return backbone
         return None
 
-    def _means_another(self, name: str, plugin: Plugin) -> bool:
-        """Whether `name` alone would be someone else's than this plugin's."""
+    def _belongs_to_another(self, name: str, plugin: Plugin) -> bool:
+        """Whether `name` without a prefix is another plugin's backbone."""
         if name in self.backbones:
             return self.owners["backbone"][name] is not plugin
         self._find_backbone(name)
-        return self.owners.get("family", {}).get(name) is not plugin
+        return self.owners.get(FAMILY, {}).get(name) is not plugin
 
     def family_names(self, plugin: str | None = None) -> list[str]:
-        """Names that families know, of one plugin or of all, beside those that are registered."""
-        meant = [p for p in self.plugins if plugin is not None and p.answers_to(plugin)]
-        if plugin is not None and not meant:
+        """Names from `autotl_list_backbones`, of one plugin or of all; registered backbones are not among them.
+
+        Raises:
+            UnknownName: no plugin of that name.
+        """
+        if plugin is None:
+            return self._family_names()
+        matching = [p for p in self.plugins if p.matches(plugin)]
+        if not matching:
             raise UnknownName("plugin", plugin, [p.name for p in self.plugins])
-        return self._family_names(meant[0] if meant else None)
+        return self._family_names(matching[0])
 
     def _family_names(self, only: Plugin | None = None) -> list[str]:
         names: list[str] = []
@@ -190,99 +206,107 @@ class Registry:
                     listed: Any = implementation.function()
                     names += map(str, listed)
             except (Exception, SystemExit) as error:
-                self._failed(implementation.plugin_name, "autotl_list_backbones", error)
+                self._report_failure(implementation.plugin_name, "autotl_list_backbones", error)
         return names
 
-    def _addressed(self, name: str) -> tuple[Plugin | None, str]:
-        """The plugin that `plugin:name` means, and the name; None where no plugin is called so."""
-        word, colon, inner = name.partition(":")
-        meant = [p for p in self.plugins if colon and inner and not p.broken and p.answers_to(word)]
-        return (meant[0], inner) if len(meant) == 1 else (None, name)
+    def _split_address(self, address: str) -> tuple[Plugin | None, str]:
+        """The plugin and the inner name of `plugin:name`; (None, address) if no single plugin matches the prefix."""
+        prefix, colon, inner = address.partition(":")
+        matching = [p for p in self.plugins if colon and inner and not p.broken and p.matches(prefix)]
+        return (matching[0], inner) if len(matching) == 1 else (None, address)
 
-    def _named(self, component: str, things: Mapping[str, T], name: str) -> T:
-        if name in things:
-            return things[name]
-        plugin, inner = self._addressed(name)
-        mine = plugin.adds.get(component, []) if plugin else things
-        if inner not in mine:
-            raise UnknownName(component, inner, mine)
-        return things[inner]
+    def _lookup(self, component: str, registered: Mapping[str, T], name: str) -> T:
+        if name in registered:
+            return registered[name]
+        plugin, inner = self._split_address(name)
+        known = plugin.components.get(component, []) if plugin else registered
+        if inner not in known:
+            raise UnknownName(component, inner, known)
+        return registered[inner]
 
     def head(self, name: str) -> Head:
-        return self._named("head", self.heads, name)
+        """The head of that name. Raises UnknownName."""
+        return self._lookup("head", self.heads, name)
 
     def strategy(self, name: str) -> Strategy:
-        return self._named("strategy", self.strategies, name)
+        """The strategy of that name. Raises UnknownName."""
+        return self._lookup("strategy", self.strategies, name)
 
     def metric(self, name: str) -> Metric:
-        return self._named("metric", self.metrics, name)
+        """The metric of that name. Raises UnknownName."""
+        return self._lookup("metric", self.metrics, name)
 
     def engine(self, name: str | None, device: str) -> Engine:
-        """The engine of that name, or without one the last registered that is usable on `device`."""
+        """The engine of that name; for None, the last registered one that is usable on `device`. Raises UnknownName."""
         if name:
-            return self._named("engine", self.engines, name)
+            return self._lookup("engine", self.engines, name)
         return next(e for e in reversed(self.engines.values()) if e.usable(device))
 
     def owner(self, component: str, name: str) -> Plugin | None:
-        """The plugin that a part comes from, also one that a family of backbones found."""
-        plugin, _ = self._addressed(name)
+        """The plugin that a component comes from, also for a backbone that a family found."""
+        plugin, _ = self._split_address(name)
         if plugin is None:
             plugin = self.owners.get(component, {}).get(name)
         if plugin is None and component == "backbone":
-            plugin = self.owners.get("family", {}).get(name)
+            plugin = self.owners.get(FAMILY, {}).get(name)
         return plugin
 
     # -- events
 
     def notify(self, event: str, **arguments: Any) -> None:
-        """Call an event's implementations one by one: one that raises costs a warning that names it, once."""
+        """Call all implementations of an event hook. One that raises costs a warning, and the others are still called."""
         for implementation in getattr(self.manager.hook, event).get_hookimpls():
             try:
                 with traced(implementation.plugin_name, event):
                     implementation.function(**{k: arguments[k] for k in implementation.argnames})
             except (Exception, SystemExit) as error:
-                self._failed(implementation.plugin_name, event, error)
+                self._report_failure(implementation.plugin_name, event, error)
 
-    def _failed(self, name: str, hook: str, error: BaseException) -> None:
+    def _report_failure(self, name: str, hook: str, error: BaseException) -> None:
         plugin = next(p for p in self.plugins if p.name == name)
-        line = f"plugin {name!r} of {plugin.distribution} {plugin.version} failed in {hook}: {cause_of(error)}"
+        text = f"plugin {name!r} of {plugin.distribution} {plugin.version} failed in {hook}: {cause_of(error)}"
         if self.strict:
-            raise BrokenPlugin(f"{line} (--strict-plugins)") from error
-        if (name, hook) not in self._warned:
-            self._warned.add((name, hook))
-            self.warn(line)
+            raise BrokenPlugin(f"{text} (--strict-plugins)") from error
+        if (name, hook) not in self._failed_hooks:
+            self._failed_hooks.add((name, hook))
+            self.on_plugin_failure(name, hook, text)
 
     def versions(self) -> dict[str, str]:
-        """Distribution and version of each plugin that takes part."""
+        """Version of each distribution that has a working plugin."""
         return {p.distribution: p.version for p in self.plugins if not p.broken}
 
 
-def load_registry(without: Iterable[str] = (), strict: bool = False) -> Registry:
-    """The built-ins, then every installed entry point of group `autotl`, each in isolation.
+def _warn(plugin: str, hook: str, text: str) -> None:
+    warnings.warn(text, stacklevel=4)
+
+
+def load_registry(without: Iterable[str] = (), *, strict: bool = False) -> Registry:
+    """Load the built-ins, then every installed entry point of the group `autotl`, each in isolation.
 
     Args:
-        without: names of plugins, or of their distributions, to leave out (`-p no:NAME`); the variable
-            AUTOTL_PLUGINS=`no:NAME,…` adds to them. One that leaves nothing out costs a warning.
-        strict: a plugin that fails to import or register, and later in an event, is a BrokenPlugin error instead of
-            a warning.
+        without: names of plugins, or of their distributions, to leave out (`-p no:NAME`). The environment variable
+            AUTOTL_PLUGINS=`no:NAME,…` adds to them. A name that matches no plugin costs a warning.
+        strict: a plugin that fails to import or to register, or later in an event, raises BrokenPlugin instead of
+            costing a warning.
     """
     from autotl._version import __version__
 
-    entries = installed()
+    entries = installed_plugins()
     built_in = {module.removeprefix("autotl."): module for module in BUILT_IN}
-    left_out = words_left_out(without, {*built_in, *(e.name for e in entries), *(origin(e)[0] for e in entries)})
-    registry = Registry(strict)
+    known = {*built_in, *(e.name for e in entries), *(distribution_of(e)[0] for e in entries)}
+    disabled = disabled_names(without, known)
+    registry = Registry(strict=strict)
     for name, module in built_in.items():
-        if name not in left_out:
+        if name not in disabled:
             registry.add(name, _marked(importlib.import_module(module)), "autotl", __version__)
     for entry in entries:
-        if not {entry.name, origin(entry)[0]} & left_out:
+        if not {entry.name, distribution_of(entry)[0]} & disabled:
             _load(registry, entry)
     return registry
 
 
 def _load(registry: Registry, entry: EntryPoint) -> None:
-    distribution, version = origin(entry)
+    distribution, version = distribution_of(entry)
     before = len(registry.plugins)
     try:
         with traced(entry.name, f"import {entry.value}"):
@@ -292,14 +316,14 @@ def _load(registry: Registry, entry: EntryPoint) -> None:
         cause = cause_of(error)
         if len(registry.plugins) == before:  # it failed to import
             registry.plugins.append(Plugin(entry.name, distribution, version, broken=cause))
-        message = takes_no_part(entry.name, distribution, version, cause)
+        line = disabled_line(entry.name, distribution, version, cause)
         if registry.strict:
-            raise BrokenPlugin(f"{message} (--strict-plugins)") from error
-        warnings.warn(message, stacklevel=3)
+            raise BrokenPlugin(f"{line} (--strict-plugins)") from error
+        warnings.warn(line, stacklevel=3)
 
 
 def _marked(module: ModuleType) -> ModuleType:
-    """Built-in modules spell their hooks as plain functions of the hooks' names: mark them like a plugin's."""
+    """Mark a built-in module's hooks, which are plain functions, like those of a plugin."""
     for name, function in list(vars(module).items()):
         if name.startswith("autotl_") and callable(function):
             hookspecs.hookimpl(function)

@@ -127,7 +127,7 @@ def task(patches, extractor, registry, tmp_path_factory):
     from autotl.strategies.base import Task
 
     dataset, split = patches
-    extractor.store, extractor.scratch = (
+    extractor.store, extractor.boundary_store = (
         FeatureStore(tmp_path_factory.getbasetemp() / "recorded" / name) for name in ("features", "boundary")
     )
 

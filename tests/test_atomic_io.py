@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from autotl.atomic_io import DiskFull, disk_full, format_bytes, replaced_folder, write_atomically, write_json
+from autotl.atomic_io import DiskFull, as_disk_full, format_bytes, replaced_folder, write_atomically, write_json
 
 
 def test_bytes_arrive_in_folders_that_werent_there(tmp_path):
@@ -74,7 +74,7 @@ def test_a_full_disk_says_what_was_written_what_it_needed_and_what_is_free(tmp_p
 
 
 def test_other_troubles_of_a_disk_are_not_called_full(tmp_path):
-    assert disk_full(OSError(errno.EIO, "Input/output error"), tmp_path / "x") is None
+    assert as_disk_full(OSError(errno.EIO, "Input/output error"), tmp_path / "x") is None
 
 
 @pytest.mark.parametrize(

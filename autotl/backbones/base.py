@@ -100,7 +100,7 @@ class Backbone(ABC):
         """Hex digits that change when the architecture or the weights change. Part of the key of recorded features."""
 
     @abstractmethod
-    def build(self, pretrained: bool = True) -> "nn.Module":
+    def build(self, *, pretrained: bool = True) -> "nn.Module":
         """The network in eval mode: normalised float images [N, 3, size, size] to pooled features [N, num_features].
 
         Args:
@@ -132,6 +132,8 @@ class Backbone(ABC):
             try:
                 with torch.device("meta"):  # no storage and no initialisation: takes milliseconds
                     module = self.build(pretrained=False)
+            except AutotlError:
+                raise
             except Exception:  # some constructors read the values of tensors, which meta tensors don't have
                 module = self._build_for_counting()
         return sum(parameter.numel() for parameter in module.parameters())

@@ -61,9 +61,7 @@ def groups_by_position(module: "nn.Module") -> dict[str, int]:
     return groups
 
 
-def _parts_in_one_group(
-    name: str, module: "nn.Module", groups: Mapping[str, int]
-) -> Iterator[tuple[str, int, bool]]:
+def _parts_in_one_group(name: str, module: "nn.Module", groups: Mapping[str, int]) -> Iterator[tuple[str, int, bool]]:
     """The largest modules, and remaining parameters, that lie in one group: (name, group, is a module), in order."""
     prefix = f"{name}." if name else ""
     inside = {group for parameter, group in groups.items() if parameter.startswith(prefix)}

@@ -103,7 +103,7 @@ class TimmBackbone(Backbone):
         content = json.dumps(["timm", architecture, arguments, file_digest(self.weights_file())], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
-    def build(self, pretrained: bool = True) -> "nn.Module":
+    def build(self, *, pretrained: bool = True) -> "nn.Module":
         import timm
         import torch
 
@@ -208,8 +208,7 @@ class TimmBackbone(Backbone):
         """timm's `pretrained_cfg`: preprocessing, classifier, and location of the weights."""
         if self.folder:
             return _read_folder_config(self.folder)[0]
-        from timm.models import get_pretrained_cfg
-        from timm.models._pretrained import PretrainedCfg
+        from timm.models import PretrainedCfg, get_pretrained_cfg
 
         return (get_pretrained_cfg(self.model) or PretrainedCfg()).to_dict()
 
@@ -241,7 +240,7 @@ class TimmBackbone(Backbone):
 def _read_folder_config(folder: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
     """A folder's config.json, read as timm reads it: (pretrained_cfg, architecture, model arguments)."""
     from timm.models import is_model
-    from timm.models._hub import load_model_config_from_path
+    from timm.models._hub import load_model_config_from_path  # noqa: PLC2701  # timm exports no public name
 
     try:
         config, architecture, arguments = load_model_config_from_path(folder)

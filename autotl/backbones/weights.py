@@ -123,7 +123,7 @@ def fetch(location: str) -> Path:
 
 def _download(location: str) -> Path:
     if "://" in location:
-        from timm.models._hub import download_cached_file
+        from timm.models._hub import download_cached_file  # noqa: PLC2701  # timm exports no public name
 
         return Path(download_cached_file(location))
     from huggingface_hub import hf_hub_download, logging

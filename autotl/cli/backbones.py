@@ -73,7 +73,7 @@ def list_backbones(
     rows = [
         row
         for backbone in registry.backbones.values()
-        if (plugin is None or owners[backbone.name].answers_to(plugin)) and _matches(backbone.name, name)
+        if (plugin is None or owners[backbone.name].matches(plugin)) and _matches(backbone.name, name)
         for row in [_row(registry, backbone, count=count)]
         if (row["cached"] or not cached)
         and (limit is None or (row["num_params"] is not None and row["num_params"] <= limit))
@@ -92,7 +92,9 @@ def list_backbones(
     for other in others:
         print(other)
     if not all_names:
-        Console().print("[dim]Any timm model works by its name: --all lists them. Show one: autotl backbones show NAME[/]")
+        Console().print(
+            "[dim]Any timm model works by its name: --all lists them. Show one: autotl backbones show NAME[/]"
+        )
 
 
 def _row(registry: "Registry", backbone: "Backbone", *, count: bool) -> dict[str, Any]:

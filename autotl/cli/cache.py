@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from autotl.features.store import FeatureStore, Kept
+    from autotl.features.store import FeatureStore, StoredTable
 
 __all__ = ["add_commands"]
 
@@ -145,7 +145,7 @@ def _open(ctx: typer.Context, folder: Path | None) -> "tuple[Path, FeatureStore 
 
 
 def _tell_removed(
-    store: "FeatureStore | None", removed: "list[Kept]", root: Path, as_json: bool, besides: int = 0
+    store: "FeatureStore | None", removed: "list[StoredTable]", root: Path, as_json: bool, besides: int = 0
 ) -> None:
     from autotl.atomic_io import format_bytes
 
@@ -165,7 +165,7 @@ def _tell_removed(
     )
 
 
-def _what(kept: "Kept") -> str:
+def _what(kept: "StoredTable") -> str:
     """Which network's features of which view, from which engine."""
     if kept.spec is None:
         return f"unreadable ({kept.folder.name[:12]}…)"
@@ -176,7 +176,7 @@ def _what(kept: "Kept") -> str:
     return " · ".join(str(p) for p in [name, *parts, f"{size} px" if size else None] if p)
 
 
-def _as_dict(kept: "Kept") -> dict[str, Any]:
+def _as_dict(kept: "StoredTable") -> dict[str, Any]:
     return {
         "folder": str(kept.folder),
         "label": kept.label,

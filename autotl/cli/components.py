@@ -54,7 +54,7 @@ def heads(
     rows = []
     for head in registry.heads.values():
         owner = registry.owners["head"][head.name]
-        if type in (None, head.type) and (plugin is None or owner.answers_to(plugin)):
+        if type in (None, head.type) and (plugin is None or owner.matches(plugin)):
             rows.append({"name": head.name, "type": head.type, "rows": head.max_train_samples, "plugin": owner.name})
     if sort:
         rows.sort(key=lambda row: (row[sort] is None, row[sort] or 0, row["name"]))
@@ -96,5 +96,5 @@ def plugins(as_json: Annotated[bool, typer.Option("--json", metavar="", help="As
             console.print(Padding(Text(f"broken: {plugin.broken}", "red"), (0, 0, 0, 2)))
             continue
         other = [hook for hook in plugin.hooks if not hook.startswith("autotl_register_") or hook.endswith("_commands")]
-        for kind, names in {**plugin.adds, **({"hooks": other} if other else {})}.items():
+        for kind, names in {**plugin.components, **({"hooks": other} if other else {})}.items():
             console.print(Padding(Text.assemble((f"{kind}  ", "cyan"), ", ".join(names)), (0, 0, 0, 2)))

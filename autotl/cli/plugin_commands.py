@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from autotl.discovery import cause_of, installed, origin, takes_no_part, traced, words_left_out
+from autotl.discovery import cause_of, disabled_line, disabled_names, distribution_of, installed_plugins, traced
 from autotl.errors import AutotlError, BrokenPlugin
 
 __all__ = ["plugin_commands"]
@@ -16,11 +16,11 @@ def plugin_commands(built_in: set[str], strict: bool) -> dict[str, Any]:
 
     A plugin that fails, or takes a name that is taken, costs a warning; with `strict` it is a BrokenPlugin error.
     """
-    left_out = words_left_out()
+    left_out = disabled_names()
     owners = dict.fromkeys(built_in, "autotl itself")
     commands: dict[str, Any] = {}
-    for entry in installed():
-        distribution, version = origin(entry)
+    for entry in installed_plugins():
+        distribution, version = distribution_of(entry)
         if {entry.name, distribution} & left_out:
             continue
         try:
@@ -32,7 +32,7 @@ def plugin_commands(built_in: set[str], strict: bool) -> dict[str, Any]:
                         f"Leave one out: -p no:{entry.name}"
                     )
         except (Exception, SystemExit) as error:
-            message = takes_no_part(entry.name, distribution, version, cause_of(error))
+            message = disabled_line(entry.name, distribution, version, cause_of(error))
             if strict:
                 raise BrokenPlugin(f"{message} (--strict-plugins)") from error
             warnings.warn(message, stacklevel=2)

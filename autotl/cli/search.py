@@ -107,7 +107,7 @@ def search(
     from autotl import api
     from autotl.ui.reporters import choose_progress
 
-    progress = choose_progress(quiet, as_json, picture)
+    progress = choose_progress(quiet=quiet, as_json=as_json, picture=picture)
     if join:
         api.join(config, progress=progress)
     else:

@@ -32,7 +32,7 @@ def _replay(config: StudyConfig, number: int, say: Callable[[str], None]) -> dic
     from autotl.registry import load_registry
     from autotl.trial.runner import Bench, train
 
-    registry = load_registry(config.without_plugins, config.strict_plugins)
+    registry = load_registry(config.without_plugins, strict=config.strict_plugins)
     context = prepare(config, registry, parse_devices(config.devices), say)
     bench = Bench.set_up(context, lambda *message: None, lambda: float("inf"))
     trials = {t.number: t for t in bench.study.get_trials(deepcopy=False)}

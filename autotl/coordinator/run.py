@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from autotl.atomic_io import DiskFull, disk_full, format_bytes, refuse_links_out, same_disk
+from autotl.atomic_io import DiskFull, as_disk_full, format_bytes, refuse_links_out, same_disk
 from autotl.backbones.weights import no_downloads
 from autotl.clock import Clock, SystemClock
 from autotl.config import StudyConfig, check_names, default_cache
@@ -56,7 +56,7 @@ def run_search(
     try:
         return _run(config, progress, extend=extend, images=images, callbacks=callbacks)
     except (DiskFull, OSError) as error:
-        full = disk_full(error, config.folder)
+        full = as_disk_full(error, config.folder)
         if full is None:
             raise
         raise DiskFull(f"{full} {_how_to_free_space(full.path, config)}", full.path) from error
@@ -70,7 +70,7 @@ def _how_to_free_space(path: Path, config: StudyConfig) -> str:
     freed = 0
     with suppress(StoreUnavailable, DiskFull, OSError):
         if features.is_dir() and same_disk(features, path):
-            freed = FeatureStore(features).could_free()
+            freed = FeatureStore(features).freeable_bytes()
     cache = f" --cache {config.cache}" if config.cache != default_cache() else ""
     remedy = f"`autotl cache clear{cache}` would free {format_bytes(freed)} there" if freed else "Free space there"
     return (

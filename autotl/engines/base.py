@@ -1,4 +1,4 @@
-"""The engine contract: a frozen network becomes a fast function from image batches to arrays, on a device."""
+"""The engine contract: compiles a frozen network into a fast function from image batches to features, on a device."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,22 +14,34 @@ if TYPE_CHECKING:
 __all__ = ["Compiled", "Engine"]
 
 Compiled = Callable[[np.ndarray], np.ndarray]
-"""uint8 images [N, size, size, 3] to float32 rows [N, ...]. N may differ from call to call, and several threads call it
-at once."""
+"""uint8 images [N, size, size, 3] to float32 features or maps [N, ...]. N may differ from call to call. Must be
+thread-safe: several threads call it at the same time."""
 
 
 class Engine(ABC):
-    """Compiles modules that take uint8 images [N, size, size, 3] (they normalise them themselves)."""
+    """Compiles modules that take uint8 images [N, size, size, 3] and normalise them themselves."""
 
     name: str
 
     @abstractmethod
     def usable(self, device: str) -> bool:
-        """Whether it runs on this torch device, here."""
+        """Whether the engine runs on this torch device of this machine."""
 
     @abstractmethod
     def precision(self, device: str) -> str:
-        """`"fp32"` or `"bf16"`: what it would compute in on this device. Subset of the feature store's key."""
+        """The precision in which the engine computes on this device: `"fp32"` or `"bf16"`.
+
+        Part of the feature store's key and called for each read: cache whatever takes long to find out.
+        """
+
+    def version(self) -> str:
+        """The library that computes, and its version, such as `"torch 2.9.0"`. The default is PyTorch's.
+
+        Part of the feature store's key, so that features of another version are never read. Called for each read.
+        """
+        import torch
+
+        return f"torch {torch.__version__}"
 
     @abstractmethod
     def compile(
@@ -42,9 +54,14 @@ class Engine(ABC):
         cache: Path | None = None,
         key: str = "",
     ) -> Compiled:
-        """Make `module`, in eval mode, fast on `device`. `threads` is this worker's share of the CPU, and how many
-        threads call what comes out at once: each hands in its own images as soon as it has read them.
+        """Compile `module`, which is in eval mode, for `device`. The caller's module must stay unchanged.
 
-        What takes long to prepare may be kept in the folder `cache` for other processes, under `key`: digits of
-        everything that `module` is made of, its weights too.
+        Args:
+            module: takes uint8 images [N, size, size, 3].
+            size: height and width of the images.
+            device: a torch device for which `usable` is true.
+            threads: this worker's share of the CPU cores, and the number of threads that call the result at once.
+            precision: what `precision(device)` returned.
+            cache: folder where the engine may keep what takes long to prepare, for other processes.
+            key: identifies `module`, including its weights. Files in `cache` must be kept under it.
         """

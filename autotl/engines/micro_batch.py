@@ -1,8 +1,8 @@
-"""The micro-batch: how many rows pass through a network at once. It halves until they fit into the device's memory.
+"""Micro-batches: how many samples pass through a network at once. The number halves until they fit into memory.
 
-A trial's batch is part of its recipe and stays what it is: gradients are summed over its micro-batches. What fitted is
-remembered for each network and device, so that memory runs out once and not in every step. (Norms that take their
-statistics from the batch see a micro-batch of it, which is what gradient accumulation means for them everywhere.)
+The batch size of a trial is part of its recipe and doesn't change: gradients are summed over the micro-batches of a
+batch. What fitted is remembered for each network and device, so that memory runs out once and not in every step.
+(Batch norms in training mode see the statistics of a micro-batch, as with any gradient accumulation.)
 """
 
 import gc
@@ -19,92 +19,106 @@ from autotl.devices import out_of_memory
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MicroBatch", "keep_in"]
+__all__ = ["MicroBatch", "persist_to"]
 
 T = TypeVar("T")
-_fitting: dict[str, int] = {}
-"""Rows that fit, by network and device. A process has one device of each name."""
-_kept: list[Path] = []
+_fitting_sizes: dict[str, int] = {}
+"""Number of samples that fit, by network and device. A process has only one device of each name."""
+_files: list[Path] = []
+"""The file of `persist_to`, or nothing."""
 
 
-def keep_in(page: Path) -> None:
-    """Remember in a file too, for the processes that come after this one, and those beside it."""
-    _kept[:] = [page]
-    _fitting.update(_read(page))
+def persist_to(file: Path) -> None:
+    """Read the sizes in `file`, and write every new one to it, for other processes on the same device."""
+    _files[:] = [file]
+    _fitting_sizes.update(_read(file))
 
 
-def _read(page: Path) -> dict[str, int]:
+def _read(file: Path) -> dict[str, int]:
+    """The sizes in a file; none where it is missing or damaged."""
     with suppress(OSError, ValueError, AttributeError):
-        found = json.loads(page.read_text(encoding="utf-8"))
-        return {name: rows for name, rows in found.items() if type(rows) is int and rows > 0}
+        sizes = json.loads(file.read_text(encoding="utf-8"))
+        return {name: size for name, size in sizes.items() if type(size) is int and size > 0}
     return {}
 
 
 class MicroBatch:
-    """How many rows of `network`, by its name, fit on a torch device.
+    """Runs a network in micro-batches that fit into the memory of a device.
 
     Args:
-        log: told in a line when the size halves.
+        network: name under which the fitting size is remembered.
+        device: a torch device.
+        log: called with a line when the size halves.
     """
 
     def __init__(self, network: str, device: str, log: Callable[[str], None] = lambda line: None):
         self.network, self.device, self.log = network, device, log
         self.name = f"{network} on {device}"
 
-    def of(self, rows: int) -> int:
-        """The size for a batch of so many rows."""
-        return min(rows, _fitting.get(self.name, rows))
+    def size_for(self, batch: int) -> int:
+        """The size of a micro-batch of a batch of `batch` samples."""
+        return min(batch, _fitting_sizes.get(self.name, batch))
 
-    def backward(self, rows: int, loss_of: Callable[[slice], "Tensor"], clear: Callable[[], object]) -> "Tensor":
-        """The loss of a batch, its gradients summed into the parameters.
+    def backward(
+        self, batch: int, micro_batch_loss: Callable[[slice], "Tensor"], clear: Callable[[], object]
+    ) -> "Tensor":
+        """Sum the gradients of a batch into the parameters, and return the batch's loss.
 
         Args:
-            loss_of: the share that some of the batch's rows have in its loss: shares add up to the whole.
+            batch: number of samples.
+            micro_batch_loss: the part of the batch's loss that the samples of a slice contribute. The parts of all
+                slices must add up to the loss.
             clear: drops the gradients of an attempt that did not fit.
         """
 
         def attempt() -> "Tensor":
             total: Tensor | None = None
-            for chosen in _parts(rows, self.of(rows)):
-                share = loss_of(chosen)
-                share.backward()
-                total = share.detach() if total is None else total + share.detach()
+            for samples in _slices(batch, self.size_for(batch)):
+                loss = micro_batch_loss(samples)
+                loss.backward()
+                total = loss.detach() if total is None else total + loss.detach()
             assert total is not None
             return total
 
-        return self._until_it_fits(rows, attempt, clear)
+        return self._retry_until_it_fits(batch, attempt, clear)
 
-    def forward(self, rows: int, run: Callable[[slice], T], at_once: int | None = None) -> list[T]:
-        """What `run` makes of all rows, part by part, of `at_once` rows at the most."""
-        most = min(rows, at_once or rows)
-        return self._until_it_fits(most, lambda: [run(chosen) for chosen in _parts(rows, self.of(most))])
+    def forward(self, num_samples: int, run: Callable[[slice], T], max_size: int | None = None) -> list[T]:
+        """The results of `run` on consecutive slices of `num_samples` samples, each of at most `max_size`."""
+        batch = min(num_samples, max_size or num_samples)
+        return self._retry_until_it_fits(
+            batch, lambda: [run(samples) for samples in _slices(num_samples, self.size_for(batch))]
+        )
 
-    def _until_it_fits(self, rows: int, attempt: Callable[[], T], clear: Callable[[], object] = lambda: None) -> T:
+    def _retry_until_it_fits(
+        self, batch: int, attempt: Callable[[], T], clear: Callable[[], object] = lambda: None
+    ) -> T:
         while True:
             try:
                 return attempt()
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or self.of(rows) <= 1:
+                if not out_of_memory(error) or self.size_for(batch) <= 1:
                     raise
-            # not inside the handler, where the traceback keeps what the attempt allocated
+            # Outside of the handler: the traceback keeps the tensors of the failed attempt alive.
             clear()
-            _empty(self.device)
-            self._halve(self.of(rows))
+            _release_memory(self.device)
+            self._halve(self.size_for(batch))
 
     def _halve(self, size: int) -> None:
-        _fitting[self.name] = size // 2
-        self.log(f"{self.network}: {self.device} has no memory for {size} images at once: goes on with {size // 2}")
-        for page in _kept:
-            with suppress(OSError):  # it costs the next process one more attempt
-                write_json(page, {**_read(page), self.name: size // 2})
+        _fitting_sizes[self.name] = size // 2
+        self.log(
+            f"{self.network}: {size} images at once exceed the memory of {self.device}: continuing with {size // 2}"
+        )
+        for file in _files:
+            with suppress(OSError):  # the next process makes one more attempt
+                write_json(file, {**_read(file), self.name: size // 2})
 
 
-def _parts(rows: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, rows)) for start in range(0, rows, max(1, size)))
+def _slices(num_samples: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, num_samples)) for start in range(0, num_samples, max(1, size)))
 
 
-def _empty(device: str) -> None:
-    """What PyTorch holds without using it goes back to the device."""
+def _release_memory(device: str) -> None:
+    """Return the memory that PyTorch caches to the device."""
     gc.collect()
     torch = sys.modules["torch"]
     with suppress(RuntimeError):

@@ -1,4 +1,4 @@
-"""The OpenVINO engine: on a CPU several times as fast as PyTorch, in bf16 where the chip multiplies it."""
+"""The OpenVINO engine: several times as fast as PyTorch on a CPU, in bf16 where the chip multiplies it."""
 
 import functools
 import hashlib
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenVinoEngine"]
 
-AT_ONCE = 4
-"""Images that go through a stream together. Of 32, lite0 takes 336 MB instead of 137, and a sixth more time."""
-MOST_STREAMS = 4
-"""Each has memory of its own for what flows between layers; more threads share a stream."""
+IMAGES_PER_INFERENCE = 4
+"""Images in one inference request. With 32, EfficientNet-Lite0 takes 336 MB instead of 137, and a sixth more time."""
+MAX_STREAMS = 4
+"""Each stream has its own memory for activations. Threads beyond this number share streams."""
 
 
 class OpenVinoEngine(Engine):
-    """Runs on the CPU, in this worker's share of it: a stream for each thread that calls, so that none waits for
+    """Runs on this worker's share of the CPU, with one stream for each calling thread, so that no thread waits for
     another between two layers."""
 
     name = "openvino"
@@ -43,6 +43,9 @@ class OpenVinoEngine(Engine):
 
     def precision(self, device: str) -> str:
         return "bf16" if "BF16" in _capabilities() else "fp32"
+
+    def version(self) -> str:
+        return f"openvino {_openvino().__version__}"
 
     def compile(
         self,
@@ -57,17 +60,17 @@ class OpenVinoEngine(Engine):
         openvino = _openvino()
         core = openvino.Core()
         if cache and key:
-            model = _kept(core, module, size, cache, f"{key}/{size}/{openvino.__version__}")
+            model = _cached(core, module, size, cache, f"{key}/{size}/{openvino.__version__}")
         else:
             model = _convert(module, size)
         if precision == "bf16":
-            model = _ending_in_a_product(model)
-        streams = min(threads, MOST_STREAMS)
+            model = _append_identity_convolution(model)
+        streams = min(threads, MAX_STREAMS)
         settings = {
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-            "ENABLE_CPU_PINNING": False,  # workers side by side would all be pinned to the same first cores
+            "ENABLE_CPU_PINNING": False,  # parallel workers would all be pinned to the same first cores
         }
         compiled = core.compile_model(model, "CPU", settings)
         idle: SimpleQueue[Any] = SimpleQueue()
@@ -76,12 +79,13 @@ class OpenVinoEngine(Engine):
 
         def infer(request: Any, images: np.ndarray) -> np.ndarray:
             request.infer({0: np.ascontiguousarray(images)}, share_inputs=True)
-            return request.get_output_tensor(0).data.astype(np.float32)  # a copy: the next images reuse the tensor
+            return request.get_output_tensor(0).data.astype(np.float32)  # a copy: the next request reuses the tensor
 
         def run(images: np.ndarray) -> np.ndarray:
             request = idle.get()
             try:
-                return np.concatenate([infer(request, images[i : i + AT_ONCE]) for i in range(0, len(images), AT_ONCE)])
+                starts = range(0, len(images), IMAGES_PER_INFERENCE)
+                return np.concatenate([infer(request, images[i : i + IMAGES_PER_INFERENCE]) for i in starts])
             finally:
                 idle.put(request)
 
@@ -90,15 +94,15 @@ class OpenVinoEngine(Engine):
 
 @functools.cache
 def _capabilities() -> frozenset[str]:
-    """Of this chip. To ask takes as long as to read thousands of rows, and every reader asks."""
+    """What the CPU can do. Cached: the query takes as long as reading thousands of features, and each read needs it."""
     return frozenset(_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def _openvino() -> Any:
-    """The package without its telemetry, which would report each import and conversion over the network, unasked."""
+    """Import openvino without its telemetry, which reports each import and conversion over the network."""
     if "openvino" not in sys.modules:
-        # as if it weren't installed: openvino then takes its own stand-in
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # how Python spells "not here"
+        # None makes the import fail, as if the package weren't installed: openvino then uses its own stub.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return importlib.import_module("openvino")
 
 
@@ -106,42 +110,43 @@ def _convert(module: "nn.Module", size: int) -> Any:
     """The module as an OpenVINO model for batches of any length."""
     import torch
 
-    example = torch.zeros(1, size, size, 3, dtype=torch.uint8)  # a batch of one converts five times faster than of 32
+    example = torch.zeros(1, size, size, 3, dtype=torch.uint8)  # converts five times faster than a batch of 32
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # tracing warns of each Python branch; `check_engine` looks at what came out
+        warnings.simplefilter("ignore")  # tracing warns of each Python branch; `engine_cosine` checks the result
         return _openvino().convert_model(module.eval().to("cpu"), example_input=example, input=[-1, size, size, 3])
 
 
-def _ending_in_a_product(model: Any) -> Any:
-    """The model with one more convolution, each feature by one, after its rows [N, F].
+def _append_identity_convolution(model: Any) -> Any:
+    """Append an identity grouped 1×1 convolution, so that OpenVINO keeps the poolings before it in bf16.
 
-    Of a network in bf16 OpenVINO computes in fp32 whatever isn't followed by a convolution or a product. Taps aren't:
-    each map that is pooled would be written, moved and read at twice the size, 6 to 23 % of a pass.
+    In a bf16 network, OpenVINO computes an operation in fp32 if no convolution or matrix product follows it. The
+    poolings of the feature levels are such operations: their maps would be written, moved and read at twice the size,
+    which takes 6 to 23 % of a forward pass. A model whose output isn't [N, F] is returned unchanged.
     """
     ops = importlib.import_module("openvino.opset13")
-    rows = model.output(0).get_node().input_value(0)
-    shape = rows.get_partial_shape()
+    features = model.output(0).get_node().input_value(0)
+    shape = features.get_partial_shape()
     if len(shape) != 2 or shape[1].is_dynamic:
         return model
     ones = np.ones((shape[1].get_length(), 1, 1, 1, 1), np.float32)
-    by_one = ops.group_convolution(ops.unsqueeze(rows, [2, 3]), ones, [1, 1], [0, 0], [0, 0], [1, 1])
-    return _openvino().Model([ops.squeeze(by_one, [2, 3])], model.get_parameters())
+    identity = ops.group_convolution(ops.unsqueeze(features, [2, 3]), ones, [1, 1], [0, 0], [0, 0], [1, 1])
+    return _openvino().Model([ops.squeeze(identity, [2, 3])], model.get_parameters())
 
 
-def _kept(core: Any, module: "nn.Module", size: int, cache: Path, key: str) -> Any:
-    """The converted model from `cache`, converted and put there first by whoever comes first; others wait for it."""
+def _cached(core: Any, module: "nn.Module", size: int, cache: Path, key: str) -> Any:
+    """The converted model from the folder `cache`. Under a file lock, the first process converts and stores it."""
     openvino = _openvino()
     folder = cache / f"openvino-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
-    with ExitStack() as held:
+    with ExitStack() as lock:
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(f"{folder}.lock", thread_local=False))
-        except OSError:  # read-only, gone or full: to keep it would save time, no more
+            lock.enter_context(FileLock(f"{folder}.lock", thread_local=False))
+        except OSError:  # read-only, removed or full: work without the cache
             return _convert(module, size)
         if folder.exists():
             try:
                 return core.read_model(folder / "model.xml")
-            except RuntimeError:  # damaged: convert it again
+            except RuntimeError:  # damaged: convert again
                 shutil.rmtree(folder)
         model = _convert(module, size)
         draft = cache / f".{os.getpid()}-{secrets.token_hex(4)}"
@@ -149,10 +154,12 @@ def _kept(core: Any, module: "nn.Module", size: int, cache: Path, key: str) -> A
             openvino.save_model(model, draft / "model.xml", compress_to_fp16=False)
             for file in draft.iterdir():
                 with file.open("rb") as written:
-                    os.fsync(written.fileno())  # or a power cut leaves the new name on an empty file
+                    os.fsync(
+                        written.fileno()
+                    )  # before the rename: a power cut could leave empty files under the new name
             draft.rename(folder)
         except (OSError, RuntimeError):
-            pass  # the same
+            pass  # disk full or folder removed: work without the cache
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return model

@@ -1,4 +1,4 @@
-"""Whether an engine may be trusted: its features of real images against those of plain PyTorch in fp32."""
+"""Parity of an engine with PyTorch: the cosine between an engine's features of real images and PyTorch's in fp32."""
 
 import threading
 import warnings
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
     from autotl.engines.base import Compiled
 
-__all__ = ["LEAST_COSINE", "check_engine", "mean_cosine", "trusted"]
+__all__ = ["MIN_COSINE", "checked_engine", "engine_cosine", "mean_cosine"]
 
-LEAST_COSINE = 0.99
-"""Below this an engine's features aren't the backbone's any more. (OpenVINO in bf16 has 0.996 on real images.)"""
+MIN_COSINE = 0.99
+"""Below this mean cosine an engine isn't used. (OpenVINO in bf16 reaches 0.996 on real images.)"""
 
 
-def check_engine(compiled: "Compiled", module: "nn.Module", images: np.ndarray) -> float:
-    """The mean cosine between an engine's rows and those of `module` in fp32, where it is, for real images.
+def engine_cosine(compiled: "Compiled", module: "nn.Module", images: np.ndarray) -> float:
+    """The mean cosine between an engine's features and those of `module` in fp32, on the module's own device.
 
     Args:
-        compiled: what `Engine.compile` made of `module`.
+        compiled: what `Engine.compile` returned for `module`.
         module: takes uint8 images [N, size, size, 3]; in eval mode.
-        images: uint8 [N, size, size, 3]; one batch is enough.
+        images: uint8 [N, size, size, 3], real ones; one batch is enough.
 
-    What isn't finite counts as 0, so that a comparison with LEAST_COSINE refuses it.
+    Non-finite features count as cosine 0, so that a comparison with MIN_COSINE refuses them.
     """
     import torch
 
@@ -37,38 +37,42 @@ def check_engine(compiled: "Compiled", module: "nn.Module", images: np.ndarray) 
     return mean_cosine(compiled(images), expected)
 
 
-def trusted(compiled: "Compiled", module: "nn.Module", exact: "Callable[[], Compiled]", name: str) -> "Compiled":
-    """`compiled`, which is checked on the first images that it gets; `exact()` in its place where it strays.
+def checked_engine(
+    compiled: "Compiled", module: "nn.Module", fallback: "Callable[[], Compiled]", name: str
+) -> "Compiled":
+    """Wrap `compiled` so that its first images are compared with PyTorch in fp32; if they differ, use `fallback()`.
 
     Args:
-        module: what `compiled` was made of, as in `check_engine`.
-        name: whose features they are, for the warning.
+        compiled: what `Engine.compile` returned for `module`.
+        module: the network, as in `engine_cosine`.
+        fallback: compiles the same network with an engine that needs no check.
+        name: the backbone's name, for the warning.
     """
     chosen: list[Compiled] = []
-    first = threading.Lock()
+    first_call = threading.Lock()
 
     def run(images: np.ndarray) -> np.ndarray:
-        with first:
+        with first_call:
             if not chosen:
-                cosine = check_engine(compiled, module, images[:8])
-                if cosine < LEAST_COSINE:
+                cosine = engine_cosine(compiled, module, images[:8])
+                if cosine < MIN_COSINE:
                     warnings.warn(
-                        f"{name}: the engine's features stray from PyTorch's in fp32 (mean cosine {cosine:.3f}, at "
-                        f"least {LEAST_COSINE} is asked): torch is used instead",
+                        f"{name}: the engine's features differ from PyTorch's in fp32 (mean cosine {cosine:.3f}, at "
+                        f"least {MIN_COSINE} is required): torch is used instead",
                         stacklevel=2,
                     )
-                chosen.append(compiled if cosine >= LEAST_COSINE else exact())
+                chosen.append(compiled if cosine >= MIN_COSINE else fallback())
         return chosen[0](images)
 
     return run
 
 
-def mean_cosine(rows: np.ndarray, expected: np.ndarray) -> float:
-    """Over [N, ...] row by row; 0 where the shapes differ."""
-    if rows.shape != expected.shape or not len(rows):
+def mean_cosine(features: np.ndarray, expected: np.ndarray) -> float:
+    """The mean over the samples of the cosine between two arrays [N, ...]; 0 where their shapes differ."""
+    if features.shape != expected.shape or not len(features):
         return 0.0
-    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (rows, expected))
+    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (features, expected))
     with np.errstate(all="ignore"):
-        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        cosines = np.where(lengths > 0, (a * b).sum(1) / lengths, (a == b).all(1))
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosines = np.where(norms > 0, (a * b).sum(1) / norms, (a == b).all(1))
     return float(np.where(np.isfinite(cosines), cosines, 0.0).mean())

@@ -23,11 +23,15 @@ __all__ = ["TorchCompileEngine", "TorchEngine"]
 
 
 class TorchEngine(Engine):
-    """PyTorch itself, on any device: channels_last, inference mode, bf16 where the chip multiplies it natively."""
+    """Plain PyTorch, on any device: channels_last, inference mode, bf16 where the chip multiplies it natively.
+
+    Args:
+        bf16: allow bf16; without, the engine computes in fp32 everywhere.
+    """
 
     name = "torch"
 
-    def __init__(self, bf16: bool = True):
+    def __init__(self, *, bf16: bool = True):
         self.bf16 = bf16
 
     def usable(self, device: str) -> bool:
@@ -40,7 +44,7 @@ class TorchEngine(Engine):
             return "fp32"
         if device.startswith("cuda"):
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-        return "bf16" if device == "cpu" and _cpu_multiplies_bf16() else "fp32"
+        return "bf16" if device == "cpu" and _cpu_has_bf16() else "fp32"
 
     def compile(
         self,
@@ -56,33 +60,38 @@ class TorchEngine(Engine):
 
         from autotl.engines.micro_batch import MicroBatch
 
-        kind = torch.device(device).type
+        device_type = torch.device(device).type
         micro = MicroBatch(f"{type(module).__name__} {key[:12]} in {precision}", device)
-        module = module.eval() if kind == "cpu" else deepcopy(module.eval())  # the caller's stays on the CPU
-        network = self._made_fast(module.to(device).to(memory_format=torch.channels_last))
+        module = module.eval()
+        if device_type != "cpu":
+            module = deepcopy(module)  # the caller's module stays on the CPU
+        network = self._compile_module(module.to(device).to(memory_format=torch.channels_last))
 
-        def part(images: np.ndarray) -> np.ndarray:
+        def infer(images: np.ndarray) -> np.ndarray:
             return network(torch.from_numpy(images).to(device)).float().cpu().numpy()
 
-        # one call at a time has the whole device, and always the same thread, whose helpers PyTorch keeps
+        # Serialise calls on one thread: PyTorch keeps one OpenMP pool per calling thread.
         caller = ThreadPoolExecutor(1, thread_name_prefix="torch")
 
-        def whole(images: np.ndarray) -> np.ndarray:
-            with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
-                return np.concatenate(micro.forward(len(images), lambda rows: part(images[rows])))
+        def infer_in_micro_batches(images: np.ndarray) -> np.ndarray:
+            with torch.inference_mode(), torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16"):
+                return np.concatenate(micro.forward(len(images), lambda samples: infer(images[samples])))
 
         def run(images: np.ndarray) -> np.ndarray:
-            return caller.submit(whole, images).result()
+            return caller.submit(infer_in_micro_batches, images).result()
 
         return run
 
-    def _made_fast(self, module: "nn.Module") -> "Callable[[Tensor], Tensor]":
+    def _compile_module(self, module: "nn.Module") -> "Callable[[Tensor], Tensor]":
         return module
 
 
 class TorchCompileEngine(TorchEngine):
-    """The same through `torch.compile`. It is only used where it is asked for by name: it takes a minute to compile a
-    network, which pays on a GPU with a hundred thousand images; on a CPU OpenVINO is faster."""
+    """PyTorch with `torch.compile`. Only used when it is chosen by name.
+
+    Compiling a network takes a minute, which pays on a GPU from about a hundred thousand images. On a CPU OpenVINO is
+    faster.
+    """
 
     name = "torch_compile"
 
@@ -91,10 +100,10 @@ class TorchCompileEngine(TorchEngine):
             return any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
         return device.startswith("cuda") and find_spec("triton") is not None
 
-    def _made_fast(self, module: "nn.Module") -> "Callable[[Tensor], Tensor]":
+    def _compile_module(self, module: "nn.Module") -> "Callable[[Tensor], Tensor]":
         import torch
 
-        compiled = torch.compile(module, dynamic=True)  # once for batches of any length
+        compiled = torch.compile(module, dynamic=True)  # compiled once for batches of any length
 
         def run(images: "Tensor") -> "Tensor":
             try:
@@ -102,15 +111,15 @@ class TorchCompileEngine(TorchEngine):
             except torch._dynamo.exc.TorchDynamoException as error:
                 cause = " ".join(str(error).split())[:300]
                 raise AutotlError(
-                    f"Engine {self.name} can't compile {type(module).__name__} here: {cause} It needs a C++ compiler "
-                    "on a CPU, and triton on a GPU. Type --engine torch, or leave --engine out."
+                    f"Engine {self.name} can't compile {type(module).__name__}: {cause} It needs a C++ compiler "
+                    "on a CPU, and triton on a GPU. Type --engine torch, or omit --engine."
                 ) from error
 
         return run
 
 
-def _cpu_multiplies_bf16() -> bool:
-    """Emulated bf16 is several times slower than fp32, so ask the chip. (Linux and PyTorch's own probe.)"""
+def _cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware: emulated bf16 is several times slower than fp32."""
     import torch
 
     probe: Any = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
@@ -119,4 +128,4 @@ def _cpu_multiplies_bf16() -> bool:
 
 def autotl_register_engines(register: "Register[Engine]") -> None:
     register(TorchCompileEngine())
-    register(TorchEngine())  # usable wherever the former is, and registered later: the former is never chosen by itself
+    register(TorchEngine())  # registered last and usable everywhere, so that torch_compile is never chosen by itself

@@ -22,24 +22,25 @@ from autotl.data.decoding import UndecodableImage
 from autotl.data.preprocessing import load_view
 from autotl.data.splits import Split
 from autotl.engines.base import Compiled, Engine
-from autotl.engines.parity import LEAST_COSINE, check_engine
+from autotl.engines.parity import MIN_COSINE, engine_cosine
 from autotl.engines.torch import TorchEngine
 from autotl.errors import DataError
-from autotl.features.sharing import StoreTimeout, record
-from autotl.features.store import FORMAT, FeatureStore, Recorded
+from autotl.features.progress import ExtractionProgress
+from autotl.features.sharing import StoreTimeout, extract_missing
+from autotl.features.store import FORMAT, FeatureStore, FeatureTable
 
 if TYPE_CHECKING:
     from torch import nn
 
     from autotl.backbones.graph_split import GraphSplit
 
-__all__ = ["BATCH", "BackboneFeatures", "FeatureExtractor", "Rows", "batches", "conversion_key"]
+__all__ = ["BATCH", "BackboneFeatures", "FeatureExtractor", "StoredSamples", "batches", "conversion_key"]
 
 BATCH = 32
 """Images that a thread takes from their files to their features at a time, and that are recorded together."""
 CONVERSION = 5.0
 """Seconds that making an engine ready may take; it can't be interrupted."""
-ROWS = "float16"
+FEATURE_DTYPE = "float16"
 """What features are recorded in: 11 bits of mantissa, more than any engine's bf16 has."""
 BOUNDARY_BYTES = 4
 """A boundary is recorded where it takes up to this many times the bytes of the image itself; else the image is."""
@@ -79,10 +80,10 @@ def conversion_key(backbone_digest: str, block: int | None = None) -> str:
     return f"{backbone_digest}/{f'levels-{FORMAT}' if block is None else block}"
 
 
-class Rows:
+class StoredSamples:
     """Recorded rows on disk, one for each of `digests`: `rows[2:5]` and `rows[array]` read those, from the map."""
 
-    def __init__(self, recorded: Recorded, digests: Sequence[str]):
+    def __init__(self, recorded: FeatureTable, digests: Sequence[str]):
         self.recorded, self.digests = recorded, np.array(digests)
 
     def __len__(self) -> int:
@@ -99,7 +100,7 @@ class FeatureExtractor:
     dataset: ImageDataset
     split: Split
     store: FeatureStore
-    scratch: FeatureStore
+    boundary_store: FeatureStore
     """For boundary activations: temporary to the search."""
     engine: Engine
     device: str
@@ -108,27 +109,27 @@ class FeatureExtractor:
     """Where engines keep what they converted."""
     deadline: Deadline = field(default_factory=Deadline)
     """When recording has to be done."""
-    on_images: Callable[[str, int, int, float], None] = field(default=lambda what, done, total, rate: None)
-    """Told after each batch: what is extracted, how many of how many, images a second."""
+    on_progress: Callable[[ExtractionProgress], None] = field(default=lambda progress: None)
+    """Called after each batch."""
     log: Callable[[str], None] = field(default=lambda line: None)
-    spent: float = 0.0
+    extraction_seconds: float = 0.0
     """Seconds that recording has taken, waiting for others included."""
-    _known: dict[str, "BackboneFeatures"] = field(default_factory=dict)
+    _features: dict[str, "BackboneFeatures"] = field(default_factory=dict, init=False)
 
-    def move(self, store: FeatureStore, conversions: Path) -> None:
+    def move_to(self, store: FeatureStore, conversions: Path) -> None:
         """Record somewhere else from now on."""
         self.store, self.conversions = store, conversions
-        self.forget()
+        self.release_networks()
 
-    def forget(self) -> None:
+    def release_networks(self) -> None:
         """Let go of the networks that were built, compiled and mapped: they are made again where they are needed."""
-        self._known.clear()
+        self._features.clear()
 
     def of(self, backbone: Backbone) -> "BackboneFeatures":
         """The features of one backbone; what was built for an earlier trial is used again."""
-        if backbone.name not in self._known:
-            self._known[backbone.name] = BackboneFeatures(self, backbone)
-        return self._known[backbone.name]
+        if backbone.name not in self._features:
+            self._features[backbone.name] = BackboneFeatures(self, backbone)
+        return self._features[backbone.name]
 
 
 class BackboneFeatures:
@@ -176,18 +177,18 @@ class BackboneFeatures:
 
     def boundary(
         self, subset: Literal["train", "validation", "test"], block: int, view: View = ORIGINAL
-    ) -> "Rows | None":
+    ) -> "StoredSamples | None":
         """What enters block number `block`, float16 [n, …]; for block 0 the images, uint8 [n, size, size, 3]. None
         where the network can't be split there, or where recording the images is so much smaller."""
         size = self.backbone.preprocessing.size
         if block == 0:
-            return self._rows(subset, view, 0, (size, size, 3), self.extractor.scratch)
+            return self._rows(subset, view, 0, (size, size, 3), self.extractor.boundary_store)
         if self.graph_split.cut(block) is None:
             return None
         shape = self._boundary_shape(block)
-        if shape is None or np.prod(shape) * np.dtype(ROWS).itemsize > BOUNDARY_BYTES * size * size * 3:
+        if shape is None or np.prod(shape) * np.dtype(FEATURE_DTYPE).itemsize > BOUNDARY_BYTES * size * size * 3:
             return None
-        return self._rows(subset, view, block, shape, self.extractor.scratch)
+        return self._rows(subset, view, block, shape, self.extractor.boundary_store)
 
     def _boundary_shape(self, block: int) -> tuple[int, ...] | None:
         import torch
@@ -197,7 +198,7 @@ class BackboneFeatures:
             entering = self.graph_split.prefix(block)(torch.zeros(1, 3, size, size))
         return tuple(entering.shape[1:]) if isinstance(entering, torch.Tensor) else None  # a few pass tuples on
 
-    def _rows(self, subset: str, view: View, block: int | None, shape: tuple[int, ...], store: FeatureStore) -> "Rows":
+    def _rows(self, subset: str, view: View, block: int | None, shape: tuple[int, ...], store: FeatureStore) -> "StoredSamples":
         """Rows of the subset's images in the order of the split; what isn't recorded yet is, once for everybody."""
         extractor = self.extractor
         indices = getattr(extractor.split, subset)
@@ -206,7 +207,7 @@ class BackboneFeatures:
         if not images_alone:
             self._settle_engine(indices)
         label = "images" if images_alone else self.backbone.name
-        recorded = store.open(self._spec(view, block), shape, "uint8" if images_alone else ROWS, label)
+        recorded = store.open(self._spec(view, block), shape, "uint8" if images_alone else FEATURE_DTYPE, label)
         if missing := recorded.missing(digests):
             path_of = {extractor.dataset.digests[i]: extractor.dataset.paths[i] for i in indices}
 
@@ -214,10 +215,10 @@ class BackboneFeatures:
                 return self._compute(mine, len(missing), path_of, view, block)
 
             began = time.monotonic()
-            record(recorded, digests, compute, extractor.deadline)
-            extractor.spent += time.monotonic() - began
+            extract_missing(recorded, digests, compute, extractor.deadline)
+            extractor.extraction_seconds += time.monotonic() - began
         self._compiled.clear()  # hundreds of MiB each; made again from what is kept in a fraction of a second
-        return Rows(recorded, digests)
+        return StoredSamples(recorded, digests)
 
     def _spec(self, view: View, block: int | None) -> dict[str, Any]:
         """All that a row is made of, apart from the image."""
@@ -231,7 +232,7 @@ class BackboneFeatures:
         self, digests: Iterable[str], n: int, path_of: dict[str, Path], view: View, block: int | None
     ) -> Iterator[tuple[list[str], np.ndarray]]:
         extractor = self.extractor
-        what = f"{self.backbone.name} {view}" if view != ORIGINAL else self.backbone.name
+        ran = "levels" if block is None else f"prefix-{block}" if block else "images"
         run = self._run(block) if block != 0 else None
         began, done = time.monotonic(), 0
 
@@ -242,7 +243,8 @@ class BackboneFeatures:
         for chunk, rows in batches(digests, work, extractor.threads):
             yield chunk, rows
             done += len(chunk)
-            extractor.on_images(what, done, n, done / max(1e-6, time.monotonic() - began))
+            rate = done / max(1e-6, time.monotonic() - began)
+            extractor.on_progress(ExtractionProgress(self.backbone.name, ran, str(view), done, n, rate))
 
     def _load(self, path: Path, digest: str, view: View) -> np.ndarray:
         try:
@@ -261,16 +263,16 @@ class BackboneFeatures:
         else:
             dataset = self.extractor.dataset
             images = np.stack([self._load(dataset.paths[i], dataset.digests[i], ORIGINAL) for i in indices[:8]])
-            cosine = check_engine(self._run(None), self._module(None), images)
+            cosine = engine_cosine(self._run(None), self._module(None), images)
             if verdict:
                 from autotl.atomic_io import write_atomically
 
                 with suppress(OSError):  # it is measured again
                     write_atomically(verdict, f"{cosine}".encode())
-        if cosine < LEAST_COSINE:
+        if cosine < MIN_COSINE:
             self.extractor.log(
                 f"{self.backbone.name}: features of engine {self.engine.name} stray from PyTorch's in fp32 "
-                f"(mean cosine {cosine:.3f}, at least {LEAST_COSINE} is asked): torch is used instead"
+                f"(mean cosine {cosine:.3f}, at least {MIN_COSINE} is asked): torch is used instead"
             )
             self.engine = TorchEngine(bf16=False)
             self._compiled.clear()

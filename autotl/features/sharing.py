@@ -10,9 +10,9 @@ import numpy as np
 
 from autotl.clock import Deadline
 from autotl.errors import AutotlError
-from autotl.features.table import Recorded
+from autotl.features.table import FeatureTable
 
-__all__ = ["Compute", "StoreTimeout", "record"]
+__all__ = ["Compute", "StoreTimeout", "extract_missing"]
 
 Compute = Callable[[Iterator[str]], Iterator[tuple[list[str], np.ndarray]]]
 """Image digests to batches of (digests, rows [n, *shape]); every digest must come back."""
@@ -22,8 +22,8 @@ class StoreTimeout(AutotlError):
     """The time was up before all rows were recorded. What was recorded stays."""
 
 
-def record(
-    recorded: Recorded,
+def extract_missing(
+    recorded: FeatureTable,
     digests: Sequence[str],
     compute: Compute,
     deadline: Deadline | None = None,
@@ -43,7 +43,7 @@ def record(
     deadline = deadline or Deadline()
     computed = 0
     while missing := recorded.missing(digests):
-        with closing(_Claims(recorded, missing)) as claims:
+        with closing(BucketClaims(recorded, missing)) as claims:
             with closing(_generator(compute(iter(claims)))) as batches:
                 for names, rows in batches:
                     computed += recorded.append(names, rows)
@@ -57,11 +57,11 @@ def record(
     return computed
 
 
-class _Claims:
+class BucketClaims:
     """The missing images of one bucket after another: each is claimed when its turn comes, and held until all its
     rows are recorded. Buckets that others hold are passed over."""
 
-    def __init__(self, recorded: Recorded, missing: list[str]):
+    def __init__(self, recorded: FeatureTable, missing: list[str]):
         self._recorded = recorded
         self._buckets: dict[int, list[str]] = {}
         for digest in missing:
@@ -106,7 +106,7 @@ def _generator(batches: Iterator[tuple[list[str], np.ndarray]]) -> Any:
     yield from batches
 
 
-def _in_time(deadline: Deadline, recorded: Recorded, digests: Sequence[str]) -> None:
+def _in_time(deadline: Deadline, recorded: FeatureTable, digests: Sequence[str]) -> None:
     if deadline.passed() and (missing := recorded.missing(digests)):
         raise StoreTimeout(
             f"the time was up with {len(missing):,} of {len(digests):,} images to be recorded; what is recorded stays"

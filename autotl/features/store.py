@@ -15,24 +15,24 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from autotl.atomic_io import disk_full, format_bytes, write_atomically
+from autotl.atomic_io import as_disk_full, format_bytes, write_atomically
 from autotl.features.table import (
     RECORD,
-    Contents,
-    Recorded,
+    TableIndex,
+    FeatureTable,
     StoreFull,
     StoreUnavailable,
-    held_markers,
-    to_row_dtype,
+    live_markers,
+    to_stored_dtype,
 )
 
 __all__ = [
     "FeatureStore",
-    "Kept",
-    "Recorded",
+    "StoredTable",
+    "FeatureTable",
     "StoreFull",
     "StoreUnavailable",
-    "to_row_dtype",
+    "to_stored_dtype",
 ]
 
 # of the files, of what views draw, of how images are resized, of what levels are computed in and of their order; part of
@@ -45,7 +45,7 @@ LABEL = "label.txt"
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredTable:
     """One spec's folder, as `autotl cache` lists it."""
 
     folder: Path
@@ -68,16 +68,16 @@ class FeatureStore:
 
     def __init__(self, root: Path, size_limit: int | None = None):
         self.root, self.size_limit = Path(root), size_limit
-        self._known: dict[tuple[Path, bytes], Contents] = {}  # the latest used last
+        self._known: dict[tuple[Path, bytes], TableIndex] = {}  # the latest used last
         with self._alone():
             pass
 
-    def open(self, spec: dict[str, Any], shape: tuple[int, ...], dtype: str, label: str = "") -> Recorded:
+    def open(self, spec: dict[str, Any], shape: tuple[int, ...], dtype: str, label: str = "") -> FeatureTable:
         """The rows of `spec`: everything that they are made of, as JSON values. One row has `shape` and `dtype`;
         `label` says in words what it is, for people who look at the store.
 
         Two callers with an equal spec share the rows, whichever processes they are in. While the result is open (see
-        `Recorded.close`) its folder isn't pruned. Raises StoreUnavailable.
+        `FeatureTable.close`) its folder isn't pruned. Raises StoreUnavailable.
         """
         content = {"spec": spec, "shape": list(shape), "dtype": np.dtype(dtype).str, "format": FORMAT}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -90,22 +90,22 @@ class FeatureStore:
             if label and not (folder / LABEL).exists():
                 write_atomically(folder / LABEL, label.encode())
             os.utime(page)  # its time is the time of the last use
-            return Recorded(folder, shape, dtype, self._make_room, self._contents(folder))
+            return FeatureTable(folder, shape, dtype, self._make_room, self._contents(folder))
 
-    def _contents(self, folder: Path) -> Contents:
+    def _contents(self, folder: Path) -> TableIndex:
         """What this process knows of a folder from an earlier use. Call it with the store's lock."""
         try:
             birth = (folder / BIRTH).read_bytes()
         except FileNotFoundError:
             birth = secrets.token_bytes(16)
             write_atomically(folder / BIRTH, birth)
-        known = self._known.pop((folder, birth), None) or Contents()
+        known = self._known.pop((folder, birth), None) or TableIndex()
         self._known[folder, birth] = known
         if len(self._known) > REMEMBERED:
             del self._known[next(iter(self._known))]
         return known
 
-    def usage(self) -> list[Kept]:
+    def usage(self) -> list[StoredTable]:
         """Every spec's folder, the least recently used first."""
         kept = []
         for folder in self._folders():
@@ -114,8 +114,8 @@ class FeatureStore:
             n_bytes, index = _sizes(folder)
             spec = content["spec"] if content else None
             rows = index // RECORD.itemsize
-            in_use = bool(held_markers(folder))
-            kept.append(Kept(folder, spec, _label(folder), n_bytes + index, rows, last_used, in_use))
+            in_use = bool(live_markers(folder))
+            kept.append(StoredTable(folder, spec, _label(folder), n_bytes + index, rows, last_used, in_use))
         return sorted(kept, key=lambda k: k.last_used)
 
     def verify(self) -> dict[Path, list[str]]:
@@ -129,24 +129,24 @@ class FeatureStore:
                 if content is None or content["format"] != FORMAT:
                     continue
                 used = content["used"]
-                recorded = Recorded(folder, tuple(content["shape"]), content["dtype"])
+                recorded = FeatureTable(folder, tuple(content["shape"]), content["dtype"])
             with closing(recorded):
                 found[folder] = recorded.drop_damaged()
             with suppress(FileNotFoundError):  # pruned since
                 os.utime(folder / "spec.json", (used, used))  # to check isn't to use
         return found
 
-    def prune(self, limit: int) -> list[Kept]:
+    def prune(self, limit: int) -> list[StoredTable]:
         """Remove the least recently used specs until at most `limit` bytes are left; what a living process has open
         stays, whatever it is worth. Returns what was removed."""
-        removed: list[Kept] = []
+        removed: list[StoredTable] = []
         with self._alone():  # nobody opens a folder while we look whether it is in use
             usage = self.usage()
             total = sum(k.n_bytes for k in usage)
             for kept in usage:
                 if total <= limit and kept.spec is not None:
                     continue
-                if not held_markers(kept.folder, tidy=True):
+                if not live_markers(kept.folder, tidy=True):
                     kept.folder.rename(self.root / f"{REMOVED}{secrets.token_hex(4)}")
                     removed.append(kept)
                     total -= kept.n_bytes
@@ -154,7 +154,7 @@ class FeatureStore:
             shutil.rmtree(folder, ignore_errors=True)
         return removed
 
-    def clear(self) -> list[Kept]:
+    def clear(self) -> list[StoredTable]:
         """Remove everything but what a living process has open."""
         return self.prune(-1)
 
@@ -179,7 +179,7 @@ class FeatureStore:
                 f"{math.ceil((total + n_bytes) * 2 / 10**9)}GB"
             )
 
-    def could_free(self) -> int:
+    def freeable_bytes(self) -> int:
         """Bytes that `clear` would free now."""
         return sum(kept.n_bytes for kept in self.usage() if not kept.in_use)
 
@@ -199,7 +199,7 @@ class FeatureStore:
             with FileLock(self.root / "store.lock", thread_local=False):
                 yield
         except OSError as error:
-            raise disk_full(error, self.root) or self._unavailable(error) from error
+            raise as_disk_full(error, self.root) or self._unavailable(error) from error
 
     def _unavailable(self, error: OSError) -> StoreUnavailable:
         return StoreUnavailable(

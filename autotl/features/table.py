@@ -1,7 +1,7 @@
 """Recorded rows of one kind on disk: one row an image, found by the image's digest, shared by processes.
 
 A folder holds `rows.bin` (the rows, one after another, append only) and `index.bin` (a record of 32 bytes for each
-row: image digest, row number, checksum). Rows are on the disk before their records are written, a record carries a
+row: image digest, row number, checksum). StoredSamples are on the disk before their records are written, a record carries a
 seal, and a row is checked against its checksum before a process first uses it. So whoever is killed, and whenever,
 leaves nothing that a reader could take for whole: a torn record is passed over, and the next writer cuts it off.
 """
@@ -21,10 +21,10 @@ import numpy as np
 from filelock import FileLock
 from filelock import Timeout as Held
 
-from autotl.atomic_io import disk_full
+from autotl.atomic_io import as_disk_full
 from autotl.errors import AutotlError
 
-__all__ = ["RECORD", "Contents", "Recorded", "StoreFull", "StoreUnavailable", "held_markers", "to_row_dtype"]
+__all__ = ["RECORD", "TableIndex", "FeatureTable", "StoreFull", "StoreUnavailable", "live_markers", "to_stored_dtype"]
 
 RECORD = np.dtype([("digest", "u1", 16), ("row", "<u8"), ("crc", "<u4"), ("seal", "<u4")])
 SEAL = 0x4C544F41  # so that a record of zeros, which a lost write can leave, isn't a sound one
@@ -41,7 +41,7 @@ class StoreFull(AutotlError):
     """What living processes use fills the store's size limit."""
 
 
-def to_row_dtype(rows: np.ndarray, dtype: str) -> np.ndarray:
+def to_stored_dtype(rows: np.ndarray, dtype: str) -> np.ndarray:
     """`rows` in the dtype that is stored. What float16 can't hold becomes its largest value, not infinity."""
     if rows.dtype == np.dtype(dtype):
         return rows
@@ -51,7 +51,7 @@ def to_row_dtype(rows: np.ndarray, dtype: str) -> np.ndarray:
     return rows.astype(dtype, casting="same_kind")
 
 
-class Contents:
+class TableIndex:
     """What a process knows of a folder's rows. It outlives a use of the folder: the next one reads on from here, and
     checks no row twice."""
 
@@ -64,7 +64,7 @@ class Contents:
         self.n_rows = 0  # that the file of rows holds, as far as the dictionaries know
 
 
-class Recorded:
+class FeatureTable:
     """What is recorded under one spec. Use it from any thread; `FeatureStore.open` makes it.
 
     It marks the folder as in use until it is closed, collected, or its process ends in whatever way. Image digests
@@ -80,13 +80,13 @@ class Recorded:
         shape: tuple[int, ...],
         dtype: str,
         make_room: Callable[[int], None] = lambda n_bytes: None,
-        known: Contents | None = None,
+        known: TableIndex | None = None,
     ):
         self.folder, self.shape, self.dtype = folder, tuple(shape), np.dtype(dtype)
         self.row_bytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
         self._make_room = make_room
         self._rows_file, self._index_file = folder / "rows.bin", folder / "index.bin"
-        self._known = known or Contents()
+        self._known = known or TableIndex()
         self._map = np.empty((0, *self.shape), self.dtype)
         marker = FileLock(folder / f"used-by-{os.getpid()}-{secrets.token_hex(4)}.lock", thread_local=False)
         marker.acquire()
@@ -135,7 +135,7 @@ class Recorded:
         Raises StoreFull where the size limit leaves no room, DiskFull where the disk has none, and StoreUnavailable
         where the folder is gone.
         """
-        rows = to_row_dtype(np.asarray(rows), self.dtype.str)
+        rows = to_stored_dtype(np.asarray(rows), self.dtype.str)
         if rows.shape != (len(digests), *self.shape):
             raise ValueError(f"rows must have shape {(len(digests), *self.shape)}, got {rows.shape}")
         if bad := [d for d in digests if not re.fullmatch("[0-9a-f]{32}", d)]:
@@ -255,7 +255,7 @@ class Recorded:
                 del self._known.row_of[digest]
 
     def _trouble(self, error: OSError, n_rows: int) -> AutotlError:
-        if full := disk_full(error, self.folder.parent, n_rows * (self.row_bytes + RECORD.itemsize)):
+        if full := as_disk_full(error, self.folder.parent, n_rows * (self.row_bytes + RECORD.itemsize)):
             return full
         return StoreUnavailable(
             f"The feature store {str(self.folder.parent)!r} can't be used any more: {error.strerror or error}. "
@@ -277,7 +277,7 @@ def _seals(records: np.ndarray) -> np.ndarray:
     return np.bitwise_xor.reduce(words[:, :-1], axis=1) ^ np.uint32(SEAL)
 
 
-def held_markers(folder: Path, tidy: bool = False) -> list[Path]:
+def live_markers(folder: Path, tidy: bool = False) -> list[Path]:
     """The markers of living users. A dead one's can be locked; with `tidy` it is removed (under the store's lock)."""
     held = []
     for path in folder.glob("used-by-*.lock"):

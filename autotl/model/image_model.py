@@ -18,12 +18,12 @@ from autotl.data.preprocessing import load_views, preprocess
 from autotl.data.sandbox import Readers
 from autotl.data.verification import digest_file
 from autotl.engines.base import Compiled
-from autotl.engines.parity import trusted
+from autotl.engines.parity import checked_engine
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError
-from autotl.features.extractor import ROWS, batches, conversion_key
-from autotl.features.table import to_row_dtype
-from autotl.model.manifest import FORMAT, read_model_page
+from autotl.features.extractor import FEATURE_DTYPE, batches, conversion_key
+from autotl.features.table import to_stored_dtype
+from autotl.model.manifest import FORMAT, read_model_manifest
 from autotl.model.member import Member, load_member, save_member
 from autotl.model.requirements import check_plugins, plugins_of
 from autotl.registry import Registry, load_registry
@@ -181,7 +181,7 @@ class ImageModel:
             def exact() -> Compiled:
                 return TorchEngine(bf16=False).compile(network, size, self.device, self.threads, "fp32")
 
-            compiled = trusted(compiled, network, exact, backbone.name)
+            compiled = checked_engine(compiled, network, exact, backbone.name)
         return _Pass(backbone, compiled, layout, members)
 
     def _module(self, member: Member) -> Any:
@@ -282,7 +282,7 @@ class _Pass:
     def probabilities(self, images: dict[View, np.ndarray]) -> np.ndarray:
         """The members' weighted sum, [n, num_classes], from each of their `views`."""
         # as they were recorded for training
-        rows = {v: to_row_dtype(self.compiled(seen), ROWS).astype(np.float32) for v, seen in images.items()}
+        rows = {v: to_stored_dtype(self.compiled(seen), FEATURE_DTYPE).astype(np.float32) for v, seen in images.items()}
 
         def one(member: Member) -> np.ndarray:
             features = self.layout.features(member.fitted.levels)
@@ -304,7 +304,7 @@ def load(path: str | os.PathLike[str], device: str = "cpu", registry: Registry |
     if (folder / "model" / "model.json").exists():  # a study's folder was given
         folder = folder / "model"
     refuse_links_out(folder)
-    page = read_model_page(folder)
+    page = read_model_manifest(folder)
     registry = registry or load_registry()
     backbones, weights = {}, {}
     check_plugins(folder, [part.model_dump() for part in page.plugins], registry)

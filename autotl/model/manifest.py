@@ -1,4 +1,4 @@
-"""The JSON pages of a model's folder, which may come from a stranger: checked before anything is believed."""
+"""The JSON files of a model folder. They may come from a stranger, so every value is validated before it is used."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -9,27 +9,33 @@ from autotl.atomic_io import read_json
 from autotl.data.augmentation import POLICIES
 from autotl.errors import AutotlError
 
-__all__ = ["FORMAT", "MemberPage", "ModelPage", "read_member_page", "read_model_page"]
+__all__ = ["FORMAT", "MemberManifest", "ModelManifest", "read_member_manifest", "read_model_manifest"]
 
-FORMAT = 2
+FORMAT = 3
+"""Increase when the layout of the folder, or a name or meaning in its JSON files, changes."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,128}$")]
-"""Becomes a file's name."""
+"""Part of a file's name, so it holds hex digits alone."""
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Params = dict[str, str | int | float | bool | None]
-P = TypeVar("P", bound=BaseModel)
+M = TypeVar("M", bound=BaseModel)
 
 
-class _Page(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
-class UsedBackbone(_Page):
+class BackboneEntry(_Strict):
+    """A backbone of the model."""
+
     name: Name
     digest: Digest
 
 
-class NeededPlugin(_Page):
-    """What `autotl.model.requirements` wrote. Its words end in a command that the user is told to type."""
+class RequiredPlugin(_Strict):
+    """A plugin that the model needs (see `autotl.model.requirements`).
+
+    Distribution and version become part of a command that the user is told to type.
+    """
 
     component: Literal["backbone", "head"]
     name: Annotated[str, Field(pattern=r"^[^/\\~][^\\]*$", max_length=1000)]
@@ -38,17 +44,19 @@ class NeededPlugin(_Page):
     version: Annotated[str, Field(pattern=r"^[A-Za-z0-9.+!_-]{1,50}$")]
 
 
-class ModelPage(_Page):
+class ModelManifest(_Strict):
     """`model.json`."""
 
     classes: list[str] = Field(min_length=1)
-    backbones: list[UsedBackbone] = Field(min_length=1, max_length=1000)
+    backbones: list[BackboneEntry] = Field(min_length=1, max_length=1000)
     members: int = Field(ge=1, le=1000)
-    plugins: list[NeededPlugin] = Field(default=[], max_length=1000)
+    plugins: list[RequiredPlugin] = Field(default=[], max_length=1000)
     about: dict[str, Any]
 
 
-class RecipePage(_Page):
+class RecipeEntry(_Strict):
+    """The recipe of a member, with the fields of `autotl.recipe.Recipe`."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     backbone: Name
@@ -59,7 +67,9 @@ class RecipePage(_Page):
     head_params: Params
 
 
-class ViewPage(_Page):
+class ViewEntry(_Strict):
+    """An augmented view of each image, with the fields of `autotl.data.augmentation.View`."""
+
     policy: str
     number: int = Field(ge=0)
 
@@ -71,13 +81,14 @@ class ViewPage(_Page):
         return policy
 
 
-class MemberPage(_Page):
+class MemberManifest(_Strict):
     """`members/N/member.json`."""
 
-    recipe: RecipePage
+    recipe: RecipeEntry
     levels: Literal["last", "stages", "inner+max", "stages+max"]
-    views: list[ViewPage] = Field(min_length=1, max_length=100)
+    views: list[ViewEntry] = Field(min_length=1, max_length=100)
     tuned: bool
+    """Whether there is a `backbone_state.safetensors` with the weights of the unfrozen blocks."""
     backbone_digest: Digest
     num_features: int = Field(ge=1)
     num_classes: int = Field(ge=1)
@@ -87,54 +98,62 @@ class MemberPage(_Page):
     validation: float | None
 
 
-def read_model_page(folder: Path) -> ModelPage:
-    """Raises AutotlError where `folder` is no model, comes from another version, or its page isn't as it should be."""
+def read_model_manifest(folder: Path) -> ModelManifest:
+    """Read `model.json`.
+
+    Raises:
+        AutotlError: `folder` is not a model folder, has another format, or a value is invalid.
+    """
     file = folder / "model.json"
     try:
-        page = read_json(file)
+        content = read_json(file)
     except OSError as error:
         raise AutotlError(
-            f"{folder} is no model folder: it has no model.json. Give the `model` folder of a study."
+            f"{folder} is not a model folder: it has no model.json. Give the `model` folder of a study."
         ) from error
     except ValueError as error:
-        raise AutotlError(f"{file} is no JSON: {error}") from error
-    found = page.get("format") if isinstance(page, dict) else None
-    if found != FORMAT:
+        raise AutotlError(f"{file} is not JSON: {error}") from error
+    number = content.get("format") if isinstance(content, dict) else None
+    if number != FORMAT:
         raise AutotlError(
-            f"{folder} has model format {found!r}; this autotl reads format {FORMAT}. "
-            f"It was written by autotl {_writer(page)}: use that."
+            f"{folder} has model format {number!r}, and this autotl reads format {FORMAT}. "
+            f"Use the autotl that wrote it: {_writer(content)}."
         )
-    checked = _checked(ModelPage, page, file)
-    if len(set(checked.classes)) < len(checked.classes):
-        raise AutotlError(f"{file} is damaged or was made by hand: it names a class twice.")
-    return checked
+    manifest = _validated(ModelManifest, content, file)
+    if len(set(manifest.classes)) < len(manifest.classes):
+        raise AutotlError(f"{file} is damaged or was made by hand: a class is duplicated.")
+    return manifest
 
 
-def read_member_page(folder: Path) -> MemberPage:
-    """Raises AutotlError where the page can't be read, or isn't as it should be."""
+def read_member_manifest(folder: Path) -> MemberManifest:
+    """Read `member.json`.
+
+    Raises:
+        AutotlError: the file can't be read, or a value is invalid.
+    """
     try:
-        page = read_json(folder / "member.json")
+        content = read_json(folder / "member.json")
     except (OSError, ValueError) as error:
-        raise AutotlError(f"{folder} is no whole part of a model: {type(error).__name__}: {error}") from error
-    return _checked(MemberPage, page, folder / "member.json")
+        raise AutotlError(f"{folder} is not a complete member of a model: {type(error).__name__}: {error}") from error
+    return _validated(MemberManifest, content, folder / "member.json")
 
 
-def _checked(model: type[P], page: Any, file: Path) -> P:
+def _validated(model: type[M], content: Any, file: Path) -> M:
     try:
-        return model.model_validate(page)
+        return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the page"
+        place = ".".join(map(str, first["loc"])) or "its content"
         value = repr(first["input"])
-        given = value if len(value) < 80 else f"{value[:77]}…"
+        shown = value if len(value) < 80 else f"{value[:77]}…"
         raise AutotlError(
-            f"{file} is damaged or was made by hand: {place} = {given}: {first['msg']}. Copy the model's folder again."
+            f"{file} is damaged or was made by hand: {place} = {shown}: {first['msg']}. Copy the model's folder again."
         ) from error
 
 
-def _writer(page: Any) -> str:
-    """The version that wrote a page, as it says itself."""
+def _writer(content: Any) -> str:
+    """The version that wrote `model.json`, as the file states it."""
     try:
-        return str(page["about"]["versions"]["autotl"])[:40]
+        return f"autotl {str(content['about']['versions']['autotl'])[:40]}"
     except (KeyError, TypeError, IndexError):
-        return "of another version"
+        return "an unknown version"

@@ -11,7 +11,7 @@ from autotl.atomic_io import write_atomically, write_json
 from autotl.data.augmentation import View
 from autotl.errors import AutotlError
 from autotl.heads.serialization import load_head, save_head
-from autotl.model.manifest import read_member_page
+from autotl.model.manifest import read_member_manifest
 from autotl.recipe import Recipe
 from autotl.registry import Registry
 from autotl.strategies.base import Fitted
@@ -75,7 +75,7 @@ def save_member(member: Member, num_features: int, folder: Path) -> None:
 
 def load_member(folder: Path, registry: Registry) -> Member:
     """Raises AutotlError where a part is missing, damaged, or holds what may not be loaded."""
-    page = read_member_page(folder)
+    page = read_member_manifest(folder)
     try:
         recipe = Recipe.from_dict(page.recipe.model_dump())
         spec = registry.head(recipe.head)

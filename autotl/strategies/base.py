@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -19,39 +20,42 @@ from autotl.recipe import Params, Recipe, Space
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Features", "Fitted", "OutOfTime", "Report", "Result", "Rows", "Strategy", "Task"]
+__all__ = ["BoundaryActivations", "Features", "Fitted", "OutOfTime", "Report", "Result", "Strategy", "Task"]
 
 
 class OutOfTime(AutotlError):
-    """A trial can't be done in the time that is left. The search counts it as pruned."""
+    """A trial doesn't fit into the remaining time. The search counts it as pruned."""
 
 
 Report = Callable[[float, float], None]
-"""`report(fraction_of_budget, score)`: tells how far a trial has come; raises optuna.TrialPruned to end it."""
+"""`report(fraction, score)`: the completed fraction of the trial's budget, in (0, 1], and the best validation score so
+far. Raises optuna.TrialPruned to end the trial; a strategy must let it through."""
 
 
 class Features(Protocol):
-    """What a frozen backbone makes of images: recorded once, read by every trial."""
+    """A frozen backbone's outputs for the images of a study: recorded once, read from disk afterwards."""
 
     def levels(self, subset: Literal["train", "validation"], levels: str, view: View = ORIGINAL) -> np.ndarray:
         """Pooled outputs [n, num_features], float32. `levels` is one of `autotl.backbones.base.LEVELS`."""
 
-    def boundary(self, subset: Literal["train", "validation"], block: int, view: View = ORIGINAL) -> "Rows | None":
-        """What enters block number `block` (0: the images), one row an image; None where the backbone can't be
-        split there."""
+    def boundary(
+        self, subset: Literal["train", "validation"], block: int, view: View = ORIGINAL
+    ) -> "BoundaryActivations | None":
+        """The activations that enter block number `block`, one row per image; for block 0 the uint8 images. None where
+        the backbone can't be split at that block."""
 
 
-class Rows(Protocol):
-    """Rows that lie on disk: indexing with a slice or an array reads those."""
+class BoundaryActivations(Protocol):
+    """Activations on disk, one row per image. Indexing reads the selected rows."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray: ...
+    def __getitem__(self, selection: slice | np.ndarray) -> np.ndarray: ...
 
 
 @dataclass
 class Task:
-    """The problem that a trial works on: labels, features, and how long it may take."""
+    """The problem a trial works on: labels, features, and its limits."""
 
     backbone: Backbone
     head: Head
@@ -62,44 +66,47 @@ class Task:
     features: Features
     threads: int = 1
     deadline: Deadline = field(default_factory=Deadline)
-    """When this trial has to be done; a strategy that trains in epochs stops before it."""
+    """When the trial must have ended. A strategy that trains in epochs checks it and stops in time."""
     time_budget: float = math.inf
-    """Seconds of training that the trial plans for."""
+    """Seconds of training to plan for."""
     log: Callable[[str], None] = field(default=lambda line: None)
     refit_epochs: int | None = None
-    """Set where a chosen recipe is trained once more and the validation images are among the training ones: what trains
-    in epochs trains exactly so many, whatever the scores, and keeps the last."""
+    """Set for the refit of a selected recipe, in which the validation images are training images too. A strategy that
+    trains in epochs then trains exactly this many, regardless of the scores, and keeps the last."""
+    verdicts: Path | None = None
+    """Folder that keeps measurements on which a recipe's parameters depend (see `strategies.precision`), so that a
+    repeated search gives the same recipes. None: each process measures for itself."""
 
 
 @dataclass
 class Fitted:
-    """How to rebuild what a trial trained: the backbone, with `backbone_state` loaded over it where it was fine-tuned, the
-    levels that the head sees, and the head."""
+    """Everything needed to rebuild a trained model: feature levels, head, and the fine-tuned part of the backbone."""
 
     levels: str
     head: Any
-    """A trained dense head (`nn.Module`) or a fitted scikit-learn classifier with `predict_proba`."""
+    """A trained dense head (`nn.Module`) or a fitted scikit-learn classifier."""
     backbone_state: "dict[str, Tensor] | None" = None
-    """Parameters and buffers of the unfrozen blocks, by their names in the backbone."""
+    """Parameters and buffers of the unfrozen blocks by their names in the backbone, loaded over the pretrained ones;
+    None where the whole backbone was frozen."""
     views: tuple[View, ...] = (ORIGINAL,)
-    """How the model looks at an image: the head's logits of these are averaged."""
+    """Test-time augmentation: the head's logits are averaged over these views of an image."""
     temperature: float = 1.0
-    """Probabilities are softmax(logits / temperature). The search fits it on validation images, for any strategy."""
+    """Probabilities are softmax(logits / temperature). The search fits it on the validation images for any strategy."""
 
 
 @dataclass
 class Result:
-    """What a trial leaves. `recipe` is what was trained: where time ran short it says so (`stop_after`), so that a
-    replay repeats it."""
+    """Outcome of a trial. `recipe` is what was actually trained; if time ran out it records `stop_after`, so that a
+    replay reproduces the truncated run."""
 
     recipe: Recipe
     probabilities: np.ndarray
     """Of the validation images, [n, num_classes], float64, rows sum to 1."""
     fitted: Fitted
     history: list[dict[str, float]] = field(default_factory=list)
-    """One entry an epoch: epoch, loss, score, seconds."""
+    """One entry per epoch: epoch, loss, score, seconds."""
     best_epoch: int | None = None
-    """The one whose weights were kept."""
+    """The epoch whose weights were kept."""
 
 
 class Strategy(ABC):
@@ -107,27 +114,36 @@ class Strategy(ABC):
 
     name: str
     head_types: tuple[str, ...] = ("dense", "estimator")
-    """The kinds of heads that it can train."""
+    """The head types the strategy can train."""
     samples_per_image: int = 1
-    """How many feature rows it gives a head for each image at the least; heads that can't take so many are left out."""
+    """The least number of training samples the strategy gives a head per image. Heads whose `max_train_samples` is
+    exceeded are not combined with the strategy."""
 
-    recorded: tuple[str, ...] = ()
-    """Those of its parameters that decide what it records of the images. A pass over all images is dear, and so most
-    trials take these from an earlier one."""
+    recorded_params: tuple[str, ...] = ()
+    """Parameters that decide which features are recorded. Recording is a pass of the backbone over all images, so most
+    trials reuse an earlier trial's values of these."""
 
     @abstractmethod
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
-        """Its own parameters, chosen from `space`: what `fit` finds in `recipe.strategy_params`."""
+        """The strategy's parameters, chosen from `space`. `fit` finds them in `recipe.strategy_params`."""
 
     def defaults(self, head: Head) -> Params:
-        """A known-good value for each name that `suggest` chooses: what is tried first."""
+        """A good value for each parameter of `suggest`, for the cheap warm-start portfolio."""
         return {}
 
     def expensive_defaults(self, head: Head, passes: int) -> list[Params]:
-        """Dearer known-good sets, tried later, that record at most `passes` passes of the backbone over the images
-        between them. Empty where there are none, or none so cheap."""
+        """Parameter sets for the expensive warm-start portfolio; empty where there are none.
+
+        Args:
+            passes: all sets together may record at most this many passes of the backbone over the images.
+        """
         return []
 
     @abstractmethod
     def fit(self, recipe: Recipe, task: Task, device: str, report: Report) -> Result:
-        """Train `recipe` on `task` on a torch device (`"cpu"`, `"cuda:0"`)."""
+        """Train `recipe` on `task` on a torch device (`"cpu"`, `"cuda:0"`).
+
+        Raises:
+            OutOfTime: the task's deadline leaves no time for the trial.
+            optuna.TrialPruned: `report` raised it.
+        """

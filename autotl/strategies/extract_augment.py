@@ -1,8 +1,8 @@
-"""Extract and augment: the frozen backbone sees several augmented views of each image, a new head learns from all.
+"""Extract and augment: a new head learns from the frozen backbone's features of several augmented views per image.
 
-A view is drawn from a seed of (image digest, policy, view number), so its features are recorded like the plain
-image's: K views cost K extractions once, not one an epoch, and estimator heads can use them. The model may look at
-a new image through the same views and average what it thinks of each.
+A view is drawn from a seed of (image digest, policy, view number), so its features are recorded like the original
+image's: K views cost K extractions once, not one per epoch, and estimator heads can use them. With `tta` the model
+averages its logits over the same views of a new image.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 __all__ = ["ExtractAugment"]
 
-MOST_VIEWS = 7
-"""With the plain image, all the symmetries of a square."""
+MAX_VIEWS = 7
+"""With the original image these are all symmetries of a square."""
 
 
 class ExtractAugment(Strategy):
-    """Dearer than fast extraction, and augmentation works."""
+    """More expensive than fast extraction, and augmentation works."""
 
     name = "extract_augment"
-    samples_per_image = 2  # the plain image and a view
-    recorded = ("policy", "views")
+    samples_per_image = 2  # the original image and one view
+    recorded_params = ("policy", "views")
 
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
-        views = space.int("views", 1, MOST_VIEWS)
-        if head.max_train_samples:  # the plain images count too
+        views = space.int("views", 1, MAX_VIEWS)
+        if head.max_train_samples:  # the original image is one sample, each view another
             views = max(1, min(views, head.max_train_samples // max(1, space.num_train) - 1))
         return {
             "policy": space.categorical("policy", POLICIES),
@@ -54,9 +54,9 @@ class ExtractAugment(Strategy):
         }
 
     def expensive_defaults(self, head: Head, passes: int) -> list[Params]:
-        views = min(MOST_VIEWS, passes - 1)
-        more = [{"policy": "dihedral", "views": views, "levels": levels} for levels in ("inner+max", "stages+max")]
-        return [{**self.defaults(head), **params} for params in more] if views > 0 else []
+        views = min(MAX_VIEWS, passes - 1)
+        sets = [{"policy": "dihedral", "views": views, "levels": levels} for levels in ("inner+max", "stages+max")]
+        return [{**self.defaults(head), **params} for params in sets] if views > 0 else []
 
     def fit(self, recipe: Recipe, task: Task, device: str, report: Report) -> Result:
         params = recipe.strategy_params
@@ -65,11 +65,11 @@ class ExtractAugment(Strategy):
         first = task.features.levels("train", levels, views[0])
         features = np.empty((len(views), *first.shape), first.dtype)
         features[0] = first
-        for i, view in enumerate(views[1:], 1):  # one at a time: all of them twice may fill the memory
+        for i, view in enumerate(views[1:], 1):  # filled in place: a list of all views would double the peak memory
             features[i] = task.features.levels("train", levels, view)
         labels = np.tile(task.train_labels, len(views))
-        looked_at = tuple(views) if params.get("tta") else (ORIGINAL,)
-        return fit_head(recipe, task, device, report, levels, features.reshape(-1, first.shape[1]), labels, looked_at)
+        tta_views = tuple(views) if params.get("tta") else (ORIGINAL,)
+        return fit_head(recipe, task, device, report, levels, features.reshape(-1, first.shape[1]), labels, tta_views)
 
 
 def autotl_register_strategies(register: "Register[Strategy]") -> None:

@@ -1,4 +1,4 @@
-"""Fast feature extraction: the backbone runs once over the images, a new classifier learns from what it recorded."""
+"""Fast feature extraction: the backbone runs once over the images; a new head is trained on the recorded features."""
 
 from typing import TYPE_CHECKING, Any
 

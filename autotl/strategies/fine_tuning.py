@@ -1,8 +1,8 @@
 """Fine-tuning, in five steps: add a new head to the pretrained base; freeze the base; train the head; unfreeze the
 last blocks of the base; train both jointly.
 
-What is frozen computes the same for an image in every epoch, so it runs once for each image and view: its output at
-the freeze boundary is recorded, and training starts there.
+The frozen blocks compute the same for an image in every epoch, so they run once per image and view: their output at
+the freeze boundary is recorded, and joint training starts from the recorded activations.
 """
 
 from collections.abc import Iterator
@@ -15,33 +15,36 @@ from autotl.backbones.base import Backbone, Block
 from autotl.data.augmentation import ORIGINAL, POLICIES, views_of
 from autotl.heads.base import Head
 from autotl.recipe import Params, Recipe, Space
-from autotl.strategies.base import Fitted, Report, Result, Rows, Strategy, Task
+from autotl.strategies.base import BoundaryActivations, Fitted, Report, Result, Strategy, Task
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from autotl.registration import Register
+    from autotl.strategies.training_loop import Trained
 
 __all__ = ["FineTuning"]
 
 BATCH = 32
-CPU_BLOCKS = 3
-"""On a CPU deeper fine-tuning takes hours for what the last blocks give in minutes."""
-HEAD_LR = 5.0
-"""The new head may learn this much faster than the pretrained block before it."""
+SCORING_BATCH = 64
+PATIENCE = 4
+MAX_CPU_BLOCKS = 3
+"""On a CPU deeper fine-tuning takes hours and gains little over the last blocks, which take minutes."""
+HEAD_LR_FACTOR = 5.0
+"""The head's learning rate relative to that of the last block: its weights are new, those of the block pretrained."""
 
 
 class FineTuning(Strategy):
-    """The last blocks of the backbone learn too. The further the images are from the ones that it was trained on,
-    the more of its last blocks want retraining."""
+    """The last blocks of the backbone are trained too. The further the images are from the backbone's pretraining
+    images, the more of its last blocks need retraining."""
 
     name = "fine_tuning"
     head_types = ("dense",)
-    recorded = ("unfrozen_blocks", "policy", "views")
+    recorded_params = ("unfrozen_blocks", "policy", "views")
 
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
-        deepest = backbone.num_blocks if space.accelerator else min(CPU_BLOCKS, backbone.num_blocks)
+        deepest = backbone.num_blocks if space.accelerator else min(MAX_CPU_BLOCKS, backbone.num_blocks)
         return {
             "unfrozen_blocks": space.int("unfrozen_blocks", 1, deepest),
             "policy": space.categorical("policy", ("none", *POLICIES)),
@@ -53,9 +56,9 @@ class FineTuning(Strategy):
             "epochs": space.int("epochs", 3, 20, log=True),
             "label_smoothing": space.float("label_smoothing", 0.0, 0.2),
             "mixup": space.categorical("mixup", (0.0, 0.2, 0.8)),
-            "balanced": space.categorical("balanced", (False, True)),
+            "class_weight": space.categorical("class_weight", (None, "balanced")),
             "ema": space.categorical("ema", (0.0, 0.99)),
-            "norms": space.categorical("norms", ("frozen", "trained")),
+            "freeze_bn": space.categorical("freeze_bn", (True, False)),
         }
 
     def defaults(self, head: Head) -> Params:
@@ -70,14 +73,13 @@ class FineTuning(Strategy):
             "epochs": 4,
             "label_smoothing": 0.1,
             "mixup": 0.0,
-            "balanced": False,
+            "class_weight": None,
             "ema": 0.0,
-            "norms": "frozen",
+            "freeze_bn": True,
         }
 
     def expensive_defaults(self, head: Head, passes: int) -> list[Params]:
-        """Of the plain images: with several views each epoch sees others, and the few that there is time for aren't
-        enough."""
+        """Without augmentation: an epoch trains on one view, and there is time for too few epochs to use several."""
         return [{**self.defaults(head), "unfrozen_blocks": 2, "epochs": 8}] if passes > 0 else []
 
     def fit(self, recipe: Recipe, task: Task, device: str, report: Report) -> Result:
@@ -86,9 +88,9 @@ class FineTuning(Strategy):
         net.train_head()
         net.unfreeze_last(int(recipe.strategy_params["unfrozen_blocks"] or 1))
         trained = net.train_jointly(report)
-        fitted = Fitted("last", net.head, net.unfrozen_state(), net.looked_at)
-        done = trained.carried_out(recipe)
-        return Result(done, trained.probabilities, fitted, trained.history, trained.best_epoch)
+        fitted = Fitted("last", net.head, net.unfrozen_state(), net.tta_views)
+        executed = trained.executed_recipe(recipe)
+        return Result(executed, trained.probabilities, fitted, trained.history, trained.best_epoch)
 
 
 def add_head(task: Task, recipe: Recipe, device: str) -> "_Net":
@@ -97,7 +99,7 @@ def add_head(task: Task, recipe: Recipe, device: str) -> "_Net":
 
 
 class _Net:
-    """A base and its new head on the way through the five steps."""
+    """The base and its new head during the five steps."""
 
     def __init__(self, task: Task, recipe: Recipe, device: str):
         from autotl.backbones.graph_split import GraphSplit
@@ -108,27 +110,24 @@ class _Net:
         self.blocks = task.backbone.blocks(self.base)
         self.graph_split = GraphSplit(self.base, self.blocks)
         self.features = task.features.levels("train", "last")
-        self.head = task.head.build(recipe.head_params, self.features.shape[1], task.num_classes, recipe.seed).to(
-            device
-        )
-        policy = str(self.params["policy"])
-        views = int(self.params["views"] or 1)
-        self.views = views_of(policy, views)
-        self.looked_at = tuple(self.views) if self.params.get("tta") else (ORIGINAL,)
+        head = task.head.build(recipe.head_params, self.features.shape[1], task.num_classes, recipe.seed)
+        self.head = head.to(device)
+        self.train_views = views_of(str(self.params["policy"]), int(self.params["views"] or 1))
+        self.tta_views = tuple(self.train_views) if self.params.get("tta") else (ORIGINAL,)
         self.unfrozen: list[Block] = []
 
     def freeze_base(self) -> None:
-        """No gradients, and norms in eval mode: `requires_grad` alone lets their statistics drift."""
-        self.base.requires_grad_(False).eval()
+        """No gradients, and norms in eval mode: with `requires_grad` alone their running statistics would change."""
+        self.base.requires_grad_(requires_grad=False).eval()
 
     def train_head(self) -> None:
-        """On recorded features, where it takes a moment: a random head would shake the base."""
+        """Train the head on recorded features, which takes seconds: a random head's gradients would damage the base."""
         from autotl.strategies.head_training import head_training_defaults, train_head
 
         params = {**head_training_defaults(self.task.head), "stop_after": None}
         validation = [self.task.features.levels("validation", "last")]
         task = self.task
-        if task.refit_epochs:  # they are those of the joint training
+        if task.refit_epochs:  # the task's number is for joint training; here the head's own number is exact too
             task = replace(task, refit_epochs=int(params["epochs"] or 0))
         train_head(
             self.head, self.features, task.train_labels, validation, params, task, self.device, _no_report,
@@ -136,27 +135,35 @@ class _Net:
         )  # fmt: skip
 
     def unfreeze_last(self, n: int) -> None:
-        """The last `n` blocks; all where there are fewer."""
+        """Unfreeze the last `n` blocks, or all where there are fewer."""
         self.unfrozen = self.blocks[max(0, len(self.blocks) - n) :]
-        for module in self._unfrozen_modules():
-            module.requires_grad_(True)
-        lone = {name for block in self.unfrozen for name in block.parameters}
-        for name, parameter in self.base.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad or name in lone)
+        for block in self.unfrozen:
+            for _, parameter in self._named_parameters(block):
+                parameter.requires_grad = True
+
+    def _named_parameters(self, block: Block) -> "Iterator[tuple[str, nn.Parameter]]":
+        """A block's parameters, by their names in the base."""
+        for module in block.modules:
+            for name, parameter in self.base.get_submodule(module).named_parameters():
+                yield f"{module}.{name}", parameter
+        for name in block.parameters:
+            yield name, self.base.get_parameter(name)
 
     def _unfrozen_modules(self) -> "list[nn.Module]":
-        return [self.base.get_submodule(name) for block in self.unfrozen for name in block.modules]
+        """The modules of the unfrozen blocks, with all their submodules."""
+        roots = [self.base.get_submodule(name) for block in self.unfrozen for name in block.modules]
+        return [module for root in roots for module in root.modules()]
 
-    def train_jointly(self, report: Report) -> Any:
-        """Base and head, from the freeze boundary on."""
+    def train_jointly(self, report: Report) -> "Trained":
+        """Train base and head, starting at the freeze boundary."""
         import torch
 
         from autotl.engines.micro_batch import MicroBatch
         from autotl.heads.inference import probabilities
-        from autotl.strategies.precision import faster
+        from autotl.strategies.precision import faster_precision
         from autotl.strategies.training_loop import TrainingConfig, train
 
-        start, train_rows, validation = self._boundary()
+        start, train_views, validation_views = self._boundary()
         network = self._network(start)
         labels = torch.from_numpy(self.task.train_labels)
         batch = min(BATCH, len(labels))
@@ -164,114 +171,136 @@ class _Net:
         scoring = MicroBatch(f"{self.task.backbone.name} without gradients", self.device, self.task.log)
 
         def batches(epoch: int, generator: "torch.Generator") -> "Iterator[tuple[Tensor, Tensor]]":
-            rows = train_rows[(epoch - 1) % len(train_rows)]
+            activations = train_views[(epoch - 1) % len(train_views)]
             order = torch.randperm(len(labels), generator=generator)
-            for chosen in order[: len(order) // batch * batch].split(batch):
-                yield self._tensor(rows[chosen.numpy()]), labels[chosen].to(self.device)
+            for selection in order[: len(order) // batch * batch].split(batch):
+                yield self._tensor(activations[selection.numpy()]), labels[selection].to(self.device)
 
-        def logits(scored: "nn.Module", rows: Rows) -> np.ndarray:
+        def logits(scored: "nn.Module", activations: BoundaryActivations) -> np.ndarray:
+            def score(selection: slice) -> "Tensor":
+                return scored(self._tensor(activations[selection]))
+
             with torch.inference_mode():
-                parts = scoring.forward(len(rows), lambda chosen: scored(self._tensor(rows[chosen])), 64)
-            return torch.cat(parts).cpu().double().numpy()  # MPS has no float64
+                parts = scoring.forward(len(activations), score, SCORING_BATCH)
+            return torch.cat(parts).cpu().double().numpy()  # double on the CPU: MPS has no float64
 
-        def measured() -> str:
-            x, y = next(batches(1, torch.Generator()))
-            part = (
-                f"{self.task.backbone.name} from {start}, {len(self.unfrozen)} unfrozen, {self.params['norms']} norms"
+        def measure_precision() -> str:
+            x, y = next(batches(1, torch.Generator().manual_seed(self.recipe.seed)))
+            key = (
+                f"{self.task.backbone.digest} from block {start}, {len(self.unfrozen)} unfrozen, "
+                f"freeze_bn {self.params['freeze_bn']}"
             )
-            return micro.forward(len(x), lambda rows: faster(network, x[rows], y[rows], self.device, part))[0]
 
-        precision = self.params.get("precision") or measured()  # a replay's recipe says it
+            def measure(selection: slice) -> str:
+                return faster_precision(network, x[selection], y[selection], self.device, key, self.task.verdicts)
+
+            return micro.forward(len(x), measure)[0]
+
+        precision = self.params.get("precision") or measure_precision()  # an executed recipe states it
         trained = train(
             network, self._groups(), batches, len(labels) // batch,
-            lambda scored: probabilities(logits(scored, validation[0]), 1.0),
-            TrainingConfig.from_params({**self.params, "precision": precision}, patience=4), self.task, report, self.recipe.seed,
-            fit_epochs="stop_after" not in self.params, micro=micro,
+            lambda scored: probabilities(logits(scored, validation_views[0]), 1.0),
+            TrainingConfig.from_params(self.params, precision=precision, patience=PATIENCE),
+            self.task, report, self.recipe.seed, fit_epochs="stop_after" not in self.params, micro=micro,
         )  # fmt: skip
-        if len(validation) > 1:  # epochs are compared by the plain images, which is cheaper
-            trained.probabilities = probabilities(np.mean([logits(network, rows) for rows in validation], axis=0), 1.0)
+        if len(validation_views) > 1:  # the best epoch was chosen by the original images alone, which is cheaper
+            views = [logits(network, activations) for activations in validation_views]
+            trained.probabilities = probabilities(np.mean(views, axis=0), 1.0)
         return trained
 
-    def _boundary(self) -> tuple[int, list[Rows], list[Rows]]:
-        """Where training starts, and what is recorded there: for each view of the training images, and for each that
-        the model will look at of the validation images, the plain one first. The images themselves where the base
-        can't be split at its first unfrozen block."""
+    def _boundary(self) -> tuple[int, list[BoundaryActivations], list[BoundaryActivations]]:
+        """The block where training starts, and the activations that enter it: of the training images per view, and of
+        the validation images per test-time view, the original images first.
+
+        Training starts at block 0, from the images, where the base can't be split at its first unfrozen block or the
+        activations would take much more space than the images.
+        """
         first = len(self.blocks) - len(self.unfrozen)
         boundary = self.task.features.boundary
         for start in (first, 0):
             if boundary("validation", start) is not None:
-                train_rows = [boundary("train", start, view) for view in self.views]
-                validation = [boundary("validation", start, view) for view in self.looked_at]
-                return start, [r for r in train_rows if r is not None], [r for r in validation if r is not None]
+                train = [boundary("train", start, view) for view in self.train_views]
+                validation = [boundary("validation", start, view) for view in self.tta_views]
+                return start, [a for a in train if a is not None], [a for a in validation if a is not None]
             self.task.log(
-                f"{self.task.backbone.name}: what enters block {first} can't be recorded: it runs whole in every epoch"
+                f"{self.task.backbone.name}: the input of block {first} can't be recorded, so the whole network runs "
+                "in every epoch"
             )
-        raise AssertionError("block 0, the images, can always be had")
+        raise AssertionError("the input of block 0, the images, can always be recorded")
 
     def _network(self, start: int) -> "nn.Module":
+        """Base and head as one module, from the activations that enter block `start` to logits."""
         from autotl.backbones.graph_split import Normalize
 
-        rest = self.graph_split.suffix(start) if start else Normalize(self.base, self.task.backbone.preprocessing)
-        return _joint(rest, self.head, self._kept_in_eval()).to(self.device)
+        base = self.graph_split.suffix(start) if start else Normalize(self.base, self.task.backbone.preprocessing)
+        return _joint(base, self.head, self._eval_modules()).to(self.device)
 
-    def _kept_in_eval(self) -> "list[nn.Module]":
-        """What is frozen, and norms where the recipe freezes them."""
-        learning = {id(m) for unfrozen in self._unfrozen_modules() for m in unfrozen.modules()}
-        frozen = [m for m in self.base.modules() if id(m) not in learning]
-        if self.params["norms"] == "frozen":
-            frozen += [m for unfrozen in self._unfrozen_modules() for m in unfrozen.modules() if _keeps_statistics(m)]
-        return frozen
+    def _eval_modules(self) -> "list[nn.Module]":
+        """Modules that stay in eval mode: those of frozen blocks, and with `freeze_bn` all batch norms."""
+        unfrozen = self._unfrozen_modules()
+        identities = {id(module) for module in unfrozen}
+        modules = [module for module in self.base.modules() if id(module) not in identities]
+        if self.params["freeze_bn"]:
+            modules += [module for module in unfrozen if _has_running_statistics(module)]
+        return modules
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Discriminative learning rates: the earlier a block, the smaller (Howard & Ruder, ACL 2018)."""
-        lr, decay = float(self.params["lr"] or 0), float(self.params["lr_decay"] or 1)
-        common = {"weight_decay": self.params["weight_decay"]}
-        groups: list[dict[str, Any]] = [{"params": list(self.head.parameters()), "lr": lr * HEAD_LR, **common}]
+        """The optimizer's parameter groups.
+
+        Discriminative learning rates: each block's is `lr_decay` times that of the block after it (Howard & Ruder,
+        ACL 2018). Biases, norms and position embeddings have no weight decay, see `parameter_groups`.
+        """
+        from autotl.strategies.param_groups import no_weight_decay, parameter_groups
+
+        lr, lr_decay = float(self.params["lr"] or 0), float(self.params["lr_decay"] or 1)
+        weight_decay = float(self.params["weight_decay"] or 0)
+        head = self.head.named_parameters()
+        groups = parameter_groups(head, lr * HEAD_LR_FACTOR, weight_decay, no_weight_decay(self.head))
+        excluded = no_weight_decay(self.base)
         for depth, block in enumerate(reversed(self.unfrozen)):
-            mine = [p for name in block.modules for p in self.base.get_submodule(name).parameters()]
-            mine += [self.base.get_parameter(name) for name in block.parameters]
-            groups.append({"params": mine, "lr": lr * decay**depth, **common})
+            groups += parameter_groups(self._named_parameters(block), lr * lr_decay**depth, weight_decay, excluded)
         return groups
 
-    def _tensor(self, rows: np.ndarray) -> "Tensor":
+    def _tensor(self, activations: np.ndarray) -> "Tensor":
+        """On the device: images as uint8, which are normalised there; activations as float32."""
         import torch
 
-        x = torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
+        x = torch.from_numpy(np.ascontiguousarray(activations)).to(self.device)
         if x.dtype == torch.uint8:
             return x
         x = x.float()
         return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
     def unfrozen_state(self) -> "dict[str, Tensor]":
-        """What differs from the pretrained base: parameters and buffers of the unfrozen blocks."""
-        names = tuple(f"{name}." for block in self.unfrozen for name in block.modules)
-        lone = {name for block in self.unfrozen for name in block.parameters}
+        """The part of the base that training changed: parameters and buffers of the unfrozen blocks."""
+        modules = tuple(f"{name}." for block in self.unfrozen for name in block.modules)
+        parameters = {name for block in self.unfrozen for name in block.parameters}
         state = self.base.state_dict()
-        return {k: v.cpu().clone() for k, v in state.items() if k in lone or k.startswith(names)}
+        return {k: v.cpu().clone() for k, v in state.items() if k in parameters or k.startswith(modules)}
 
 
-def _keeps_statistics(module: "nn.Module") -> bool:
+def _has_running_statistics(module: "nn.Module") -> bool:
     return getattr(module, "running_mean", None) is not None
 
 
-def _joint(rest: "nn.Module", head: "nn.Module", kept_in_eval: "list[nn.Module]") -> "nn.Module":
+def _joint(base: "nn.Module", head: "nn.Module", eval_modules: "list[nn.Module]") -> "nn.Module":
     import torch
     from torch import nn
 
     class Joint(nn.Sequential):
-        """The rest of the base, then the head; what is frozen stays in eval mode whatever the mode."""
+        """The unfrozen part of the base, then the head. `eval_modules` stay in eval mode, also after `train()`."""
 
-        def train(self, mode: bool = True) -> "Joint":
+        def train(self, mode: bool = True) -> "Joint":  # noqa: FBT001, FBT002 - nn.Module's own signature
             super().train(mode)
-            for module in kept_in_eval:
-                module.training = False  # its own alone: a frozen module may hold some that learn
+            for module in eval_modules:
+                module.training = False  # the attribute, not .eval(): a frozen module may contain unfrozen ones
             return self
 
-    return Joint(rest, head).to(memory_format=torch.channels_last)
+    return Joint(base, head).to(memory_format=torch.channels_last)
 
 
 def _no_report(fraction: float, score: float) -> None:
-    """Training the head alone is no part of the trial's own progress."""
+    """Discard the progress of the head's own training, which isn't part of the trial's budget."""
 
 
 def autotl_register_strategies(register: "Register[Strategy]") -> None:

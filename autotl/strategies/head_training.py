@@ -1,4 +1,4 @@
-"""A new head on recorded features: how it is searched, fitted and reported."""
+"""Train a new head on recorded features: its search space, its defaults, and the training itself."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["fit_head", "head_training_defaults", "suggest_head_training", "train_head"]
 
-SMALLEST_BATCH, LARGEST_BATCH = 64, 512
-"""Of rows of recorded features; between them an epoch is eight steps. What a step costs is mostly not its rows."""
+MIN_BATCH, MAX_BATCH = 64, 512
+"""Bounds of the batch size for recorded features; between them an epoch has eight steps. The cost of a step hardly
+depends on its number of samples."""
 
 
 def suggest_head_training(space: Space, head: Head) -> dict[str, Any]:
-    """How to train a dense head on recorded features; an estimator trains itself."""
+    """The training parameters of a dense head on recorded features; none for an estimator."""
     if head.type != "dense":
         return {}
     return {
@@ -33,14 +34,22 @@ def suggest_head_training(space: Space, head: Head) -> dict[str, Any]:
         "epochs": space.int("epochs", 5, 30, log=True),
         "label_smoothing": space.float("label_smoothing", 0.0, 0.2),
         "mixup": space.categorical("mixup", (0.0, 0.2, 0.8)),
-        "balanced": space.categorical("balanced", (False, True)),
+        "class_weight": space.categorical("class_weight", (None, "balanced")),
     }
 
 
 def head_training_defaults(head: Head) -> Params:
+    """A good value for each parameter of `suggest_head_training`."""
     if head.type != "dense":
         return {}
-    return {"lr": 1e-3, "weight_decay": 0.05, "epochs": 20, "label_smoothing": 0.05, "mixup": 0.0, "balanced": False}
+    return {
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "epochs": 20,
+        "label_smoothing": 0.05,
+        "mixup": 0.0,
+        "class_weight": None,
+    }
 
 
 def fit_head(
@@ -53,44 +62,56 @@ def fit_head(
     labels: np.ndarray,
     views: tuple[View, ...] = (ORIGINAL,),
 ) -> Result:
-    """A new head, dense or estimator, on recorded features [n, num_features].
+    """Train a new head, dense or estimator, on recorded features.
 
-    Rows are views of the task's training images: all images in their order, then all of them again. What the model
-    predicts is averaged over `views`.
+    Args:
+        levels: the feature levels that `features` are of.
+        features: [n, num_features]: one view of all training images in the order of the task, then the next view.
+        labels: [n].
+        views: test-time augmentation: predictions are averaged over these.
+
+    Raises:
+        OutOfTime: the deadline passed.
+        optuna.TrialPruned: `report` raised it.
     """
     from autotl.heads.inference import average_logits, probabilities
 
     validation = [task.features.levels("validation", levels, view) for view in views]
     head = task.head.build(recipe.head_params, features.shape[1], task.num_classes, recipe.seed)
+    fitted = Fitted(levels, head, views=views)
     if task.head.type == "estimator":
-        images = np.arange(len(labels)) % len(task.train_labels)
-        watch = _watch(head, validation, task, report)
-        asked = inspect.signature(head.fit).parameters
-        head.fit(features, labels, **{k: v for k, v in {"images": images, "watch": watch}.items() if k in asked})
-        found = probabilities(average_logits(head, validation, task.num_classes), 1.0)
-        return Result(recipe, found, Fitted(levels, head, views=views))
+        optional = {
+            "groups": np.arange(len(labels)) % len(task.train_labels),
+            "on_progress": _progress_callback(head, validation, task, report),
+        }
+        accepted = inspect.signature(head.fit).parameters
+        head.fit(features, labels, **{name: value for name, value in optional.items() if name in accepted})
+        return Result(recipe, probabilities(average_logits(head, validation, task.num_classes), 1.0), fitted)
 
     trained = train_head(head, features, labels, validation, recipe.strategy_params, task, device, report, recipe.seed)
-    fitted = Fitted(levels, head, views=views)
-    return Result(trained.carried_out(recipe), trained.probabilities, fitted, trained.history, trained.best_epoch)
+    executed = trained.executed_recipe(recipe)
+    return Result(executed, trained.probabilities, fitted, trained.history, trained.best_epoch)
 
 
-def _watch(head: Any, validation: Sequence[np.ndarray], task: Task, report: Report) -> Callable[[float], None]:
-    """What an estimator calls while it is fitted: its validation score is reported, its trial may end here."""
+def _progress_callback(
+    head: Any, validation: Sequence[np.ndarray], task: Task, report: Report
+) -> Callable[[float], None]:
+    """The `on_progress` of an estimator's `fit`: reports the validation score, and may end the trial by raising."""
     from autotl.heads.inference import average_logits, probabilities
 
-    best: list[float] = []
+    best: float | None = None
 
-    def watch(fraction: float) -> None:
+    def on_progress(fraction: float) -> None:
+        nonlocal best
         if task.deadline.passed():
-            raise OutOfTime(f"the time was up after {fraction:.0%} of the fit")
-        found = probabilities(average_logits(head, validation, task.num_classes), 1.0)
-        score = task.metric(task.validation_labels, found)
-        if not best or task.metric.better(score, best[0]):
-            best[:] = [score]
-        report(fraction, best[0])
+            raise OutOfTime(f"the time ran out after {fraction:.0%} of the fit")
+        predicted = probabilities(average_logits(head, validation, task.num_classes), 1.0)
+        score = task.metric(task.validation_labels, predicted)
+        if best is None or task.metric.better(score, best):
+            best = score
+        report(fraction, best)
 
-    return watch
+    return on_progress
 
 
 def train_head(
@@ -104,28 +125,36 @@ def train_head(
     report: Report,
     seed: int,
 ) -> "Trained":
-    """A dense head on recorded features [n, num_features], in steps over the whole array: no loader, no workers.
+    """Train a dense head on recorded features [n, num_features].
 
-    `validation` holds the features of the validation images, once for each view that the model looks at.
+    All features are moved to the device at once and batches are indexed there: no data loader, no worker processes.
+
+    Args:
+        validation: the features of the validation images, once per test-time view.
+        params: with at least `lr`, `weight_decay` and `epochs`; see `TrainingConfig`.
+
+    Raises:
+        OutOfTime, Diverged, optuna.TrialPruned: see `train`.
     """
     import torch
 
     from autotl.heads.inference import average_logits, probabilities
+    from autotl.strategies.param_groups import no_weight_decay, parameter_groups
     from autotl.strategies.training_loop import TrainingConfig, train
 
     head.to(device)
     x, y = torch.from_numpy(features).to(device), torch.from_numpy(labels).to(device)
-    batch = min(len(x), max(SMALLEST_BATCH, min(len(x) // 8, LARGEST_BATCH)))
+    batch = min(len(x), max(MIN_BATCH, min(len(x) // 8, MAX_BATCH)))
 
     def batches(epoch: int, generator: "torch.Generator") -> "Iterator[tuple[Tensor, Tensor]]":
         order = torch.randperm(len(x), generator=generator).to(device)
-        for rows in order[: len(x) // batch * batch].split(batch):
-            yield x.index_select(0, rows), y[rows]  # a quarter of the time of x[rows]
+        for selection in order[: len(x) // batch * batch].split(batch):
+            yield x.index_select(0, selection), y[selection]  # index_select takes a quarter of the time of x[selection]
 
-    groups = [{"params": list(head.parameters()), "lr": params["lr"], "weight_decay": params["weight_decay"]}]
+    lr, weight_decay = float(params["lr"] or 0), float(params["weight_decay"] or 0)
     return train(
         head,
-        groups,
+        parameter_groups(head.named_parameters(), lr, weight_decay, no_weight_decay(head)),
         batches,
         len(x) // batch,
         lambda network: probabilities(average_logits(network, validation, task.num_classes), 1.0),

@@ -1,53 +1,84 @@
-"""Which precision trains a network faster on a device: fp32, or bf16 where the chip multiplies it. Measured, once.
+"""Which precision trains a network faster on a device: fp32, or bf16 where the chip multiplies it. Measured once.
 
-bf16 isn't always the faster one: on a CPU with AMX the last block of an EfficientNet-Lite trains twice as fast in it,
-the last two blocks at two thirds of the speed, because a depthwise convolution's backward pass is slow there.
+bf16 isn't always faster: on a CPU with AMX the last block of an EfficientNet-Lite trains twice as fast in bf16, the
+last two blocks at two thirds of the speed of fp32, because a depthwise convolution's backward pass is slow in bf16.
 """
 
+import hashlib
 import time
+from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotl.atomic_io import write_atomically
 from autotl.engines.torch import TorchEngine
 
-__all__ = ["faster"]
+__all__ = ["faster_precision"]
 
-_measured: dict[str, str] = {}
-"""By network and device: one step of each precision is enough for all trials of a worker."""
+PRECISIONS = ("fp32", "bf16")
+_verdicts: dict[str, str] = {}
+"""The verdicts this process knows: one measurement serves all trials of a worker."""
 
 
-def faster(network: nn.Module, x: Tensor, y: Tensor, device: str, name: str) -> str:
-    """`"fp32"` or `"bf16"`: what a training step of `network` on `x` and `y` takes less time in.
+def faster_precision(
+    network: nn.Module, x: Tensor, y: Tensor, device: str, key: str, verdicts: Path | None = None
+) -> str:
+    """`"fp32"` or `"bf16"`: the precision in which a training step of `network` on `x` and `y` takes less time.
 
-    The network, its gradients and the random numbers of others are left as they are. On an accelerator nothing is
-    measured: what multiplies bf16 there is faster in it.
+    Leaves the network, its gradients and the global random generators unchanged. Nothing is measured on an
+    accelerator: one that multiplies bf16 is faster in it.
 
     Args:
-        name: what is measured once: the network, and which part of it learns.
+        key: identifies the network, its weights, and the part of it that is trained.
+        verdicts: folder where the verdict is kept for other processes. The choice becomes part of the recipe, so a
+            second measurement could give a repeated search other recipes.
     """
     if TorchEngine().precision(device) == "fp32":
         return "fp32"
-    if torch.device(device).type != "cpu":
+    device_type = torch.device(device).type
+    if device_type != "cpu":
         return "bf16"
-    if name not in _measured:
-        trial = deepcopy(network)
-        with torch.random.fork_rng(devices=[]):
-            seconds = {precision: _step(trial, x, y, precision) for precision in ("fp32", "bf16")}
-        _measured[name] = min(seconds, key=seconds.__getitem__)
-    return _measured[name]
+    key = f"{key} on {device_type}, torch {torch.__version__}"
+    if key not in _verdicts:
+        file = verdicts / f"precision-{hashlib.sha256(key.encode()).hexdigest()[:32]}.txt" if verdicts else None
+        _verdicts[key] = _read(file) or _measure(network, x, y, file)
+    return _verdicts[key]
 
 
-def _step(network: nn.Module, x: Tensor, y: Tensor, precision: str) -> float:
-    """Seconds of the quicker of two steps, after one that makes things ready."""
-    taken = []
+def _read(file: Path | None) -> str | None:
+    """The verdict in a file; None where the file is missing or damaged."""
+    if file:
+        with suppress(OSError, ValueError):
+            verdict = file.read_text(encoding="utf-8")
+            return verdict if verdict in PRECISIONS else None
+    return None
+
+
+def _measure(network: nn.Module, x: Tensor, y: Tensor, file: Path | None) -> str:
+    copy = deepcopy(network)
+    with torch.random.fork_rng(devices=[]):
+        seconds = {precision: _step_seconds(copy, x, y, precision) for precision in PRECISIONS}
+    verdict = min(PRECISIONS, key=seconds.__getitem__)
+    if file:
+        if earlier := _read(file):  # another worker measured at the same time
+            return earlier
+        with suppress(OSError):  # without the file the next process measures again
+            write_atomically(file, verdict.encode())
+    return verdict
+
+
+def _step_seconds(network: nn.Module, x: Tensor, y: Tensor, precision: str) -> float:
+    """The shorter of two training steps, after one step of warm-up."""
+    seconds = []
     for _ in range(3):
-        began = time.perf_counter()
+        start = time.perf_counter()
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
             predicted = network(x)
         F.cross_entropy(predicted.float(), y).backward()
         network.zero_grad(set_to_none=True)
-        taken.append(time.perf_counter() - began)
-    return min(taken[1:])
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,61 +21,63 @@ from autotl.strategies.base import OutOfTime, Report, Task
 __all__ = ["Diverged", "Trained", "TrainingConfig", "train"]
 
 WARMUP_STEPS, WARMUP_EPOCHS = 20, 3
-"""A few small steps first, so that a new head's gradients don't shake a pretrained base: so many steps, or epochs where
-those have few. How many epochs are planned doesn't count: see TIMED_STEPS."""
+"""Length of the linear warm-up, whichever is shorter: a new head's first gradients would otherwise damage a pretrained
+base. It must not depend on the number of epochs, see TIMED_STEPS."""
 TIMED_STEPS = 3
-"""They tell how many epochs fit. Their pace knows nothing of that number: a replay that begins with it repeats them."""
+"""Steps that are timed to find how many epochs fit into the time. Their learning rates must not depend on the number of
+epochs: a replay starts with the reduced number and has to repeat them exactly."""
 
 
 class Diverged(AutotlError):
-    """The loss was no longer a number."""
+    """The loss or the predictions became NaN or infinite."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train, apart from what."""
+    """The hyperparameters of `train`."""
 
     epochs: int
     label_smoothing: float = 0.0
     mixup: float = 0.0
-    """The alpha of mixup's Beta distribution (Zhang et al., ICLR 2018); 0 is none. Applied to what enters the
-    trained part: images, or activations as in manifold mixup (Verma et al., ICML 2019)."""
-    balanced: bool = False
-    """Weigh classes by the inverse of their frequency."""
+    """Alpha of mixup's Beta distribution (Zhang et al., ICLR 2018); 0 turns mixup off. Mixes the inputs of the trained
+    part: images, or activations as in manifold mixup (Verma et al., ICML 2019)."""
+    class_weight: Literal["balanced"] | None = None
+    """"balanced" weights classes by the inverse of their frequency, as in scikit-learn."""
     ema: float = 0.0
-    """Decay of a moving average of the weights, which is then what is scored and kept; 0 is none."""
+    """Decay of the exponential moving average of the weights, which is then scored and kept; 0 turns it off."""
     clip: float = 1.0
+    """Maximum norm of the gradient."""
     patience: int = 5
-    """Epochs without a better score before training stops."""
+    """Epochs without a better score after which training stops."""
     precision: str | None = None
-    """`"bf16"`: the forward pass runs in it, while weights, loss and scores stay in fp32. None is fp32."""
+    """`"bf16"`: autocast the forward pass; weights, loss and scores stay in fp32. None means fp32."""
     stop_after: int | None = None
-    """Epochs after which to stop although the schedule goes on: where an earlier training ran out of time."""
+    """Stop after this many epochs of a longer schedule: reproduces a training that ran out of time."""
 
     @classmethod
-    def from_params(cls, params: Params, **more: Any) -> "TrainingConfig":
-        """From a strategy's parameters: those that a plan has; the rest is somebody else's."""
-        known = {k: v for k, v in params.items() if k in cls.__dataclass_fields__}
-        return cls(**{**known, **more})
+    def from_params(cls, params: Params, **overrides: Any) -> "TrainingConfig":
+        """Build a TrainingConfig from the strategy parameters it has fields for; ignore the others."""
+        known = {name: value for name, value in params.items() if name in cls.__dataclass_fields__}
+        return cls(**{**known, **overrides})
 
 
 @dataclass
 class Trained:
-    """What training left: the network holds the best epoch's weights, of which these are the validation
-    probabilities."""
+    """Outcome of `train`. The network holds the weights of the best epoch."""
 
     probabilities: np.ndarray
+    """Of the validation images in the best epoch, [n, num_classes]."""
     history: list[dict[str, float]]
-    plan: TrainingConfig
-    """As carried out: with fewer epochs, or `stop_after`, where time ran short."""
+    config: TrainingConfig
+    """As executed: with fewer epochs, or with `stop_after`, where time ran short."""
     best_epoch: int
-    """The one that is kept."""
 
-    def carried_out(self, recipe: Recipe) -> Recipe:
-        """The recipe of what was trained, so that a replay repeats it, cut short or not."""
-        done = {"epochs": self.plan.epochs, "stop_after": self.plan.stop_after, "precision": self.plan.precision}
-        said = {name: value for name, value in done.items() if value is not None}
-        return replace(recipe, strategy_params={**recipe.strategy_params, **said})
+    def executed_recipe(self, recipe: Recipe) -> Recipe:
+        """`recipe` with the parameters that were executed, so that a replay trains exactly the same."""
+        config = self.config
+        executed = {"epochs": config.epochs, "stop_after": config.stop_after, "precision": config.precision}
+        changes = {name: value for name, value in executed.items() if value is not None}
+        return replace(recipe, strategy_params={**recipe.strategy_params, **changes})
 
 
 def train(
@@ -84,141 +86,156 @@ def train(
     batches: Callable[[int, torch.Generator], Iterator[tuple[Tensor, Tensor]]],
     steps: int,
     predict: Callable[[nn.Module], np.ndarray],
-    plan: TrainingConfig,
+    config: TrainingConfig,
     task: Task,
     report: Report,
     seed: int,
+    *,
     fit_epochs: bool = False,
     micro: MicroBatch | None = None,
 ) -> Trained:
-    """Train `network` in place on `batches(epoch, generator)`, `steps` an epoch, and keep the best epoch.
+    """Train `network` in place, and keep the weights of the best epoch.
 
     Args:
-        groups: AdamW's parameter groups, each with its own `lr`, the peak of warm-up and cosine.
-        predict: the validation probabilities of a network.
-        fit_epochs: time the first steps, and plan no more epochs than fit into the task's time_budget.
-        micro: how many rows of a batch pass through at once; without one, as many as fit.
+        groups: AdamW's parameter groups, each with its `lr`: the peak of the learning rate schedule.
+        batches: `batches(epoch, generator)` yields the inputs and labels of one epoch.
+        steps: the number of batches per epoch.
+        predict: computes a network's probabilities of the validation images.
+        seed: of everything that training draws.
+        fit_epochs: time the first steps, and reduce the epochs to those that fit into the task's `time_budget`.
+        micro: the micro-batch size of the network; by default a size for heads on recorded features.
 
     Raises:
-        OutOfTime: not one epoch fits into the time that is left.
-        Diverged: the loss became NaN or infinite; says at which step.
-        optuna.TrialPruned: whatever `report` raises goes through.
+        OutOfTime: the remaining time is too short for one epoch, or for all epochs of a refit.
+        Diverged: the loss or the predictions became NaN or infinite.
+        optuna.TrialPruned: `report` raised it.
     """
     generator = torch.Generator().manual_seed(seed)
     device = next(network.parameters()).device
     optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda", "mps") or None)  # None: torch chooses
     peaks = [group["lr"] for group in optimizer.param_groups]
     if task.refit_epochs:
-        plan = replace(plan, stop_after=task.refit_epochs, patience=task.refit_epochs)
+        config = replace(config, stop_after=task.refit_epochs, patience=task.refit_epochs)
         fit_epochs = False
     micro = micro or MicroBatch(f"{task.head.name} on features", str(device), task.log)
-    weights = _class_weights(task, device) if plan.balanced else None
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    average = _average(network, plan.ema) if plan.ema else None
+    weights = _class_weights(task, device) if config.class_weight == "balanced" else None
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    average = _average(network, config.ema) if config.ema else None
     history: list[dict[str, float]] = []
     best: tuple[float, np.ndarray, dict[str, Tensor], int] | None = None
-    waited = step = 0
+    epochs_without_gain = step = 0
     started = time.monotonic()
     with _seeded(seed, device):
-        for epoch in range(1, plan.epochs + 1):
+        for epoch in range(1, config.epochs + 1):
             network.train()
             losses: list[Tensor] = []
             for x, y in batches(epoch, generator):
                 step += 1
                 if fit_epochs and step == TIMED_STEPS + 1:
-                    a_step = (time.monotonic() - started) / TIMED_STEPS
-                    plan = _fitting(plan, epoch, a_step * steps * 1.15, task)
+                    step_seconds = (time.monotonic() - started) / TIMED_STEPS
+                    config = _limit_epochs(config, epoch, step_seconds * steps * 1.15, task)
                 if task.deadline.passed():
                     break
-                pace = _pace(step, steps, plan.epochs)
+                lr_multiplier = _lr_multiplier(step, steps, config.epochs)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                    group["lr"] = peak * pace
-                share = _shares(network, x, y, plan, weights, generator)
-                loss = micro.backward(len(x), share, lambda: optimizer.zero_grad(set_to_none=True))
-                nn.utils.clip_grad_norm_(trained, plan.clip)
+                    group["lr"] = peak * lr_multiplier
+                micro_batch_loss = _micro_batch_loss(network, x, y, config, weights, generator)
+                loss = micro.backward(len(x), micro_batch_loss, lambda: optimizer.zero_grad(set_to_none=True))
+                nn.utils.clip_grad_norm_(parameters, config.clip)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 if average:
                     average.update_parameters(network)
                 losses.append(loss)
-            if task.deadline.passed():  # what is left of an epoch would count for nothing
+            if task.deadline.passed():  # the incomplete epoch is discarded
                 if best is None or task.refit_epochs:
-                    wanted = f"all {task.refit_epochs} epochs were" if task.refit_epochs else "one epoch was"
-                    raise OutOfTime(f"the time was up before {wanted} done")
-                plan = replace(plan, stop_after=epoch - 1)
+                    needed = f"all {task.refit_epochs} epochs were" if task.refit_epochs else "one epoch was"
+                    raise OutOfTime(f"the time ran out before {needed} complete")
+                config = replace(config, stop_after=epoch - 1)
                 break
-            loss_now = float(torch.stack(losses).mean())
-            if not math.isfinite(loss_now):
+            mean_loss = float(torch.stack(losses).mean())
+            if not math.isfinite(mean_loss):
                 bad = next(i for i, value in enumerate(losses) if not torch.isfinite(value))
-                raise Diverged(f"the loss was {losses[bad]:g} at step {step - len(losses) + bad + 1} (epoch {epoch}).")
+                raise Diverged(f"the loss is {losses[bad]:g} at step {step - len(losses) + bad + 1} (epoch {epoch})")
             scored = average.module if average else network
             scored.eval()
-            found = predict(scored)
-            if not np.isfinite(found).all():
-                raise Diverged(f"the probabilities weren't numbers after step {step} (epoch {epoch}).")
-            score = task.metric(task.validation_labels, found)
-            history.append({"epoch": epoch, "loss": loss_now, "score": score, "seconds": time.monotonic() - started})
+            probabilities = predict(scored)
+            if not np.isfinite(probabilities).all():
+                raise Diverged(f"the validation probabilities are not finite after step {step} (epoch {epoch})")
+            score = task.metric(task.validation_labels, probabilities)
+            seconds = time.monotonic() - started
+            history.append({"epoch": epoch, "loss": mean_loss, "score": score, "seconds": seconds})
             if best is None or task.refit_epochs or task.metric.better(score, best[0]):
-                best, waited = (score, found, deepcopy(scored.state_dict()), epoch), 0
+                best, epochs_without_gain = (score, probabilities, deepcopy(scored.state_dict()), epoch), 0
             else:
-                waited += 1
-            report(epoch / plan.epochs, best[0])
-            if waited >= plan.patience or epoch in (plan.epochs, plan.stop_after):
+                epochs_without_gain += 1
+            report(epoch / config.epochs, best[0])
+            if epochs_without_gain >= config.patience or epoch in (config.epochs, config.stop_after):
                 break
             if not task.refit_epochs and task.deadline.remaining() < (time.monotonic() - started) / epoch * 1.1:
-                plan = replace(plan, stop_after=epoch)
+                config = replace(config, stop_after=epoch)
                 break
     assert best is not None
     network.load_state_dict(best[2])
     network.eval()
-    return Trained(best[1], history, plan, best[3])
+    return Trained(best[1], history, config, best[3])
 
 
-def _shares(
-    network: nn.Module, x: Tensor, y: Tensor, plan: TrainingConfig, weights: Tensor | None, generator: torch.Generator
+def _micro_batch_loss(
+    network: nn.Module, x: Tensor, y: Tensor, config: TrainingConfig, weights: Tensor | None, generator: torch.Generator
 ) -> Callable[[slice], Tensor]:
-    """What some rows of a batch add to its loss. Mixup is drawn here, once for the batch, however it is cut."""
+    """A function from a slice of the batch to its part of the batch's loss; the parts of all slices add up to the loss.
+
+    Mixup's draws happen here, once per batch, so that they don't depend on the micro-batch size.
+    """
 
     def forward(x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             return network(x).float()
 
-    def cross_entropy(predicted: Tensor, labels: Tensor, chosen: slice) -> Tensor:
+    def cross_entropy(predicted: Tensor, labels: Tensor, selection: slice) -> Tensor:
         total = F.cross_entropy(
-            predicted, labels[chosen], weights, label_smoothing=plan.label_smoothing, reduction="sum"
+            predicted, labels[selection], weights, label_smoothing=config.label_smoothing, reduction="sum"
         )
         return total / (len(labels) if weights is None else weights[labels].sum())
 
-    if not plan.mixup:
-        return lambda chosen: cross_entropy(forward(x[chosen]), y, chosen)
-    # a Beta(a, a) draw, as the ratio of two Gamma draws, from the trial's own generator
-    gamma = torch._standard_gamma(torch.full((2,), plan.mixup), generator=generator)
+    if not config.mixup:
+        return lambda selection: cross_entropy(forward(x[selection]), y, selection)
+    # a Beta(a, a) draw as the ratio of two Gamma draws: torch's Beta distribution takes no generator
+    gamma = torch._standard_gamma(torch.full((2,), config.mixup), generator=generator)
     share = float(gamma[0] / gamma.sum())
-    other = torch.randperm(len(x), generator=generator).to(x.device)
+    partner = torch.randperm(len(x), generator=generator).to(x.device)
 
-    def mixed(chosen: slice) -> Tensor:
-        predicted = forward(torch.lerp(x.index_select(0, other[chosen]), x[chosen], share))
-        one, two = (cross_entropy(predicted, labels, chosen) for labels in (y, y[other]))
-        return share * one + (1 - share) * two
+    def mixed(selection: slice) -> Tensor:
+        # uint8 images are mixed before they are normalised: the same as after it, normalisation is affine
+        one, other = (_floating(rows) for rows in (x[selection], x.index_select(0, partner[selection])))
+        predicted = forward(torch.lerp(other, one, share))
+        own_loss, other_loss = (cross_entropy(predicted, labels, selection) for labels in (y, y[partner]))
+        return share * own_loss + (1 - share) * other_loss
 
     return mixed
 
 
-def _pace(step: int, steps: int, epochs: int) -> float:
-    """Linear warm-up, and cosine down to nothing from the first steps on. `steps` is those of an epoch."""
-    warm = min(1.0, step / min(WARMUP_STEPS, WARMUP_EPOCHS * steps))
-    gone = max(0, step - TIMED_STEPS) / max(1, epochs * steps - TIMED_STEPS)
-    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, gone)))
+def _floating(x: Tensor) -> Tensor:
+    return x if x.is_floating_point() else x.float()
 
 
-def _fitting(plan: TrainingConfig, epoch: int, epoch_seconds: float, task: Task) -> TrainingConfig:
-    """No more epochs than the time_budget has room for. Raises OutOfTime where not even one fits the time left."""
-    if epoch == 1 and epoch_seconds > task.deadline.remaining():
-        raise OutOfTime(f"an epoch would take {epoch_seconds:.0f} s, and {task.deadline.remaining():.0f} s are left")
-    allowed = min(task.time_budget, task.deadline.remaining())
-    if math.isinf(allowed):
-        return plan
-    return replace(plan, epochs=max(epoch, min(plan.epochs, int(allowed / epoch_seconds))))
+def _lr_multiplier(step: int, steps: int, epochs: int) -> float:
+    """Linear warm-up times cosine decay to 0, which starts after the timed steps. `steps` is per epoch."""
+    warmup = min(1.0, step / min(WARMUP_STEPS, WARMUP_EPOCHS * steps))
+    progress = max(0, step - TIMED_STEPS) / max(1, epochs * steps - TIMED_STEPS)
+    return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _limit_epochs(config: TrainingConfig, epoch: int, epoch_seconds: float, task: Task) -> TrainingConfig:
+    """Reduce the epochs to those that fit into the time. Raises OutOfTime where not even one does."""
+    remaining = task.deadline.remaining()
+    if epoch == 1 and epoch_seconds > remaining:
+        raise OutOfTime(f"an epoch takes about {epoch_seconds:.0f} s, but {remaining:.0f} s remain")
+    budget = min(task.time_budget, remaining)
+    if math.isinf(budget):
+        return config
+    return replace(config, epochs=max(epoch, min(config.epochs, int(budget / epoch_seconds))))
 
 
 def _class_weights(task: Task, device: torch.device) -> Tensor:
@@ -234,7 +251,7 @@ def _average(network: nn.Module, decay: float) -> Any:
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Dropout draws from torch's global generators: from `seed` in here, and they are left as they were."""
+    """Seed torch's global generators, which dropout draws from, and restore their states afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

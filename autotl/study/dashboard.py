@@ -1,4 +1,4 @@
-"""Optuna Dashboard over a study's journal and artifacts, on loopback: it can delete studies, and has no password."""
+"""Optuna Dashboard for a study's journal and artifacts. On loopback only: it has no password and can delete studies."""
 
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -10,20 +10,23 @@ from autotl.errors import AutotlError
 __all__ = ["dashboard_server"]
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    """The page asks for several things at once."""
+class _ThreadingServer(ThreadingMixIn, WSGIServer):
+    """Serves requests in threads: the dashboard's page sends several at once."""
 
     daemon_threads = True
 
 
-class _Silent(WSGIRequestHandler):
+class _SilentHandler(WSGIRequestHandler):
+    """Logs no requests."""
+
     def log_message(self, format: str, *arguments: Any) -> None: ...
 
 
 def dashboard_server(folder: Path, port: int) -> WSGIServer:
-    """Bound to 127.0.0.1:`port` (0: a free one), not yet serving.
+    """A server that is bound to 127.0.0.1:`port` (0: any free port) and does not serve yet.
 
-    Raises AutotlError where optuna-dashboard isn't installed, the journal can't be read, or the port is taken.
+    Raises:
+        AutotlError: optuna-dashboard isn't installed, the journal can't be read, or the port is in use.
     """
     try:
         from optuna_dashboard import wsgi
@@ -34,9 +37,9 @@ def dashboard_server(folder: Path, port: int) -> WSGIServer:
     from autotl.study.storage import open_storage
 
     artifacts = folder / "artifacts"
-    artifacts.mkdir(exist_ok=True)  # the store wants it to exist
+    artifacts.mkdir(exist_ok=True)  # FileSystemArtifactStore does not create it
     application = wsgi(open_storage(folder), artifact_store=FileSystemArtifactStore(str(artifacts)))
     try:
-        return make_server("127.0.0.1", port, application, server_class=_Server, handler_class=_Silent)
+        return make_server("127.0.0.1", port, application, server_class=_ThreadingServer, handler_class=_SilentHandler)
     except OSError as error:
-        raise AutotlError(f"Port {port} can't be used: {error}. Take another: --port {port + 1}") from None
+        raise AutotlError(f"Port {port} can't be used: {error}. Use another one: --port {port + 1}") from None

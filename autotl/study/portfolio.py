@@ -1,4 +1,4 @@
-"""The warm-start portfolio: recipes that are tried before the sampler knows anything, cheap ones first."""
+"""The warm-start portfolio: recipes that are tried before the sampler has learnt anything, cheap ones first."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,67 +9,74 @@ from autotl.study.space import Choices
 
 __all__ = ["cheap_portfolio", "expensive_heads", "expensive_portfolio"]
 
-PREFERRED = ("rbf_svm", "logistic_regression", "linear")
-"""Heads for a strategy's first trial: quick and hard to beat."""
-MANY_ROWS = ("mlp", "linear")
-"""Heads that any number of views of the images can be given to."""
-FIRST = ("logistic_regression", "linear")
-"""And for the very first: it says little of what can be had, but says it soon."""
+PREFERRED_HEADS = ("rbf_svm", "logistic_regression", "linear")
+"""Heads for a strategy's first trial, the first available one: quick to fit and hard to beat."""
+SCALABLE_HEADS = ("mlp", "linear")
+"""Heads that train on any number of samples."""
+FIRST_HEADS = ("logistic_regression", "linear")
+"""Heads for the very first trial: the fastest, so that a model exists within seconds."""
 
 
 def cheap_portfolio(choices: Choices, registry: Registry) -> list[dict[str, Any]]:
-    """Parameters to try before the sampler knows anything, cheapest first: every strategy once on the smallest
-    backbone; then, on each backbone, every head that reads recorded features, with its own defaults."""
+    """Parameters of the cheap portfolio, in the order in which they are tried.
 
-    def parameters(backbone: str, strategy: str, head: str, **more: Value) -> dict[str, Any]:
-        params = {**registry.strategy(strategy).defaults(registry.head(head)), **more}
-        return _enqueued(registry, backbone, strategy, head, params)
+    The first trial; on the first backbone every head with the cheapest strategy; every other strategy once; then every
+    head on each other backbone.
+    """
 
-    first: list[dict[str, Any]] = []
+    def recipe(backbone: str, strategy: str, head: str, **changes: Value) -> dict[str, Any]:
+        params = {**registry.strategy(strategy).defaults(registry.head(head)), **changes}
+        return _trial_params(registry, backbone, strategy, head, params)
+
+    by_strategy: list[dict[str, Any]] = []
     for strategy in choices.strategies:
         heads = choices.heads_for(strategy, registry)
-        head = next((h for h in (PREFERRED if first else FIRST) if h in heads), heads[0])
-        first.append(parameters(choices.backbones[0], strategy, head))
+        preferred = PREFERRED_HEADS if by_strategy else FIRST_HEADS
+        head = next((name for name in preferred if name in heads), heads[0])
+        by_strategy.append(recipe(choices.backbones[0], strategy, head))
     cheapest = choices.strategies[0]
     heads = choices.heads_for(cheapest, registry)
-    leveled = "levels" in registry.strategy(cheapest).defaults(registry.head(heads[0]))
-    wide = {"levels": "stages+max"} if leveled else {}
-    inner = [head for head in heads if leveled and head in (*PREFERRED, *MANY_ROWS)]
-    on_each = [
+    has_levels = "levels" in registry.strategy(cheapest).defaults(registry.head(heads[0]))
+    all_levels = {"levels": "stages+max"} if has_levels else {}
+    inner_heads = [head for head in heads if has_levels and head in (*PREFERRED_HEADS, *SCALABLE_HEADS)]
+    by_backbone = [
         [
-            *(parameters(backbone, cheapest, head, **wide) for head in heads),
-            *(parameters(backbone, cheapest, head, levels="inner+max") for head in inner),
+            *(recipe(backbone, cheapest, head, **all_levels) for head in heads),
+            *(recipe(backbone, cheapest, head, levels="inner+max") for head in inner_heads),
         ]
         for backbone in choices.backbones
     ]
-    return [*first[:1], *on_each[0], *first[1:], *(recipe for recipes in on_each[1:] for recipe in recipes)]
+    others = [params for recipes in by_backbone[1:] for params in recipes]
+    return [by_strategy[0], *by_backbone[0], *by_strategy[1:], *others]
 
 
 def expensive_heads(choices: Choices, registry: Registry, strategy: str) -> list[str]:
-    """The heads of a strategy's thorough recipes: a preferred one, and where that is cheap to try one for many rows."""
+    """Heads of a strategy's expensive recipes: a preferred one and, where the strategy trains heads alone, one for many
+    samples."""
     heads = choices.heads_for(strategy, registry)
-    kinds = (PREFERRED, MANY_ROWS) if "estimator" in registry.strategy(strategy).head_types else (PREFERRED,)
-    return list(dict.fromkeys(next((h for h in kind if h in heads), heads[0]) for kind in kinds))
+    trains_heads_alone = "estimator" in registry.strategy(strategy).head_types
+    preferences = (PREFERRED_HEADS, SCALABLE_HEADS) if trains_heads_alone else (PREFERRED_HEADS,)
+    return list(dict.fromkeys(next((h for h in preferred if h in heads), heads[0]) for preferred in preferences))
 
 
 def expensive_portfolio(
     registry: Registry, backbone: str, strategy: str, head: str, passes: int
 ) -> list[dict[str, Any]]:
-    """A strategy's dearer known-good parameters, which record at most `passes` passes of a backbone over the
-    images."""
-    dearer = registry.strategy(strategy).expensive_defaults(registry.head(head), passes)
-    return [_enqueued(registry, backbone, strategy, head, params) for params in dearer]
+    """Parameters of a strategy's expensive recipes that extract features in at most `passes` passes over the images."""
+    recipes = registry.strategy(strategy).expensive_defaults(registry.head(head), passes)
+    return [_trial_params(registry, backbone, strategy, head, params) for params in recipes]
 
 
-def _enqueued(registry: Registry, backbone: str, strategy: str, head: str, params: Params) -> dict[str, Any]:
+def _trial_params(registry: Registry, backbone: str, strategy: str, head: str, params: Params) -> dict[str, Any]:
+    """Parameters of a trial, with the head's defaults, under their names in the search space."""
     return {
         "strategy": strategy,
         "backbone": backbone,
         f"{strategy}.head": head,
-        **_owned(strategy, params),
-        **_owned(head, registry.head(head).defaults()),
+        **_prefixed(strategy, params),
+        **_prefixed(head, registry.head(head).defaults()),
     }
 
 
-def _owned(owner: str, params: Mapping[str, Value]) -> dict[str, Any]:
+def _prefixed(owner: str, params: Mapping[str, Value]) -> dict[str, Any]:
     return {f"{owner}.{name}": value for name, value in params.items()}

@@ -1,79 +1,80 @@
-"""What to try next: known-good recipes first, then the sampler's choice, within what there is time for.
+"""What the next trial fixes of its parameters: first the warm-start portfolio, then the most promising pairs.
 
-After the known-good recipes each strategy gets its share of the time, however long its trials take, and within it each
-kind of trial that a model would be made of (`autotl.study.pairs`). A pass of a backbone over all images is dear: a
-backbone that no trial has used yet is opened, and several views of the images are recorded, where that is a small part
-of the time left, and most trials build on what another one has recorded.
+After the portfolio every strategy gets the same wall time, and so does, within a strategy, every pair of backbone and
+head that the final model may be made of. A pass of a backbone over all images is expensive, so new features are only
+extracted where a pass takes a small share of the remaining time; most trials reuse the features of an earlier one.
 """
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import mean
+from statistics import mean, median
 from typing import Any
-
-import numpy as np
 
 from autotl.registry import Registry
 from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio
-from autotl.study.space import Choices
+from autotl.study.space import Choices, seed_of
 
-__all__ = ["UNMEASURED", "Schedule"]
+__all__ = ["DEFAULT_SPEED", "NUM_TUNED_PAIRS", "Pair", "PairStatistics", "Scheduler"]
 
-UNMEASURED = 20.0
-"""Images a second and thread, before any were extracted."""
-OPENING = 0.35
-"""The part of the time left that recording another backbone's features may take, or a strategy's first views."""
-THOROUGH = 0.1
-"""And the part that several views of the images may take, for one known-good recipe."""
-SHARE, THOROUGH_SHARE = 0.1, 0.3
-"""The part of the search's time that one trial may plan for, and one of a thorough recipe."""
-AGAIN = 0.8
-"""How many of the trials look at what an earlier one has recorded."""
-FREE = 0.2
-"""How many leave the choice of backbone and head to the sampler."""
-FRESH = 0.02
-"""The part of the time left that a pass may take where a trial looks at something new: all do where it takes more."""
+DEFAULT_SPEED = 20.0
+"""Images per second and thread that the first backbone is assumed to extract before anything was measured."""
+MAX_ACTIVATION_SHARE = 0.35
+"""Share of the remaining time that the first pass of a backbone, or of a strategy, over all images may take."""
+MAX_EXPENSIVE_SHARE = 0.1
+"""Share of the remaining time that the views of an expensive portfolio recipe may take to extract."""
+MAX_NEW_FEATURES_SHARE = 0.02
+"""Share of the remaining time that a pass may take where a trial extracts new features instead of reusing some."""
+TRIAL_TIME_SHARE, EXPENSIVE_TRIAL_TIME_SHARE = 0.1, 0.3
+"""Share of the whole search that one trial may plan for, and one trial of the expensive portfolio."""
+REUSE_PROBABILITY = 0.8
+"""Probability that a trial reuses recorded features where new ones would be cheap."""
+FREE_PAIR_PROBABILITY = 0.2
+"""Probability that the choice of backbone and head is left to the sampler."""
+NUM_TUNED_PAIRS = 8
+"""Number of pairs that are tuned: as many as an ensemble combines."""
 
-
-Kind = tuple[str, str]
+Pair = tuple[str, str]
 """A backbone and a head."""
-TUNED = 8
-"""How many kinds are tuned: as many as a model combines."""
 
 
-class Kinds:
-    """The best score of each kind, and how long its trials take."""
+class PairStatistics:
+    """The best score of each pair, over all strategies, and its trial times, by strategy."""
 
-    def __init__(self, greater_is_better: bool):
+    def __init__(self, *, greater_is_better: bool = True):
         self._sign = 1 if greater_is_better else -1
-        self._best: dict[Kind, float] = {}
-        self._seconds: dict[str, dict[Kind, list[float]]] = defaultdict(lambda: defaultdict(list))
-        """By strategy."""
+        self._best: dict[Pair, float] = {}
+        self._seconds: dict[str, dict[Pair, list[float]]] = defaultdict(lambda: defaultdict(list))
 
-    def finished(self, strategy: str, kind: Kind, seconds: float, value: float | None) -> None:
-        """Take a trial into account. `value` is None where it was pruned or failed."""
-        self._seconds[strategy][kind].append(seconds)
+    def finished(self, strategy: str, pair: Pair, seconds: float, value: float | None) -> None:
+        """Add a trial. `value` is None where it was pruned or failed."""
+        self._seconds[strategy][pair].append(seconds)
         if value is not None:
-            self._best[kind] = max(self._best.get(kind, -float("inf")), self._sign * value)
+            self._best[pair] = max(self._best.get(pair, -math.inf), self._sign * value)
 
-    def choose(self, strategy: str, kinds: Sequence[Kind]) -> Kind:
-        """One of the best of `kinds`, so that each gets as much time as another; those that no trial of any strategy
-        has finished with come last."""
-        best = sorted(kinds, key=lambda kind: self._best.get(kind, -float("inf")), reverse=True)[:TUNED]
-        taken = {kind: mean(seconds) for kind, seconds in self._seconds[strategy].items()}
-        usual = mean(taken.values()) if taken else 1.0
-        return random.choices(best, [1 / max(1e-3, taken.get(kind, usual)) for kind in best])[0]
+    def choose(self, strategy: str, pairs: Sequence[Pair], rng: random.Random) -> Pair:
+        """Draw one of the best pairs with probability inversely proportional to its mean trial time, so that all get
+        equal wall time. Pairs without a complete trial rank last."""
+        best = sorted(pairs, key=lambda pair: self._best.get(pair, -math.inf), reverse=True)[:NUM_TUNED_PAIRS]
+        mean_seconds = {pair: mean(seconds) for pair, seconds in self._seconds[strategy].items()}
+        default = mean(mean_seconds.values()) if mean_seconds else 1.0
+        return rng.choices(best, [1 / max(1e-3, mean_seconds.get(pair, default)) for pair in best])[0]
 
 
-class Schedule:
-    """Parameters for the next trial, in whole or in part.
+class Scheduler:
+    """Decides which parameters of the next trial are fixed; the sampler draws the others.
+
+    Each decision has a generator seeded with `seed` and the trial's number. Without a time limit no decision depends on
+    measured time: every trial costs one unit, so that a search on one CPU slot is repeatable.
 
     Args:
-        tried: the parameters of the trials that a resumed study has.
-        n_images: how many a backbone has to look at before its first trial.
-        cores: how many look at them.
-        greater_is_better: of scores.
+        tried: parameters of the trials of a resumed study.
+        num_images: number of images that a pass extracts features of.
+        threads: threads of all slots, by device type; workers share a pass.
+        greater_is_better: of the metric.
+        seed: the study's seed.
+        timed: whether the search has a time limit.
     """
 
     def __init__(
@@ -81,140 +82,232 @@ class Schedule:
         choices: Choices,
         registry: Registry,
         tried: Sequence[Mapping[str, Any]],
-        n_images: int,
-        cores: int,
+        num_images: int,
+        threads: Mapping[str, int],
+        *,
         greater_is_better: bool = True,
+        seed: int = 0,
+        timed: bool = True,
     ):
-        self.choices, self.registry, self.n_images, self.cores = choices, registry, n_images, cores
-        self.plan = [p for p in cheap_portfolio(choices, registry) if p not in tried]
-        recipes = [
+        self.choices, self.registry = choices, registry
+        self.num_images, self.threads, self.seed, self.timed = num_images, threads, seed, timed
+        self.cheap_queue = [params for params in cheap_portfolio(choices, registry) if params not in tried]
+        """Recipes of the cheap portfolio that weren't tried yet."""
+        self.untried_expensive = [
             (backbone, strategy, head)
             for i, backbone in enumerate(choices.backbones)
             for strategy in choices.strategies
             for head in expensive_heads(choices, registry, strategy)
-            if i == 0 or "estimator" in registry.strategy(strategy).head_types  # to train a backbone is dear: only one
+            # training a backbone is expensive: on the first one only
+            if i == 0 or "estimator" in registry.strategy(strategy).head_types
+            if not self._tried_expensive(backbone, strategy, head, tried)
         ]
-        self.deeper = [recipe for recipe in recipes if not self._tried(*recipe, tried)]
-        """Backbones, strategies and heads whose thorough recipes weren't tried yet."""
-        self.at_hand: list[dict[str, Any]] = []
-        """Thorough recipes that there is time for."""
-        self.done: list[Mapping[str, Any]] = [p for p in tried if "strategy" in p]
-        """Parameters of known-good trials, and of those that are complete."""
-        self.share = SHARE
-        """The part of the search's time that what was chosen last may take."""
-        self.opened = {p["backbone"] for p in tried if "backbone" in p}
+        """(backbone, strategy, head) whose recipes of the expensive portfolio weren't tried yet."""
+        self.expensive_queue: list[dict[str, Any]] = []
+        """Recipes of one of them, as expensive as the remaining time allows."""
+        self.extracted: list[Mapping[str, Any]] = [params for params in tried if "strategy" in params]
+        """Parameters of trials whose features are recorded: portfolio trials and complete ones."""
+        self.active_backbones = {params["backbone"] for params in tried if "backbone" in params}
+        """Backbones that a trial has used, or may use."""
+        self.time_share = TRIAL_TIME_SHARE
+        """Share of the whole search that the trial from the last `next` may plan for."""
         self.sampling = False
-        """Whether the known-good recipes are through."""
-        self.rates: dict[str, float] = {}
-        """Images a second and thread, by backbone, as measured."""
+        """Whether the portfolio is used up."""
         self.spent: dict[str, float] = defaultdict(float)
-        """Seconds of workers, by strategy, since sampling began."""
-        self.kinds = Kinds(greater_is_better)
-        self.durations: dict[str, list[float]] = defaultdict(list)
-        """Of complete trials, by strategy."""
+        """Cost of sampled trials by strategy: seconds, or the number of trials where the search is not timed."""
+        self.pairs = PairStatistics(greater_is_better=greater_is_better)
+        self._durations: dict[str, list[float]] = defaultdict(list)
+        """Seconds of complete trials, by strategy."""
+        self._speeds: dict[tuple[str, str, str], float] = {}
+        """Last measured images per second and thread, by (backbone, what ran, device type)."""
 
-    def finished(self, params: Mapping[str, Any], seconds: float, value: float | None, recording: float = 0.0) -> None:
-        """Take a trial's cost into account, its score where it is complete, and what it has recorded, in so many of its
-        seconds."""
+    def finished(
+        self, params: Mapping[str, Any], seconds: float, value: float | None, extraction_seconds: float = 0.0
+    ) -> None:
+        """Add a finished trial.
+
+        Args:
+            value: its score; None where it was pruned or failed.
+            extraction_seconds: the part of `seconds` that went into features, which later trials reuse.
+        """
+        if not self.timed:
+            seconds, extraction_seconds = 1.0, 0.0
         strategy = params.get("strategy", "")
         if head := params.get(f"{strategy}.head"):
-            self.kinds.finished(strategy, (params["backbone"], head), seconds - recording, value)
-        if self.sampling:
+            self.pairs.finished(strategy, (params["backbone"], head), seconds - extraction_seconds, value)
+        if self.timed and self.sampling:
             self.spent[strategy] += seconds
         if value is not None:
-            self.durations[strategy].append(seconds)
-            self.done.append(params)
+            self._durations[strategy].append(seconds)
+            self.extracted.append(params)
 
-    def next(self, seconds_left: float, running: Mapping[str, float]) -> dict[str, Any]:
-        """What to enqueue; the sampler chooses what is left out. `running`: seconds spent by strategy so far in
-        trials that aren't finished."""
-        self.share = SHARE
-        while self.plan:
-            if self.plan[0]["backbone"] not in self.opened and (parameters := self._thorough(seconds_left)):
-                return parameters
-            parameters = self.plan.pop(0)
-            if not self._fits(parameters["strategy"], seconds_left):
-                continue
-            if self._open(parameters["backbone"], seconds_left):
-                self.done.append(parameters)
-                return parameters
-        if parameters := self._thorough(seconds_left):
-            return parameters
+    def next(self, time_budget: float, running: Mapping[str, float], number: int) -> dict[str, Any]:
+        """The parameters to enqueue for the next trial: all, or those that the sampler shall not draw.
+
+        Args:
+            time_budget: seconds until trials have to be done.
+            running: seconds that unfinished trials have taken so far, by strategy.
+            number: of the trial that will be enqueued.
+        """
+        if not self.timed:
+            time_budget, running = math.inf, {}
+        self.time_share = TRIAL_TIME_SHARE
+        if params := self._portfolio_trial(time_budget):
+            return params
         self.sampling = True
-        return self._part(self._strategy(seconds_left, running), seconds_left)
+        strategy = self._choose_strategy(time_budget, running)
+        if not self.timed:
+            self.spent[strategy] += 1.0  # when it starts, so that running trials count whatever time they take
+        return self._sampled_trial(strategy, time_budget, random.Random(seed_of(self.seed, number)))
 
-    def _part(self, strategy: str, seconds_left: float) -> dict[str, Any]:
-        """A kind worth tuning, and mostly what an earlier trial has recorded; the rest is the sampler's choice."""
-        fixed: dict[str, Any] = {"strategy": strategy}
-        opened = [name for name in self.choices.backbones if self._open(name, seconds_left)]
-        recorded = [f"{strategy}.{name}" for name in self.registry.strategy(strategy).recorded]
-        earlier = [p for p in self.done if p["strategy"] == strategy and all(n in p for n in ("backbone", *recorded))]
-        quick = [name for name in opened if self._a_pass(name) <= FRESH * seconds_left]
-        again = bool(recorded and earlier) and (not quick or random.random() < AGAIN)
-        if recorded and earlier:
-            opened = list({p["backbone"]: None for p in earlier}) if again else quick
-        if random.random() >= FREE:
-            heads = self.choices.heads_for(strategy, self.registry)
-            backbone, head = self.kinds.choose(strategy, [(name, head) for name in opened for head in heads])
-            fixed |= {"backbone": backbone, f"{strategy}.head": head}
-        elif again or len(opened) < len(self.choices.backbones):
-            fixed["backbone"] = random.choice(opened)
-        if again:
-            before = random.choice([p for p in earlier if p["backbone"] == fixed["backbone"]])
-            fixed |= {name: before[name] for name in recorded}
-        return fixed
+    def _portfolio_trial(self, time_budget: float) -> dict[str, Any] | None:
+        """The next recipe of the portfolio that there is time for: the cheap ones of a backbone, then its expensive
+        ones, then those of the next backbone."""
+        while self.cheap_queue:
+            is_new_backbone = self.cheap_queue[0]["backbone"] not in self.active_backbones
+            if is_new_backbone and (params := self._expensive_trial(time_budget)):
+                return params
+            params = self.cheap_queue.pop(0)
+            if self._strategy_fits(params["strategy"], time_budget) and self._activate(params["backbone"], time_budget):
+                self.extracted.append(params)
+                return params
+        return self._expensive_trial(time_budget)
 
-    def _thorough(self, seconds_left: float) -> dict[str, Any] | None:
-        """The next dearer known-good recipe on a backbone that is open, as thorough as the time allows."""
-        for backbone, strategy, head in [recipe for recipe in self.deeper if recipe[0] in self.opened]:
-            if self.at_hand:
+    def _expensive_trial(self, time_budget: float) -> dict[str, Any] | None:
+        """The next recipe of the expensive portfolio on an active backbone, as expensive as the time allows."""
+        for candidate in [c for c in self.untried_expensive if c[0] in self.active_backbones]:
+            if self.expensive_queue:
                 break
-            self.deeper.remove((backbone, strategy, head))
-            affordable = THOROUGH * seconds_left / max(1e-9, self._a_pass(backbone))
-            self.at_hand = expensive_portfolio(self.registry, backbone, strategy, head, int(min(affordable, 100)))
-        if not self.at_hand:
+            self.untried_expensive.remove(candidate)
+            passes = self._affordable_passes(candidate[0], MAX_EXPENSIVE_SHARE * time_budget)
+            self.expensive_queue = expensive_portfolio(self.registry, *candidate, passes)
+        if not self.expensive_queue:
             return None
-        parameters = self.at_hand.pop(0)
-        self.done.append(parameters)
-        self.share = THOROUGH_SHARE
-        return parameters
+        params = self.expensive_queue.pop(0)
+        self.extracted.append(params)
+        self.time_share = EXPENSIVE_TRIAL_TIME_SHARE
+        return params
 
-    def _tried(self, backbone: str, strategy: str, head: str, tried: Sequence[Mapping[str, Any]]) -> bool:
-        passes = {f"{strategy}.{name}" for name in self.registry.strategy(strategy).recorded}
-        for parameters in expensive_portfolio(self.registry, backbone, strategy, head, 100):
-            fixed = {name: value for name, value in parameters.items() if name not in passes}
-            if any(all(p.get(name) == value for name, value in fixed.items()) for p in tried):
+    def _tried_expensive(self, backbone: str, strategy: str, head: str, tried: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether one of the expensive recipes was tried, with as many views as there was time for then."""
+        recorded = {f"{strategy}.{name}" for name in self.registry.strategy(strategy).recorded_params}
+        for recipe in expensive_portfolio(self.registry, backbone, strategy, head, 100):
+            fixed = {name: value for name, value in recipe.items() if name not in recorded}
+            if any(all(params.get(name) == value for name, value in fixed.items()) for params in tried):
                 return True
         return False
 
-    def _open(self, backbone: str, seconds_left: float) -> bool:
-        """Whether trials may use this backbone. The first may always."""
-        if self.opened and backbone not in self.opened and self._a_pass(backbone) > OPENING * seconds_left:
-            return False
-        self.opened.add(backbone)
-        return True
+    def _sampled_trial(self, strategy: str, time_budget: float, rng: random.Random) -> dict[str, Any]:
+        """Fix a pair worth tuning and, mostly, parameters whose features are recorded."""
+        fixed: dict[str, Any] = {"strategy": strategy}
+        backbones = [name for name in self.choices.backbones if self._activate(name, time_budget)]
+        recorded = [f"{strategy}.{name}" for name in self.registry.strategy(strategy).recorded_params]
+        reusable = [
+            params
+            for params in self.extracted
+            if params["strategy"] == strategy and all(name in params for name in ("backbone", *recorded))
+        ]
+        quick = [name for name in backbones if self._affordable_passes(name, MAX_NEW_FEATURES_SHARE * time_budget)]
+        reuse = bool(recorded and reusable) and (not quick or rng.random() < REUSE_PROBABILITY)
+        if recorded and reusable:
+            backbones = list({params["backbone"]: None for params in reusable}) if reuse else quick
+        if rng.random() >= FREE_PAIR_PROBABILITY:
+            heads = self.choices.heads_for(strategy, self.registry)
+            pairs = [(backbone, head) for backbone in backbones for head in heads]
+            fixed["backbone"], fixed[f"{strategy}.head"] = self.pairs.choose(strategy, pairs, rng)
+        elif reuse or len(backbones) < len(self.choices.backbones):
+            fixed["backbone"] = rng.choice(backbones)
+        if reuse:
+            source = rng.choice([params for params in reusable if params["backbone"] == fixed["backbone"]])
+            fixed |= {name: source[name] for name in recorded}
+        return fixed
 
-    def _a_pass(self, backbone: str) -> float:
-        """Seconds that a backbone looks at all images for. One that wasn't measured is reckoned slower than those that
-        were by the square of its size."""
-        rate = self.rates.get(backbone)
-        if rate is None:
-            rates = self.rates or {self.choices.backbones[0]: UNMEASURED}
-            size = {name: self.registry.backbone(name).num_params or 1 for name in (backbone, *rates)}
-            rate = min(rate * (size[name] / size[backbone]) ** 2 for name, rate in rates.items())
-        return self.n_images / (rate * self.cores)
+    def _choose_strategy(self, time_budget: float, running: Mapping[str, float]) -> str:
+        """The strategy that has had the least time, among those whose trials still fit."""
+        fitting = [name for name in self.choices.strategies if self._strategy_fits(name, time_budget)]
+        return min(fitting or self.choices.strategies[:1], key=lambda name: self.spent[name] + running.get(name, 0.0))
 
-    def _strategy(self, seconds_left: float, running: Mapping[str, float]) -> str:
-        """The one that has had the least time; near the end only those whose trials still fit."""
-        fitting = [s for s in self.choices.strategies if self._fits(s, seconds_left)]
-        return min(fitting or self.choices.strategies[:1], key=lambda s: self.spent[s] + running.get(s, 0.0))
+    def _strategy_fits(self, strategy: str, time_budget: float) -> bool:
+        """Whether a trial of the strategy would be done in time.
 
-    def _fits(self, strategy: str, seconds_left: float) -> bool:
-        """Whether a trial of it would be done in time. The first records a pass where the strategy records its own; the
-        cheapest strategy always fits: something has to be tried."""
-        if durations := self.durations[strategy]:
-            return bool(np.median(durations) <= seconds_left)
-        passes = self.registry.strategy(strategy).recorded
-        if strategy == self.choices.strategies[0] or not passes or not self.rates:  # or all may be recorded already
+        The first trial of a strategy with features of its own needs a pass for them. The first strategy always fits,
+        so that there is a trial.
+        """
+        if math.isinf(time_budget):
             return True
-        return self._a_pass(self.choices.backbones[0]) <= OPENING * seconds_left
+        if durations := self._durations[strategy]:
+            return median(durations) <= time_budget
+        has_own_features = bool(self.registry.strategy(strategy).recorded_params)
+        if strategy == self.choices.strategies[0] or not has_own_features:
+            return True
+        if not self._level_speeds():  # all features may be in the store from an earlier search
+            return True
+        return self.pass_seconds(self.choices.backbones[0]) <= MAX_ACTIVATION_SHARE * time_budget
+
+    def _activate(self, backbone: str, time_budget: float) -> bool:
+        """Whether trials may use the backbone: the first one always, others where there is time for a pass."""
+        may_use = (
+            not self.active_backbones
+            or backbone in self.active_backbones
+            or self._affordable_passes(backbone, MAX_ACTIVATION_SHARE * time_budget) > 0
+        )
+        if may_use:
+            self.active_backbones.add(backbone)
+        return may_use
+
+    # -- speeds
+
+    def observe_speed(self, backbone: str, ran: str, device_type: str, images_per_second_per_thread: float) -> None:
+        """Note a worker's speed.
+
+        Args:
+            ran: what ran: "levels" (the whole network), "prefix-N" (up to block N) or "images" (decoding alone).
+        """
+        self._speeds[backbone, ran, device_type] = images_per_second_per_thread
+
+    def pass_seconds(self, backbone: str, num_images: int | None = None) -> float:
+        """Estimated seconds that all threads together take to extract the feature levels of `num_images` images, by
+        default all of the search.
+
+        A device type on which nothing was measured yet is left out. On the others, a backbone that wasn't measured is
+        taken to be slower than each measured one by the square of the ratio of their numbers of parameters.
+
+        Raises:
+            AutotlError: the backbone's number of parameters is needed, unknown, and can't be counted.
+        """
+        by_type = self._level_speeds() or {name: {self.choices.backbones[0]: DEFAULT_SPEED} for name in self.threads}
+        speed = sum(self.threads[name] * self._speed(backbone, measured) for name, measured in by_type.items())
+        return (self.num_images if num_images is None else num_images) / speed
+
+    def measured_speeds(self) -> dict[str, float]:
+        """Seconds an image, with all threads, by backbone: of those that were measured."""
+        backbones = {backbone: None for measured in self._level_speeds().values() for backbone in measured}
+        return {backbone: self.pass_seconds(backbone, 1) for backbone in backbones}
+
+    @property
+    def default_seconds_per_image(self) -> float:
+        """Seconds an image, with all threads, before anything was measured."""
+        return 1 / (DEFAULT_SPEED * sum(self.threads.values()))
+
+    def _level_speeds(self) -> dict[str, dict[str, float]]:
+        """Measured images per second and thread of whole networks, by device type and backbone."""
+        speeds: dict[str, dict[str, float]] = {}
+        for (backbone, ran, device_type), speed in self._speeds.items():
+            if ran == "levels" and speed > 0 and device_type in self.threads:
+                speeds.setdefault(device_type, {})[backbone] = speed
+        return speeds
+
+    def _speed(self, backbone: str, measured: Mapping[str, float]) -> float:
+        """Images per second and thread of a backbone, estimated from those `measured` on the same device type."""
+        if backbone in measured:
+            return measured[backbone]
+        size = self.registry.backbone(backbone).count_params()
+        return min(
+            speed * (self.registry.backbone(name).count_params() / size) ** 2 for name, speed in measured.items()
+        )
+
+    def _affordable_passes(self, backbone: str, time_budget: float) -> int:
+        """Number of passes that fit into `time_budget` seconds, at most 100."""
+        if math.isinf(time_budget):
+            return 100
+        return int(min(100.0, max(0.0, time_budget) / self.pass_seconds(backbone)))

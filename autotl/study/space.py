@@ -1,4 +1,4 @@
-"""The one conditional search space: an Optuna trial becomes a Recipe. Parameters are named by their owner."""
+"""The search space: an Optuna trial becomes a Recipe. Parameters are named after the part they belong to."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ import optuna
 from autotl.recipe import Recipe, Value
 from autotl.registry import Registry
 
-__all__ = ["Choices", "seed_of", "suggest"]
+__all__ = ["Choices", "PrefixedSpace", "seed_of", "suggest"]
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What a study chooses from: frozen in its attributes, because a study is one space."""
+    """What the search space of a study is made of. It is kept in the study's attributes and never changes."""
 
     backbones: tuple[str, ...]
     """Cheapest first."""
@@ -23,20 +23,26 @@ class Choices:
     """Each can train at least one of `heads`."""
     heads: tuple[str, ...]
     num_train: int
+    """Number of training images."""
     num_classes: int
     accelerator: bool = False
+    """Whether a slot has a device other than a CPU."""
 
     def heads_for(self, strategy: str, registry: Registry) -> tuple[str, ...]:
-        """The heads that a strategy can train on so many images."""
+        """The heads that a strategy can train on this number of images."""
         spec = registry.strategy(strategy)
         heads = [registry.head(name) for name in self.heads]
-        rows = self.num_train * spec.samples_per_image
-        return tuple(h.name for h in heads if h.type in spec.head_types and rows <= (h.max_train_samples or rows))
+        samples = self.num_train * spec.samples_per_image
+        return tuple(h.name for h in heads if h.type in spec.head_types and samples <= (h.max_train_samples or samples))
 
 
 @dataclass
-class OwnedSpace:
-    """A trial's space, in which every name begins with its owner's: `fine_tuning.unfrozen_blocks`."""
+class PrefixedSpace:
+    """A `Space` in which the names of parameters begin with their owner's: `fine_tuning.unfrozen_blocks`.
+
+    Args:
+        owner: name of the head or strategy that suggests.
+    """
 
     trial: optuna.Trial
     owner: str
@@ -47,23 +53,24 @@ class OwnedSpace:
     def categorical(self, name: str, choices: Sequence[Value]) -> Any:
         return self.trial.suggest_categorical(f"{self.owner}.{name}", choices)
 
-    def int(self, name: str, low: int, high: int, log: bool = False) -> int:
+    def int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
         return self.trial.suggest_int(f"{self.owner}.{name}", low, high, log=log)
 
-    def float(self, name: str, low: float, high: float, log: bool = False) -> float:
+    def float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         return self.trial.suggest_float(f"{self.owner}.{name}", low, high, log=log)
 
 
 def seed_of(study_seed: int, trial_number: int) -> int:
-    """A trial's own seed: parallel searches can't be repeated, each of their trials can."""
+    """The seed of a trial, in [0, 2**31): it depends on the study's seed and the trial's number alone, so that each
+    trial of a parallel search can be repeated."""
     return int.from_bytes(hashlib.sha256(f"{study_seed}/{trial_number}".encode()).digest()[:4], "big") >> 1
 
 
 def suggest(trial: optuna.Trial, choices: Choices, registry: Registry, study_seed: int) -> Recipe:
-    """The trial's recipe: every choice is made, by the sampler or by what was enqueued."""
+    """The trial's recipe. Parameters that were enqueued with the trial are taken, the sampler draws the others."""
 
-    def owned(owner: str) -> OwnedSpace:
-        return OwnedSpace(trial, owner, choices.num_train, choices.num_classes, choices.accelerator)
+    def space_of(owner: str) -> PrefixedSpace:
+        return PrefixedSpace(trial, owner, choices.num_train, choices.num_classes, choices.accelerator)
 
     strategy = registry.strategy(trial.suggest_categorical("strategy", choices.strategies))
     backbone = registry.backbone(trial.suggest_categorical("backbone", choices.backbones))
@@ -73,6 +80,6 @@ def suggest(trial: optuna.Trial, choices: Choices, registry: Registry, study_see
         strategy=strategy.name,
         head=head.name,
         seed=seed_of(study_seed, trial.number),
-        strategy_params=strategy.suggest(owned(strategy.name), backbone, head),
-        head_params=head.suggest(owned(head.name)),
+        strategy_params=strategy.suggest(space_of(strategy.name), backbone, head),
+        head_params=head.suggest(space_of(head.name)),
     )

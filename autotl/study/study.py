@@ -1,4 +1,4 @@
-"""The Optuna study of a search: its journal, sampler and pruner, and what rides on its trials."""
+"""The Optuna study of a search: its journal, sampler and pruner, and the attributes of its trials."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,22 +6,78 @@ from typing import Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autotl import events
+from autotl.errors import AutotlError
 from autotl.study.pruner import SameStrategyPruner
 from autotl.study.sampler import ConditionalTPESampler
 from autotl.study.storage import open_storage
-from autotl.ui.progress import TrialLine
 
-__all__ = ["as_line", "open_study", "set_note"]
+__all__ = ["FORMAT", "StudyAttribute", "TrialAttribute", "open_study", "set_note", "trial_event"]
 
-STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+FORMAT = 2
+"""Increase when the names or the meaning of attributes or parameters change. A study of another format is refused."""
+
+STATES: dict[TrialState, events.TrialState] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+class StudyAttribute:
+    """User attributes of a study in its journal."""
+
+    FORMAT = "format"
+    CHOICES = "choices"
+    """What the search space is made of; a study keeps its own."""
+    VERSIONS = "versions"
+    """Versions of libraries and plugins by distribution, of the last search."""
+    EARLIER_VERSIONS = "earlier_versions"
+    """Former `versions`, each with the number of the first trial that did not run with them."""
+    EXTENDS = "extends"
+    """Name of the study whose trials this one has taken over."""
+
+
+class TrialAttribute:
+    """User attributes of a trial in the journal. Scores on validation images are attributes too, by metric."""
+
+    DESCRIPTION = "description"
+    """The recipe in one line."""
+    RECIPE = "recipe"
+    """`Recipe.to_dict()` of what was actually trained."""
+    CAUSE = "cause"
+    """Why the trial was pruned or failed."""
+    TRACEBACK = "traceback"
+    """Of the exception that failed the trial."""
+    SECONDS = "seconds"
+    """Wall time of the trial."""
+    EXTRACTION_SECONDS = "extraction_seconds"
+    """The part of it that went into extracting features, which other trials reuse."""
+    DEVICE = "device"
+    """The slot that the trial ran on: `cuda:0`."""
+    EPOCHS = "epochs"
+    """Number of epochs trained."""
+    BEST_EPOCH = "best_epoch"
+    """The epoch whose weights were kept."""
+    RETRY_OF = "retry_of"
+    """Number of the trial with the same parameters whose worker was lost."""
+    RESUMES = "resumes"
+    """Number of the trial with the same parameters that was running when an earlier search ended."""
+    TAKEN_FROM = "taken_from"
+    """`study/number` of the trial in the study that this one extends."""
 
 
 def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize"], seed: int) -> optuna.Study:
-    """Open, or begin, the study in `folder/journal.log`. Safe from many processes at once.
+    """Open the study in `folder/journal.log`, or create it. Several processes may do so at once.
 
-    Raises AutotlError where the journal can't be read."""
+    Args:
+        seed: the study's seed, the same in every process.
+
+    Raises:
+        AutotlError: the journal can't be read, or the study has another format.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name=name,
         storage=open_storage(folder),
         direction=direction,
@@ -29,22 +85,52 @@ def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize
         pruner=SameStrategyPruner(),
         load_if_exists=True,
     )
+    _require_format(study, folder)
+    return study
 
 
-def as_line(trial: FrozenTrial) -> TrialLine:
-    """A finished trial as people read it."""
-    return TrialLine(
+def _require_format(study: optuna.Study, folder: Path) -> None:
+    """Set the format of a new study; raises AutotlError where an existing one has another.
+
+    Every process sets the format before anything else. Since the trials are read before the attributes, a study
+    that another process has just created never looks like one that has trials and no format.
+    """
+    has_trials = bool(study.get_trials(deepcopy=False))
+    attributes = study.user_attrs
+    number = attributes.get(StudyAttribute.FORMAT)
+    if number == FORMAT:
+        return
+    if number is None and not has_trials and not attributes:
+        study.set_user_attr(StudyAttribute.FORMAT, FORMAT)
+        return
+    described = "without a format number, of an older autotl," if number is None else f"of format {number!r}"
+    raise AutotlError(
+        f"{folder} holds a study {described}, and this autotl reads format {FORMAT}. Give the search another --name."
+    )
+
+
+def trial_event(trial: FrozenTrial, *, is_best: bool = False) -> events.TrialFinished:
+    """The event object of a finished trial, for callbacks and progress displays."""
+    attributes = trial.user_attrs
+    recipe = attributes.get(TrialAttribute.RECIPE, {})
+    elapsed = trial.duration.total_seconds() if trial.duration else 0.0
+    return events.TrialFinished(
         number=trial.number,
         state=STATES[trial.state],
         value=trial.value if trial.state == TrialState.COMPLETE else None,
-        description=trial.user_attrs.get("description", ""),
-        seconds=trial.user_attrs.get("seconds", trial.duration.total_seconds() if trial.duration else 0.0),
-        note=trial.user_attrs.get("cause", ""),
+        strategy=recipe.get("strategy", ""),
+        backbone=recipe.get("backbone", ""),
+        head=recipe.get("head", ""),
+        description=attributes.get(TrialAttribute.DESCRIPTION, ""),
+        seconds=attributes.get(TrialAttribute.SECONDS, elapsed),
+        cause=attributes.get(TrialAttribute.CAUSE, ""),
+        is_best=is_best,
     )
 
 
 def set_note(study: optuna.Study, trial: optuna.Trial | None, text: str) -> None:
-    """A note in words on a trial, or on the study, that Optuna Dashboard shows. Without the dashboard there is none."""
+    """Write a note on a trial, or on the study where `trial` is None, that Optuna Dashboard shows. Does nothing where
+    optuna-dashboard isn't installed."""
     try:
         from optuna_dashboard import save_note
     except ImportError:

@@ -1,4 +1,4 @@
-"""A study's trials as a coordinator sees them: a small contract, so that tests and simulations can hand in their own."""
+"""What a coordinator needs of a study's trials: a small interface that tests and simulations implement in memory."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -6,36 +6,40 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autotl.study.study import TrialAttribute
+
 __all__ = ["StudyTrials", "Trials"]
 
 
 class Trials(Protocol):
-    """The trials of one study."""
+    """The trials of one study. Returned trials are not copied: do not change them."""
 
     def get(self, number: int) -> FrozenTrial:
-        """The trial of that number. Do not change it."""
+        """The trial with this number."""
 
     def all(self) -> list[FrozenTrial]:
-        """All trials, by number. Do not change them."""
+        """All trials, by number."""
 
     def running(self) -> list[FrozenTrial]:
         """Trials in state RUNNING."""
 
     def num_waiting(self) -> int:
-        """Number of enqueued trials that no worker has asked for yet."""
+        """Number of enqueued trials, in state WAITING, that no worker has asked for yet."""
 
     def next_number(self) -> int:
-        """The number that the next created trial gets."""
+        """Number of the trial that is created next."""
 
     def enqueue(self, params: Mapping[str, Any], attributes: Mapping[str, Any] | None = None) -> None:
-        """Create a waiting trial with fixed `params`; the sampler draws the others when a worker asks for it."""
+        """Create a waiting trial with fixed `params` and user attributes. The worker that asks for it draws its other
+        parameters."""
 
     def fail(self, number: int, cause: str) -> None:
-        """Tell a running trial as failed, with its cause as an attribute."""
+        """Set the state of a running trial to FAIL, and the cause as an attribute. Raises RuntimeError where the trial is
+        finished already."""
 
 
 class StudyTrials:
-    """The trials of an Optuna study."""
+    """`Trials` of an Optuna study."""
 
     def __init__(self, study: optuna.Study):
         self.study = study
@@ -59,5 +63,5 @@ class StudyTrials:
         self.study.enqueue_trial(dict(params), user_attrs=dict(attributes or {}))
 
     def fail(self, number: int, cause: str) -> None:
-        optuna.Trial(self.study, self.get(number)._trial_id).set_user_attr("cause", cause)
+        optuna.Trial(self.study, self.get(number)._trial_id).set_user_attr(TrialAttribute.CAUSE, cause)
         self.study.tell(number, state=TrialState.FAIL)

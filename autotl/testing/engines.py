@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotl.engines.base import Compiled, Engine
-from autotl.engines.parity import LEAST_COSINE, check_engine, mean_cosine
+from autotl.engines.parity import MIN_COSINE, engine_cosine, mean_cosine
 from autotl.testing.check import Checks, expect
 from autotl.testing.images import patches
 from autotl.testing.trial import bench
@@ -41,13 +41,13 @@ def precision_is_stated(engine: Engine, device: str = "cpu") -> None:
     )
 
 
-@ENGINE.promise(check_engine)
+@ENGINE.promise(engine_cosine)
 def rows_are_pytorchs_own(engine: Engine, device: str = "cpu") -> None:
     """Rows are those of PyTorch in fp32, with a mean cosine of at least 0.99 on real images: of features [N, F], and of
     the maps [N, C, H, W] that a frozen prefix leaves."""
     for what, module in (("features", _network()), ("maps", _network(maps=True))):
-        cosine = check_engine(_compiled(engine, module, device), _network(what == "maps"), _images(8))
-        expect(cosine >= LEAST_COSINE, f"the mean cosine of {what} is {cosine:.4f}")
+        cosine = engine_cosine(_compiled(engine, module, device), _network(what == "maps"), _images(8))
+        expect(cosine >= MIN_COSINE, f"the mean cosine of {what} is {cosine:.4f}")
 
 
 @ENGINE.promise(Engine.compile)

@@ -29,7 +29,7 @@ def finish(bench: Bench, ticket: Finish) -> dict[str, Any]:
     if not candidates:
         raise AutotlError("no trial left a model")
     members, seconds = choose_members(bench, ticket, candidates)
-    bench.extractor.forget()  # the model builds its own networks: both together may fill the memory
+    bench.extractor.release_networks()  # the model builds its own networks: both together may fill the memory
     timed = bench.context.config.time is not None
     refitted = refit(bench, members, ticket.until - SAVING - seconds if timed else math.inf) if ticket.refit else []
     give_back_memory()

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from autotl.atomic_io import disk_full
+from autotl.atomic_io import as_disk_full
 from autotl.model.member import Member
 from autotl.trial.runner import Bench, train
 
@@ -34,7 +34,7 @@ def refit(bench: Bench, members: list[Member], until: float) -> list[int]:
         return min(until, bench.deadline())  # Ctrl-C may come
 
     extractor = replace(
-        bench.extractor, split=everything, seconds_left=lambda: deadline() - time.monotonic(), _known={}
+        bench.extractor, split=everything, seconds_left=lambda: deadline() - time.monotonic()
     )
     larger = replace(
         bench, context=replace(bench.context, split=everything, slot=slot), extractor=extractor, deadline=deadline
@@ -52,7 +52,7 @@ def refit(bench: Bench, members: list[Member], until: float) -> list[int]:
             epochs = trials[member.trial].get("best_epoch")
             fitted = train(larger, member.recipe, math.inf, lambda fraction, score: None, epochs).fitted
         except Exception as error:
-            if full := disk_full(error, bench.context.folder):
+            if full := as_disk_full(error, bench.context.folder):
                 raise full from error
             bench.send("say", f"trial {member.trial} stays as it was fitted on the training images: {error}")
             continue

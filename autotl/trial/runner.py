@@ -1,170 +1,138 @@
-"""One trial, from the ask to the tell, in a worker."""
+"""One trial in a worker, from `study.ask()` to `study.tell()`."""
 
 import ctypes
 import gc
+import math
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from autotl.atomic_io import disk_full, write_atomically
+from autotl.atomic_io import as_disk_full, write_atomically
 from autotl.devices import is_device_error
-from autotl.engines import micro_batch
-from autotl.features.extractor import FeatureExtractor
+from autotl.errors import MetricError
 from autotl.features.sharing import StoreTimeout
-from autotl.features.store import FeatureStore, StoreUnavailable
+from autotl.features.store import StoreUnavailable
 from autotl.model.member import Member, save_member
 from autotl.recipe import Recipe
-from autotl.registry import Registry, load_registry
-from autotl.strategies.base import OutOfTime, Result, Task
+from autotl.strategies.base import OutOfTime, Report, Result, Task
 from autotl.study.pruner import STEPS
 from autotl.study.space import suggest
-from autotl.study.study import open_study, set_note
-from autotl.workers.messages import Context, Send, Ticket, member_folder
+from autotl.study.study import TrialAttribute, set_note
+from autotl.trial.state import WorkerState
+from autotl.workers.messages import (
+    DeviceError,
+    Log,
+    TrialAsked,
+    TrialEnded,
+    TrialProgress,
+    TrialStarted,
+    member_folder,
+)
 
-__all__ = ["Bench", "give_back_memory", "run_trial", "train"]
+__all__ = ["release_memory", "run_trial", "train"]
 
-
-@dataclass
-class Bench:
-    """What a worker keeps between trials: plugins, the study, engines, memory maps."""
-
-    context: Context
-    send: Send
-    deadline: Callable[[], float]
-    """time.monotonic() at which trials have to be done."""
-    registry: Registry
-    study: optuna.Study
-    extractor: FeatureExtractor
-
-    @classmethod
-    def set_up(cls, context: Context, send: Send, deadline: Callable[[], float]) -> "Bench":
-        config, slot = context.config, context.slot
-        registry = load_registry(config.without_plugins, config.strict_plugins)
-        registry.warn = lambda line: send("warn", line)
-        metric = registry.metric(config.metric)
-        seed = config.seed * 1000 + sum(slot.name.encode())
-        study = open_study(context.folder, config.name, metric.direction, seed)
-
-        def log(line: str) -> None:
-            send("say", line)
-
-        own = context.folder / "cache"  # it goes with the search
-        extractor = FeatureExtractor(
-            dataset=context.dataset,
-            split=context.split,
-            store=FeatureStore(own / "features", config.cache_size),
-            scratch=FeatureStore(own / "boundary", config.cache_size),
-            engine=registry.engine(config.engine, slot.device),
-            device=slot.device,
-            threads=slot.threads,
-            conversions=own / "engines",
-            seconds_left=lambda: deadline() - time.monotonic(),
-            on_images=lambda what, done, total, rate: send("images", what, done, total, rate),
-            log=log,
-        )
-        micro_batch.keep_in(context.folder / "micro_batches" / f"{slot.place.replace(':', '-')}.json")
-        try:
-            extractor.store = FeatureStore(config.cache / "features", config.cache_size)
-            extractor.conversions = config.cache / "engines"
-        except StoreUnavailable as error:
-            log(_without_cache(error))
-        return cls(context, send, deadline, registry, study, extractor)
-
-    def do_without_cache(self, error: StoreUnavailable) -> None:
-        """The cache went away, or can't be written any more: record with the study from now on. Raises `error` where
-        it was the study's own folder."""
-        own = self.context.folder / "cache"
-        if self.extractor.store.root == own / "features":
-            raise error
-        self.extractor.move(FeatureStore(own / "features", self.context.config.cache_size), own / "engines")
-        self.send("say", _without_cache(error))
-
-    def labels(self, subset: str) -> np.ndarray:
-        return self.context.dataset.labels[getattr(self.context.split, subset)]
+MAX_CAUSE_LENGTH = 500
+"""Characters of a trial's cause: the study keeps the traceback too."""
 
 
-def _without_cache(error: StoreUnavailable) -> str:
-    return f"warning: {error} This search goes on without it: what it records goes when it ends."
+def run_trial(state: WorkerState, time_budget: float = math.inf) -> bool:
+    """Ask for a trial, train its recipe, tell its result. Sends TrialAsked, TrialStarted, … TrialEnded or DeviceError.
 
+    An exception fails the trial and is its cause.
 
-def run_trial(bench: Bench, ticket: Ticket) -> bool:
-    """Ask, train, tell. Whatever happens, the trial is told and the coordinator hears how it ended.
+    Args:
+        time_budget: seconds that the trial plans to train for.
 
-    Returns whether this process can go on: after an accelerator error it can't. Raises DiskFull alone: the trial is
-    then left as it is.
+    Returns:
+        False after an accelerator error, which makes everything that this process computes later unreliable.
+
+    Raises:
+        DiskFull: the disk is full. The trial stays RUNNING, and a resumed search runs its recipe again.
+        BrokenPlugin: a plugin failed in `autotl_trial_finished` under --strict-plugins.
     """
     began = time.monotonic()
-    trial = bench.study.ask()
-    state, value = TrialState.FAIL, None
+    state.extractor.extraction_seconds = 0.0
+    trial = state.study.ask()
+    state.send(TrialAsked(trial.number))
     result: Result | None = None
-    spoiled = False
-    bench.extractor.spent = 0.0
+    value: float | None = None
+    cause = ""
+    device_error = False
     try:
-        bench.send("asked", trial.number)
-        recipe = suggest(trial, bench.context.choices, bench.registry, bench.context.config.seed)
-        bench.send("started", trial.number, recipe.describe(), recipe.strategy, recipe.backbone)
-        trial.set_user_attr("description", recipe.describe())
-        trial.set_user_attr("recipe", recipe.to_dict())
-        report = _reporter(trial, bench.send)
-        try:
-            result = train(bench, recipe, ticket.time_budget, report)
-        except StoreUnavailable as error:
-            bench.do_without_cache(error)
-            result = train(bench, recipe, ticket.time_budget, report)
-        value = bench.registry.metric(bench.context.config.metric)(bench.labels("validation"), result.probabilities)
-        _record(bench, trial, result, value)
-        state = TrialState.COMPLETE
+        result, value = _run(state, trial, time_budget)
+        outcome = TrialState.COMPLETE
     except optuna.TrialPruned as pruned:
-        state = TrialState.PRUNED
-        trial.set_user_attr("cause", str(pruned) or "worse than the median of its strategy")
-    except (StoreTimeout, OutOfTime) as late:
-        state = TrialState.PRUNED
-        trial.set_user_attr("cause", str(late))
+        outcome, cause = TrialState.PRUNED, str(pruned) or "worse than the median of its strategy"
+    except (StoreTimeout, OutOfTime) as error:
+        outcome, cause = TrialState.PRUNED, str(error)
     except Exception as error:
-        if full := disk_full(error, bench.context.folder):
-            raise full from error  # no trial after this one would do better; its recipe is tried again
-        spoiled = is_device_error(error)
-        trial.set_user_attr("cause", f"{type(error).__name__}: {error}".strip()[:500])
-        trial.set_user_attr("traceback", traceback.format_exc())
-    seconds = round(time.monotonic() - began, 3)
-    trial.set_user_attr("seconds", seconds)
-    trial.set_user_attr("recording", round(bench.extractor.spent, 3))
-    trial.set_user_attr("device", bench.context.slot.name)
-    told = bench.study.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
+        if full := as_disk_full(error, state.context.folder):
+            raise full from error  # later trials would fail, too
+        outcome, cause = TrialState.FAIL, f"{type(error).__name__}: {error}".strip()[:MAX_CAUSE_LENGTH]
+        device_error = is_device_error(error)
+        trial.set_user_attr(TrialAttribute.TRACEBACK, traceback.format_exc())
+    if cause:
+        trial.set_user_attr(TrialAttribute.CAUSE, cause)
+    trial.set_user_attr(TrialAttribute.SECONDS, round(time.monotonic() - began, 3))
+    trial.set_user_attr(TrialAttribute.EXTRACTION_SECONDS, round(state.extractor.extraction_seconds, 3))
+    trial.set_user_attr(TrialAttribute.DEVICE, state.context.slot.name)
+    finished = state.study.tell(trial, value, state=outcome)
     try:
-        if result is not None and state == TrialState.COMPLETE:
-            bench.registry.notify("autotl_trial_finished", study=bench.study, trial=told, result=result)
+        if result is not None:
+            state.registry.notify("autotl_trial_finished", study=state.study, trial=finished, result=result)
     finally:
-        bench.send("spoiled" if spoiled else "finished", trial.number)
+        state.send(DeviceError(trial.number, cause) if device_error else TrialEnded(trial.number))
     del result
-    give_back_memory()
-    return not spoiled
+    release_memory()
+    return not device_error
 
 
-def give_back_memory() -> None:
-    """glibc keeps what was freed between living blocks; over many trials that grows to gigabytes."""
+def release_memory() -> None:
+    """Return freed memory to the system. glibc keeps what was freed between blocks that are still in use; over many
+    trials that grows to gigabytes."""
     gc.collect()
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library has no malloc_trim
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def _reporter(trial: optuna.Trial, send: Send) -> Callable[[float, float], None]:
-    reported = 0
+def _run(state: WorkerState, trial: optuna.Trial, time_budget: float) -> tuple[Result, float]:
+    """Draw the trial's recipe, train it, and save what was fitted; returns the result and its score."""
+    recipe = suggest(trial, state.context.choices, state.registry, state.context.config.seed)
+    description = recipe.describe()
+    state.send(TrialStarted(trial.number, recipe.strategy, recipe.backbone, recipe.head, description))
+    trial.set_user_attr(TrialAttribute.DESCRIPTION, description)
+    trial.set_user_attr(TrialAttribute.RECIPE, recipe.to_dict())
+    report = _reporter(state, trial)
+    try:
+        result = train(state, recipe, time_budget, report)
+    except StoreUnavailable as error:
+        state.replace_cache(error)
+        result = train(state, recipe, time_budget, report)
+    value = state.registry.metric(state.context.config.metric)(state.labels("validation"), result.probabilities)
+    _record(state, trial, result, value)
+    return result, value
+
+
+def _reporter(state: WorkerState, trial: optuna.Trial) -> Report:
+    """The trial's `report(fraction, score)`: sends its progress, and raises TrialPruned where the pruner decides so."""
+    metric = state.context.config.metric
+    last_step = 0
 
     def report(fraction: float, score: float) -> None:
-        nonlocal reported
+        nonlocal last_step
+        if not math.isfinite(score):
+            raise MetricError(f"The strategy reported {score} as its score in metric {metric!r}: not a finite number.")
+        state.send(TrialProgress(trial.number, float(fraction), float(score)))
         step = int(fraction * STEPS)
-        send("doing", f"{fraction:.0%}, best {score:.4f}")
-        if step > reported:
-            reported = step
+        if step > last_step:
+            last_step = step
             trial.report(score, step)
             if fraction < 1 and trial.should_prune():
                 raise optuna.TrialPruned
@@ -173,85 +141,99 @@ def _reporter(trial: optuna.Trial, send: Send) -> Callable[[float, float], None]
 
 
 def train(
-    bench: Bench,
-    recipe: Recipe,
-    time_budget: float,
-    report: Callable[[float, float], None],
-    refit_epochs: int | None = None,
+    state: WorkerState, recipe: Recipe, time_budget: float, report: Report, refit_epochs: int | None = None
 ) -> Result:
-    """Train a recipe, in a trial, in a replay, or once more where it was chosen."""
-    backbone = bench.registry.backbone(recipe.backbone)
+    """Train a recipe, in a trial, a replay or a refit, and calibrate its probabilities.
+
+    Args:
+        time_budget: seconds of training to plan for.
+        refit_epochs: exact number of epochs, for a refit (see `Task.refit_epochs`).
+    """
+    backbone = state.registry.backbone(recipe.backbone)
     task = Task(
         backbone=backbone,
-        head=bench.registry.head(recipe.head),
-        num_classes=len(bench.context.dataset.classes),
-        train_labels=bench.labels("train"),
-        validation_labels=bench.labels("validation"),
-        metric=bench.registry.metric(bench.context.config.metric),
-        features=bench.extractor.of(backbone),
-        threads=bench.context.slot.threads,
-        seconds_left=lambda: bench.deadline() - time.monotonic(),
+        head=state.registry.head(recipe.head),
+        num_classes=len(state.context.dataset.classes),
+        train_labels=state.labels("train"),
+        validation_labels=state.labels("validation"),
+        metric=state.registry.metric(state.context.config.metric),
+        features=state.extractor.of(backbone),
+        threads=state.context.slot.threads,
+        deadline=state.deadline,
         time_budget=time_budget,
-        log=lambda line: bench.send("say", line),
+        log=lambda line: state.send(Log(line)),
         refit_epochs=refit_epochs,
+        verdicts=state.extractor.conversions,
     )
-    result = bench.registry.strategy(recipe.strategy).fit(recipe, task, bench.context.slot.device, report)
+    result = state.registry.strategy(recipe.strategy).fit(recipe, task, state.context.slot.device, report)
     _calibrate(result, task.validation_labels)
     return result
 
 
 def _calibrate(result: Result, labels: np.ndarray) -> None:
-    """One temperature, which changes no decision: what a support vector machine says becomes comparable."""
+    """Fit a temperature, which changes no decision, so that the probabilities of all heads can be averaged. Support
+    vector machines have no probabilities of their own."""
     from autotl.heads.calibration import fit_temperature
     from autotl.heads.inference import MISSING, probabilities
 
-    with np.errstate(divide="ignore"):  # but for a constant in each row these are the head's own
+    with np.errstate(divide="ignore"):  # the head's own logits, up to a constant in each row
         logits = np.maximum(np.log(result.probabilities), MISSING)
     result.fitted.temperature = fit_temperature(logits, labels)
     result.probabilities = probabilities(logits, result.fitted.temperature)
 
 
-def _record(bench: Bench, trial: optuna.Trial, result: Result, value: float) -> None:
-    """Everything that rides on the trial, and what it fitted; a finished trial takes no more attributes."""
-    context, recipe = bench.context, result.recipe
-    backbone = bench.registry.backbone(recipe.backbone)
-    labels = bench.labels("validation")
-    classes = len(context.dataset.classes)
-    member = Member(recipe, result.fitted, backbone.digest, classes, trial=trial.number, validation=value)
-    num_features = bench.extractor.of(backbone).layout.num_features(result.fitted.levels)
+def _record(state: WorkerState, trial: optuna.Trial, result: Result, value: float) -> None:
+    """Save the fitted model and set the trial's attributes; Optuna refuses attributes of a trial that is told."""
+    context, recipe = state.context, result.recipe
+    backbone = state.registry.backbone(recipe.backbone)
+    num_classes = len(context.dataset.classes)
+    member = Member(recipe, result.fitted, backbone.digest, num_classes, trial=trial.number, validation=value)
+    num_features = state.extractor.of(backbone).layout.num_features(result.fitted.levels)
     folder = member_folder(context.folder, trial.number)
     write_atomically(folder / "validation.npy", lambda file: np.save(file, result.probabilities))
     save_member(member, num_features, folder)
 
-    if recipe.digest != Recipe.from_dict(trial.user_attrs["recipe"]).digest:  # time cut it short
-        trial.set_user_attr("recipe", recipe.to_dict())
-        trial.set_user_attr("description", recipe.describe())
+    if recipe.digest != Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE]).digest:  # time cut it short
+        trial.set_user_attr(TrialAttribute.RECIPE, recipe.to_dict())
+        trial.set_user_attr(TrialAttribute.DESCRIPTION, recipe.describe())
     if result.history:
-        trial.set_user_attr("epochs", len(result.history))
+        trial.set_user_attr(TrialAttribute.EPOCHS, len(result.history))
     if result.best_epoch:
-        trial.set_user_attr("best_epoch", result.best_epoch)
-    for metric in bench.registry.metrics.values():
-        with suppress(ValueError):
-            trial.set_user_attr(metric.name, round(metric(labels, result.probabilities), 6))
-    _upload(bench, trial, result)
-    set_note(bench.study, trial, f"**{value:.4f}** {context.config.metric}: {recipe.describe()}")
+        trial.set_user_attr(TrialAttribute.BEST_EPOCH, result.best_epoch)
+    for name, score in _scores(state, result.probabilities).items():
+        trial.set_user_attr(name, round(score, 6))
+    _upload_history(state, trial, result)
+    set_note(state.study, trial, f"**{value:.4f}** {context.config.metric}: {recipe.describe()}")
 
 
-def _upload(bench: Bench, trial: optuna.Trial, result: Result) -> None:
-    """The learning curve, as a small table that Optuna Dashboard shows. Never weights: it has no way to delete."""
+def _scores(state: WorkerState, probabilities: np.ndarray) -> dict[str, float]:
+    """Scores on the validation images by metric, without those that can't be computed: they only inform."""
+    scores = {}
+    for metric in state.registry.metrics.values():
+        with suppress(Exception):
+            scores[metric.name] = metric(state.labels("validation"), probabilities)
+    return scores
+
+
+def _upload_history(state: WorkerState, trial: optuna.Trial, result: Result) -> None:
+    """Upload the learning curve as a small table that Optuna Dashboard shows. Weights are never uploaded: an artifact
+    store has no way to delete them."""
     if not result.history:
         return
     from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
-    artifacts = bench.context.folder / "artifacts"
+    artifacts = state.context.folder / "artifacts"
     artifacts.mkdir(exist_ok=True)
     names = list(result.history[0])
     lines = [",".join(names), *(",".join(f"{epoch[name]:.6g}" for name in names) for epoch in result.history)]
-    table = bench.context.folder / "cache" / f"curve-{trial.number}.csv"
+    table = state.context.folder / "cache" / f"curve-{trial.number}.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
     table.write_text("\n".join(lines) + "\n")
     upload_artifact(
-        artifact_store=FileSystemArtifactStore(str(artifacts)), file_path=str(table), study_or_trial=trial,
-        mimetype="text/csv", storage=bench.study._storage,
-    )  # fmt: skip
+        artifact_store=FileSystemArtifactStore(str(artifacts)),
+        file_path=str(table),
+        study_or_trial=trial,
+        mimetype="text/csv",
+        storage=state.study._storage,
+    )
     table.unlink()

@@ -10,7 +10,7 @@ import optuna
 
 from autotl.errors import AutotlError
 from autotl.model.ensemble import select
-from autotl.model.manifest import read_member_page
+from autotl.model.manifest import read_member_manifest
 from autotl.model.member import Member, load_member
 from autotl.trial.runner import Bench
 from autotl.workers.messages import Finish, member_folder
@@ -61,7 +61,7 @@ def kept_candidates(bench: Bench) -> list[Candidate]:
         if page.parent not in numbers:
             continue
         try:
-            about = read_member_page(page.parent)
+            about = read_member_manifest(page.parent)
             validation = np.load(page.parent / "validation.npy", allow_pickle=False)
             if validation.shape != shape or about.validation is None:
                 raise ValueError(f"its validation probabilities have the shape {validation.shape}, not {shape}")

@@ -1,86 +1,195 @@
-"""A worker process, `python -m autotl.trial.worker ADDRESS`: one for each device slot, living from trial to trial.
+"""A worker process, `python -m autotl.trial.worker ADDRESS`: one for each device slot, for many trials.
 
-It is started as a program of its own, so that its environment is set before torch is imported, and a search works
-from a notebook as well as from a script. It ends when its coordinator does, however that ends.
+It is a program of its own, so that its environment is set before torch is imported, and so that a search works from a
+notebook as well as from a script. It ends when its coordinator does.
 """
 
 import gc
 import importlib
 import json
+import math
 import os
 import queue
 import signal
 import sys
 import threading
 import traceback
-from multiprocessing.connection import Client, Connection
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from multiprocessing.connection import Client
+from pathlib import Path
+from typing import Any, Protocol
 
-from autotl.atomic_io import disk_full
+from autotl.atomic_io import as_disk_full
+from autotl.clock import Deadline
+from autotl.devices import Slot
 from autotl.errors import BrokenPlugin
+from autotl.workers.codec import ProtocolError, decode, encode
+from autotl.workers.messages import (
+    FROM_COORDINATOR,
+    Context,
+    Crashed,
+    DiskIsFull,
+    Finalize,
+    Finalized,
+    FromWorker,
+    Hello,
+    PluginIsBroken,
+    Ready,
+    RunTrial,
+    SetDeadline,
+    Setup,
+    Stop,
+    ToWorker,
+)
 
-__all__ = ["main"]
+__all__ = ["Jobs", "Mailbox", "main", "serve"]
+
+EARLY_IMPORTS = ("torch", "timm", "optuna", "sklearn.linear_model", "sklearn.svm", "skops.io")
+"""Modules that take seconds to import: a worker imports them while the coordinator verifies the images."""
 
 
-def main(address: str) -> None:
-    """Connect, get the context, run tickets until told to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides
-    connection: Connection = Client(address, authkey=bytes.fromhex(os.environ.pop("AUTOTL_WORKER_KEY")))
-    connection.send(json.loads(os.environ.pop("AUTOTL_WORKER")))
-    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    deadline = [float("inf")]
-    threading.Thread(target=_listen, args=(connection, inbox, deadline), daemon=True).start()
-    sending = threading.Lock()
+class Channel(Protocol):
+    """The methods of `multiprocessing.connection.Connection` that a worker uses."""
 
-    def send(*message: Any) -> None:
-        with sending:
-            connection.send(message)
+    def send_bytes(self, buf: bytes, /) -> None: ...
 
-    _import_early()
-    context = inbox.get()
-    try:
+    def recv_bytes(self) -> bytes: ...
+
+
+class Mailbox:
+    """The worker's end of the connection to its coordinator. Any thread may send.
+
+    A thread of its own receives, so that a deadline that moves reaches the job that is running, and that a worker
+    without a coordinator ends at once.
+
+    Args:
+        on_disconnect: called on the receiving thread, once, when the connection is broken.
+    """
+
+    def __init__(self, channel: Channel, on_disconnect: Callable[[], object]):
+        self.deadline = Deadline()
+        """When trials have to be done."""
+        self._channel, self._on_disconnect = channel, on_disconnect
+        self._sending = threading.Lock()
+        self._received: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def send(self, message: FromWorker) -> None:
+        """Send a message to the coordinator. Raises OSError where the connection is broken."""
+        content = encode(message)
+        with self._sending:
+            self._channel.send_bytes(content)
+
+    def receive(self) -> ToWorker:
+        """The next message that is not SetDeadline; waits for it."""
+        return self._received.get()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                message = decode(self._channel.recv_bytes(), FROM_COORDINATOR)
+                if isinstance(message, Setup | SetDeadline):
+                    self.deadline.move(_seconds(message.remaining))
+                if not isinstance(message, SetDeadline):
+                    self._received.put(message)
+        except (EOFError, OSError):
+            self._on_disconnect()
+        except ProtocolError:
+            traceback.print_exc()  # to the worker's log
+            self._on_disconnect()
+
+
+class Jobs:
+    """The jobs of a worker, whose libraries are imported when it is created."""
+
+    def __init__(self, context: Context, mailbox: Mailbox):
         import torch
 
-        from autotl.trial.finalize import finish
-        from autotl.trial.runner import Bench, run_trial
+        from autotl.trial import finalize, runner
+        from autotl.trial.state import WorkerState
 
+        self._run_trial, self._finalize = runner.run_trial, finalize.finalize
         torch.set_num_threads(context.slot.threads)
-        bench = Bench.set_up(context, send, lambda: deadline[0])
-        gc.freeze()  # a million objects of the libraries, which each trial's own gc.collect() needn't look through
-        send("ready")
-        while (ticket := inbox.get()) is not None:
-            if type(ticket).__name__ == "Finish":
-                send("result", finish(bench, ticket))
-            elif not run_trial(bench, ticket):
-                os._exit(1)  # at once: an accelerator that failed may hang whoever takes leave of it
+        self.state = WorkerState.set_up(context, mailbox.send, mailbox.deadline)
+        gc.freeze()  # the garbage collection after each trial skips the million objects of the libraries
+
+    def run_trial(self, time_budget: float) -> bool:
+        """Whether the process can go on (see `autotl.trial.runner.run_trial`)."""
+        return self._run_trial(self.state, time_budget)
+
+    def finalize(self, job: Finalize) -> Mapping[str, Any]:
+        """What `result.json` holds (see `autotl.trial.finalize.finalize`)."""
+        return self._finalize(self.state, job)
+
+
+def serve(mailbox: Mailbox, begin: Callable[[Context, Mailbox], Jobs] = Jobs) -> bool:
+    """Do jobs until Stop. An exception is sent to the coordinator as PluginIsBroken, DiskIsFull or Crashed, and raised.
+
+    Returns:
+        False after an accelerator error: the process must exit immediately.
+    """
+    folder: Path | None = None
+    jobs: Jobs | None = None
+    try:
+        while True:
+            message = mailbox.receive()
+            match message:
+                case Setup(context):
+                    folder = context.folder
+                    jobs = begin(context, mailbox)
+                    mailbox.send(Ready())
+                case RunTrial(time_budget) if jobs:
+                    if not jobs.run_trial(_seconds(time_budget)):
+                        return False
+                case Finalize() if jobs:
+                    mailbox.send(Finalized(jobs.finalize(message)))
+                case Stop():
+                    return True
+                case _:
+                    raise ProtocolError(f"{type(message).__name__} arrived before Setup.")
     except BaseException as error:
-        if isinstance(error, BrokenPlugin):  # --strict-plugins: the search ends with it
-            send("fatal", str(error))
-        elif full := disk_full(error, context.folder):
-            send("full", str(full), str(full.path))
-        else:
-            send("broken", traceback.format_exc())
+        with suppress(OSError):  # the coordinator is gone
+            mailbox.send(_last_message(error, folder))
         raise
 
 
-def _import_early() -> None:
-    """What takes seconds to import, while the coordinator looks at the images."""
-    for name in ("torch", "timm", "optuna", "sklearn.linear_model", "sklearn.svm", "skops.io"):
-        importlib.import_module(name)
+def _last_message(error: BaseException, folder: Path | None) -> FromWorker:
+    """The message about an exception that ends the process."""
+    if isinstance(error, BrokenPlugin):  # --strict-plugins
+        return PluginIsBroken(str(error))
+    if folder and (full := as_disk_full(error, folder)):
+        return DiskIsFull(str(full), full.path)
+    return Crashed("".join(traceback.format_exception(error)))
 
 
-def _listen(connection: Connection, inbox: "queue.SimpleQueue[Any]", deadline: list[float]) -> None:
-    try:
-        while True:
-            message = connection.recv()
-            if isinstance(message, tuple) and message[0] == "deadline":
-                deadline[0] = message[1]
-            else:
-                inbox.put(message)
-    except (EOFError, OSError):  # the coordinator is gone, and nobody waits for what we do, or have started
-        if os.name == "posix" and os.getpgrp() == os.getpid():
-            os.killpg(0, signal.SIGKILL)
-        os._exit(1)
+def _seconds(remaining: float | None) -> float:
+    """Seconds from a message, in which None stands for no limit."""
+    return math.inf if remaining is None else remaining
+
+
+def main(address: str) -> None:
+    """Connect to the coordinator and do its jobs.
+
+    The environment holds AUTOTL_WORKER_KEY, the key of the connection in hexadecimal digits, and AUTOTL_WORKER, the
+    fields of Hello as JSON.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all its processes: the coordinator decides
+    key = bytes.fromhex(os.environ.pop("AUTOTL_WORKER_KEY"))
+    identity = json.loads(os.environ.pop("AUTOTL_WORKER"))
+    mailbox = Mailbox(Client(address, authkey=key), _kill_process_group)
+    mailbox.send(Hello(identity["token"], Slot(**identity["slot"])))
+    for module in EARLY_IMPORTS:
+        importlib.import_module(module)
+    if not serve(mailbox):
+        os._exit(1)  # exit immediately: after a CUDA error a normal interpreter shutdown can hang in the driver
+
+
+def _kill_process_group() -> None:
+    """End this process and its children immediately: without a coordinator their results are of no use."""
+    if os.name == "posix" and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 if __name__ == "__main__":

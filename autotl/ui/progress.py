@@ -1,57 +1,59 @@
-"""What the terminal shows while a search runs."""
+"""What a search reports to its display: events, regular snapshots, and log lines."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-__all__ = ["Progress", "Snapshot", "TrialLine", "WorkerLine"]
+from autotl.events import Callback, TrialFinished
+
+__all__ = ["Progress", "Snapshot", "WorkerLine"]
 
 
 @dataclass(frozen=True)
 class WorkerLine:
-    """What one worker does now: `cpu:0`, `trial 12 · efficientnet_lite0 · fine_tuning … · epoch 2/8`."""
+    """What one worker does at the moment of a snapshot."""
 
     name: str
-    doing: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class TrialLine:
-    """A finished trial. `state` is "complete", "pruned" or "failed"; `note` the cause of a failure."""
-
-    number: int
-    state: str
-    value: float | None
+    """The worker's slot: `cpu:0`."""
+    trial: int | None
+    """Number of the trial that the worker trains, None between trials."""
     description: str
+    """The trial's recipe in one line, "" before it is drawn."""
+    activity: str
+    """The current step: `epoch 2/8`, `starting`."""
     seconds: float
-    note: str = ""
+    """Seconds since the worker's current job began."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How a search stands."""
+    """The state of a running search."""
 
     seconds: float
-    seconds_left: float | None
+    """Since the search began."""
+    time_left: float | None
+    """Seconds of the time budget that are left, None without a budget."""
     complete: int
     pruned: int
     failed: int
     trials_left: int | None
+    """None where the number of trials is not limited."""
     workers: tuple[WorkerLine, ...]
-    best: TrialLine | None
-    recent: tuple[TrialLine, ...]
+    best: TrialFinished | None
+    recent: tuple[TrialFinished, ...]
+    """The last finished trials, newest last."""
     images_per_second: float | None = None
+    """Speed of feature extraction, summed over the workers that extract now."""
 
 
-class Progress(Protocol):
-    """Told of everything; shows what its kind shows. Called by the coordinator's one thread."""
+class Progress(Callback):
+    """Base class for progress displays, itself one that shows nothing.
 
-    def begin(self, headline: dict[str, Any]) -> None: ...
+    The coordinator calls all methods on its one thread: those of `Callback` for events, and these two.
+    """
 
-    def update(self, snapshot: Snapshot) -> None: ...
+    name = "progress"
 
-    def trial(self, line: TrialLine, best: bool) -> None: ...
+    def update(self, snapshot: Snapshot) -> None:
+        """Called several times a second."""
 
-    def say(self, line: str) -> None: ...
-
-    def end(self, result: dict[str, Any]) -> None: ...
+    def log(self, line: str) -> None:
+        """Called with each message for the user."""

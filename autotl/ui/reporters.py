@@ -1,183 +1,217 @@
-"""How a search is told: live in a terminal, as plain lines in a log, as JSON for scripts, or hardly at all."""
+"""Progress displays: live in a terminal or notebook, plain lines in a log, JSON for scripts, or the result alone."""
 
 import atexit
+import importlib
 import io
 import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from autotl.errors import AutotlError
-from autotl.ui.progress import Progress, Snapshot, TrialLine
-from autotl.ui.rendering import Screen, clock, counts, headline_rows, headline_table, score, summary, took
+from autotl.events import EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
+from autotl.ui.progress import Progress, Snapshot
+from autotl.ui.rendering import (
+    Screen,
+    format_clock,
+    format_counts,
+    format_duration,
+    format_score,
+    headline_rows,
+    headline_table,
+    summary,
+)
 
-__all__ = ["JsonProgress", "LiveProgress", "Picture", "PlainProgress", "QuietProgress", "choose_progress"]
+__all__ = [
+    "JsonReporter",
+    "LiveReporter",
+    "NotebookReporter",
+    "PictureReporter",
+    "PlainReporter",
+    "QuietReporter",
+    "choose_progress",
+    "default_progress",
+]
 
-PICTURE_WIDTH = 100
+PAGE_WIDTH = 100
+"""Columns of what is drawn for a picture or a notebook."""
 
 
 def choose_progress(
-    quiet: bool = False, as_json: bool = False, picture: Path | None = None, console: Console | None = None
+    *, quiet: bool = False, as_json: bool = False, picture: Path | None = None, console: Console | None = None
 ) -> Progress:
-    """Live where stdout is a terminal that can move its cursor, plain lines elsewhere.
+    """The display for the command line: live where stdout is a terminal that can move its cursor, else plain lines.
 
-    Raises AutotlError for a `picture` that couldn't be written: better now than after the search.
+    Raises:
+        AutotlError: the folder of `picture` does not exist; better known before the search than after it.
     """
     console = console or Console()
     progress: Progress
     if as_json:
-        progress = JsonProgress()
+        progress = JsonReporter()
     elif quiet:
-        progress = QuietProgress()
+        progress = QuietReporter()
     elif console.is_terminal and not console.is_dumb_terminal:
-        progress = LiveProgress(console)
+        progress = LiveReporter(console)
     else:
-        progress = PlainProgress()
-    return Picture(progress, picture) if picture else progress
+        progress = PlainReporter()
+    return PictureReporter(progress, picture) if picture else progress
 
 
-class LiveProgress:
-    """A live region below the lines that scroll: redrawn in the coordinator's own thread, at each update."""
+def default_progress() -> Progress:
+    """The display for searches from Python: live in a Jupyter notebook, none in a script."""
+    ipython = sys.modules.get("IPython")  # a notebook's kernel has imported it
+    shell = ipython.get_ipython() if ipython else None
+    return NotebookReporter() if getattr(shell, "kernel", None) is not None else Progress()
+
+
+def _first_line(cause: str) -> str:
+    return cause.splitlines()[0] if cause else ""
+
+
+class LiveReporter(Progress):
+    """A live region below the lines that scroll, redrawn by the coordinator's own thread at each update."""
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console()
         self.metric = "score"
         self.live: Live | None = None
 
-    def begin(self, headline: dict[str, Any]) -> None:
-        self.metric = headline["metric"]
-        self.console.print(headline_table(headline, self.console.width))
+    def on_search_started(self, event: SearchStarted) -> None:
+        self.metric = event.metric
+        self.console.print(headline_table(event, self.console.width))
         # transient: the summary takes the live region's place
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
         self.live.start()
-        atexit.register(self.close)  # an exception must not leave a terminal without its cursor
+        atexit.register(self.close)  # an exception must not leave the terminal without its cursor
 
     def update(self, snapshot: Snapshot) -> None:
         if self.live:
             self.live.update(Screen(snapshot, self.metric), refresh=True)
 
-    def trial(self, line: TrialLine, best: bool) -> None:
-        if line.state == "failed":  # it would scroll out of the live region; its cause shouldn't
-            cause = line.note.splitlines()[0] if line.note else "no cause recorded"
-            self.say(f"trial {line.number} failed: {cause}", "red")
+    def on_trial_finished(self, event: TrialFinished) -> None:
+        if event.state == "failed":  # the live region shows recent trials only; a failure's cause stays
+            self._print(_failure(event), "red")
 
-    def say(self, line: str, style: str = "dim") -> None:
+    def log(self, line: str) -> None:
+        self._print(line, "dim")
+
+    def _print(self, line: str, style: str) -> None:
         self.console.print(Text(line, style))
 
-    def end(self, result: dict[str, Any]) -> None:
+    def on_search_finished(self, event: SearchFinished) -> None:
         self.close()
-        self.console.print(summary(result, self.console.width))
+        self.console.print(summary(event.result, self.console.width))
 
     def close(self) -> None:
-        """Give the terminal back as it was."""
+        """Remove the live region and show the cursor. Idempotent."""
         atexit.unregister(self.close)
         if self.live:
             self.live.stop()
             self.live = None
 
 
-class PlainProgress:
-    """A line for each finished trial, and one about every 15 s. No control codes, nothing cut off."""
+def _failure(event: TrialFinished) -> str:
+    return f"trial {event.number} failed: {_first_line(event.cause) or 'no cause recorded'}"
 
-    every = 15.0
+
+class PlainReporter(Progress):
+    """A line for each finished trial, and one about every 15 s. No control codes, no shortened text."""
+
+    interval = 15.0
 
     def __init__(self) -> None:
         self.metric = "score"
-        self.started = self.spoken = time.monotonic()
+        self.started = self.printed = time.monotonic()
 
-    def begin(self, headline: dict[str, Any]) -> None:
-        self.metric = headline["metric"]
-        self.started = self.spoken = time.monotonic()
-        print(f"autotl searches {headline['study']} for the best {self.metric}", flush=True)
-        for label, text in headline_rows(headline):
+    def on_search_started(self, event: SearchStarted) -> None:
+        self.metric = event.metric
+        self.started = self.printed = time.monotonic()
+        print(f"autotl searches {event.study} for the best {self.metric}", flush=True)
+        for label, text in headline_rows(event):
             print(f"{label}: {text}", flush=True)
 
     def update(self, snapshot: Snapshot) -> None:
-        if time.monotonic() - self.spoken < self.every:
+        if time.monotonic() - self.printed < self.interval:
             return
-        parts = [counts(snapshot)]
+        parts = [format_counts(snapshot.complete, snapshot.pruned, snapshot.failed)]
         if snapshot.best:
-            parts.append(f"best {score(snapshot.best.value)} (trial {snapshot.best.number})")
-        if snapshot.seconds_left is not None:
-            parts.append(f"{clock(snapshot.seconds_left)} left")
+            parts.append(f"best {format_score(snapshot.best.value)} (trial {snapshot.best.number})")
+        if snapshot.time_left is not None:
+            parts.append(f"{format_clock(snapshot.time_left)} left")
         if snapshot.trials_left is not None:
             parts.append(f"{snapshot.trials_left} trials left")
         if snapshot.images_per_second:
             parts.append(f"{snapshot.images_per_second:,.0f} images/s")
-        self.say(" · ".join(parts))
+        self.log(" · ".join(parts))
 
-    def trial(self, line: TrialLine, best: bool) -> None:
-        value = f"{self.metric} {score(line.value)}" if line.state == "complete" else line.state
-        mark = " (best so far)" if best else ""
-        note = f": {line.note.splitlines()[0]}" if line.note else ""
-        self.say(f"trial {line.number}: {value}{mark} in {took(line.seconds)}, {line.description}{note}")
+    def on_trial_finished(self, event: TrialFinished) -> None:
+        value = f"{self.metric} {format_score(event.value)}" if event.state == "complete" else event.state
+        mark = " (best so far)" if event.is_best else ""
+        cause = f": {_first_line(event.cause)}" if event.cause else ""
+        description = f", {event.description}" if event.description else ""
+        self.log(f"trial {event.number}: {value}{mark} in {format_duration(event.seconds)}{description}{cause}")
 
-    def say(self, line: str) -> None:
-        self.spoken = time.monotonic()
-        print(f"[{clock(self.spoken - self.started)}] {line}", flush=True)
+    def log(self, line: str) -> None:
+        self.printed = time.monotonic()
+        print(f"[{format_clock(self.printed - self.started)}] {line}", flush=True)
 
-    def end(self, result: dict[str, Any]) -> None:
-        sheet = Console(file=io.StringIO(), width=120, color_system=None, force_terminal=False)
-        sheet.print(summary(result, 120))
-        for line in sheet.file.getvalue().splitlines():  # type: ignore[attr-defined]  # the StringIO above
+    def on_search_finished(self, event: SearchFinished) -> None:
+        sheet = io.StringIO()
+        console = Console(file=sheet, width=120, color_system=None, force_terminal=False, force_jupyter=False)
+        console.print(summary(event.result, 120))
+        for line in sheet.getvalue().splitlines():
             print(line.rstrip(), flush=True)
 
 
-class QuietProgress:
-    """Nothing but where the model is, at the end: `MODEL=$(autotl search photos --quiet)`."""
+class QuietReporter(Progress):
+    """For `--quiet`: prints the model's folder at the end, so that `MODEL=$(autotl search photos --quiet)` works."""
 
-    def begin(self, headline: dict[str, Any]) -> None: ...
-
-    def update(self, snapshot: Snapshot) -> None: ...
-
-    def trial(self, line: TrialLine, best: bool) -> None: ...
-
-    def say(self, line: str) -> None: ...
-
-    def end(self, result: dict[str, Any]) -> None:
-        print(result["model"], flush=True)
+    def on_search_finished(self, event: SearchFinished) -> None:
+        print(event.result["model"], flush=True)
 
 
-class JsonProgress:
-    """One JSON object a line, told apart by `event`: begin, progress (once a second), trial, message, end."""
+class JsonReporter(Progress):
+    """For `--json`: one JSON object a line. Its `event` is `search_started`, `progress` (once a second),
+    `trial_finished`, `log` or `search_finished`."""
 
-    every = 1.0
+    interval = 1.0
 
     def __init__(self) -> None:
         self.written = -math.inf
 
-    def _write(self, event: str, **data: Any) -> None:
-        line = json.dumps(_finite({"event": event, **data}), default=str, allow_nan=False, ensure_ascii=False)
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+    def _write(self, event: str, **fields: Any) -> None:
+        # only ASCII, so that every terminal can encode it
+        print(json.dumps(_finite({"event": event, **fields}), default=str, allow_nan=False), flush=True)
 
-    def begin(self, headline: dict[str, Any]) -> None:
-        self._write("begin", **headline)
+    def on_search_started(self, event: SearchStarted) -> None:
+        self._write("search_started", **asdict(event))
 
     def update(self, snapshot: Snapshot) -> None:
-        if time.monotonic() - self.written >= self.every:
+        if time.monotonic() - self.written >= self.interval:
             self.written = time.monotonic()
             self._write("progress", **asdict(snapshot))
 
-    def trial(self, line: TrialLine, best: bool) -> None:
-        self._write("trial", **asdict(line), best=best)
+    def on_trial_finished(self, event: TrialFinished) -> None:
+        self._write("trial_finished", **asdict(event))
 
-    def say(self, line: str) -> None:
-        self._write("message", text=line)
+    def log(self, line: str) -> None:
+        self._write("log", text=line)
 
-    def end(self, result: dict[str, Any]) -> None:
-        self._write("end", **result)
+    def on_search_finished(self, event: SearchFinished) -> None:
+        self._write("search_finished", **event.result)
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null. NumPy's scalars become Python's."""
+    """Replace NaN and infinities, which JSON lacks, by None, and NumPy's scalars by Python's."""
     if isinstance(value, dict):
         return {str(k): _finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -187,36 +221,111 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class Picture:
-    """Any progress, and at the end an SVG of what a terminal showed: the last moment that workers were busy, and the
-    summary."""
+class NotebookReporter(Progress):
+    """One notebook output that is redrawn: headline, messages, and the live region or the summary.
+
+    Args:
+        display: `IPython.display.display`, which is imported without it.
+    """
+
+    interval = 0.5
+    """Seconds between two redrawings: each travels to the browser."""
+    max_lines = 20
+
+    def __init__(self, display: Callable[..., Any] | None = None):
+        self._display = display or importlib.import_module("IPython.display").display
+        self._output: Any = None
+        self._headline: RenderableType | None = None
+        self._metric = "score"
+        self._lines: list[Text] = []
+        self._body: list[RenderableType] = []
+        self._drawn = -math.inf
+
+    def on_search_started(self, event: SearchStarted) -> None:
+        self._metric = event.metric
+        self._headline = headline_table(event, PAGE_WIDTH)
+        self._draw()
+
+    def update(self, snapshot: Snapshot) -> None:
+        self._body = [Screen(snapshot, self._metric)]
+        if time.monotonic() - self._drawn >= self.interval:
+            self._draw()
+
+    def on_trial_finished(self, event: TrialFinished) -> None:
+        if event.state == "failed":
+            self._print(_failure(event), "red")
+
+    def log(self, line: str) -> None:
+        self._print(line, "dim")
+
+    def _print(self, line: str, style: str) -> None:
+        self._lines = [*self._lines, Text(line, style)][-self.max_lines :]
+        self._draw()
+
+    def on_search_finished(self, event: SearchFinished) -> None:
+        self._body = [summary(event.result, PAGE_WIDTH)]
+        self._draw()
+
+    def _draw(self) -> None:
+        from rich.jupyter import JUPYTER_HTML_FORMAT
+
+        self._drawn = time.monotonic()
+        page = _page(*([self._headline] if self._headline else []), *self._lines, *self._body)
+        html = page.export_html(code_format=JUPYTER_HTML_FORMAT, inline_styles=True, clear=False)
+        data = {"text/html": html, "text/plain": page.export_text()}
+        if self._output is None:
+            self._output = self._display(data, raw=True, display_id=True)
+        else:
+            self._output.update(data, raw=True)
+
+
+def _page(*parts: RenderableType) -> Console:
+    """A console that has recorded the parts."""
+    page = Console(
+        record=True, width=PAGE_WIDTH, height=60, file=io.StringIO(), force_terminal=True, force_jupyter=False
+    )
+    page.print(Group(*parts))
+    return page
+
+
+class PictureReporter(Progress):
+    """Wraps another display. At the end it writes an SVG of what a terminal shows: the headline, the last snapshot
+    with a trial in it, and the summary."""
 
     def __init__(self, inner: Progress, file: Path):
         if not file.parent.is_dir():
-            raise AutotlError(f"The picture {file} can't be written: there is no folder {file.parent}.")
+            raise AutotlError(f"The picture {file} can't be written: there is no folder {file.parent}. Make it first.")
         self.inner, self.file = inner, file
-        self.headline: dict[str, Any] = {}
+        self.started: SearchStarted | None = None
         self.snapshot: Snapshot | None = None
 
-    def begin(self, headline: dict[str, Any]) -> None:
-        self.headline = headline
-        self.inner.begin(headline)
+    def on_search_started(self, event: SearchStarted) -> bool | None:
+        self.started = event
+        return self.inner.on_search_started(event)
+
+    def on_trial_started(self, event: TrialStarted) -> bool | None:
+        return self.inner.on_trial_started(event)
+
+    def on_epoch_ended(self, event: EpochEnded) -> bool | None:
+        return self.inner.on_epoch_ended(event)
+
+    def on_trial_finished(self, event: TrialFinished) -> bool | None:
+        return self.inner.on_trial_finished(event)
 
     def update(self, snapshot: Snapshot) -> None:
-        busy = [w for w in snapshot.workers if w.doing.startswith("trial")]
-        if busy or self.snapshot is None:
+        if self.snapshot is None or any(worker.trial is not None for worker in snapshot.workers):
             self.snapshot = snapshot
         self.inner.update(snapshot)
 
-    def trial(self, line: TrialLine, best: bool) -> None:
-        self.inner.trial(line, best)
+    def log(self, line: str) -> None:
+        self.inner.log(line)
 
-    def say(self, line: str) -> None:
-        self.inner.say(line)
-
-    def end(self, result: dict[str, Any]) -> None:
-        paper = Console(record=True, width=PICTURE_WIDTH, height=60, file=io.StringIO(), force_terminal=True)
-        screen = [Screen(self.snapshot, self.headline["metric"])] if self.snapshot else []
-        paper.print(Group(headline_table(self.headline, PICTURE_WIDTH), *screen, summary(result, PICTURE_WIDTH)))
-        paper.save_svg(str(self.file), title=f"autotl search {self.headline['study']}")
-        self.inner.end(result)
+    def on_search_finished(self, event: SearchFinished) -> None:
+        parts: list[RenderableType] = []
+        if self.started:
+            parts.append(headline_table(self.started, PAGE_WIDTH))
+            if self.snapshot:
+                parts.append(Screen(self.snapshot, self.started.metric))
+        page = _page(*parts, summary(event.result, PAGE_WIDTH))
+        page.save_svg(str(self.file), title=f"autotl search {event.result['study']}")
+        self.inner.on_search_finished(event)

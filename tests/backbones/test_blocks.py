@@ -1,4 +1,4 @@
-"""Blocks: every parameter once, in the largest modules that belong to one group, from input to output."""
+"""Blocks hold every parameter once, in the largest modules that lie in one group, from input to output."""
 
 import pytest
 import timm
@@ -31,7 +31,7 @@ def group_of(parameter: str) -> int:
     return next(number for part, number in GROUPS.items() if parameter.startswith(part))
 
 
-def test_a_block_is_the_largest_modules_of_its_group_and_its_lone_parameters() -> None:
+def test_a_block_is_the_largest_modules_of_its_group_and_its_other_parameters() -> None:
     assert blocks_from_groups(Small(), group_of) == [
         Block("token+stem", ("stem",), ("token",)),
         Block("stages.0", ("stages.0",)),
@@ -39,29 +39,29 @@ def test_a_block_is_the_largest_modules_of_its_group_and_its_lone_parameters() -
     ]
 
 
-def test_a_mapping_does_what_the_function_does() -> None:
+def test_a_mapping_gives_the_same_blocks_as_a_function() -> None:
     module = Small()
     mapping = {name: group_of(name) for name, _ in module.named_parameters()}
     assert blocks_from_groups(module, mapping) == blocks_from_groups(module, group_of)
 
 
-def test_blocks_are_in_the_order_of_the_numbers_not_of_the_modules() -> None:
+def test_blocks_are_in_the_order_of_their_group_numbers() -> None:
     backwards = blocks_from_groups(Small(), lambda name: -group_of(name))
     assert [block.name for block in backwards] == ["stages.2", "stages.0", "token+stem"]
 
 
-def test_a_module_of_two_groups_is_taken_apart() -> None:
-    apart = blocks_from_groups(Small(), lambda name: int(name == "stages.2.0.bias"))
-    assert apart[1] == Block("stages.2.0.bias", (), ("stages.2.0.bias",))
-    assert apart[0].modules == ("stem", "stages.0", "stages.2.1")
-    assert apart[0].parameters == ("token", "stages.2.0.weight")
+def test_a_module_in_two_groups_is_divided() -> None:
+    divided = blocks_from_groups(Small(), lambda name: int(name == "stages.2.0.bias"))
+    assert divided[1] == Block("stages.2.0.bias", (), ("stages.2.0.bias",))
+    assert divided[0].modules == ("stem", "stages.0", "stages.2.1")
+    assert divided[0].parameters == ("token", "stages.2.0.weight")
 
 
-def test_one_group_for_everything_names_the_children_not_the_root() -> None:
+def test_a_single_group_lists_the_children_not_the_root() -> None:
     assert blocks_from_groups(Small(), lambda name: 0) == [Block("token+stem+stages", ("stem", "stages"), ("token",))]
 
 
-def test_many_parts_are_named_by_the_first_and_the_last() -> None:
+def test_a_block_of_many_parts_is_named_by_the_first_and_the_last() -> None:
     module = nn.Sequential(*[nn.Linear(1, 1) for _ in range(5)])
     assert [block.name for block in blocks_from_groups(module, lambda name: 0)] == ["0+…+4"]
 
@@ -72,12 +72,12 @@ def test_a_shared_parameter_is_in_one_block() -> None:
     assert blocks_from_groups(module, lambda name: int(name[0])) == [Block("0", ("0",)), Block("1", ("1",))]
 
 
-def test_a_mapping_that_lacks_a_parameter_is_refused() -> None:
+def test_a_mapping_without_a_parameter_is_an_error() -> None:
     with pytest.raises(KeyError, match="stages"):
         blocks_from_groups(Small(), {"token": 0, "stem.weight": 0, "stem.bias": 0})
 
 
-def test_by_position_the_members_of_containers_are_groups() -> None:
+def test_groups_by_position_are_children_and_members_of_containers() -> None:
     module = Small()
     names = [block.name for block in blocks_from_groups(module, groups_by_position(module))]
     assert names == ["token", "stem", "stages.0", "stages.2"]
@@ -94,8 +94,8 @@ FIRST_AND_LAST = {
     "mobilenetv3_small_100": (8, "conv_stem+bn1", "conv_head"),
     "convnext_atto": (6, "stem", "head"),
     "swin_tiny_patch4_window7_224": (6, "patch_embed", "norm"),
-    "rdnet_tiny": (9, "stem", "head"),  # groups finely only
-    "caformer_s18": (6, "stem", "head"),  # has no groups at all
+    "rdnet_tiny": (9, "stem", "head"),  # supports fine groups only
+    "caformer_s18": (6, "stem", "head"),  # supports no groups
 }
 
 

@@ -1,4 +1,4 @@
-"""A backbone cut between its blocks computes what the whole one does, and its levels hold its own output."""
+"""A network that is cut between its blocks computes the same features, and its levels include its own output."""
 
 import pytest
 import timm
@@ -18,8 +18,8 @@ SIZED = {
 }
 
 
-def trunk_of(name: str) -> tuple[GraphSplit, int]:
-    """The network with random weights, norms' statistics included, and the size of its images."""
+def split_network(name: str) -> tuple[GraphSplit, int]:
+    """The network with random weights, running statistics included, and the size of its images."""
     torch.manual_seed(0)
     backbone = TimmBackbone(name)
     arguments = SIZED.get(name)
@@ -29,21 +29,20 @@ def trunk_of(name: str) -> tuple[GraphSplit, int]:
     for key, tensor in module.state_dict().items():
         if key.endswith(("running_mean", "running_var")):
             tensor.uniform_(0.5, 1.5)
-    return GraphSplit(
-        module.eval(), backbone.blocks(module)
-    ), 64 if arguments is not None else backbone.preprocessing.size
+    size = 64 if arguments is not None else backbone.preprocessing.size
+    return GraphSplit(module.eval(), backbone.blocks(module)), size
 
 
 @pytest.fixture(scope="module", params=FAMILIES + list(SIZED))
 def whole(request: pytest.FixtureRequest) -> tuple[GraphSplit, torch.Tensor, torch.Tensor]:
-    """A graph_split, two images, and what the whole network makes of them."""
-    graph_split, size = trunk_of(request.param)
+    """A network that can be split, two images, and the features of the whole network."""
+    graph_split, size = split_network(request.param)
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         return graph_split, images, graph_split.module(images)
 
 
-def test_every_block_can_be_cut_at(whole: tuple) -> None:
+def test_the_graph_can_be_cut_at_every_block(whole: tuple) -> None:
     graph_split = whole[0]
     assert None not in [graph_split.cut(block) for block in range(len(graph_split.blocks))]
 
@@ -61,74 +60,73 @@ def test_a_suffix_holds_the_parameters_of_its_blocks_and_no_others(whole: tuple)
     graph_split = whole[0]
     for number in range(1, len(graph_split.blocks)):
         names = {name for name, _ in graph_split.suffix(number).named_parameters()}
-        mine = tuple(f"{name}." for block in graph_split.blocks[number:] for name in block.modules)
-        lone = {name for block in graph_split.blocks[number:] for name in block.parameters}
-        assert names == {n for n, _ in graph_split.module.named_parameters() if n.startswith(mine) or n in lone}
+        prefixes = tuple(f"{name}." for block in graph_split.blocks[number:] for name in block.modules)
+        single = {name for block in graph_split.blocks[number:] for name in block.parameters}
+        assert names == {n for n, _ in graph_split.module.named_parameters() if n.startswith(prefixes) or n in single}
 
 
-def test_a_suffix_shares_its_tensors_with_the_whole(whole: tuple) -> None:
+def test_a_suffix_shares_its_parameters_with_the_network(whole: tuple) -> None:
     graph_split = whole[0]
-    own = dict(graph_split.module.named_parameters())
-    assert all(own[name] is parameter for name, parameter in graph_split.suffix(1).named_parameters())
+    parameters = dict(graph_split.module.named_parameters())
+    assert all(parameters[name] is parameter for name, parameter in graph_split.suffix(1).named_parameters())
 
 
-def test_the_last_tap_is_the_networks_own_output(whole: tuple) -> None:
+def test_the_last_level_is_the_networks_own_output(whole: tuple) -> None:
     graph_split, images, expected = whole
-    leveled = FeatureLevels(graph_split)
+    feature_levels = FeatureLevels(graph_split)
     with torch.inference_mode():
-        rows = leveled(images)
-    assert torch.equal(rows[:, leveled.layout(images.shape[-1]).features("last")], expected)
+        vectors = feature_levels(images)
+    assert torch.equal(vectors[:, feature_levels.layout(images.shape[-1]).features("last")], expected)
 
 
-def test_the_layout_is_as_wide_as_the_rows(whole: tuple) -> None:
+def test_the_layout_describes_the_vectors(whole: tuple) -> None:
     graph_split, images, expected = whole
-    leveled = FeatureLevels(graph_split)
-    layout = leveled.layout(images.shape[-1])
+    feature_levels = FeatureLevels(graph_split)
+    layout = feature_levels.layout(images.shape[-1])
     with torch.inference_mode():
-        rows = leveled(images)
-    assert rows.shape == (2, layout.width)
-    widths = [rows[:, layout.features(levels)].shape[1] for levels in LEVELS]
+        vectors = feature_levels(images)
+    assert vectors.shape == (2, layout.width)
+    widths = [vectors[:, layout.features(levels)].shape[1] for levels in LEVELS]
+    assert widths == [layout.num_features(levels) for levels in LEVELS]
     inner = 2 * layout.means or layout.output
     assert widths == [layout.output, layout.output + layout.means, inner, layout.width]
     assert layout.output == expected.shape[1]
 
 
-def test_a_stage_is_recorded_with_its_average_and_its_maximum() -> None:
-    graph_split, size = trunk_of("test_resnet")
+def test_a_stage_is_recorded_with_its_mean_and_its_maximum() -> None:
+    graph_split, size = split_network("test_resnet")
     images = torch.rand(2, 3, size, size)
-    leveled = FeatureLevels(graph_split)
-    layout = leveled.layout(size)
+    feature_levels = FeatureLevels(graph_split)
+    layout = feature_levels.layout(size)
     with torch.inference_mode():
-        rows, third = (
-            leveled(images),
-            graph_split.prefix(4)(images),
-        )  # what leaves layer3, the last stage before the last
+        vectors = feature_levels(images)
+        third = graph_split.prefix(4)(images)  # the output of layer3, the last but one stage
         last = graph_split.module.forward_features(images)
-    averages, maxima = rows[:, layout.features("inner+max")].chunk(2, 1)
-    torch.testing.assert_close(averages[:, -third.shape[1] :], third.mean((2, 3)))
+    means, maxima = vectors[:, layout.features("inner+max")].chunk(2, 1)
+    torch.testing.assert_close(means[:, -third.shape[1] :], third.mean((2, 3)))
     torch.testing.assert_close(maxima[:, -third.shape[1] :], third.amax((2, 3)))
-    torch.testing.assert_close(rows[:, -last.shape[1] :], last.amax((2, 3)))
+    torch.testing.assert_close(vectors[:, -last.shape[1] :], last.amax((2, 3)))
 
 
-def test_maps_with_their_channels_last_are_pooled_over_places() -> None:
-    graph_split, size = trunk_of("swin_tiny_patch4_window7_224")
+def test_maps_with_channels_last_are_pooled_over_positions() -> None:
+    graph_split, size = split_network("swin_tiny_patch4_window7_224")
     with torch.inference_mode():
         first = graph_split.prefix(1)(torch.zeros(1, 3, size, size))
     assert first.shape[3] == 24
     assert FeatureLevels(graph_split).layout(size).means % 24 == 0
 
 
-def test_layout_leaves_the_mode_as_it_was() -> None:
-    graph_split, size = trunk_of("test_resnet")
+def test_layout_restores_training_mode() -> None:
+    graph_split, size = split_network("test_resnet")
     graph_split.module.train()
-    leveled = FeatureLevels(graph_split)
-    leveled.layout(size)
+    feature_levels = FeatureLevels(graph_split)
+    feature_levels.layout(size)
     assert graph_split.module.layer1.training
-    assert leveled.training
+    assert feature_levels.training
 
 
 class Branching(nn.Module):
-    """Decides by what it sees: no graph says what it does."""
+    """Control flow that depends on the input: it can't be traced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +140,7 @@ class Branching(nn.Module):
 
 
 class Skipping(nn.Module):
-    """Two values cross between its blocks."""
+    """Two values pass from the first block to the second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,43 +174,43 @@ TWO = [Block("one", ("one",)), Block("two", ("two",))]
 def test_a_network_that_cannot_be_traced_is_used_whole() -> None:
     graph_split = GraphSplit(Branching().eval(), TWO)
     images = torch.rand(2, 3, 16, 16)
-    leveled = FeatureLevels(graph_split)
+    feature_levels = FeatureLevels(graph_split)
     assert graph_split.cut(1) is None
-    assert leveled.layout(16) == Layout(output=5, means=0, last_maxima=0)
+    assert feature_levels.layout(16) == Layout(output=5, means=0, last_maxima=0)
     with torch.inference_mode():
-        assert torch.equal(leveled(images), graph_split.module(images))
+        assert torch.equal(feature_levels(images), graph_split.module(images))
 
 
-def test_where_two_values_cross_there_is_no_cut() -> None:
+def test_the_graph_cannot_be_cut_where_two_values_cross() -> None:
     assert GraphSplit(Skipping().eval(), TWO).cut(1) is None
 
 
-def test_where_a_later_block_runs_first_there_is_no_cut() -> None:
+def test_the_graph_cannot_be_cut_where_a_later_block_runs_first() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3))
     assert GraphSplit(network, [Block("late", ("1",)), Block("early", ("0",))]).cut(0) is None
 
 
-def test_tuples_between_blocks_are_not_tapped() -> None:
+def test_tuples_between_blocks_are_not_recorded() -> None:
     network = nn.Sequential(Pair(), Joining()).eval()
     graph_split = GraphSplit(network, [Block("pair", ("0",)), Block("joining", ("1",))])
-    leveled = FeatureLevels(graph_split)
-    layout = leveled.layout(16)
+    feature_levels = FeatureLevels(graph_split)
+    layout = feature_levels.layout(16)
     with torch.inference_mode():
-        rows = leveled(torch.rand(2, 3, 16, 16))
-    assert rows.shape == (2, layout.width)
+        vectors = feature_levels(torch.rand(2, 3, 16, 16))
+    assert vectors.shape == (2, layout.width)
     assert layout.output == 6
 
 
-def test_images_are_normalised_as_the_backbone_was_trained_to_see_them() -> None:
+def test_images_are_normalised_by_the_preprocessings_mean_and_std() -> None:
     images = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-    seen = Normalize(nn.Identity(), Preprocessing(8, 1.0, "bicubic", mean, std))(images)
+    normalised = Normalize(nn.Identity(), Preprocessing(8, 1.0, "bicubic", mean, std))(images)
     expected = (images.permute(0, 3, 1, 2) / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    torch.testing.assert_close(seen, expected)
+    torch.testing.assert_close(normalised, expected)
 
 
-def test_a_vit_for_any_size_has_the_weights_that_it_was_saved_with(tiny) -> None:
-    """Its blocks are to be cut at, so it is built for one size: no tensor may differ for that."""
+def test_a_vit_for_any_image_size_keeps_its_saved_weights(tiny) -> None:
+    """It is built for one image size, so that it can be traced; that must not change a tensor."""
     built = tiny("test_vit").build()
     torch.manual_seed(0)
     saved = timm.create_model("test_vit").eval()

@@ -1,7 +1,6 @@
-"""timm backbones: weights strictly from a file, a folder or the hub's cache; timm's own preprocessing."""
+"""timm backbones: weights loaded strictly from a file, a folder or the hub's cache; timm's own preprocessing."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,15 +14,16 @@ from safetensors.torch import load_file, save_file
 from timm.models import get_pretrained_cfg
 
 from autotl.backbones.base import Backbone, Preprocessing
-from autotl.backbones.timm import CURATED, TimmBackbone, autotl_find_backbone
-from autotl.backbones.weights import allow_downloads, cached_backbones, downloads_allowed
+from autotl.backbones.catalog import CURATED
+from autotl.backbones.timm import autotl_find_backbone
 from autotl.errors import AutotlError
+from autotl.registry import load_registry
 
 TINY = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
 
 
 def network(name: str, num_classes: int | None = None) -> torch.nn.Module:
-    """With random weights that the seed fixes, norms' statistics included."""
+    """A network with random weights from a fixed seed, running statistics included."""
     torch.manual_seed(0)
     module = timm.create_model(name, num_classes=num_classes).eval()
     for key, tensor in module.state_dict().items():
@@ -58,7 +58,7 @@ def resnet(folder: Path) -> str:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub's, and no network behind it."""
+    """An empty hub cache, and no network connection."""
 
     def no_network(*_: object, **__: object) -> str:
         raise ConnectionError("no route to host")
@@ -71,20 +71,18 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put_into_cache(hub: Path, repository: str, file: Path) -> None:
-    place = hub / f"models--{repository.replace('/', '--')}"
-    (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text("c0ffee")
-    (place / "snapshots" / "c0ffee").mkdir(parents=True)
-    shutil.copy(file, place / "snapshots" / "c0ffee" / "model.safetensors")
+    folder = hub / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("c0ffee")
+    (folder / "snapshots" / "c0ffee").mkdir(parents=True)
+    shutil.copy(file, folder / "snapshots" / "c0ffee" / "model.safetensors")
 
 
 # weights from a file
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_features_are_those_of_the_network_that_the_file_was_saved_from(
-    name: str, folder: Path, images: torch.Tensor
-) -> None:
+def test_features_equal_those_of_the_network_that_was_saved(name: str, folder: Path, images: torch.Tensor) -> None:
     saved = network(name)
     built = find(f"{name}@{folder}/{name}.safetensors").build()
     assert not built.training
@@ -94,31 +92,31 @@ def test_features_are_those_of_the_network_that_the_file_was_saved_from(
 
 
 @pytest.mark.parametrize("num_classes", [0, 7])
-def test_a_file_with_other_classes_or_none_loads_too(num_classes: int, tmp_path: Path) -> None:
+def test_a_file_with_another_number_of_classes_or_none_loads(num_classes: int, tmp_path: Path) -> None:
     saved = network("test_convnext", num_classes)
     save_file(saved.state_dict(), tmp_path / "own.safetensors")
     built = find(f"test_convnext@{tmp_path}/own.safetensors").build()
     assert all(torch.equal(tensor, saved.state_dict()[name]) for name, tensor in built.state_dict().items())
 
 
-def test_a_training_checkpoint_of_torch_loads(tmp_path: Path) -> None:
+def test_a_torch_training_checkpoint_loads(tmp_path: Path) -> None:
     saved = network("test_resnet")
     torch.save({"epoch": 3, "state_dict": saved.state_dict()}, tmp_path / "last.pth")
     built = find(f"test_resnet@{tmp_path}/last.pth").build()
     assert torch.equal(built.conv1[0].weight, saved.conv1[0].weight)
 
 
-def test_a_built_network_carries_no_second_copy_of_its_weights(resnet: str) -> None:
+def test_a_built_network_holds_no_second_copy_of_its_weights(resnet: str) -> None:
     assert "state_dict" not in find(resnet).build().pretrained_cfg
 
 
-def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_that_contains_code_is_an_error(tmp_path: Path) -> None:
     torch.save({"model": network("test_resnet").state_dict(), "hook": subprocess.Popen}, tmp_path / "evil.pth")
     with pytest.raises(AutotlError, match=r"evil\.pth.*weights_only"):
         find(f"test_resnet@{tmp_path}/evil.pth").build()
 
 
-def test_a_lacking_tensor_is_an_error_that_names_it(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_tensor_is_an_error_that_names_it(folder: Path, tmp_path: Path) -> None:
     tensors = load_file(folder / "test_resnet.safetensors")
     del tensors["layer2.0.bn1.running_mean"]
     save_file(tensors, tmp_path / "torn.safetensors")
@@ -126,37 +124,37 @@ def test_a_lacking_tensor_is_an_error_that_names_it(folder: Path, tmp_path: Path
         find(f"test_resnet@{tmp_path}/torn.safetensors").build()
 
 
-def test_weights_of_another_architecture_are_refused(folder: Path) -> None:
+def test_weights_of_another_architecture_are_an_error(folder: Path) -> None:
     with pytest.raises(AutotlError, match="don't fit timm's test_vit"):
         find(f"test_vit@{folder}/test_resnet.safetensors").build()
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights at all"])
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_a_damaged_file_is_refused(content: bytes, suffix: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_an_error(content: bytes, suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"damaged.{suffix}").write_bytes(content)
     with pytest.raises(AutotlError, match="can't be read as weights"):
         find(f"test_resnet@{tmp_path}/damaged.{suffix}").build()
 
 
-def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_tensors_is_an_error(tmp_path: Path) -> None:
     save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(AutotlError, match="holds no tensors"):
         find(f"test_resnet@{tmp_path}/empty.safetensors").build()
 
 
-def test_without_its_file_only_pretrained_weights_are_out_of_reach(tmp_path: Path) -> None:
+def test_a_missing_file_prevents_only_pretrained_weights(tmp_path: Path) -> None:
     backbone = find(f"test_resnet@{tmp_path}/gone.safetensors")
     assert not backbone.is_cached
     assert backbone.download is None
-    assert len(backbone.blocks(backbone.build(pretrained=False))) == 5  # a saved model brings its own weights
+    assert len(backbone.blocks(backbone.build(pretrained=False))) == 5  # a saved model has its own weights
     with pytest.raises(AutotlError, match=r"gone\.safetensors"):
         backbone.build()
     with pytest.raises(AutotlError, match=r"gone\.safetensors"):
         _ = backbone.digest
 
 
-def test_building_leaves_the_callers_random_numbers_alone(resnet: str) -> None:
+def test_building_does_not_advance_the_callers_random_generator(resnet: str) -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     find(resnet).build()
@@ -164,7 +162,7 @@ def test_building_leaves_the_callers_random_numbers_alone(resnet: str) -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_the_number_of_blocks_is_that_of_the_built_network(name: str) -> None:
+def test_num_blocks_equals_the_blocks_of_the_built_network(name: str) -> None:
     backbone = find(name)
     assert backbone.num_blocks == len(backbone.blocks(backbone.build(pretrained=False)))
 
@@ -172,13 +170,15 @@ def test_the_number_of_blocks_is_that_of_the_built_network(name: str) -> None:
 # digest
 
 
-def test_the_digest_is_of_architecture_and_bytes_not_of_names(resnet: str, folder: Path, tmp_path: Path) -> None:
+def test_the_digest_depends_on_architecture_and_bytes_not_on_file_names(
+    resnet: str, folder: Path, tmp_path: Path
+) -> None:
     copy = shutil.copy(folder / "test_resnet.safetensors", tmp_path / "renamed.safetensors")
     assert find(f"test_resnet.r160_in1k@{copy}").digest == find(resnet).digest
     assert find(f"test_vit@{copy}").digest != find(resnet).digest
 
 
-def test_the_digest_changes_with_one_value_in_the_same_place(tmp_path: Path) -> None:
+def test_the_digest_changes_when_one_value_of_the_same_file_changes(tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     tensors = network("test_resnet").state_dict()
     save_file(tensors, file)
@@ -191,14 +191,14 @@ def test_the_digest_changes_with_one_value_in_the_same_place(tmp_path: Path) -> 
 # preprocessing
 
 
-def test_preprocessing_is_timms_and_not_its_larger_test_size() -> None:
+def test_preprocessing_uses_timms_training_size_not_its_larger_test_size() -> None:
     assert get_pretrained_cfg("resnet18.a1_in1k").test_input_size == (3, 288, 288)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     assert find("resnet18").preprocessing == Preprocessing(224, 0.95, "bicubic", mean, std)
     assert find("test_resnet").preprocessing == Preprocessing(160, 0.95, "bilinear", (0.5,) * 3, (0.5,) * 3)
 
 
-def test_a_backbone_for_images_that_are_not_square_is_refused() -> None:
+def test_a_backbone_for_images_that_are_not_square_is_an_error() -> None:
     with pytest.raises(AutotlError, match="square"):
         _ = find("vit_5b_patch16_sapiens2.fb").preprocessing
 
@@ -206,7 +206,7 @@ def test_a_backbone_for_images_that_are_not_square_is_refused() -> None:
 # a folder
 
 
-def test_a_local_folder_is_read_as_timm_writes_it(tmp_path: Path, images: torch.Tensor) -> None:
+def test_a_folder_written_by_timm_is_read(tmp_path: Path, images: torch.Tensor) -> None:
     saved = network("test_efficientnet", 4)
     timm.models._hub.save_for_hf(saved, tmp_path, model_config={"num_classes": 4})
     config = json.loads((tmp_path / "config.json").read_text())
@@ -221,38 +221,67 @@ def test_a_local_folder_is_read_as_timm_writes_it(tmp_path: Path, images: torch.
         torch.testing.assert_close(backbone.build()(images), expected)
 
 
-def test_a_folder_without_a_config_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_folder_without_a_config_is_an_error_when_it_is_found(tmp_path: Path) -> None:
     with pytest.raises(AutotlError, match=r"config\.json"):
         autotl_find_backbone(f"local-dir:{tmp_path}")
 
 
-def test_a_folder_without_weights_says_so(tmp_path: Path) -> None:
+def test_building_from_a_folder_without_weights_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "num_classes": 0}))
     backbone = find(f"local-dir:{tmp_path}")
     assert not backbone.is_cached
-    with pytest.raises(AutotlError, match=r"model\.safetensors"):
+    with pytest.raises(AutotlError, match="There are no weights in"):
         backbone.build()
+
+
+# paths with spaces
+
+
+@pytest.fixture
+def spaced(tmp_path: Path) -> Path:
+    folder = tmp_path / "my models · 2 of 3"
+    folder.mkdir()
+    return folder
+
+
+def test_a_file_behind_a_path_with_spaces_is_found_built_and_digested(spaced: Path, folder: Path, resnet: str) -> None:
+    file = shutil.copy(folder / "test_resnet.safetensors", spaced / "own weights.safetensors")
+    backbone = load_registry().backbone(f"test_resnet@{file}")
+    assert (backbone.name, backbone.is_cached, backbone.weights_file()) == (f"test_resnet@{file}", True, Path(file))
+    assert torch.equal(backbone.build().conv1[0].weight, find(resnet).build().conv1[0].weight)
+    assert backbone.digest == find(resnet).digest
+    assert backbone.count_params() == 372_688
+
+
+def test_a_folder_behind_a_path_with_spaces_is_found_built_and_digested(spaced: Path) -> None:
+    saved = network("test_resnet")
+    timm.models._hub.save_for_hf(saved, spaced, model_config={"num_classes": 1000})
+    backbone = load_registry().backbone(f"local-dir:{spaced}")
+    assert (backbone.folder, backbone.is_cached, backbone.num_blocks) == (spaced, True, 5)
+    assert torch.equal(backbone.build().conv1[0].weight, saved.conv1[0].weight)
+    assert len(backbone.digest) == 32
+    assert backbone.count_params() == 372_688
 
 
 # names
 
 
 @pytest.mark.parametrize("name", ["resnet", "resnet18x", "photos/ants", "resnet18x@w.safetensors", ""])
-def test_a_name_that_timm_does_not_have_is_left_to_others(name: str) -> None:
+def test_a_name_that_timm_does_not_have_is_not_found(name: str) -> None:
     assert autotl_find_backbone(name) is None
 
 
-def test_a_wrong_tag_is_answered_with_the_right_ones() -> None:
+def test_the_error_about_an_unknown_tag_lists_the_known_tags() -> None:
     with pytest.raises(AutotlError, match="a1_in1k"):
         autotl_find_backbone("resnet18.a9_in1k")
 
 
-def test_an_at_sign_without_a_file_is_refused() -> None:
+def test_an_at_sign_without_a_file_is_an_error() -> None:
     with pytest.raises(AutotlError, match="names no file"):
         autotl_find_backbone("resnet18@")
 
 
-def test_the_tag_says_what_the_weights_were_trained_on() -> None:
+def test_the_pretraining_data_is_derived_from_the_tag() -> None:
     assert find("vit_tiny_patch16_224").pretrained_on == "ImageNet-21k, then ImageNet-1k"
     assert find("resnet34").pretrained_on == "ImageNet-1k"
     assert find("convnextv2_nano").license == "cc-by-nc-4.0"
@@ -261,9 +290,7 @@ def test_the_tag_says_what_the_weights_were_trained_on() -> None:
 # the hub
 
 
-def test_weights_in_the_hubs_cache_are_used_without_the_network(
-    hub: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_in_the_hub_cache_need_no_network(hub: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_into_cache(hub, "timm/test_resnet.r160_in1k", folder / "test_resnet.safetensors")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     backbone = find("test_resnet")
@@ -273,7 +300,7 @@ def test_weights_in_the_hubs_cache_are_used_without_the_network(
     assert torch.equal(backbone.build().layer4[0].conv1.weight, expected)
 
 
-def test_weights_that_timm_has_at_a_url_are_looked_up_in_torchs_cache(
+def test_weights_that_timm_has_at_a_url_are_found_in_torchs_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -285,26 +312,12 @@ def test_weights_that_timm_has_at_a_url_are_looked_up_in_torchs_cache(
     assert (before, backbone.is_cached) == (False, True)
 
 
-@pytest.mark.parametrize("variables", [{}, {"TORCH_HOME": "torch-home"}, {"XDG_CACHE_HOME": "caches"}], ids=str)
-def test_looking_into_torchs_cache_imports_no_torch(variables: dict[str, str], tmp_path: Path) -> None:
-    """And it is the folder that torch says it is."""
-    script = (
-        "import sys\nfrom autotl.backbones import weights\n"
-        "ours = weights._torch_hub(); weights.cached('https://host/weights.pth'); light = 'torch' not in sys.modules\n"
-        "import torch\nprint(light, str(ours) == torch.hub.get_dir())"
-    )
-    environment = {name: value for name, value in os.environ.items() if name not in ("TORCH_HOME", "XDG_CACHE_HOME")}
-    environment |= {name: str(tmp_path / folder) for name, folder in variables.items()}
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
-    assert answer.stdout.split() == ["True", "True"]
-
-
-def test_a_download_is_announced_with_its_place_and_size(hub: Path) -> None:
+def test_a_download_is_described_with_its_source_and_size(hub: Path) -> None:
     assert find("resnet18").download == "timm/resnet18.a1_in1k on the Hugging Face hub, about 47 MB"
 
 
 @pytest.mark.parametrize("variable", ["AUTOTL_OFFLINE", "HF_HUB_OFFLINE"])
-def test_a_forbidden_download_names_the_variable_that_forbids_it(
+def test_the_error_about_a_forbidden_download_names_the_variable(
     variable: str, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "1")
@@ -314,55 +327,26 @@ def test_a_forbidden_download_names_the_variable_that_forbids_it(
         backbone.build()
 
 
-def test_a_failed_download_gives_the_cause_and_no_random_weights(hub: Path) -> None:
+def test_a_failed_download_is_an_error_with_its_cause(hub: Path) -> None:
     with pytest.raises(AutotlError, match="download failed: ConnectionError: no route to host"):
         find("test_resnet").build()
 
 
-def test_a_model_that_timm_has_no_weights_for_asks_for_a_file(hub: Path) -> None:
+def test_the_error_about_a_model_without_weights_suggests_a_file(hub: Path) -> None:
     backbone = find("vit_base_r26_s32_224")
     assert not backbone.is_cached
     with pytest.raises(AutotlError, match="vit_base_r26_s32_224@path"):
         backbone.build()
 
 
-def test_the_switch_holds_for_child_processes(hub: Path) -> None:
-    question = "from autotl.backbones.weights import downloads_allowed; print(downloads_allowed())"
-    assert downloads_allowed()
-    allow_downloads(False)
-    assert not downloads_allowed()
-    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "False"
-
-
-def test_offline_backbones_are_those_with_weights_on_this_machine(hub: Path, resnet: str) -> None:
-    assert cached_backbones({name: find(name) for name in ("resnet18", resnet)}) == [resnet]
-
-
 # what is registered
 
 
-def test_registering_and_asking_what_is_offline_imports_no_torch() -> None:
+def test_registering_and_listing_cached_backbones_imports_no_torch() -> None:
     script = (
         "import sys; from autotl.backbones.timm import *; from autotl.backbones import timm as module\n"
-        "found = []; module.autotl_register_backbones(found.append)\n"
-        "print(len(found), [(b.name, b.is_cached, b.download) for b in found] and 'torch' in sys.modules)"
+        "backbones = []; module.autotl_register_backbones(backbones.append)\n"
+        "print(len(backbones), [(b.name, b.is_cached, b.download) for b in backbones] and 'torch' in sys.modules)"
     )
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert answer.stdout.split() == [str(len(CURATED)), "False"]
-
-
-@pytest.mark.parametrize(("name", "data", "license", "parameters", "megabytes"), CURATED, ids=lambda row: str(row)[:30])
-def test_what_the_table_states_is_what_timm_has(
-    name: str, data: str, license: str, num_params: int, megabytes: int
-) -> None:
-    config = get_pretrained_cfg(name)
-    found = find(name)
-    with torch.device("meta"):
-        module = timm.create_model(name, num_classes=0)
-    assert config.hf_hub_id == f"timm/{name}"
-    assert config.license == license.lower()
-    assert sum(p.numel() for p in module.parameters()) == parameters
-    assert f"about {megabytes} MB" in TimmBackbone(name)._place_and_size()
-    assert found.pretrained_on in (data, "unknown")
-    assert found.preprocessing.size == 224
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [str(len(CURATED)), "False"]

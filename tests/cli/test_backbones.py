@@ -1,16 +1,17 @@
-"""`autotl backbones` and `autotl heads` list what is asked for, in the order that is asked for."""
+"""`autotl backbones` and `autotl heads` filter and sort their lists."""
 
 import json
 
 import pytest
 from typer.testing import CliRunner
 
+import autotl.backbones.timm
 from autotl.cli import app
 
 
 @pytest.fixture
 def listed():
-    """`listed("backbones", "--cached")`: the JSON that comes."""
+    """`listed("backbones", "--cached")`: the JSON output."""
 
     def run(*arguments):
         result = CliRunner().invoke(app, [*arguments, "--json"])
@@ -24,14 +25,14 @@ def text(*arguments, wide=200):
     return CliRunner().invoke(app, arguments, env={"COLUMNS": str(wide)})
 
 
-def test_those_that_are_here_come_first(listed):
-    offline = [row["cached"] for row in listed("backbones")]
-    assert offline == sorted(offline, reverse=True)
-    assert True in offline
-    assert False in offline
+def test_cached_backbones_come_first(listed):
+    cached = [row["cached"] for row in listed("backbones")]
+    assert cached == sorted(cached, reverse=True)
+    assert True in cached
+    assert False in cached
 
 
-def test_a_row_says_what_is_known(listed):
+def test_a_row_has_what_the_registered_backbone_states(listed):
     (row,) = listed("backbones", "--name", "resnet34.tv_in1k")
     assert row == {
         "name": "resnet34.tv_in1k",
@@ -45,7 +46,7 @@ def test_a_row_says_what_is_known(listed):
 
 
 @pytest.mark.parametrize(
-    ("filters", "holds"),
+    ("filters", "matches"),
     [
         (["--cached"], lambda row: row["cached"]),
         (["--max-params", "4M"], lambda row: row["num_params"] and row["num_params"] <= 4e6),
@@ -58,20 +59,20 @@ def test_a_row_says_what_is_known(listed):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_filter_leaves_those_that_it_says_and_no_others(filters, holds, listed):
+def test_a_filter_keeps_exactly_the_rows_that_match(filters, matches, listed):
     every, chosen = listed("backbones"), listed("backbones", *filters)
-    assert chosen == [row for row in every if holds(row)]
+    assert chosen == [row for row in every if matches(row)]
     assert 0 < len(chosen) < len(every)
 
 
-@pytest.mark.parametrize("by", ["name", "num_params", "size", "pretrained-on", "license", "plugin"])
-def test_it_sorts(by, listed):
+@pytest.mark.parametrize("by", ["name", "num-params", "size", "pretrained-on", "license", "plugin"])
+def test_rows_are_sorted(by, listed):
     key = by.replace("-", "_")
     values = [row[key] for row in listed("backbones", "--sort", by) if row[key] is not None]
     assert values == sorted(values)
 
 
-def test_all_adds_the_names_that_families_know(listed):
+def test_all_adds_the_names_that_are_not_registered(listed):
     names = [row["name"] for row in listed("backbones", "--all", "--name", "resnet3?*")]
     assert "resnet34.tv_in1k" in names
     assert "resnet34" in names
@@ -79,28 +80,50 @@ def test_all_adds_the_names_that_families_know(listed):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
-        (["--sort", "beauty"], "sort by name, parameters"),
-        (["--max-params", "few"], "'few' is no number of parameters: 500k, 10M or"),
+        (["--sort", "beauty"], "sort by name, num-params"),
+        (["--max-params", "few"], "'few' is not a number of parameters: 500k, 10M or"),
     ],
 )
-def test_what_it_cannot_do_is_told(arguments, words):
+def test_an_invalid_option_is_an_error(arguments, message):
     result = text("backbones", *arguments)
     assert result.exit_code == 2
-    assert words in result.output
+    assert message in result.output
+
+
+def test_a_list_without_a_match_says_so():
+    assert "No backbone matches." in text("backbones", "--name", "no-such-network").output
+
+
+def test_unstated_parameters_are_counted_where_the_filter_or_the_order_needs_them(listed, monkeypatch):
+    find = autotl.backbones.timm.autotl_register_backbones
+
+    def without_counts(register):
+        def unstated(backbone):
+            backbone.num_params = None
+            register(backbone)
+
+        find(unstated)
+
+    monkeypatch.setattr(autotl.backbones.timm, "autotl_register_backbones", without_counts)
+    convnext = "convnext_atto.d2_in1k"
+    assert listed("backbones", "--name", convnext)[0]["num_params"] is None
+    assert [row["num_params"] for row in listed("backbones", "--name", convnext, "--max-params", "4M")] == [3_374_520]
+    assert listed("backbones", "--name", convnext, "--max-params", "3M") == []
+    assert listed("backbones", "--name", convnext, "--sort", "num-params")[0]["num_params"] == 3_374_520
 
 
 def test_a_narrow_terminal_keeps_names_whole():
-    narrow, roomy = text("backbones", wide=80).output, text("backbones", wide=160).output
+    narrow, wide = text("backbones", wide=80).output, text("backbones", wide=160).output
     assert "vit_tiny_patch16_224.augreg_in21k_ft_in1k" in narrow
     assert "BSD-3-Clause" not in narrow
-    assert "BSD-3-Clause" in roomy
+    assert "BSD-3-Clause" in wide
 
 
-def test_show_has_everything_about_one():
+def test_show_describes_a_backbone():
     shown = text("backbones", "show", "efficientnet_lite0").output
-    for words in (
+    for part in (
         "efficientnet_lite, autotl-efficientnet-lite 0.1.0",
         "ImageNet-1k",
         "Apache-2.0",
@@ -111,20 +134,20 @@ def test_show_has_everything_about_one():
         "digest",
         "blocks.6+conv_head+bn2",
     ):
-        assert words in shown
+        assert part in shown
 
 
-def test_show_says_where_weights_would_come_from():
+def test_show_describes_the_download():
     shown = text("backbones", "show", "timm:resnet34.tv_in1k").output
-    assert "to fetch: timm/resnet34.tv_in1k on the Hugging Face hub, about 87 MB" in shown
-    assert "known once they are here" in shown
+    assert "to download: timm/resnet34.tv_in1k on the Hugging Face hub, about 87 MB" in shown
+    assert "computed from the weights once they are downloaded" in shown
 
 
 def test_heads_are_filtered_and_sorted(listed):
     every = listed("heads")
-    assert listed("heads", "--kind", "dense") == [row for row in every if row["kind"] == "dense"]
+    assert listed("heads", "--type", "dense") == [row for row in every if row["type"] == "dense"]
     assert {row["plugin"] for row in listed("heads", "--plugin", "sklearn")} == {"heads.sklearn"}
     rows = [row["rows"] for row in listed("heads", "--sort", "rows")]
     limited = [most for most in rows if most is not None]
     assert rows == sorted(limited) + [None] * (len(rows) - len(limited))
-    assert text("heads", "--kind", "wooden").exit_code == 2
+    assert text("heads", "--type", "wooden").exit_code == 2

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from autotl.cli import app
 from autotl.features.store import FeatureStore
-from autotl.features.table import Recorded
+from autotl.features.table import FeatureTable
 
 DIGESTS = [f"{i:032x}" for i in range(100)]
 SPEC = {
@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def recorded(root: Path, view: str = "none", n: int = 100, width: int = 1280) -> Recorded:
+def recorded(root: Path, view: str = "none", n: int = 100, width: int = 1280) -> FeatureTable:
     """Rows of `n` images under a spec of their own, still open."""
     rows = FeatureStore(root / "features").open({**SPEC, "view": view}, (width,), "float16", "lite0")
     rows.append(DIGESTS[:n], np.random.default_rng(0).standard_normal((n, width)).astype(np.float32))

@@ -13,7 +13,7 @@ from autotl.api import search
 from autotl.atomic_io import DiskFull
 from autotl.features.store import FeatureStore
 from autotl.study.storage import Journal, open_storage
-from autotl.ui.progress import Snapshot, TrialLine
+from autotl.ui.progress import Progress
 
 resource = pytest.importorskip("resource", reason="a limit on the size of files stands in for a full disk")
 
@@ -41,19 +41,14 @@ def autotl_register_heads(register):
 """
 
 
-class Heard:
-    """Keeps what a search says."""
+class Recorder(Progress):
+    """Keeps the log lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.lines.append(line)
-
-    def begin(self, headline: dict) -> None: ...
-    def update(self, snapshot: Snapshot) -> None: ...
-    def trial(self, line: TrialLine, best: bool) -> None: ...
-    def end(self, result: dict) -> None: ...
 
 
 @pytest.fixture
@@ -110,7 +105,7 @@ def test_an_append_that_fails_leaves_the_journal_as_it_was(tmp_path: Path) -> No
 
 def test_a_cache_that_cannot_be_written_costs_a_warning(cells: Path, backbone: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    heard = Heard()
+    heard = Recorder()
     found = search(
         str(cells), progress=heard, output=tmp_path / "studies", cache=tmp_path / "file" / "cache", trials=2,
         backbones=[backbone], **{**PARTS, "devices": "cpu*2"},
@@ -128,7 +123,7 @@ def test_a_cache_that_vanishes_in_the_middle_costs_a_warning(
     install_plugin("removes", REMOVES)
     features = tmp_path / "cache" / "features"
     monkeypatch.setenv("AUTOTL_TEST_FEATURES", str(features))
-    heard = Heard()
+    heard = Recorder()
     found = search(
         str(cells), progress=heard, output=tmp_path / "studies", cache=tmp_path / "cache", trials=3,
         backbones=[backbone], **{**PARTS, "heads": ["removes"]},

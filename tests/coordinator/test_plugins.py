@@ -10,7 +10,7 @@ import autotl
 from autotl.api import search
 from autotl.coordinator.setup import record_versions
 from autotl.errors import AutotlError, BrokenPlugin
-from autotl.ui.reporters import QuietProgress
+from autotl.ui.progress import Progress
 
 STRANGER = """
 import autotl
@@ -40,14 +40,13 @@ def autotl_search_finished(model):
 """
 
 
-class Listening(QuietProgress):
-    """Keeps what is said."""
+class Listening(Progress):
+    """Keeps the log lines."""
 
     def __init__(self):
-        super().__init__()
         self.said = []
 
-    def say(self, line):
+    def log(self, line):
         self.said.append(line)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from autotl.devices import is_device_error, out_of_memory
 from autotl.engines import micro_batch
-from autotl.engines.micro_batch import MicroBatch, keep_in
+from autotl.engines.micro_batch import MicroBatch, persist_to
 from autotl.engines.torch import TorchEngine
 from autotl.recipe import Recipe
 from autotl.strategies.fine_tuning import FineTuning, _Net
@@ -41,8 +41,8 @@ class StandIn:
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
-    monkeypatch.setattr(micro_batch, "_fitting", {})
-    monkeypatch.setattr(micro_batch, "_kept", [])
+    monkeypatch.setattr(micro_batch, "_fitting_sizes", {})
+    monkeypatch.setattr(micro_batch, "_files", [])
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def problem(task, tiny, rows):
 
 @pytest.mark.parametrize(
     "params",
-    [{}, {"balanced": True, "label_smoothing": 0.1}, {"mixup": 0.8}, {"mixup": 0.8, "balanced": True}],
+    [{}, {"class_weight": "balanced", "label_smoothing": 0.1}, {"mixup": 0.8}, {"mixup": 0.8, "class_weight": "balanced"}],
     ids=str,
 )
 def test_out_of_memory_at_64_32_and_16_trains_the_same_batch_in_micro_batches_of_8(params, rows, problem):
@@ -91,25 +91,25 @@ def test_the_size_is_remembered_for_the_next_trial_on_that_device_and_for_no_oth
     again = StandIn(8)
     trained(rows, problem, again)
     assert again.refused == []
-    assert MicroBatch("linear on features", "cuda:0").of(64) == 64
-    assert MicroBatch("another", "cpu").of(64) == 64
+    assert MicroBatch("linear on features", "cuda:0").size_for(64) == 64
+    assert MicroBatch("another", "cpu").size_for(64) == 64
 
 
 def test_the_size_is_remembered_for_processes_that_come_after(tmp_path, monkeypatch):
     page = tmp_path / "micro_batches.json"
-    keep_in(page)
+    persist_to(page)
     MicroBatch("resnet18", "cuda:0").forward(64, lambda rows: StandIn(20).take(rows.stop - rows.start))
     assert json.loads(page.read_text()) == {"resnet18 on cuda:0": 16}
-    monkeypatch.setattr(micro_batch, "_fitting", {})
-    keep_in(page)
-    assert MicroBatch("resnet18", "cuda:0").of(64) == 16
+    monkeypatch.setattr(micro_batch, "_fitting_sizes", {})
+    persist_to(page)
+    assert MicroBatch("resnet18", "cuda:0").size_for(64) == 16
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a on cpu": "8", "b on cpu": -1}', "\x00"])
 def test_a_page_that_says_nothing_usable_is_no_hindrance(content, tmp_path):
     (tmp_path / "page.json").write_text(content)
-    keep_in(tmp_path / "page.json")
-    assert MicroBatch("a", "cpu").of(64) == MicroBatch("b", "cpu").of(64) == 64
+    persist_to(tmp_path / "page.json")
+    assert MicroBatch("a", "cpu").size_for(64) == MicroBatch("b", "cpu").size_for(64) == 64
 
 
 def test_a_row_that_does_not_fit_alone_is_an_error(rows, problem):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autotl.engines.parity import LEAST_COSINE, check_engine, mean_cosine
+from autotl.engines.parity import MIN_COSINE, engine_cosine, mean_cosine
 
 torch = pytest.importorskip("torch")
 data = pytest.importorskip("skimage.data")
@@ -28,19 +28,19 @@ def run(images: np.ndarray) -> np.ndarray:
 
 
 def test_an_engine_that_computes_the_same_has_cosine_one():
-    assert check_engine(run, Network(), IMAGES) == pytest.approx(1)
+    assert engine_cosine(run, Network(), IMAGES) == pytest.approx(1)
 
 
 def test_an_engine_that_sees_other_channels_is_refused():
-    assert check_engine(lambda images: run(images[..., ::-1].copy()), Network(), IMAGES) < LEAST_COSINE
+    assert engine_cosine(lambda images: run(images[..., ::-1].copy()), Network(), IMAGES) < MIN_COSINE
 
 
 def test_an_engine_that_returns_what_is_not_a_number_is_refused():
-    assert check_engine(lambda images: run(images) * np.nan, Network(), IMAGES) == 0
+    assert engine_cosine(lambda images: run(images) * np.nan, Network(), IMAGES) == 0
 
 
 def test_an_engine_that_returns_another_shape_is_refused():
-    assert check_engine(lambda images: run(images)[:, :5], Network(), IMAGES) == 0
+    assert engine_cosine(lambda images: run(images)[:, :5], Network(), IMAGES) == 0
 
 
 def test_rows_of_zeros_are_equal_to_themselves():

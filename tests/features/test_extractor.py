@@ -48,7 +48,7 @@ def counting(extractor: FeatureExtractor) -> FeatureExtractor:
 
 def again(extractor: FeatureExtractor, **changes) -> FeatureExtractor:
     """Another process's extractor on the same stores."""
-    stores = {name: FeatureStore(getattr(extractor, name).root) for name in ("store", "scratch")}
+    stores = {name: FeatureStore(getattr(extractor, name).root) for name in ("store", "boundary_store")}
     return replace(extractor, engine=Counting(), _known={}, **stores, **changes)
 
 
@@ -304,7 +304,7 @@ class Tuples(Backbone):
     name, is_cached, digest = "tuples", True, "0" * 32
     preprocessing = Preprocessing(32, 1.0, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
-    def build(self, pretrained: bool = True) -> torch.nn.Module:
+    def build(self, *, pretrained: bool = True) -> torch.nn.Module:
         class First(torch.nn.Conv2d):
             def forward(self, x):
                 return super().forward(x), x

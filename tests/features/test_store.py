@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from autotl.atomic_io import DiskFull
-from autotl.features.sharing import StoreTimeout, record
-from autotl.features.store import FeatureStore, Recorded, StoreFull, StoreUnavailable, to_row_dtype
+from autotl.features.sharing import StoreTimeout, extract_missing
+from autotl.features.store import FeatureStore, FeatureTable, StoreFull, StoreUnavailable, to_stored_dtype
 from autotl.features.table import RECORD
 
 SHAPE = (2, 24)
@@ -28,7 +28,7 @@ CHILD = """
 import hashlib, itertools, os, signal, sys, time
 from pathlib import Path
 import numpy as np
-from autotl.features.store import FeatureStore, record
+from autotl.features.store import FeatureStore, extract_missing
 
 def names(n, start=0):
     return [hashlib.blake2b(str(i).encode(), digest_size=16).hexdigest() for i in range(start, start + n)]
@@ -56,7 +56,7 @@ def rows(digests: list[str]) -> np.ndarray:
     return np.array(drawn, np.float16).reshape(-1, *SHAPE)
 
 
-def opened(root: Path, **store) -> Recorded:
+def opened(root: Path, **store) -> FeatureTable:
     return FeatureStore(root, **store).open(SPEC, SHAPE, "float16")
 
 
@@ -138,7 +138,7 @@ def test_equal_specs_share_a_folder_and_others_do_not(tmp_path):
 
 
 def test_float16_rows_saturate_instead_of_overflowing():
-    made = to_row_dtype(np.array([1e6, -1e6, 1.5], np.float32), "float16")
+    made = to_stored_dtype(np.array([1e6, -1e6, 1.5], np.float32), "float16")
     np.testing.assert_array_equal(made, np.array([65504, -65504, 1.5], np.float16))
 
 
@@ -151,15 +151,15 @@ def test_a_reader_sees_what_another_process_appends(tmp_path):
 
 def test_ten_new_images_among_two_thousand_cost_ten_rows_in_one_batch(tmp_path):
     recorded, compute = opened(tmp_path), Computing()
-    record(recorded, names(2000), Computing())
-    assert record(recorded, names(2010), compute) == 10
+    extract_missing(recorded, names(2000), Computing())
+    assert extract_missing(recorded, names(2010), compute) == 10
     assert [sorted(call) for call in compute.calls] == [sorted(names(10, 2000))]
 
 
 def test_two_processes_share_the_work_and_compute_nothing_twice(tmp_path):
     code = "asked = []\n"
     code += "def counted(ds):\n    for names, rows in compute(ds): asked.extend(names); yield names, rows\n"
-    code += "n = record(recorded, names(800), counted); print(n, *asked)"
+    code += "n = extract_missing(recorded, names(800), counted); print(n, *asked)"
     pair = [child(tmp_path, code) for _ in range(2)]
     told = [process.communicate(timeout=60)[0].split() for process in pair]
     assert sum(int(words[0]) for words in told) == 800
@@ -177,7 +177,7 @@ def test_what_another_process_recorded_before_our_claim_is_not_computed_again(tm
         return claim(bucket, block)
 
     monkeypatch.setattr(recorded, "claim", late)
-    assert record(recorded, digests, compute) == 20
+    assert extract_missing(recorded, digests, compute) == 20
     assert [sorted(call) for call in compute.calls] == [sorted(digests[40:])]
 
 
@@ -238,11 +238,11 @@ def test_rows_that_a_crash_cut_off_are_missing(tmp_path):
     os.truncate(recorded.folder / "rows.bin", 4 * recorded.row_bytes)
     after = opened(tmp_path)
     assert after.missing(digests) == digests[4:]
-    record(after, digests, Computing())
+    extract_missing(after, digests, Computing())
     np.testing.assert_array_equal(opened(tmp_path).read(digests), rows(digests))
 
 
-def damage(recorded: Recorded, row: int) -> None:
+def damage(recorded: FeatureTable, row: int) -> None:
     with (recorded.folder / "rows.bin").open("r+b") as file:
         file.seek(row * recorded.row_bytes + 5)
         file.write(b"\xaa\x55\xaa")
@@ -252,7 +252,7 @@ def test_a_damaged_row_is_computed_again(tmp_path):
     recorded, digests, compute = opened(tmp_path), names(6), Computing()
     recorded.append(digests, rows(digests))
     damage(recorded, 3)
-    assert record(opened(tmp_path), digests, compute) == 1
+    assert extract_missing(opened(tmp_path), digests, compute) == 1
     assert compute.calls == [[digests[3]]]
     np.testing.assert_array_equal(opened(tmp_path).read(digests), rows(digests))
 
@@ -301,8 +301,8 @@ def test_a_failing_computation_keeps_what_it_recorded_and_frees_its_claims(tmp_p
 
     recorded, compute = opened(tmp_path), Computing()
     with pytest.raises(OSError, match="image server"):
-        record(recorded, names(40), fails)
-    assert record(opened(tmp_path), names(40), compute, seconds_left=lambda: 5) == 36
+        extract_missing(recorded, names(40), fails)
+    assert extract_missing(opened(tmp_path), names(40), compute, seconds_left=lambda: 5) == 36
 
 
 def test_a_computation_that_leaves_images_out_is_an_error(tmp_path):
@@ -311,7 +311,7 @@ def test_a_computation_that_leaves_images_out_is_an_error(tmp_path):
         yield others, rows(others)
 
     with pytest.raises(RuntimeError, match="1 of the images it took"):
-        record(opened(tmp_path), names(40), forgets)
+        extract_missing(opened(tmp_path), names(40), forgets)
 
 
 def test_what_a_computation_has_not_taken_is_free_for_others(tmp_path):
@@ -321,12 +321,12 @@ def test_what_a_computation_has_not_taken_is_free_for_others(tmp_path):
         while chunk := list(itertools.islice(digests, 8)):
             if not left_to_us:  # another process comes while the first batch is computed
                 with pytest.raises(StoreTimeout):
-                    record(opened(tmp_path), names(800), Computing(), seconds_left=lambda: began + 1 - time.monotonic())
+                    extract_missing(opened(tmp_path), names(800), Computing(), seconds_left=lambda: began + 1 - time.monotonic())
                 left_to_us.extend(opened(tmp_path).missing(names(800)))
             yield chunk, rows(chunk)
 
     began = time.monotonic()
-    assert record(opened(tmp_path), names(800), compute) == len(left_to_us)
+    assert extract_missing(opened(tmp_path), names(800), compute) == len(left_to_us)
     assert 8 <= len(left_to_us) < 100  # the bucket that the batch is of
     assert opened(tmp_path).missing(names(800)) == []
 
@@ -335,7 +335,7 @@ def test_waiting_for_others_ends_with_the_time(tmp_path):
     holder, compute = opened(tmp_path), Computing()
     start = time.monotonic()
     with holder.claim(holder.bucket(names(1)[0])), pytest.raises(StoreTimeout, match="1 of 1"):
-        record(opened(tmp_path), names(1), compute, seconds_left=lambda: start + 0.2 - time.monotonic())
+        extract_missing(opened(tmp_path), names(1), compute, seconds_left=lambda: start + 0.2 - time.monotonic())
     assert compute.calls == []
 
 
@@ -347,7 +347,7 @@ def test_the_work_of_a_process_that_dies_is_taken_over(tmp_path):
     assert holder.stdout.readline() == "held\n"
     threading.Timer(0.3, holder.kill).start()
     start = time.monotonic()
-    assert record(opened(tmp_path), names(50), Computing(), seconds_left=lambda: start + 20 - time.monotonic()) == 50
+    assert extract_missing(opened(tmp_path), names(50), Computing(), seconds_left=lambda: start + 20 - time.monotonic()) == 50
     assert time.monotonic() - start > 0.25  # it did wait
     holder.wait()
 

@@ -28,7 +28,7 @@ WAYS = [
     ("test_vit", "fast_extraction", "logistic_regression", {"levels": "stages"}),
     ("test_resnet", "fast_extraction", "lda", {"levels": "last"}),
     ("test_resnet", "extract_augment", "rbf_svm", {}),
-    ("test_resnet", "fine_tuning", "linear", {"lr": 1e-2, "norms": "trained", "epochs": 3}),
+    ("test_resnet", "fine_tuning", "linear", {"lr": 1e-2, "freeze_bn": False, "epochs": 3}),
     ("test_vit", "fine_tuning", "mlp", {"unfrozen_blocks": 2, "epochs": 2}),
     ("test_convnext", "fine_tuning", "linear", {"unfrozen_blocks": 99, "epochs": 2}),
 ]
@@ -37,7 +37,7 @@ WAYS = [
 @pytest.fixture(autouse=True)
 def fp32(monkeypatch):
     """Chips differ: here the trial and the model compute in the same precision on all."""
-    monkeypatch.setattr(engines, "_cpu_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(engines, "_cpu_has_bf16", lambda: False)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What is frozen stays as it was, what is unfrozen learns, and where training starts makes no difference."""
+"""Frozen blocks stay unchanged, unfrozen blocks learn, and the block where training starts makes no difference."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -10,12 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autotl.backbones.timm import autotl_find_backbone
+from autotl.clock import Deadline
 from autotl.features import extractor as extract
 from autotl.metrics import Metric
 from autotl.recipe import Recipe
 from autotl.strategies.base import OutOfTime
 from autotl.strategies.fine_tuning import FineTuning, add_head
 from autotl.strategies.training_loop import Diverged
+from autotl.testing.scripted import VirtualClock
 
 FAMILIES = ["test_resnet", "test_efficientnet", "test_vit"]
 LAST, TWO, ALL = 1, 2, 99
@@ -27,21 +29,21 @@ def recipe_of(backbone, head="linear", seed=3, **params):
 
 
 def tuned(task, recipe):
-    """A net that went through the five steps, and the base's tensors as they were before."""
+    """A net after the five steps, and the base's tensors before them."""
     net = add_head(task, recipe, "cpu")
     before = deepcopy(net.base.state_dict())
     net.freeze_base()
     net.train_head()
     net.unfreeze_last(int(recipe.strategy_params["unfrozen_blocks"]))
-    net.train_jointly(nothing)
+    net.train_jointly(ignore)
     return net, before
 
 
-def nothing(fraction, score):
-    """A report that nobody reads."""
+def ignore(fraction, score):
+    """A report that keeps nothing."""
 
 
-def fit(task, recipe, report=nothing):
+def fit(task, recipe, report=ignore):
     return FineTuning().fit(recipe, task, "cpu", report)
 
 
@@ -52,31 +54,32 @@ def losses(result):
 # frozen and unfrozen
 
 
-@pytest.mark.parametrize("norms", ["frozen", "trained"])
+@pytest.mark.parametrize("freeze_bn", [True, False], ids=["frozen batch norms", "trained batch norms"])
 @pytest.mark.parametrize(
     ("unfrozen", "recorded"),
     [(LAST, True), (TWO, True), (TWO, False), (ALL, False)],
     ids=["last", "two", "two from the images", "all"],
 )
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_is_frozen_stays_bit_equal_and_what_is_not_changes(
-    name, unfrozen, norms, recorded, tiny, task, monkeypatch
+def test_frozen_blocks_stay_bit_equal_and_unfrozen_blocks_change(
+    name, unfrozen, freeze_bn, recorded, tiny, task, monkeypatch
 ):
     if not recorded:
         monkeypatch.setattr(extract, "BOUNDARY_BYTES", 0)
     backbone = tiny(name)
-    net, before = tuned(task(backbone, "linear"), recipe_of(backbone, unfrozen_blocks=unfrozen, norms=norms, epochs=1))
+    recipe = recipe_of(backbone, unfrozen_blocks=unfrozen, freeze_bn=freeze_bn, epochs=1)
+    net, before = tuned(task(backbone, "linear"), recipe)
     after, learning = net.base.state_dict(), net.unfrozen_state()
-    moved = {key for key, tensor in after.items() if not torch.equal(tensor, before[key])}
-    assert moved <= set(learning)
+    changed = {key for key, tensor in after.items() if not torch.equal(tensor, before[key])}
+    assert changed <= set(learning)
     assert {name for name, p in net.base.named_parameters() if p.requires_grad} <= set(learning)
     for block in net.unfrozen:
-        assert any(key.startswith(block.modules) or key in block.parameters for key in moved), block.name
+        assert any(key.startswith(block.modules) or key in block.parameters for key in changed), block.name
     statistics = {key for key in learning if key.endswith(("running_mean", "running_var", "num_batches_tracked"))}
-    assert moved & statistics == (set() if norms == "frozen" else statistics)
+    assert changed & statistics == (set() if freeze_bn else statistics)
 
 
-def test_counts_in_frozen_norms_survive_the_moving_average(tiny, task, tmp_path, monkeypatch):
+def test_the_moving_average_keeps_the_counts_of_frozen_batch_norms(tiny, task, tmp_path, monkeypatch):
     monkeypatch.setattr(extract, "BOUNDARY_BYTES", 0)
     tensors = load_file(tiny("test_resnet").file)
     counts = {name: torch.tensor(12345) for name in tensors if name.endswith("num_batches_tracked")}
@@ -84,10 +87,11 @@ def test_counts_in_frozen_norms_survive_the_moving_average(tiny, task, tmp_path,
     backbone = autotl_find_backbone(f"test_resnet@{tmp_path}/counted.safetensors")
     net, before = tuned(task(backbone, "linear"), recipe_of(backbone, ema=0.99, epochs=3))
     after = net.base.state_dict()
+    assert counts
     assert all(torch.equal(after[name], before[name]) for name in counts)
 
 
-def test_unfrozen_state_is_all_that_the_tuned_base_needs(tiny, task):
+def test_unfrozen_state_over_the_pretrained_base_rebuilds_the_tuned_base(tiny, task):
     backbone = tiny("test_vit")
     net, _ = tuned(task(backbone, "linear"), recipe_of(backbone, unfrozen_blocks=TWO))
     rebuilt = backbone.build()
@@ -95,70 +99,68 @@ def test_unfrozen_state_is_all_that_the_tuned_base_needs(tiny, task):
     assert all(torch.equal(tensor, net.base.state_dict()[key]) for key, tensor in rebuilt.state_dict().items())
 
 
-def test_the_earlier_a_block_the_smaller_its_learning_rate(tiny, task):
-    backbone = tiny("test_resnet")
-    net = add_head(task(backbone, "linear"), recipe_of(backbone, lr=1e-3, lr_decay=0.5), "cpu")
-    net.freeze_base()
-    net.unfreeze_last(3)
-    assert [group["lr"] for group in net._groups()] == [5e-3, 1e-3, 5e-4, 2.5e-4]
-    everything = {id(p) for group in net._groups() for p in group["params"]}
-    assert everything == {id(p) for p in [*net.base.parameters(), *net.head.parameters()] if p.requires_grad}
-
-
 # where training starts
 
 
-@pytest.mark.parametrize(("rows", "tolerance"), [("float32", 1e-4), ("float16", 2e-2)])
+SWAPPED = torch.tensor([0.0, 1.0])
+"""Gamma draws with which mixup replaces each input by its partner. Apart from no mixing this is the only case in which
+mixing activations and mixing images are the same."""
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.8])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 2e-2)])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_losses_are_the_same_from_the_boundary_and_from_the_images(name, rows, tolerance, tiny, task, monkeypatch):
-    """In float32 but for the order of sums, which differs with the size of a batch; float16 has 11 bits."""
-    monkeypatch.setattr(extract, "ROWS", rows)
+def test_losses_are_the_same_from_the_boundary_and_from_the_images(
+    name, dtype, tolerance, mixup, tiny, task, monkeypatch
+):
+    """Up to the order of sums in float32, which depends on the batch size; float16 has 11 bits of mantissa."""
+    monkeypatch.setattr(extract, "FEATURE_DTYPE", dtype)
+    monkeypatch.setattr(torch, "_standard_gamma", lambda alpha, generator: SWAPPED)
     backbone = tiny(name)
-    recipe = recipe_of(backbone, unfrozen_blocks=TWO, epochs=2, views=2, precision="fp32")
+    recipe = recipe_of(backbone, unfrozen_blocks=TWO, epochs=2, views=2, precision="fp32", mixup=mixup)
     problem = task(backbone, "linear")
     recorded = fit(problem, recipe)
     monkeypatch.setattr(extract, "BOUNDARY_BYTES", 0)
     lines = []
     problem.log = lines.append
     whole = fit(problem, recipe)
-    assert lines  # it did run whole
+    assert any("runs in every epoch" in line for line in lines)
     np.testing.assert_allclose(losses(recorded), losses(whole), rtol=tolerance)
 
 
-def test_each_epoch_looks_at_the_next_view(tiny, task):
+def test_each_epoch_trains_on_the_next_view(tiny, task):
     backbone = tiny("test_resnet")
     problem = task(backbone, "linear")
-    asked = []
+    requests = []
     boundary = problem.features.boundary
-    problem.features.boundary = lambda part, block, *view: (
-        asked.append((part, *map(str, view))) or boundary(part, block, *view)
+    problem.features.boundary = lambda subset, block, *view: (
+        requests.append((subset, *map(str, view))) or boundary(subset, block, *view)
     )
     fit(problem, recipe_of(backbone, policy="crop", views=3))
     views = ["none", "crop-0", "crop-1", "crop-2"]
-    assert [view for part, *view in asked if part == "train"] == [[view] for view in views]
+    assert [view for subset, *view in requests if subset == "train"] == [[view] for view in views]
 
 
-def test_a_model_that_averages_looks_through_every_view(tiny, task):
+def test_with_tta_predictions_are_averaged_over_the_views(tiny, task):
     backbone = tiny("test_resnet")
     problem = task(backbone, "linear")
     recipe = recipe_of(backbone, policy="flip", epochs=3, precision="fp32")
-    plain, both = (
-        fit(problem, replace(recipe, strategy_params={**recipe.strategy_params, "tta": averaged}))
-        for averaged in (False, True)
+    without, averaged = (
+        fit(problem, replace(recipe, strategy_params={**recipe.strategy_params, "tta": tta})) for tta in (False, True)
     )
-    assert plain.history[-1]["loss"] == both.history[-1]["loss"]
-    assert [str(view) for view in both.fitted.views] == ["none", "flip-0"]
-    assert not np.allclose(plain.probabilities, both.probabilities)
+    assert without.history[-1]["loss"] == averaged.history[-1]["loss"]
+    assert [str(view) for view in averaged.fitted.views] == ["none", "flip-0"]
+    assert not np.allclose(without.probabilities, averaged.probabilities)
 
 
-# the same again
+# repeating a trial
 
 
 def test_the_same_recipe_and_seed_give_the_same_probabilities(tiny, task):
     backbone = tiny("test_resnet")
     recipe = recipe_of(backbone, mixup=0.8, ema=0.99, epochs=3)
     first = fit(task(backbone, "linear"), recipe)
-    torch.rand(11)  # whatever else the process draws
+    torch.rand(11)  # the process draws other random numbers in between
     second = fit(task(backbone, "linear"), recipe)
     assert np.array_equal(first.probabilities, second.probabilities)
     assert losses(first) == losses(second)
@@ -170,7 +172,7 @@ def test_another_seed_trains_another_model(tiny, task):
     assert not np.allclose(first.probabilities, second.probabilities)
 
 
-def test_training_leaves_the_random_numbers_of_others_alone(tiny, task):
+def test_training_leaves_the_global_generators_unchanged(tiny, task):
     backbone = tiny("test_resnet")
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -179,15 +181,15 @@ def test_training_leaves_the_random_numbers_of_others_alone(tiny, task):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_replay_of_what_time_cut_short_is_exact(tiny, task):
+def test_a_replay_of_a_trial_that_ran_out_of_time_is_exact(tiny, task):
     backbone = tiny("test_resnet")
-    left = [1e9]
+    deadline = Deadline(1e9, VirtualClock())
 
     def report(fraction, score):
         if fraction >= 3 / 9:
-            left[0] = 1e-9
+            deadline.move(1e-6)
 
-    short = fit(task(backbone, "linear", seconds_left=lambda: left[0]), recipe_of(backbone, epochs=9), report)
+    short = fit(task(backbone, "linear", deadline=deadline), recipe_of(backbone, epochs=9), report)
     assert len(short.history) == 3
     assert (short.recipe.strategy_params["epochs"], short.recipe.strategy_params["stop_after"]) == (9, 3)
     again = fit(task(backbone, "linear"), short.recipe)
@@ -195,7 +197,7 @@ def test_a_replay_of_what_time_cut_short_is_exact(tiny, task):
     assert again.recipe == short.recipe
 
 
-def test_a_replay_of_a_trial_that_planned_fewer_epochs_is_exact(tiny, task):
+def test_a_replay_of_a_trial_with_reduced_epochs_is_exact(tiny, task):
     backbone = tiny("test_resnet")
     short = fit(task(backbone, "linear", time_budget=1e-3), recipe_of(backbone, epochs=9))
     assert len(short.history) == short.recipe.strategy_params["epochs"] < 9
@@ -210,28 +212,28 @@ SCORES = [0.5, 0.75, 0.9, 0.8, 0.85, 0.6, 0.7]
 
 
 def scored(backbone, problem):
-    """A net whose epochs have SCORES, its training, and what each epoch predicted."""
-    found = []
+    """A net whose epochs have SCORES, its training, and the probabilities of each epoch."""
+    predictions = []
 
     def score(labels, probabilities):
-        found.append(probabilities)
-        return SCORES[len(found) - 1]
+        predictions.append(probabilities)
+        return SCORES[len(predictions) - 1]
 
-    problem = replace(problem, metric=Metric("planned", score))
-    net = add_head(problem, recipe_of(backbone, lr=0.2, epochs=len(SCORES), views=2, norms="trained"), "cpu")
+    problem = replace(problem, metric=Metric("scripted", score))
+    net = add_head(problem, recipe_of(backbone, lr=0.2, epochs=len(SCORES), views=2, freeze_bn=False), "cpu")
     net.freeze_base()
     net.unfreeze_last(TWO)
-    trained = net.train_jointly(nothing)
+    trained = net.train_jointly(ignore)
     assert [epoch["score"] for epoch in trained.history] == SCORES
-    assert all(not np.allclose(one, other, atol=1e-3) for one, other in pairwise(found))
-    return net, trained, found
+    assert all(not np.allclose(one, other, atol=1e-3) for one, other in pairwise(predictions))
+    return net, trained, predictions
 
 
 def test_the_best_epoch_is_kept(tiny, task):
     backbone = tiny("test_resnet")
-    net, trained, found = scored(backbone, task(backbone, "linear"))
+    net, trained, predictions = scored(backbone, task(backbone, "linear"))
     assert trained.best_epoch == 3
-    np.testing.assert_array_equal(trained.probabilities, found[2])
+    np.testing.assert_array_equal(trained.probabilities, predictions[2])
     _, _, (validation,) = net._boundary()
     with torch.inference_mode():
         kept = net._network(len(net.blocks) - TWO).eval()(net._tensor(validation[:])).softmax(1).numpy()
@@ -240,49 +242,54 @@ def test_the_best_epoch_is_kept(tiny, task):
 
 def test_a_refit_keeps_the_last_epoch_whatever_the_scores(tiny, task):
     backbone = tiny("test_resnet")
-    _, trained, found = scored(backbone, task(backbone, "linear", refit_epochs=len(SCORES)))
+    _, trained, predictions = scored(backbone, task(backbone, "linear", refit_epochs=len(SCORES)))
     assert trained.best_epoch == len(SCORES)
-    np.testing.assert_array_equal(trained.probabilities, found[-1])
+    np.testing.assert_array_equal(trained.probabilities, predictions[-1])
 
 
-def test_a_refit_has_neither_fewer_epochs_nor_more(tiny, task):
+def test_a_refit_trains_exactly_its_number_of_epochs(tiny, task):
     backbone = tiny("test_resnet")
     result = fit(task(backbone, "linear", refit_epochs=9, time_budget=1e-3), recipe_of(backbone, lr=0.0, epochs=20))
     assert len(result.history) == 9
 
 
-def test_a_refit_that_time_cuts_short_is_none(tiny, task):
+def test_a_refit_that_runs_out_of_time_is_discarded(tiny, task):
     backbone = tiny("test_resnet")
-    done = []
-    problem = task(backbone, "linear", refit_epochs=8, seconds_left=lambda: 0.0 if len(done) == 2 else 9.0)
+    deadline = Deadline(9.0, VirtualClock())
+
+    def report(fraction, score):
+        if fraction >= 2 / 8:
+            deadline.move(0.0)
+
     with pytest.raises(OutOfTime, match="8 epochs"):
-        fit(problem, recipe_of(backbone, epochs=8), lambda fraction, score: done.append(fraction))
+        fit(task(backbone, "linear", refit_epochs=8, deadline=deadline), recipe_of(backbone, epochs=8), report)
 
 
-def test_training_stops_where_nothing_gets_better(tiny, task):
+def test_training_stops_where_the_score_no_longer_improves(tiny, task):
     backbone = tiny("test_resnet")
     result = fit(task(backbone, "linear"), recipe_of(backbone, lr=0.0, epochs=20))
-    assert len(result.history) == 5  # the first, and four without anything better
+    assert len(result.history) == 5  # the first, and four without a better score
     assert result.recipe.strategy_params["epochs"] == 20
 
 
 @pytest.mark.parametrize(
-    "way",
+    "params",
     [
         {},
         {"mixup": 0.8, "unfrozen_blocks": TWO},
+        {"mixup": 0.8, "unfrozen_blocks": ALL},
         {"ema": 0.9},
-        {"balanced": True},
+        {"class_weight": "balanced"},
         {"label_smoothing": 0.2},
-        {"norms": "trained"},
-        {"policy": "none"},
+        {"freeze_bn": False},
+        {"policy": "flip"},
     ],
     ids=str,
 )
-def test_it_learns(way, tiny, task):
+def test_it_learns(params, tiny, task):
     backbone = tiny("test_resnet")
     problem = task(backbone, "linear")
-    result = fit(problem, recipe_of(backbone, lr=1e-2, epochs=6, **way))
+    result = fit(problem, recipe_of(backbone, lr=1e-2, epochs=6, **params))
     assert problem.metric(problem.validation_labels, result.probabilities) >= 0.75
     np.testing.assert_allclose(result.probabilities.sum(1), 1)
 
@@ -296,16 +303,20 @@ def test_an_mlp_can_be_trained_with_the_base(tiny, task):
     assert fit(problem, recipe).probabilities.shape == (12, 3)
 
 
-def test_a_last_step_that_diverges_is_told_too(tiny, task):
+def test_a_divergence_in_the_last_step_is_noticed(tiny, task):
     backbone = tiny("test_resnet")
-    with pytest.raises(Diverged, match=r"weren't numbers after step 1 \(epoch 1\)"):
+    with pytest.raises(Diverged, match=r"probabilities are not finite after step 1 \(epoch 1\)"):
         fit(task(backbone, "linear"), recipe_of(backbone, lr=1e36, epochs=1))
 
 
 def test_progress_is_reported_up_to_the_end(tiny, task):
     backbone = tiny("test_resnet")
-    told = []
-    fit(task(backbone, "linear"), recipe_of(backbone, epochs=3), lambda fraction, score: told.append((fraction, score)))
-    assert [fraction for fraction, _ in told] == pytest.approx([1 / 3, 2 / 3, 1])
-    scores = [score for _, score in told]
+    reported = []
+    fit(
+        task(backbone, "linear"),
+        recipe_of(backbone, epochs=3),
+        lambda fraction, score: reported.append((fraction, score)),
+    )
+    assert [fraction for fraction, _ in reported] == pytest.approx([1 / 3, 2 / 3, 1])
+    scores = [score for _, score in reported]
     assert scores == sorted(scores)  # the best so far

@@ -1,11 +1,21 @@
-"""What is tried next: known-good recipes, shares of time, and backbones only where there is time for them."""
+"""What the scheduler fixes: the warm-start portfolio, equal time for strategies and pairs, backbones that fit in."""
 
+import random
+from collections import Counter
+
+import numpy as np
+import optuna
 import pytest
 
 from autotl.registry import load_registry
 from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio
-from autotl.study.scheduler import Schedule
-from autotl.study.space import Choices
+from autotl.study.sampler import ConditionalTPESampler
+from autotl.study.scheduler import NUM_TUNED_PAIRS, PairStatistics, Scheduler
+from autotl.study.space import Choices, suggest
+
+BACKBONES = ("efficientnet_lite0", "efficientnet_lite2")
+LITE0, LITE2 = BACKBONES
+PAIRS = [("backbone", f"head {i}") for i in range(NUM_TUNED_PAIRS + 5)]
 
 
 @pytest.fixture(scope="module")
@@ -13,151 +23,309 @@ def registry():
     return load_registry()
 
 
+@pytest.fixture(scope="module")
+def choices(registry):
+    return Choices(BACKBONES, tuple(registry.strategies), ("logistic_regression", "linear"), 1600, 2)
+
+
 @pytest.fixture
-def schedule(registry):
-    return lambda tried=(): Schedule(_choices(registry), registry, tried, n_images=2000, cores=2)
+def make(choices, registry):
+    """A scheduler on two CPU threads; `speed` is the measured one of the first backbone, per thread."""
+
+    def make(tried=(), choices=choices, speed=None, threads=None, **options):
+        scheduler = Scheduler(choices, registry, tried, 2000, threads or {"cpu": 2}, **options)
+        if speed:
+            scheduler.observe_speed(LITE0, "levels", "cpu", speed)
+        return scheduler
+
+    return make
 
 
-def _choices(registry):
-    backbones = ("efficientnet_lite0", "efficientnet_lite2")
-    return Choices(backbones, tuple(registry.strategies), ("logistic_regression", "linear"), 1600, 2)
-
-
-def _everything_known(registry):
-    choices = _choices(registry)
-    deeper = [
+@pytest.fixture
+def portfolio(choices, registry):
+    """All recipes of the portfolio, the expensive ones with eight passes."""
+    expensive = [
         recipe
         for backbone in choices.backbones
         for strategy in choices.strategies
         for head in expensive_heads(choices, registry, strategy)
         for recipe in expensive_portfolio(registry, backbone, strategy, head, 8)
     ]
-    return [*cheap_portfolio(choices, registry), *deeper]
+    return [*cheap_portfolio(choices, registry), *expensive]
 
 
-def test_the_first_trial_is_the_cheapest_strategy_on_the_smallest_backbone(schedule):
-    first = schedule().next(300, {})
-    assert (first["strategy"], first["backbone"]) == ("fast_extraction", "efficientnet_lite0")
+def trials(scheduler, n, time_budget, running=None, first=0):
+    """Parameters of the next `n` trials, none of which finishes."""
+    return [scheduler.next(time_budget, running or {}, first + i) for i in range(n)]
 
 
-def test_known_good_recipes_cover_every_strategy(schedule, registry):
-    plan = schedule().plan
-    assert {p["strategy"] for p in plan} == set(registry.strategies)
+# the portfolio
 
 
-def test_what_a_resumed_study_has_tried_is_not_tried_again(schedule, registry):
-    tried = cheap_portfolio(_choices(registry), registry)[:2]
-    assert schedule(tried).next(300, {}) not in tried
+def test_the_first_trial_is_the_cheapest_strategy_on_the_smallest_backbone(make):
+    first = make().next(300, {}, 0)
+    assert (first["strategy"], first["backbone"]) == ("fast_extraction", LITE0)
 
 
-def test_time_is_shared_out_between_strategies(schedule, registry):
-    mine = schedule(_everything_known(registry))
-    seconds = dict.fromkeys(registry.strategies, 0.0)
-    cost = {"fast_extraction": 1.0, "extract_augment": 10.0, "fine_tuning": 30.0}
-    for _ in range(300):
-        strategy = mine.next(float("inf"), {})["strategy"]
-        seconds[strategy] += cost[strategy]
-        mine.finished({"strategy": strategy}, cost[strategy], value=0.5)
-    assert max(seconds.values()) - min(seconds.values()) <= 30.0
+def test_the_cheap_portfolio_covers_every_strategy(make, registry):
+    assert {params["strategy"] for params in make().cheap_queue} == set(registry.strategies)
 
 
-def test_running_trials_count_towards_their_strategys_share(schedule, registry):
-    mine = schedule(_everything_known(registry))
-    running = {"fast_extraction": 5.0, "extract_augment": 5.0}
-    assert mine.next(float("inf"), running)["strategy"] == "fine_tuning"
+def test_a_resumed_study_does_not_repeat_recipes_of_the_portfolio(make, choices, registry):
+    tried = cheap_portfolio(choices, registry)[:2]
+    assert make(tried).next(300, {}, 2) not in tried
 
 
-def test_a_strategy_whose_trials_no_longer_fit_is_left_out(schedule, registry):
-    mine = schedule(_everything_known(registry))
-    mine.finished({"strategy": "fine_tuning"}, 60.0, value=0.5)
-    mine.finished({"strategy": "extract_augment"}, 60.0, value=0.5)
-    assert {mine.next(20.0, {})["strategy"] for _ in range(5)} == {"fast_extraction"}
-
-
-def test_a_strategy_is_not_begun_where_its_first_pass_would_take_most_of_the_time_left(schedule):
-    mine = schedule()
-    mine.rates["efficientnet_lite0"] = 50.0  # 2,000 images take 20 s
-    assert {mine.next(40.0, {})["strategy"] for _ in range(30)} == {"fast_extraction"}
-    mine = schedule()
-    mine.rates["efficientnet_lite0"] = 50.0
-    assert {mine.next(90.0, {})["strategy"] for _ in range(30)} == set(mine.choices.strategies)
-
-
-def test_the_only_strategy_is_tried_whatever_it_takes(registry):
-    choices = Choices(("efficientnet_lite0",), ("fine_tuning",), ("linear",), 1600, 2)
-    mine = Schedule(choices, registry, (), n_images=2000, cores=2)
-    mine.rates["efficientnet_lite0"] = 50.0
-    assert mine.next(40.0, {})["strategy"] == "fine_tuning"
-
-
-def test_a_backbone_that_would_take_most_of_the_time_left_stays_closed(schedule):
-    mine = schedule()
-    mine.next(300, {})
-    mine.rates["efficientnet_lite0"] = 20.0  # 2,000 images take 50 s, and larger backbones longer
-    while mine.plan:
-        assert mine.next(100, {})["backbone"] == "efficientnet_lite0"
-    assert mine.next(100, {})["backbone"] == "efficientnet_lite0"
-
-
-def test_with_time_enough_any_backbone_may_be_tried(schedule):
-    mine = schedule()
-    mine.rates["efficientnet_lite0"] = 20.0
-    while mine.plan or mine.deeper or mine.at_hand:
-        mine.next(10_000, {})
-    tried = {mine.next(10_000, {}).get("backbone", "the sampler's") for _ in range(100)}
-    assert tried == {"efficientnet_lite0", "efficientnet_lite2", "the sampler's"}
-
-
-def test_most_trials_are_of_a_kind_that_the_model_is_made_of(schedule, registry):
-    mine = schedule(_everything_known(registry))
-    mine.next(10_000, {})
-    tried = [mine.next(10_000, {}) for _ in range(100)]
-    chosen = [p for p in tried if f"{p['strategy']}.head" in p and "backbone" in p]
-    assert 60 < len(chosen) < 95
-
-
-def test_recording_features_is_not_put_down_to_a_kind(schedule, registry):
-    mine = schedule(_everything_known(registry))
-    kind = ("efficientnet_lite0", "linear")
-    params = {"strategy": "fast_extraction", "backbone": kind[0], "fast_extraction.head": kind[1]}
-    mine.finished(params, 30.0, value=0.9, recording=29.0)
-    other = {**params, "backbone": "efficientnet_lite2"}
-    mine.finished(other, 1.0, value=0.9)
-    chosen = [mine.kinds.choose("fast_extraction", [kind, ("efficientnet_lite2", "linear")]) for _ in range(300)]
-    assert 100 < chosen.count(kind) < 200
-
-
-def test_a_thorough_recipe_is_as_thorough_as_the_time_allows(schedule):
+def test_an_expensive_recipe_is_as_expensive_as_the_time_allows(make):
     views = {}
     for seconds in (200, 10_000):
-        mine = schedule()
-        mine.rates["efficientnet_lite0"] = 100.0  # 2,000 images take 10 s: two passes are 10 % of 200 s
-        tried = [mine.next(seconds, {}) for _ in range(20)]
-        views[seconds] = [p["extract_augment.views"] for p in tried if p.get("extract_augment.policy") == "dihedral"]
+        recipes = trials(make(speed=100.0), 20, seconds)  # 2,000 images take 10 s: two passes are 10 % of 200 s
+        views[seconds] = [p["extract_augment.views"] for p in recipes if p.get("extract_augment.policy") == "dihedral"]
     assert views[200][:1] == [1]
     assert views[10_000][:1] == [7]
 
 
-def test_a_thorough_recipe_may_plan_for_more_time(schedule):
-    mine = schedule()
-    shares = {mine.next(10_000, {}).get("extract_augment.policy"): mine.share for _ in range(20)}
+def test_an_expensive_recipe_may_plan_for_more_time(make):
+    scheduler = make()
+    shares = {scheduler.next(10_000, {}, i).get("extract_augment.policy"): scheduler.time_share for i in range(20)}
     assert shares["dihedral"] > shares["flip"]
 
 
-def test_most_trials_look_at_what_an_earlier_one_has_recorded(schedule, registry):
-    mine = schedule(_everything_known(registry))
-    mine.next(10_000, {})
-    running = {"fast_extraction": 1e6, "fine_tuning": 1e6}
-    tried = [mine.next(10_000, running) for _ in range(50)]
-    again = [p for p in tried if "extract_augment.policy" in p]
-    assert 25 < len(again) < 50
-    assert {(p["extract_augment.policy"], p["extract_augment.views"]) for p in again} == {("flip", 1), ("dihedral", 7)}
+# strategies
 
 
-def test_where_a_pass_is_dear_every_trial_looks_at_what_is_recorded(schedule, registry):
-    mine = schedule(_everything_known(registry))
-    mine.next(10_000, {})
-    mine.rates = {"efficientnet_lite0": 20.0, "efficientnet_lite2": 10.0}  # a pass takes 50 s and 100 s
+def test_strategies_get_equal_time(make, portfolio, registry):
+    scheduler = make(portfolio)
+    seconds = dict.fromkeys(registry.strategies, 0.0)
+    cost = {"fast_extraction": 1.0, "extract_augment": 10.0, "fine_tuning": 30.0}
+    for number in range(300):
+        strategy = scheduler.next(float("inf"), {}, number)["strategy"]
+        seconds[strategy] += cost[strategy]
+        scheduler.finished({"strategy": strategy}, cost[strategy], value=0.5)
+    assert max(seconds.values()) - min(seconds.values()) <= 30.0
+
+
+def test_running_trials_count_towards_the_time_of_their_strategy(make, portfolio):
+    running = {"fast_extraction": 5.0, "extract_augment": 5.0}
+    assert make(portfolio).next(float("inf"), running, 0)["strategy"] == "fine_tuning"
+
+
+def test_a_strategy_whose_trials_no_longer_fit_is_left_out(make, portfolio):
+    scheduler = make(portfolio)
+    scheduler.finished({"strategy": "fine_tuning"}, 60.0, value=0.5)
+    scheduler.finished({"strategy": "extract_augment"}, 60.0, value=0.5)
+    assert {params["strategy"] for params in trials(scheduler, 5, 20.0)} == {"fast_extraction"}
+
+
+def test_a_strategy_is_not_started_where_its_first_pass_takes_most_of_the_time(make, registry):
+    assert {p["strategy"] for p in trials(make(speed=50.0), 30, 40.0)} == {"fast_extraction"}  # a pass takes 20 s
+    assert {p["strategy"] for p in trials(make(speed=50.0), 30, 90.0)} == set(registry.strategies)
+
+
+def test_the_only_strategy_is_tried_in_any_case(make):
+    only = Choices((LITE0,), ("fine_tuning",), ("linear",), 1600, 2)
+    assert make(choices=only, speed=50.0).next(40.0, {}, 0)["strategy"] == "fine_tuning"
+
+
+# backbones and their features
+
+
+def test_a_backbone_whose_first_pass_takes_most_of_the_time_is_not_used(make):
+    scheduler = make(speed=20.0)  # 2,000 images take 50 s, with the larger backbone longer
+    while scheduler.cheap_queue:
+        assert scheduler.next(100, {}, 0)["backbone"] == LITE0
+    assert scheduler.next(100, {}, 0)["backbone"] == LITE0
+
+
+def test_with_enough_time_every_backbone_is_used(make, portfolio):
+    tried = {p.get("backbone", "the sampler's") for p in trials(make(portfolio, speed=20.0), 100, 10_000)}
+    assert tried == {*BACKBONES, "the sampler's"}
+
+
+def test_most_trials_fix_a_pair(make, portfolio):
+    params = trials(make(portfolio), 100, 10_000)
+    assert 60 < sum(f"{p['strategy']}.head" in p and "backbone" in p for p in params) < 95
+
+
+def test_most_trials_reuse_recorded_features(make, portfolio):
     running = {"fast_extraction": 1e6, "fine_tuning": 1e6}
-    assert all("extract_augment.policy" in mine.next(1000, running) for _ in range(30))
-    assert any("extract_augment.policy" not in mine.next(10_000, running) for _ in range(30))
+    params = trials(make(portfolio), 50, 10_000, running)
+    reused = [p for p in params if "extract_augment.policy" in p]
+    assert 25 < len(reused) < 50
+    assert {(p["extract_augment.policy"], p["extract_augment.views"]) for p in reused} == {("flip", 1), ("dihedral", 7)}
+
+
+def test_where_a_pass_is_expensive_every_trial_reuses_recorded_features(make, portfolio):
+    scheduler = make(portfolio, speed=20.0)  # a pass takes 50 s, with the larger backbone 100 s
+    scheduler.observe_speed(LITE2, "levels", "cpu", 10.0)
+    running = {"fast_extraction": 1e6, "fine_tuning": 1e6}
+    assert all("extract_augment.policy" in p for p in trials(scheduler, 30, 1000, running))
+    assert any("extract_augment.policy" not in p for p in trials(scheduler, 30, 10_000, running))
+
+
+# speeds
+
+
+def test_a_pass_takes_as_long_as_all_threads_of_all_device_types_need(make):
+    scheduler = make(threads={"cpu": 2, "cuda": 4}, speed=10.0)
+    assert scheduler.pass_seconds(LITE0) == 2000 / 20
+    scheduler.observe_speed(LITE0, "levels", "cuda", 100.0)
+    assert scheduler.pass_seconds(LITE0) == 2000 / 420
+    assert scheduler.pass_seconds(LITE0, 42) == 0.1
+
+
+@pytest.mark.parametrize("ran", ["images", "prefix-3"])
+def test_only_whole_networks_are_taken_for_the_speed_of_a_pass(make, ran):
+    scheduler = make(speed=10.0)
+    scheduler.observe_speed(LITE0, ran, "cpu", 5000.0)
+    scheduler.observe_speed(LITE2, ran, "cpu", 5000.0)
+    assert scheduler.pass_seconds(LITE0) == 100.0
+    assert scheduler.measured_speeds() == {LITE0: 1 / 20}
+
+
+def test_a_device_type_without_slots_does_not_count(make):
+    scheduler = make(speed=10.0)
+    scheduler.observe_speed(LITE0, "levels", "cuda", 5000.0)
+    assert scheduler.pass_seconds(LITE0) == 100.0
+
+
+def test_a_backbone_that_was_not_measured_is_slower_by_the_square_of_its_size(make, registry):
+    scheduler = make(speed=10.0)
+    ratio = registry.backbone(LITE2).count_params() / registry.backbone(LITE0).count_params()
+    assert scheduler.pass_seconds(LITE2) == pytest.approx(100.0 * ratio**2)
+
+
+def test_a_backbone_of_unknown_size_is_counted(make, registry, monkeypatch):
+    """It was taken to have one parameter, and its pass to last 4e-11 s."""
+    scheduler = make(speed=10.0)
+    known = scheduler.pass_seconds(LITE2)
+    backbone = registry.backbone(LITE2)
+    count = backbone.count_params()
+    monkeypatch.setattr(backbone, "num_params", None)
+    monkeypatch.setattr(backbone, "count_params", lambda: count)
+    assert scheduler.pass_seconds(LITE2) == known
+
+
+def test_before_anything_is_measured_there_is_a_default(make):
+    scheduler = make(threads={"cpu": 2, "cuda": 4})
+    assert scheduler.default_seconds_per_image == 1 / 120
+    assert scheduler.pass_seconds(LITE0, 120) == pytest.approx(1.0)
+    assert scheduler.measured_speeds() == {}
+
+
+# pairs
+
+
+def statistics(greater_is_better=True, seconds=lambda i: 1.0):
+    """One trial of each pair; scores rise with the index."""
+    pairs = PairStatistics(greater_is_better=greater_is_better)
+    for i, pair in enumerate(PAIRS):
+        pairs.finished("fast", pair, seconds(i), i / 100)
+    return pairs
+
+
+def draws(pairs, strategy="fast", n=3000):
+    rng = random.Random(0)
+    return Counter(pairs.choose(strategy, PAIRS, rng) for _ in range(n))
+
+
+def test_the_best_pairs_are_tuned():
+    assert set(draws(statistics())) == set(PAIRS[-NUM_TUNED_PAIRS:])
+
+
+def test_where_less_is_better_the_best_pairs_have_the_smallest_scores():
+    assert set(draws(statistics(greater_is_better=False))) == set(PAIRS[:NUM_TUNED_PAIRS])
+
+
+def test_pairs_get_equal_time():
+    seconds = [1.0 + i % 4 for i in range(len(PAIRS))]
+    drawn = draws(statistics(seconds=seconds.__getitem__))
+    spent = [drawn[pair] * seconds[PAIRS.index(pair)] for pair in PAIRS[-NUM_TUNED_PAIRS:]]
+    assert max(spent) < 1.4 * min(spent)
+
+
+def test_the_best_pairs_of_one_strategy_are_tuned_with_the_others_too():
+    assert set(draws(statistics(), "slow")) == set(PAIRS[-NUM_TUNED_PAIRS:])
+
+
+def test_pairs_without_a_complete_trial_rank_last():
+    pairs = PairStatistics()
+    for pair in PAIRS[: NUM_TUNED_PAIRS + 1]:
+        pairs.finished("fast", pair, 1.0, 0.5)
+    for pair in PAIRS[NUM_TUNED_PAIRS + 1 :]:
+        pairs.finished("fast", pair, 0.1, None)
+    assert set(draws(pairs)) <= set(PAIRS[: NUM_TUNED_PAIRS + 1])
+
+
+def test_before_the_first_trial_any_pair_may_be_drawn():
+    rng = random.Random(0)
+    assert {PairStatistics().choose("fast", PAIRS[:2], rng) for _ in range(100)} == set(PAIRS[:2])
+
+
+def test_extraction_does_not_count_as_the_time_of_a_pair(make, portfolio):
+    scheduler = make(portfolio)
+    params = {"strategy": "fast_extraction", "backbone": LITE0, "fast_extraction.head": "linear"}
+    scheduler.finished(params, 30.0, value=0.9, extraction_seconds=29.0)
+    scheduler.finished({**params, "backbone": LITE2}, 1.0, value=0.9)
+    pairs, rng = [(LITE0, "linear"), (LITE2, "linear")], random.Random(0)
+    drawn = Counter(scheduler.pairs.choose("fast_extraction", pairs, rng) for _ in range(300))
+    assert 100 < drawn[pairs[0]] < 200
+
+
+# repeatability
+
+
+def simulated_search(make, choices, registry, seed, trials=20, **options):
+    """Parameter sets of a search on one slot. Its trials' durations and its workers' speeds differ in every run."""
+    durations = random.Random()
+    scheduler = make(seed=seed, **options)
+    study = optuna.create_study(direction="maximize", sampler=ConditionalTPESampler(seed))
+    for number in range(trials):
+        study.enqueue_trial(scheduler.next(float("inf"), {}, number))
+        trial = study.ask()
+        recipe = suggest(trial, choices, registry, seed)
+        scheduler.observe_speed(recipe.backbone, "levels", "cpu", durations.uniform(1e-3, 1e3))
+        value = (int(recipe.digest, 16) % 1000) / 1000
+        study.tell(trial, value)
+        seconds = durations.uniform(0.01, 100.0)
+        scheduler.finished(trial.params, seconds, value, seconds / 2)
+    return [trial.params for trial in study.trials]
+
+
+def test_a_search_without_a_time_limit_repeats_its_recipes(make, choices, registry):
+    """Past the portfolio too, of which 20 trials of this search are left to the sampler."""
+    options = {"timed": False, "trials": 40}
+    first, second = (simulated_search(make, choices, registry, 0, **options) for _ in range(2))
+    assert first == second
+    assert first != simulated_search(make, choices, registry, 1, **options)
+
+
+def test_a_search_of_20_trials_repeats_its_recipes(make, choices, registry, portfolio):
+    """A small portfolio is behind a search soon, or a resumed one at once."""
+    options = {"timed": False, "tried": portfolio}
+    first, second = (simulated_search(make, choices, registry, 0, **options) for _ in range(2))
+    assert len(first) == 20
+    assert first == second
+    assert first != simulated_search(make, choices, registry, 1, **options)
+
+
+def test_without_a_time_limit_strategies_get_equally_many_trials(make, portfolio, registry):
+    scheduler = make(portfolio, timed=False)
+    drawn = Counter(scheduler.next(1.0, {"fast_extraction": 1e6}, number)["strategy"] for number in range(30))
+    assert set(drawn.values()) == {10}
+    assert len(drawn) == len(registry.strategies)
+
+
+def test_decisions_depend_on_seed_and_number(make, portfolio):
+    def decide(seed, number):
+        return make(portfolio, seed=seed).next(10_000, {}, number)
+
+    assert decide(0, 7) == decide(0, 7)
+    assert len({str(decide(seed, number)) for seed in range(4) for number in range(4)}) > 4
+
+
+def test_global_generators_are_neither_used_nor_changed(make, choices, registry, portfolio):
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    options = {"tried": portfolio, "timed": False}
+    simulated_search(make, choices, registry, 0, **options)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""A study's journal survives whoever dies while writing it, and nothing in it is ever unpickled."""
+"""A study's journal stays readable when a writer is killed, and opening it unpickles nothing."""
 
 import pickle
 import subprocess
@@ -17,8 +17,8 @@ from autotl.study.storage import Journal, open_storage, storage_on
 from autotl.study.study import open_study
 
 
-def a_study(folder):
-    """A study with a few finished trials, whose last one is told in the journal's last line."""
+def new_study(folder):
+    """A study with three complete trials; the last line of its journal tells the last of them."""
     study = open_study(folder, "cells", "maximize", 0)
     for value in (0.5, 0.6, 0.7):
         trial = study.ask()
@@ -28,29 +28,29 @@ def a_study(folder):
     return study
 
 
-def finished(folder):
+def values_of(folder):
     trials = open_study(folder, "cells", "maximize", 0).get_trials(states=(TrialState.COMPLETE,))
     return [trial.value for trial in trials]
 
 
-def test_a_journal_cut_at_any_byte_of_its_last_two_lines_goes_on(tmp_path):
-    a_study(tmp_path)
+def test_a_journal_that_is_torn_at_any_byte_of_its_last_two_lines_can_be_continued(tmp_path):
+    new_study(tmp_path)
     journal = tmp_path / "journal.log"
     whole = journal.read_bytes()
     lines = whole.splitlines(keepends=True)
     start = len(whole) - len(lines[-1]) - len(lines[-2])
     for cut in range(start, len(whole) + 1):
         journal.write_bytes(whole[:cut])
-        assert finished(tmp_path) == ([0.5, 0.6, 0.7] if cut == len(whole) else [0.5, 0.6])
+        assert values_of(tmp_path) == ([0.5, 0.6, 0.7] if cut == len(whole) else [0.5, 0.6])
         study = open_study(tmp_path, "cells", "maximize", 0)
-        study.tell(study.ask(), 0.9)  # appending is what merges lines
-        assert finished(tmp_path)[-1] == 0.9
+        study.tell(study.ask(), 0.9)  # appending to a torn line would merge both
+        assert values_of(tmp_path)[-1] == 0.9
         assert journal.read_bytes().startswith(whole[: whole.rfind(b"\n", 0, cut) + 1])
 
 
 @pytest.mark.parametrize("torn", [b'{"op_code": 4, "wor', b"\x00\x00\x00", b"{"])
-def test_what_was_cut_stays_beside_the_journal(torn, tmp_path):
-    a_study(tmp_path)
+def test_a_copy_of_the_torn_journal_is_kept(torn, tmp_path):
+    new_study(tmp_path)
     whole = (tmp_path / "journal.log").read_bytes()
     for name in ("journal.log.torn", "journal.log.torn-2"):
         (tmp_path / "journal.log").write_bytes(whole + torn)
@@ -59,14 +59,14 @@ def test_what_was_cut_stays_beside_the_journal(torn, tmp_path):
         assert (tmp_path / name).read_bytes() == whole + torn
 
 
-def test_a_line_torn_while_others_write_is_cut_by_the_next_writer(tmp_path):
-    mine, other = a_study(tmp_path), open_study(tmp_path, "cells", "maximize", 1)
+def test_a_line_that_is_torn_while_others_write_is_cut_by_the_next_writer(tmp_path):
+    study, other = new_study(tmp_path), open_study(tmp_path, "cells", "maximize", 1)
     with (tmp_path / "journal.log").open("ab") as file:
         file.write(b'{"op_code":8,"worker_id":"dead","trial')
     other.tell(other.ask(), 0.8)
-    mine.tell(mine.ask(), 0.9)
-    assert finished(tmp_path) == [0.5, 0.6, 0.7, 0.8, 0.9]
-    assert [trial.value for trial in mine.trials] == [trial.value for trial in other.trials]
+    study.tell(study.ask(), 0.9)
+    assert values_of(tmp_path) == [0.5, 0.6, 0.7, 0.8, 0.9]
+    assert [trial.value for trial in study.trials] == [trial.value for trial in other.trials]
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"whole":1}\n'])
@@ -78,8 +78,8 @@ def test_a_whole_journal_needs_no_repair(content, tmp_path):
     assert not (tmp_path / "journal.log.torn").exists()
 
 
-def test_a_process_killed_while_it_held_the_lock_holds_up_nobody(tmp_path):
-    study = a_study(tmp_path)
+def test_a_process_killed_while_it_holds_the_lock_blocks_no_writer(tmp_path):
+    study = new_study(tmp_path)
     code = (
         "import sys, time; from pathlib import Path; from autotl.study.storage import Journal; "
         "journal = Journal(Path(sys.argv[1])); journal.lock.acquire(); print('locked', flush=True); time.sleep(60)"
@@ -89,28 +89,28 @@ def test_a_process_killed_while_it_held_the_lock_holds_up_nobody(tmp_path):
     writer = threading.Thread(target=lambda: study.tell(study.ask(), 0.8))
     writer.start()
     writer.join(0.3)
-    assert writer.is_alive()  # the lock is one
+    assert writer.is_alive()  # the lock excludes it
     holder.kill()
     holder.wait()
-    began = time.monotonic()
+    killed = time.monotonic()
     writer.join(10)
-    assert time.monotonic() - began < 2
-    assert finished(tmp_path)[-1] == 0.8
+    assert time.monotonic() - killed < 2
+    assert values_of(tmp_path)[-1] == 0.8
 
 
 def test_opening_a_journal_unpickles_nothing(tmp_path, monkeypatch):
-    a_study(tmp_path)
+    new_study(tmp_path)
 
     def refuse(*_, **__):
         raise AssertionError("unpickled")
 
     monkeypatch.setattr(pickle, "loads", refuse)
     monkeypatch.setattr(pickle, "load", refuse)
-    assert finished(tmp_path) == [0.5, 0.6, 0.7]
+    assert values_of(tmp_path) == [0.5, 0.6, 0.7]
     assert not isinstance(Journal(tmp_path), BaseJournalSnapshot)
 
 
-def test_a_backend_that_keeps_pickled_snapshots_is_refused_before_it_is_read(tmp_path):
+def test_a_backend_with_pickled_snapshots_is_refused_before_it_is_read(tmp_path):
     class Hostile(JournalFileBackend, BaseJournalSnapshot):
         def load_snapshot(self):
             raise AssertionError("read")
@@ -131,13 +131,13 @@ def test_a_backend_that_keeps_pickled_snapshots_is_refused_before_it_is_read(tmp
         b"\xff\xfe\n\xff\n",
     ],
 )
-def test_what_is_no_journal_is_named(content, tmp_path):
+def test_a_file_that_is_not_a_journal_is_refused(content, tmp_path):
     (tmp_path / "journal.log").write_bytes(content)
-    with pytest.raises(AutotlError, match=r"journal.log is no journal that Optuna can read"):
+    with pytest.raises(AutotlError, match=r"journal.log is not a journal that Optuna can read"):
         open_storage(tmp_path)
 
 
-def test_optuna_reads_it_as_its_own(tmp_path):
-    a_study(tmp_path)
+def test_optuna_reads_the_journal_with_its_own_backend(tmp_path):
+    new_study(tmp_path)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))
     assert len(optuna.load_study(study_name="cells", storage=storage).trials) == 3

@@ -1,112 +1,129 @@
-"""The study of a search: its journal survives a kill, and its pruner compares like with like."""
+"""The study of a search: opened by many processes, of one format, and its trials as event objects."""
 
 import subprocess
 import sys
 
 import optuna
 import pytest
+from optuna.trial import TrialState, create_trial
 
-from autotl.study.pruner import STEPS, SameStrategyPruner
-from autotl.study.study import as_line, open_study
+from autotl.errors import AutotlError
+from autotl.recipe import Recipe
+from autotl.study.storage import open_storage
+from autotl.study.study import FORMAT, TrialAttribute, open_study, trial_event
 
-KINDS = optuna.distributions.CategoricalDistribution(("fast_extraction", "fine_tuning"))
-
-
-def add(study, strategy, curve, state=optuna.trial.TrialState.COMPLETE):
-    """A finished trial whose score went along `curve`."""
-    study.add_trial(
-        optuna.trial.create_trial(
-            state=state,
-            value=curve[-1] if state == optuna.trial.TrialState.COMPLETE else None,
-            params={"strategy": strategy},
-            distributions={"strategy": KINDS},
-            intermediate_values=dict(zip(range(STEPS // 4, STEPS + 1, STEPS // 4), curve, strict=False)),
-        )
-    )
+RECIPE = Recipe("lite0", "fine_tuning", "linear", 1)
 
 
-def is_pruned(study, strategy, step, score):
-    study.enqueue_trial({"strategy": strategy})
-    trial = study.ask({"strategy": KINDS})
-    trial.report(score, step)
-    return trial.should_prune()
+def open_cells(folder, seed=0):
+    return open_study(folder, "cells", "maximize", seed)
 
 
-@pytest.fixture
-def study(tmp_path):
-    return open_study(tmp_path, "cells", "maximize", seed=0)
+# opening
 
 
-# pruning
+def test_the_same_name_opens_the_same_study(tmp_path):
+    open_cells(tmp_path).add_trial(create_trial(value=0.5))
+    assert len(open_cells(tmp_path, seed=1).trials) == 1
 
 
-def test_a_trial_below_the_median_of_its_strategy_is_pruned(study):
-    for _ in range(5):
-        add(study, "fine_tuning", [0.6, 0.7, 0.8, 0.8])
-    assert is_pruned(study, "fine_tuning", STEPS // 2, 0.65)
-    assert not is_pruned(study, "fine_tuning", STEPS // 2, 0.75)
-
-
-def test_another_strategys_trials_prune_nothing(study):
-    for _ in range(8):
-        add(study, "fast_extraction", [0.9, 0.9, 0.9, 0.9])
-    add(study, "fine_tuning", [0.5, 0.6, 0.7, 0.8])
-    assert not is_pruned(study, "fine_tuning", STEPS // 2, 0.1)
-    for _ in range(5):
-        add(study, "fine_tuning", [0.5, 0.6, 0.7, 0.8])
-    assert not is_pruned(study, "fine_tuning", STEPS // 2, 0.65)
-
-
-def test_nothing_is_pruned_before_a_few_trials_are_through(study):
-    for _ in range(3):
-        add(study, "fine_tuning", [0.6, 0.7, 0.8, 0.8])
-    assert not is_pruned(study, "fine_tuning", STEPS // 2, 0.1)
-
-
-def test_nothing_is_pruned_in_its_first_fifth(study):
-    for _ in range(5):
-        add(study, "fine_tuning", [0.6] * 4)
-    assert not is_pruned(study, "fine_tuning", STEPS // 5 - 1, 0.0)
-
-
-def test_where_less_is_better_the_larger_is_pruned(tmp_path):
-    study = open_study(tmp_path, "cells", "minimize", seed=0)
-    for _ in range(5):
-        add(study, "fine_tuning", [0.9, 0.5, 0.4, 0.4])
-    assert is_pruned(study, "fine_tuning", STEPS // 2, 0.7)
-    assert not is_pruned(study, "fine_tuning", STEPS // 2, 0.45)
-
-
-def test_the_study_prunes_with_it(study):
-    assert isinstance(study.pruner, SameStrategyPruner)
-
-
-# the journal
-
-
-def test_the_same_name_opens_the_same_study(study, tmp_path):
-    add(study, "fine_tuning", [0.5] * 4)
-    assert len(open_study(tmp_path, "cells", "maximize", seed=1).trials) == 1
-
-
-def test_many_processes_open_it_at_once(tmp_path):
+def test_many_processes_open_a_new_study_at_once(tmp_path):
     code = (
         "import sys; from pathlib import Path; from autotl.study.study import open_study; "
         "s = open_study(Path(sys.argv[1]), 'cells', 'maximize', 0); s.tell(s.ask(), 0.5)"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
-    assert sorted(t.number for t in open_study(tmp_path, "cells", "maximize", 0).trials) == [0, 1, 2]
+    assert sorted(trial.number for trial in open_cells(tmp_path).trials) == [0, 1, 2]
 
 
-# trials as people read them
+# the format
+
+
+def test_a_new_study_has_the_format(tmp_path):
+    assert open_cells(tmp_path).user_attrs == {"format": FORMAT}
+
+
+@pytest.mark.parametrize("content", ["trials", "attributes"])
+def test_a_study_without_a_format_is_refused(content, tmp_path):
+    """It is one of autotl before formats had numbers."""
+    study = optuna.create_study(study_name="cells", storage=open_storage(tmp_path), direction="maximize")
+    if content == "trials":
+        study.tell(study.ask(), 0.5)
+    else:
+        study.set_user_attr("choices", {})
+    with pytest.raises(AutotlError) as refusal:
+        open_cells(tmp_path)
+    message = str(refusal.value)
+    assert message.count("\n") == 0
+    for part in (str(tmp_path), "without a format number", f"reads format {FORMAT}", "--name"):
+        assert part in message
+    assert "format" not in study.user_attrs
+
+
+def test_a_study_of_another_format_is_refused(tmp_path):
+    open_cells(tmp_path).set_user_attr("format", FORMAT + 1)
+    with pytest.raises(AutotlError, match=rf"of format {FORMAT + 1}, and this autotl reads format {FORMAT}\..*--name"):
+        open_cells(tmp_path)
+
+
+def test_an_empty_study_counts_as_new(tmp_path):
+    """Another process has created it, and not yet set the format."""
+    optuna.create_study(study_name="cells", storage=open_storage(tmp_path), direction="maximize")
+    assert open_cells(tmp_path).user_attrs == {"format": FORMAT}
+
+
+def test_a_study_that_gets_its_format_and_first_trial_while_it_is_opened_is_accepted(tmp_path, monkeypatch):
+    """Another process creates it, sets the format and asks for a trial between any two reads of this one."""
+    for method in ("get_trials", "user_attrs"):
+        folder = tmp_path / method
+        folder.mkdir()
+        other = optuna.create_study(study_name="cells", storage=open_storage(folder), direction="maximize")
+        original = optuna.Study.get_trials if method == "get_trials" else optuna.Study.user_attrs.fget
+
+        def act(*, other=other):
+            if len(other._storage.get_all_trials(other._study_id)) == 0:
+                other.set_user_attr("format", FORMAT)
+                other.set_user_attr("choices", {})
+                other.ask()
+
+        def after_read(study, *arguments, original=original, act=act, **options):
+            result = original(study, *arguments, **options)
+            act()
+            return result
+
+        with monkeypatch.context() as patch:
+            patch.setattr(optuna.Study, method, after_read if method == "get_trials" else property(after_read))
+            study = open_cells(folder)
+        assert study.user_attrs == {"format": FORMAT, "choices": {}}
+
+
+# event objects
 
 
 @pytest.mark.parametrize(
-    ("state", "word", "value"),
+    ("state", "name", "value"),
     [("COMPLETE", "complete", 0.8), ("PRUNED", "pruned", None), ("FAIL", "failed", None)],
 )
-def test_a_trial_becomes_a_line(state, word, value, study):
-    add(study, "fine_tuning", [0.5, 0.6, 0.7, 0.8], optuna.trial.TrialState[state])
-    line = as_line(study.trials[0])
-    assert (line.number, line.state, line.value) == (0, word, value)
+def test_the_event_of_a_finished_trial(state, name, value):
+    attributes = {
+        TrialAttribute.RECIPE: RECIPE.to_dict(),
+        TrialAttribute.DESCRIPTION: RECIPE.describe(),
+        TrialAttribute.SECONDS: 1.5,
+        TrialAttribute.CAUSE: "because",
+    }
+    study = optuna.create_study()
+    study.add_trial(create_trial(state=TrialState[state], value=value, user_attrs=attributes))
+    event = trial_event(study.trials[0], is_best=True)
+    assert (event.number, event.state, event.value, event.is_best) == (0, name, value, True)
+    assert (event.strategy, event.backbone, event.head) == ("fine_tuning", "lite0", "linear")
+    assert (event.description, event.seconds, event.cause) == (RECIPE.describe(), 1.5, "because")
+
+
+def test_the_event_of_a_trial_that_failed_before_it_had_a_recipe():
+    study = optuna.create_study()
+    study.tell(study.ask(), state=TrialState.FAIL)
+    event = trial_event(study.trials[0])
+    assert (event.state, event.strategy, event.backbone, event.head, event.description) == ("failed", "", "", "", "")
+    assert event.seconds >= 0
+    assert not event.is_best

@@ -52,29 +52,29 @@ class Incomplete(Whole):
 
 
 class Different(Whole):
-    def build(self, pretrained=True):
-        network = super().build(pretrained)
+    def build(self, *, pretrained=True):
+        network = super().build(pretrained=pretrained)
         if pretrained:
             nn.init.normal_(network[1][0].bias)
         return network
 
 
 class Training(Whole):
-    def build(self, pretrained=True):
-        return super().build(pretrained).train()
+    def build(self, *, pretrained=True):
+        return super().build(pretrained=pretrained).train()
 
 
 class Remembering(Whole):
     made = None
 
-    def build(self, pretrained=True):
-        self.made = self.made or super().build(pretrained)
+    def build(self, *, pretrained=True):
+        self.made = self.made or super().build(pretrained=pretrained)
         return self.made
 
 
 class Wider(Whole):
-    def build(self, pretrained=True):
-        network = super().build(pretrained)
+    def build(self, *, pretrained=True):
+        network = super().build(pretrained=pretrained)
         if not pretrained:
             network[1][0] = nn.Conv2d(8, 16, 3, stride=2)
         return network
@@ -88,7 +88,7 @@ class ReadsAnother(Whole):
     def weights_file(self):
         return self.file
 
-    def build(self, pretrained=True):
+    def build(self, *, pretrained=True):
         network = whole.network()
         if pretrained:
             network.load_state_dict(read_tensors(self.file))
@@ -96,13 +96,13 @@ class ReadsAnother(Whole):
 
 
 class Maps(Whole):
-    def build(self, pretrained=True):
-        return super().build(pretrained)[:2].eval()
+    def build(self, *, pretrained=True):
+        return super().build(pretrained=pretrained)[:2].eval()
 
 
 class Unfinished(Whole):
-    def build(self, pretrained=True):
-        network = super().build(pretrained)
+    def build(self, *, pretrained=True):
+        network = super().build(pretrained=pretrained)
         with torch.no_grad():
             network[1][0].bias[0] = float("nan")
         return network
@@ -113,15 +113,15 @@ class Misstated(Whole):
 
 
 class ByTheBatch(Whole):
-    def build(self, pretrained=True):
-        network = super().build(pretrained)
+    def build(self, *, pretrained=True):
+        network = super().build(pretrained=pretrained)
         network[0][1] = nn.BatchNorm2d(8, track_running_stats=False)
         return network.eval()
 
 
 class Random(Whole):
-    def build(self, pretrained=True):
-        network = super().build(pretrained)
+    def build(self, *, pretrained=True):
+        network = super().build(pretrained=pretrained)
         network[2].append(Noise())
         return network.eval()
 
@@ -153,8 +153,8 @@ class Miscounted(Whole):
 class Asleep(Whole):
     """A block that nothing passes through never learns."""
 
-    def build(self, pretrained=True):
-        network = super().build(pretrained)
+    def build(self, *, pretrained=True):
+        network = super().build(pretrained=pretrained)
         network[1][0].forward = Frozen(network[1][0])
         return network
 
@@ -188,26 +188,26 @@ def weights(tmp_path_factory):
     ("backbone", "promise", "came"),
     [
         (Unnamed, "is_described", "license is ''"),
-        (Incomplete, "preprocessing_is_complete", "mean is (124.0, 116.0, 104.0): outside of 0 to 1"),
+        (Incomplete, "preprocessing_is_complete", "mean is (124.0, 116.0, 104.0): outside of the range of x/255, 0 to 1"),
         (Different, "builds_twice_alike", "in the second network 1 of 9 tensors differ, '1.0.bias' first"),
         (Training, "builds_twice_alike", "a network in training mode"),
         (Remembering, "builds_twice_alike", "tensors differ"),
         (
             Wider,
             "builds_the_same_network_without_weights",
-            "'1.0.weight' is (12, 8, 3, 3) with weights and (16, 8, 3, 3)",
+            "'1.0.weight' has shape (12, 8, 3, 3) with weights and (16, 8, 3, 3)",
         ),
-        (Constant, "digest_follows_the_weights", "were changed and the digest stayed 0123456789abcdef"),
-        (Maps, "features_are_sound", "for 4 images came [4, 12, 7, 7]: pool what a map has"),
-        (Unfinished, "features_are_sound", "4 of 4 images have features that aren't finite"),
-        (Misstated, "features_are_sound", "12 features; it says 1280"),
+        (Constant, "digest_follows_the_weights", "were changed and the digest is still 0123456789abcdef"),
+        (Maps, "features_are_sound", "features of 4 images are [4, 12, 7, 7]: pool the feature maps"),
+        (Unfinished, "features_are_sound", "4 of 4 images have NaN or infinite features"),
+        (Misstated, "features_are_sound", "12 features, and num_features is 1280"),
         (ByTheBatch, "features_are_deterministic", "one by one they differ by up to"),
-        (Random, "features_are_deterministic", "asked again they differ by up to"),
+        (Random, "features_are_deterministic", "in a second run they differ by up to"),
         (Gap, "blocks_cover_every_parameter_once", "in no block: 0.1.weight, 0.1.bias"),
         (Twice, "blocks_cover_every_parameter_once", "'0.1.weight' is in block 'first' and in block 'second'"),
-        (Miscounted, "blocks_cover_every_parameter_once", "num_blocks is 5, and there are 2 blocks"),
-        (Backwards, "blocks_are_in_forward_order", "they began in the order 0, 1"),
-        (Asleep, "freezing_keeps_exactly_the_frozen_blocks", "nothing in block"),
+        (Miscounted, "blocks_cover_every_parameter_once", "num_blocks is 5, and there are 2"),
+        (Backwards, "blocks_are_in_forward_order", "they begin in the order 0, 1"),
+        (Asleep, "freezing_keeps_exactly_the_frozen_blocks", "no tensor of block"),
         (Raising, "blocks_are_in_forward_order", "KeyError: 'layer9'"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -238,7 +238,7 @@ def test_without_one_file_another_backbone_shows_that_the_digest_follows(weights
         def digest(self):
             return "a" * 32
 
-        def build(self, pretrained=True):
+        def build(self, *, pretrained=True):
             return whole.network().eval()
 
     save_file(whole.network().state_dict(), tmp_path / "other.safetensors")
@@ -253,9 +253,9 @@ def test_weights_that_are_not_here_are_not_asked_for(weights, tmp_path):
     class Absent(Whole):
         is_cached = False
 
-        def build(self, pretrained=True):
+        def build(self, *, pretrained=True):
             assert not pretrained
-            return super().build(False)
+            return super().build(pretrained=False)
 
     found = broken("backbone", Absent(tmp_path / "nowhere.safetensors"))
     assert set(found) == {"pickles_to_a_worker_lightly"}  # a local class

@@ -17,7 +17,7 @@ def network():
 
 class Whole(Backbone):
     name, pretrained_on, license, is_cached = "whole", "noise", "Apache-2.0", True
-    parameters, num_features = 8 * 28 + 16 + 12 * 73, 12
+    num_params, num_features = 8 * 28 + 16 + 12 * 73, 12
     preprocessing = Preprocessing(32, 0.9, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
     def __init__(self, file):
@@ -30,7 +30,7 @@ class Whole(Backbone):
     def digest(self):
         return file_digest(self.weights_file())
 
-    def build(self, pretrained=True):
+    def build(self, *, pretrained=True):
         module = network()
         if pretrained:
             module.load_state_dict(read_tensors(self.weights_file()))

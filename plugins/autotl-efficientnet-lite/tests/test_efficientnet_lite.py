@@ -1,4 +1,4 @@
-"""The weights are ImageNet's: real photographs are classified rightly, and with random weights they are not."""
+"""The weights classify real photographs correctly, and random weights don't."""
 
 import subprocess
 import sys
@@ -34,8 +34,8 @@ def test_its_backbones_keep_the_contract(check: Check, backbone: EfficientNetLit
     check(backbone)
 
 
-def sees_cat_and_espresso(backbone: EfficientNetLite, tensors: dict[str, torch.Tensor] | None) -> bool:
-    """Whether timm's network with these tensors (None: random ones) and its classifier names two photographs."""
+def classifies_cat_and_espresso(backbone: EfficientNetLite, tensors: dict[str, torch.Tensor] | None) -> bool:
+    """Whether timm's network, with these tensors or random ones (None), classifies two photographs correctly."""
     torch.manual_seed(0)
     network = timm.create_model(backbone.model).eval()
     if tensors:
@@ -49,15 +49,15 @@ def sees_cat_and_espresso(backbone: EfficientNetLite, tensors: dict[str, torch.T
     return bool(CATS & set(cat)) and drink[0] == ESPRESSO
 
 
-def test_a_cat_is_a_cat_and_an_espresso_an_espresso(backbone: EfficientNetLite) -> None:
-    assert sees_cat_and_espresso(backbone, backbone.state_dict())
+def test_the_weights_classify_two_photographs_correctly(backbone: EfficientNetLite) -> None:
+    assert classifies_cat_and_espresso(backbone, backbone.state_dict())
 
 
-def test_random_weights_do_not_pass_for_pretrained(backbone: EfficientNetLite) -> None:
-    assert not sees_cat_and_espresso(backbone, None)
+def test_random_weights_do_not_classify_them(backbone: EfficientNetLite) -> None:
+    assert not classifies_cat_and_espresso(backbone, None)
 
 
-def test_features_are_what_the_imagenet_classifier_sees(backbone: EfficientNetLite) -> None:
+def test_features_are_the_input_of_the_imagenet_classifier(backbone: EfficientNetLite) -> None:
     tensors = backbone.state_dict()
     whole = timm.create_model(backbone.model).eval()
     whole.load_state_dict(tensors)
@@ -67,7 +67,7 @@ def test_features_are_what_the_imagenet_classifier_sees(backbone: EfficientNetLi
         torch.testing.assert_close(logits, whole(images))
 
 
-def test_size_and_normalisation_are_the_lite_networks_own(backbone: EfficientNetLite) -> None:
+def test_size_and_normalisation_are_those_of_the_lite_networks(backbone: EfficientNetLite) -> None:
     number = int(backbone.name[-1])
     assert backbone.preprocessing.size == SIZES[number]
     assert backbone.preprocessing.mean == backbone.preprocessing.std == (0.5, 0.5, 0.5)
@@ -82,11 +82,11 @@ def test_its_blocks_are_the_stages_of_the_network(backbone: EfficientNetLite) ->
     ]
 
 
-def test_each_has_a_digest_of_its_own() -> None:
+def test_digests_differ() -> None:
     assert len({EfficientNetLite(number).digest for number in SIZES}) == len(SIZES)
 
 
-def test_without_the_package_the_error_says_what_to_install() -> None:
+def test_the_error_about_a_missing_package_says_what_to_install() -> None:
     backbone = EfficientNetLite(0)
     backbone.package = "efficientnet-lite0-is-not-here"
     assert not backbone.is_cached
@@ -94,17 +94,17 @@ def test_without_the_package_the_error_says_what_to_install() -> None:
         backbone.build()
 
 
-def test_registering_and_finding_the_weights_imports_no_torch() -> None:
+def test_registering_and_looking_up_weights_imports_no_torch() -> None:
     script = (
         "import sys, autotl_efficientnet_lite as plugin\n"
-        "found = []; plugin.autotl_register_backbones(found.append)\n"
-        "print(all(b.is_cached for b in found), 'torch' in sys.modules)"
+        "backbones = []; plugin.autotl_register_backbones(backbones.append)\n"
+        "print(all(b.is_cached for b in backbones), 'torch' in sys.modules)"
     )
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert answer.stdout.split() == ["True", "False"]
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "False"]
 
 
 def test_three_backbones_are_registered_by_name() -> None:
-    found: list[EfficientNetLite] = []
-    autotl_register_backbones(register=found.append)
-    assert [backbone.name for backbone in found] == [f"efficientnet_lite{number}" for number in SIZES]
+    backbones: list[EfficientNetLite] = []
+    autotl_register_backbones(register=backbones.append)
+    assert [backbone.name for backbone in backbones] == [f"efficientnet_lite{number}" for number in SIZES]

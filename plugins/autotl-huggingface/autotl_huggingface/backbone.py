@@ -1,4 +1,4 @@
-"""A vision model of transformers as a backbone: weights from safetensors, preprocessing from its image processor."""
+"""A transformers vision model as a backbone: weights from safetensors, preprocessing from its image processor."""
 
 import hashlib
 import json
@@ -22,11 +22,13 @@ PREFIX = "hf:"
 
 
 class HuggingFaceBackbone(Backbone):
-    """An image tower by hub id or folder.
+    """An image tower, by hub id or folder.
 
     Args:
         name: as users type it: `hf:org/name`, `hf:org/name@revision`, `hf:path/to/folder`.
-        megabytes: what a download takes, where known.
+        num_params: of the image tower; counted by default.
+        num_features: of the output, where known.
+        megabytes: size of the download, where known.
     """
 
     def __init__(
@@ -48,51 +50,54 @@ class HuggingFaceBackbone(Backbone):
 
     @property
     def is_cached(self) -> bool:
-        return self.source.here
+        return self.source.is_cached
 
     @property
     def download(self) -> str | None:
         if self.source.folder or self.is_cached:
             return None
         size = f", about {self._megabytes} MB" if self._megabytes else ""
-        return f"{self.source.place} on the Hugging Face hub{size}"
+        return f"{self.source.location} on the Hugging Face hub{size}"
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """The image processor's own."""
+        """That of the model's image processor."""
         from transformers import AutoImageProcessor
 
         from autotl_huggingface.processor import preprocessing_of
 
         folder = self.source.file(PROCESSOR).parent
-        self.source.file(CONFIG)  # it says which processor, where the processor's own file doesn't
+        self.source.file(CONFIG)  # names the processor's class where the processor's own file doesn't
         with _quiet():
             processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         return preprocessing_of(processor, self.name)
 
     @cached_property
     def digest(self) -> str:
-        """Over the bytes of the configuration and of the weights' files, and the size of the images."""
+        """Over the bytes of the configuration and of the weights files, and the image size."""
         files = [file_digest(path) for path in (self.source.file(CONFIG), *self.source.weights())]
-        words = json.dumps(["huggingface", self.preprocessing.size, files])
-        return hashlib.sha256(words.encode()).hexdigest()[:32]
+        content = json.dumps(["huggingface", self.preprocessing.size, files])
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
 
-    def build(self, pretrained: bool = True) -> "nn.Module":
+    def build(self, *, pretrained: bool = True) -> "nn.Module":
         import torch
 
         from autotl_huggingface.tower import tower_of
 
-        with torch.random.fork_rng(devices=[]), _quiet():  # initial weights are of no interest, a caller's seed is
+        with (
+            torch.random.fork_rng(devices=[]),
+            _quiet(),
+        ):  # random initialisation must not advance the caller's generator
             model = self._pretrained() if pretrained else self._class(self._config, **self._options)
             return tower_of(model, self.preprocessing.size).eval()
 
     def blocks(self, module: "nn.Module") -> list[Block]:
-        """Patches, then each layer; the norm, and a pooling head, belong to the last."""
-        n_layers = len(module.layers)  # type: ignore[arg-type]  # a Tower's
+        """The patch embedding, then each layer. The final norm and a pooling head belong to the last layer's block."""
+        num_layers = len(module.layers)  # type: ignore[arg-type]  # of a Tower
 
         def group(parameter: str) -> int:
             part, number = parameter.split(".")[:2]
-            return 0 if part == "patches" else 1 + int(number) if part == "layers" else n_layers
+            return 0 if part == "patches" else 1 + int(number) if part == "layers" else num_layers
 
         return blocks_from_groups(module, group)
 
@@ -101,7 +106,7 @@ class HuggingFaceBackbone(Backbone):
         return 1 + int(self._config.num_hidden_layers)
 
     def _pretrained(self) -> Any:
-        """Strictly: what a file lacks would stay at random values."""
+        """The pretrained model, loaded strictly: a tensor that the file lacks would keep random values."""
         import torch
 
         folder = self.source.weights()[0].parent
@@ -115,7 +120,7 @@ class HuggingFaceBackbone(Backbone):
                 output_loading_info=True,
                 **self._options,
             )
-        except Exception as error:  # a damaged file, other shapes: each has exceptions of its own
+        except Exception as error:  # damaged files and wrong shapes raise many unrelated types
             first_line = next(iter(str(error).splitlines()), "")
             raise AutotlError(
                 f"The weights in {str(folder)!r} can't be loaded: {type(error).__name__}: {first_line}"
@@ -130,7 +135,11 @@ class HuggingFaceBackbone(Backbone):
 
     @cached_property
     def _config(self) -> Any:
-        """Of the image tower. Raises AutotlError for a model of another type."""
+        """The configuration of the image tower.
+
+        Raises:
+            AutotlError: transformers can't read it, or the model has another type than `tower.MODELS`.
+        """
         from transformers import AutoConfig
 
         from autotl_huggingface.tower import MODELS
@@ -145,8 +154,8 @@ class HuggingFaceBackbone(Backbone):
         config = getattr(whole, "vision_config", whole)
         if config.model_type not in MODELS:
             raise AutotlError(
-                f"{self.name} is a {config.model_type!r}, and autotl-huggingface takes {', '.join(MODELS)} (with or "
-                "without a text tower). Choose another, or try timm's: autotl backbones"
+                f"{self.name} is a {config.model_type!r}, and autotl-huggingface supports {', '.join(MODELS)} (with or "
+                "without a text tower). Choose another model, or one of timm's: autotl backbones"
             )
         return config
 
@@ -165,15 +174,15 @@ class HuggingFaceBackbone(Backbone):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers reports each file that it reads, and each tensor of a text tower that it leaves out."""
+    """Silence transformers, which reports each file that it reads and each unused tensor of a text tower."""
     from transformers.utils import logging
 
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity, has_progress_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
-        if bars:
+        logging.set_verbosity(verbosity)
+        if has_progress_bar:
             logging.enable_progress_bar()

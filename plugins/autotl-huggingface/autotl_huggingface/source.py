@@ -1,4 +1,4 @@
-"""Where a transformers model lies: a local folder, or a repository on the Hugging Face hub and its cache."""
+"""The files of a transformers model, in a local folder or in a repository on the Hugging Face hub and its cache."""
 
 import json
 import os
@@ -6,33 +6,37 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from autotl.backbones.weights import downloads_allowed
+from autotl.backbones.weights import forbidding_variable
 from autotl.errors import AutotlError
 
 __all__ = ["Source"]
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-"""Whole, or in parts that an index lists. Never a pickle."""
+"""One file, or an index that lists several. Pickled weights are never read."""
 
 
 class Source:
     """A model's files.
 
     Args:
-        place: a folder, or `org/name` on the hub, with `@revision` where it isn't the main one.
+        location: a folder, or `org/name` on the hub, with `@revision` for another revision than the main one.
     """
 
-    def __init__(self, place: str):
-        self.place = place
-        folder = Path(place).expanduser()
-        is_folder = place.startswith((".", "/", "~")) or (place != "" and folder.is_dir())
+    def __init__(self, location: str):
+        self.location = location
+        folder = Path(location).expanduser()
+        is_folder = location.startswith((".", "/", "~")) or (location != "" and folder.is_dir())
         self.folder = folder.absolute() if is_folder else None
-        self.repository, _, revision = place.partition("@")
+        self.repository, _, revision = location.partition("@")
         self.revision = revision or None
 
     def check(self) -> None:
-        """Raises AutotlError for what is neither a hub id nor a folder with a model."""
+        """Check the location without downloading anything.
+
+        Raises:
+            AutotlError: it is neither a hub id nor a folder with a model.
+        """
         if self.folder:
             if not (self.folder / CONFIG).is_file():
                 raise AutotlError(
@@ -41,31 +45,40 @@ class Source:
                 )
         elif not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repository):
             raise AutotlError(
-                f"{self.place!r} is no folder here and no id on the Hugging Face hub. Type hf:org/name, "
-                "hf:facebook/dinov2-small say, or hf:path/to/folder"
+                f"{self.location!r} is neither a folder nor an id on the Hugging Face hub. Type hf:org/name, as in "
+                "hf:facebook/dinov2-small, or hf:path/to/folder"
             )
 
     @property
-    def here(self) -> bool:
-        """Whether every file is on this machine. Asks the disk only, never the network."""
+    def is_cached(self) -> bool:
+        """Whether every file is on this machine. Reads the disk only, never the network."""
         weights = self._weights(self._local)
         return bool(weights and self._local(CONFIG) and self._local(PROCESSOR))
 
     def file(self, name: str) -> Path:
-        """A file, downloaded where it isn't here and may be. Raises AutotlError."""
-        found = self._found(name)
-        if found is None:
-            raise AutotlError(f"{self._named()} has no {name}.{self._what_is_wanted(name)}")
-        return found
+        """The path of a file, downloaded if it isn't on this machine and downloads are allowed.
+
+        Raises:
+            AutotlError: the folder or the repository has no such file, or it can't be downloaded.
+        """
+        path = self._fetch(name)
+        if path is None:
+            raise AutotlError(f"{self._describe()} has no {name}.{_remedy(name)}")
+        return path
 
     def weights(self) -> list[Path]:
-        """The safetensors files, likewise."""
-        found = self._weights(self._found)
-        if not found:
-            raise AutotlError(f"{self._named()} has no {WEIGHTS}.{self._what_is_wanted(WEIGHTS)}")
-        return found
+        """The paths of the safetensors files, downloaded if necessary as in `file`.
+
+        Raises:
+            AutotlError: as in `file`.
+        """
+        paths = self._weights(self._fetch)
+        if not paths:
+            raise AutotlError(f"{self._describe()} has no {WEIGHTS}.{_remedy(WEIGHTS)}")
+        return paths
 
     def _weights(self, find: Callable[[str], Path | None]) -> list[Path]:
+        """The safetensors files that `find` gives paths of; empty where one of them is missing."""
         whole = find(WEIGHTS)
         if whole:
             return [whole]
@@ -73,49 +86,51 @@ class Source:
         if not index:
             return []
         parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        found = [path for part in parts if (path := find(part))]
-        return found if len(found) == len(parts) else []
+        paths = [path for part in parts if (path := find(part))]
+        return paths if len(paths) == len(parts) else []
 
     def _local(self, name: str) -> Path | None:
         if self.folder:
             return self.folder / name if (self.folder / name).is_file() else None
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.repository, name, revision=self.revision)
-        return Path(found) if isinstance(found, str) else None  # else unknown, or known not to exist
+        path = try_to_load_from_cache(self.repository, name, revision=self.revision)
+        return Path(path) if isinstance(path, str) else None  # otherwise not cached, or the marker of a missing file
 
-    def _found(self, name: str) -> Path | None:
-        """None where the folder or the repository has no such file."""
-        found = self._local(name)
-        if found or self.folder:
-            return found
+    def _fetch(self, name: str) -> Path | None:
+        """The path of a file, downloaded if necessary; None where the folder or the repository has no such file."""
+        path = self._local(name)
+        if path or self.folder:
+            return path
         from huggingface_hub import hf_hub_download, logging, try_to_load_from_cache
         from huggingface_hub.errors import RemoteEntryNotFoundError
 
         if try_to_load_from_cache(self.repository, name, revision=self.revision) is not None:
-            return None
-        if not downloads_allowed():
-            variable = next(v for v in ("AUTOTL_OFFLINE", "HF_HUB_OFFLINE") if os.environ.get(v, "0") != "0")
+            return None  # the cache has a marker that the repository has no such file
+        variable = forbidding_variable()
+        if variable:
             raise AutotlError(
-                f"{name} of {self.place} is not on this machine, and {variable}={os.environ[variable]} forbids to "
-                f"download it. Unset {variable}, or give a folder: hf:path/to/folder"
+                f"{name} of {self.location} is not on this machine, and {variable}={os.environ[variable]} forbids the "
+                f"download. Unset {variable}, or give a folder: hf:path/to/folder"
             )
-        logging.set_verbosity_error()  # it reports every retry; the error that we raise says it once
+        logging.set_verbosity_error()  # otherwise every retry is printed; the error below is raised once
         try:
             return Path(hf_hub_download(self.repository, name, revision=self.revision, library_name="autotl"))
         except RemoteEntryNotFoundError:
             return None
-        except Exception as error:  # whatever the network, the hub or the disk came up with
+        except Exception as error:  # the network, the hub's client and the disk raise many unrelated types
             first_line = next(iter(str(error).splitlines()), "")
             raise AutotlError(
-                f"{name} of {self.place} is not on this machine, and the download failed: {type(error).__name__}: "
+                f"{name} of {self.location} is not on this machine, and the download failed: {type(error).__name__}: "
                 f"{first_line} Check the network and the name, or give a folder: hf:path/to/folder"
             ) from error
 
-    def _named(self) -> str:
-        return repr(str(self.folder)) if self.folder else f"{self.place} on the Hugging Face hub"
+    def _describe(self) -> str:
+        return repr(str(self.folder)) if self.folder else f"{self.location} on the Hugging Face hub"
 
-    def _what_is_wanted(self, name: str) -> str:
-        if name == WEIGHTS:
-            return " Weights are read from safetensors only: save the model again with `save_pretrained`."
-        return " Save the model's image processor beside it with `save_pretrained`." if name == PROCESSOR else ""
+
+def _remedy(name: str) -> str:
+    """What to do about a missing file."""
+    if name == WEIGHTS:
+        return " Weights are read from safetensors only: save the model again with `save_pretrained`."
+    return " Save the model's image processor beside it with `save_pretrained`." if name == PROCESSOR else ""

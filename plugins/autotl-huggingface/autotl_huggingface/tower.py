@@ -1,7 +1,7 @@
-"""A transformers image tower with a plain forward: patches, layers one after another, a norm, pooled features.
+"""A transformers image tower with a `forward` that torch.fx can trace: patches, layers, norm, pooled features.
 
-transformers' own forward can't be traced by torch.fx. This one can, down to its blocks, so that levels record every layer
-and training starts at the freeze boundary. The layers themselves are transformers' own.
+transformers' own `forward` can't be traced. With this one, feature levels can be recorded after every layer, and
+fine-tuning can start at any layer. The layers themselves are transformers' own.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ MODELS = {
     "clip_vision_model": "CLIPVisionModel",
     "siglip_vision_model": "SiglipVisionModel",
 }
-"""transformers' class for each type of image tower."""
+"""transformers' class by type of image tower."""
 
 
 class Patches(nn.Module):
@@ -26,7 +26,7 @@ class Patches(nn.Module):
 
     def __init__(self, embeddings: Any, size: int, norm: nn.Module | None):
         super().__init__()
-        # DINOv2 and ViT call it one way, CLIP and SigLIP the other
+        # the attribute has one name in DINOv2 and ViT, another in CLIP and SigLIP
         patches = getattr(embeddings, "patch_embeddings", None)
         self.projection = patches.projection if patches is not None else embeddings.patch_embedding
         token = getattr(embeddings, "cls_token", getattr(embeddings, "class_embedding", None))
@@ -38,7 +38,7 @@ class Patches(nn.Module):
 
     @torch.no_grad()
     def _positions(self, embeddings: Any, size: int) -> Tensor:
-        """For images of this size, interpolated once by transformers instead of at every image."""
+        """Position embeddings for one image size, interpolated once by transformers rather than in each `forward`."""
         images = torch.zeros(1, 3, size, size)
         n = self.projection(images).flatten(2).shape[2] + (self.token is not None)
         width = self.projection.out_channels
@@ -55,7 +55,7 @@ class Patches(nn.Module):
 
 
 class Layer(nn.Module):
-    """A layer of transformers without its mask."""
+    """A transformers layer, called without an attention mask."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -66,7 +66,7 @@ class Layer(nn.Module):
 
 
 class Tower(nn.Module):
-    """Images [N, 3, S, S] to features [N, C]: the class token behind the norm, or what the pooling head gives."""
+    """Images [N, 3, S, S] to features [N, C]: the class token after the norm, or the output of the pooling head."""
 
     def __init__(self, patches: Patches, layers: list[Layer], norm: nn.Module, head: nn.Module | None):
         super().__init__()
@@ -84,9 +84,9 @@ class Tower(nn.Module):
 
 
 def tower_of(model: Any, size: int) -> Tower:
-    """Of a transformers model, whose modules it takes, for images of `size` pixels."""
-    inside = getattr(model, "encoder", model)
-    layers = getattr(inside, "layers", None) or inside.layer
+    """A tower for images of `size` pixels that shares the modules of a transformers model."""
+    encoder = getattr(model, "encoder", model)
+    layers = getattr(encoder, "layers", None) or encoder.layer
     norm = getattr(model, "layernorm", None) or model.post_layernorm
-    patches = Patches(model.embeddings, size, getattr(model, "pre_layrnorm", None))  # transformers' own spelling
+    patches = Patches(model.embeddings, size, getattr(model, "pre_layrnorm", None))  # spelled so in transformers
     return Tower(patches, [Layer(layer) for layer in layers], norm, getattr(model, "head", None))

@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 CURATED: tuple[tuple[str, str, int, int, int], ...] = (
-    # name in torchvision 0.29, file of its plain weights, num_params and features (no classifier), download in MB
+    # name in torchvision 0.29, weights file, num_params and num_features (without the classifier), download in MB
     ("vgg16", "vgg16-397923af.pth", 14_714_688, 512, 528),
     ("vgg19", "vgg19-dcbb9e9d.pth", 20_024_384, 512, 548),
     ("resnet34", "resnet34-b627a593.pth", 21_284_672, 512, 83),
@@ -32,7 +32,8 @@ CURATED: tuple[tuple[str, str, int, int, int], ...] = (
     ("swin_t", "swin_t-704ceda3.pth", 27_519_354, 768, 108),
     ("vit_b_16", "vit_b_16-c867db91.pth", 85_798_656, 768, 330),
 )
-"""What is offered without being named: those that the method's definition starts from, then one or two of a family."""
+"""The networks that are registered: the classic ones of transfer learning, then one or two of each family. Any other
+network of these families can be named."""
 
 
 @autotl.hookimpl
@@ -52,7 +53,11 @@ def autotl_register_backbones(register: "Register[Backbone]") -> None:
 @autotl.hookimpl
 def autotl_find_backbone(name: str) -> Backbone | None:
     """`torchvision:NAME`, with a member of its weights' enum (`torchvision:resnet50.IMAGENET1K_V2`) or a file
-    (`torchvision:vgg16@weights.pth`). Raises AutotlError for what torchvision doesn't have."""
+    (`torchvision:vgg16@weights.pth`); None for any other name.
+
+    Raises:
+        AutotlError: torchvision has no such network or weights, or no file follows the '@'.
+    """
     if not name.startswith(PREFIX):
         return None
     backbone = TorchvisionBackbone(name)

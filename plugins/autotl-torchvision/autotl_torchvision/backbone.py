@@ -1,4 +1,4 @@
-"""A network of torchvision as a backbone: weights from its hub when downloads are allowed, or from a file."""
+"""A torchvision network as a backbone: weights downloaded from torchvision, where that is allowed, or from a file."""
 
 import hashlib
 import json
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["PREFIX", "TorchvisionBackbone"]
 
 PREFIX = "torchvision:"
-"""timm has networks of the same names, with other weights, preprocessing and features."""
-PLAIN = "IMAGENET1K_V1"
-"""The plain recipe, also where there is a newer one: what gains on ImageNet by label smoothing and such loses as frozen
-features (Kornblith et al., NeurIPS 2021)."""
+"""Distinguishes these backbones from timm's networks of the same names, which have other weights and features."""
+DEFAULT_MEMBER = "IMAGENET1K_V1"
+"""The weights by default: the original training recipe, even where there is a newer one. Label smoothing and similar
+additions gain on ImageNet and lose as frozen features (Kornblith et al., NeurIPS 2021)."""
 OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\.\w+)")
-"""Names in the checkpoints of DenseNets, from when modules could have a dot in theirs."""
+"""Parameter names in DenseNet checkpoints from before PyTorch forbade dots in module names."""
 
 
 class TorchvisionBackbone(Backbone):
@@ -34,10 +34,10 @@ class TorchvisionBackbone(Backbone):
     Args:
         name: as users type it: `torchvision:vgg16`, `torchvision:resnet50.IMAGENET1K_V2` with a member of the weights'
             enum, `torchvision:vgg16@weights.pth` with a file.
-        num_params: without the classifier, where known.
-        num_features: likewise.
-        url: of the weights; without it, torchvision is asked.
-        megabytes: what a download takes; without it, likewise.
+        num_params: without the classifier; counted by default.
+        num_features: of the output, where known.
+        url: of the weights; looked up in torchvision by default.
+        megabytes: size of the download; looked up in torchvision by default.
     """
 
     def __init__(
@@ -51,19 +51,23 @@ class TorchvisionBackbone(Backbone):
     ):
         self.name, self.num_params, self.num_features, self._megabytes = name, num_params, num_features, megabytes
         self._known_url = url
-        which, at, path = name.removeprefix(PREFIX).partition("@")
-        self.model, _, member = which.partition(".")
-        self.member = member or PLAIN
+        network, at, path = name.removeprefix(PREFIX).partition("@")
+        self.model, _, member = network.partition(".")
+        self.member = member or DEFAULT_MEMBER
         self.file = Path(path).expanduser().absolute() if at and path else None
-        instagram = "SWAG" in self.member
-        self.pretrained_on = "unknown" if self.file else "Instagram, then ImageNet-1k" if instagram else "ImageNet-1k"
-        self.license = "unknown" if self.file else "CC-BY-NC-4.0" if instagram else "BSD-3-Clause"
+        is_swag = "SWAG" in self.member  # trained on Instagram images first
+        self.pretrained_on = "unknown" if self.file else "Instagram, then ImageNet-1k" if is_swag else "ImageNet-1k"
+        self.license = "unknown" if self.file else "CC-BY-NC-4.0" if is_swag else "BSD-3-Clause"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
     def check_name(self) -> None:
-        """Raises AutotlError for a network or weights that torchvision doesn't have, and an '@' without a file."""
+        """Check the name without reading or building anything.
+
+        Raises:
+            AutotlError: torchvision has no such network or weights, or no file follows the '@'.
+        """
         _ = self._family, self._weights
         if self.name.endswith("@"):
             raise AutotlError(f"{self.name!r} names no file. Type {PREFIX}{self.model}@path/to/weights.pth")
@@ -81,14 +85,14 @@ class TorchvisionBackbone(Backbone):
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """Of the weights; with a file of your own, of the plain weights unless a member is named."""
-        seen = self._weights.transforms()
+        """That of the weights. With a user's own file, that of the default weights unless a member is named."""
+        transforms = self._weights.transforms()
         return Preprocessing(
-            seen.crop_size[0],
-            seen.crop_size[0] / seen.resize_size[0],
-            seen.interpolation.value,
-            tuple(map(float, seen.mean)),  # type: ignore[arg-type]  # three floats each
-            tuple(map(float, seen.std)),  # type: ignore[arg-type]
+            transforms.crop_size[0],
+            transforms.crop_size[0] / transforms.resize_size[0],
+            transforms.interpolation.value,
+            tuple(map(float, transforms.mean)),  # type: ignore[arg-type]  # three floats each
+            tuple(map(float, transforms.std)),  # type: ignore[arg-type]
         )
 
     def weights_file(self) -> Path:
@@ -100,14 +104,14 @@ class TorchvisionBackbone(Backbone):
 
     @cached_property
     def digest(self) -> str:
-        words = json.dumps(["torchvision", self.model, self.preprocessing.size, file_digest(self.weights_file())])
-        return hashlib.sha256(words.encode()).hexdigest()[:32]
+        content = json.dumps(["torchvision", self.model, self.preprocessing.size, file_digest(self.weights_file())])
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
 
-    def build(self, pretrained: bool = True) -> "nn.Module":
+    def build(self, *, pretrained: bool = True) -> "nn.Module":
         import torch
 
         tensors = self._tensors() if pretrained else None
-        with torch.random.fork_rng(devices=[]):  # initial weights are of no interest here, a caller's seed is
+        with torch.random.fork_rng(devices=[]):  # random initialisation must not advance the caller's generator
             module = self._network()
         if tensors is not None:
             self._fill(module, tensors)
@@ -120,18 +124,20 @@ class TorchvisionBackbone(Backbone):
     def num_blocks(self) -> int:
         import torch
 
-        with torch.device("cpu" if self.model.startswith("regnet_") else "meta"):  # RegNets reckon with tensors
+        with torch.device(
+            "cpu" if self.model.startswith("regnet_") else "meta"
+        ):  # RegNet constructors read the values of tensors
             return len(self.blocks(self._network()))
 
     def _network(self) -> Any:
-        """Without the classifier, with arbitrary weights."""
+        """The network without its classifier, with arbitrary weights."""
         from torchvision.models import get_model
 
         sized = {"image_size": self.preprocessing.size} if self.model.startswith("vit_") else {}
         module: Any = get_model(self.model, weights=None, **sized)
-        self._family.cut(module)
+        self._family.remove_classifier(module)
         if self.model.startswith("swin_"):
-            module.output_fmt = "NHWC"  # what its blocks pass on; levels pool over places
+            module.output_fmt = "NHWC"  # the format between its blocks: levels pool over positions
         return module
 
     def _tensors(self) -> "dict[str, Tensor]":
@@ -141,12 +147,12 @@ class TorchvisionBackbone(Backbone):
         return tensors
 
     def _fill(self, module: "nn.Module", tensors: "dict[str, Tensor]") -> None:
-        """Strictly, but for the classifier, which may be of other classes or absent."""
-        wanted = module.state_dict().keys()
-        dropped = f"{self._family.classifier}."
+        """Load the tensors strictly, except for a classifier, which may have any number of classes or be missing."""
+        expected = module.state_dict().keys()
+        ignored = f"{self._family.classifier}."
         try:
             module.load_state_dict(
-                {name: tensor for name, tensor in tensors.items() if name in wanted or not name.startswith(dropped)}
+                {name: tensor for name, tensor in tensors.items() if name in expected or not name.startswith(ignored)}
             )
         except RuntimeError as error:
             raise AutotlError(
@@ -169,12 +175,16 @@ class TorchvisionBackbone(Backbone):
 
     @cached_property
     def _weights(self) -> Any:
-        """The member of torchvision's enum. Raises AutotlError."""
+        """The member of torchvision's enum of the network's weights.
+
+        Raises:
+            AutotlError: there is no such network, or no such member.
+        """
         from torchvision.models import get_model_weights
 
         known = {member.name: member for member in get_model_weights(self.model)}
         member = known.get(self.member)
-        if member is None and self.member == PLAIN:  # nobody named it
+        if member is None and self.member == DEFAULT_MEMBER:  # the name gives no member
             member = next(iter(known.values()), None)
         if member is None:
             raise AutotlError(

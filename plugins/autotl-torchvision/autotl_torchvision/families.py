@@ -1,4 +1,4 @@
-"""What differs from family to family in torchvision: where the classifier is, and where a block begins."""
+"""torchvision's families of networks: where the classifier is, and where each block begins."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -10,65 +10,65 @@ from torchvision import models
 
 __all__ = ["FAMILIES", "Family", "family_of", "known_models"]
 
-Cut = Callable[[Any], None]
+RemoveClassifier = Callable[[Any], None]
+"""Changes a network in place so that it ends in pooled features."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Networks that are built alike."""
+    """Networks with the same structure."""
 
     models: str
-    """A pattern of torchvision's names."""
+    """A regular expression of torchvision's names."""
     classifier: str
-    """The module that tells ImageNet's classes apart, which is left out."""
-    cut: Cut
-    """Takes it off, so that the network ends in pooled features."""
-    begins: str
-    """A pattern of parameter names; where what its group holds changes, a block begins."""
-    last_joins: bool = False
-    """The last of them, a lone convolution, belongs to the block before it."""
+    """The module that classifies ImageNet's classes."""
+    remove_classifier: RemoveClassifier
+    block_pattern: str
+    """A regular expression of parameter names with one group. A block begins where the group's text changes."""
+    merge_last: bool = False
+    """Merge the last block, a single convolution, into the block before it."""
 
     def groups(self, module: nn.Module) -> dict[str, int]:
-        """The number of its block for each parameter. They are listed in the order in which images pass them."""
+        """The block number of each parameter. torchvision lists parameters from input to output."""
         number, current = -1, None
         groups: dict[str, int] = {}
         for name, _ in module.named_parameters():
-            found = re.match(self.begins, name)
-            key = found[1] if found else current
+            match = re.match(self.block_pattern, name)
+            key = match[1] if match else current
             if number < 0 or key != current:
                 number, current = number + 1, key
             groups[name] = number
-        if self.last_joins:
+        if self.merge_last:
             groups = {name: min(group, number - 1) for name, group in groups.items()}
         return groups
 
 
-def _without(name: str) -> Cut:
+def _replace_by_identity(name: str) -> RemoveClassifier:
     return lambda module: setattr(module, name, nn.Identity())
 
 
-def _keep_first(n: int) -> Cut:
-    """The first layers of a classifier that normalise the pooled features: they are pretrained for any images."""
+def _keep_first(n: int) -> RemoveClassifier:
+    """Keep the first `n` layers of the classifier, which normalise the pooled features and don't depend on classes."""
 
-    def cut(module: Any) -> None:
+    def remove_classifier(module: Any) -> None:
         module.classifier = module.classifier[:n]
 
-    return cut
+    return remove_classifier
 
 
-def _pooled(module: Any) -> None:
-    """The average of each channel instead of VGG's two layers of 4,096 units.
+def _pool_globally(module: Any) -> None:
+    """Global average pooling in place of VGG's two layers of 4,096 units.
 
-    They are 119 of its 138 million parameters, made for telling ImageNet's classes apart, and see 7×7 places with their
-    order. The method's definition extracts from the convolutional base, and the fine-tuned VGG-19 that was published
-    for solar cells (Deitsch et al. 2019) puts global average pooling in their place.
+    Those layers have 119 of its 138 million parameters, are specific to ImageNet's classes, and need the 7×7 positions
+    of images of 224 px. Transfer learning extracts features from the convolutional base, and the fine-tuned VGG-19 that
+    was published for solar cells (Deitsch et al. 2019) has global average pooling, too.
     """
     module.avgpool = nn.AdaptiveAvgPool2d(1)
     module.classifier = nn.Identity()
 
 
 class Vgg(Family):
-    """A block is what lies between two poolings, as the paper has it."""
+    """A block is the layers between two poolings, as in the paper."""
 
     def groups(self, module: nn.Module) -> dict[str, int]:
         layers = module.get_submodule("features").named_children()
@@ -77,17 +77,19 @@ class Vgg(Family):
 
 
 FAMILIES = (
-    Vgg(r"vgg\d+(_bn)?", "classifier", _pooled, ""),
-    Family(r"(resnet|resnext|wide_resnet)\w+", "fc", _without("fc"), r"(layer\d)\."),
-    Family(r"densenet\d+", "classifier", _without("classifier"), r"features\.(denseblock\d)\."),
-    Family(r"regnet_\w+", "fc", _without("fc"), r"(trunk_output\.block\d)\."),
-    Family(r"shufflenet_\w+", "fc", _without("fc"), r"(stage\d)\."),
-    Family(r"mobilenet_\w+", "classifier", _without("classifier"), r"features\.(\d+)\.", last_joins=True),
-    Family(r"efficientnet_\w+", "classifier", _without("classifier"), r"features\.(\d+)\.", last_joins=True),
+    Vgg(r"vgg\d+(_bn)?", "classifier", _pool_globally, ""),
+    Family(r"(resnet|resnext|wide_resnet)\w+", "fc", _replace_by_identity("fc"), r"(layer\d)\."),
+    Family(r"densenet\d+", "classifier", _replace_by_identity("classifier"), r"features\.(denseblock\d)\."),
+    Family(r"regnet_\w+", "fc", _replace_by_identity("fc"), r"(trunk_output\.block\d)\."),
+    Family(r"shufflenet_\w+", "fc", _replace_by_identity("fc"), r"(stage\d)\."),
+    Family(r"mobilenet_\w+", "classifier", _replace_by_identity("classifier"), r"features\.(\d+)\.", merge_last=True),
+    Family(
+        r"efficientnet_\w+", "classifier", _replace_by_identity("classifier"), r"features\.(\d+)\.", merge_last=True
+    ),
     Family(r"convnext_\w+", "classifier", _keep_first(2), r"features\.([01357])\."),
-    Family(r"swin_\w+", "head", _without("head"), r"features\.([01357])\."),
+    Family(r"swin_\w+", "head", _replace_by_identity("head"), r"features\.([01357])\."),
     Family(r"maxvit_\w+", "classifier", _keep_first(3), r"(blocks\.\d)\."),
-    Family(r"vit_\w+", "heads", _without("heads"), r"encoder\.layers\.(encoder_layer_\d+)\."),
+    Family(r"vit_\w+", "heads", _replace_by_identity("heads"), r"encoder\.layers\.(encoder_layer_\d+)\."),
 )
 
 
@@ -96,5 +98,5 @@ def family_of(model: str, families: Iterable[Family] = FAMILIES) -> Family | Non
 
 
 def known_models() -> list[str]:
-    """torchvision's names of the networks that belong to a family."""
+    """torchvision's names of the networks that belong to one of `FAMILIES`."""
     return [name for name in models.list_models(module=models) if family_of(name)]

@@ -1,0 +1,90 @@
+"""What a worker keeps between its jobs: plugins, the study, networks, and memory maps of features."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import optuna
+
+from autotl.clock import Deadline
+from autotl.engines import micro_batch
+from autotl.features.extractor import FeatureExtractor
+from autotl.features.store import FeatureStore, StoreUnavailable
+from autotl.registry import Registry, load_registry
+from autotl.study.study import open_study
+from autotl.workers.messages import Context, Extracting, FromWorker, Log, PluginFailed
+
+__all__ = ["Send", "WorkerState"]
+
+Send: TypeAlias = Callable[[FromWorker], None]
+
+
+@dataclass
+class WorkerState:
+    """State of one worker, from Setup to the end of its process.
+
+    Args:
+        send: sends a message to the coordinator.
+        deadline: when trials have to be done. The coordinator may move it at any time.
+    """
+
+    context: Context
+    send: Send
+    deadline: Deadline
+    registry: Registry
+    study: optuna.Study
+    extractor: FeatureExtractor
+
+    @classmethod
+    def set_up(cls, context: Context, send: Send, deadline: Deadline) -> "WorkerState":
+        """Load plugins, open the study and prepare the extraction of features.
+
+        Raises:
+            AutotlError: an unreadable study, or BrokenPlugin under --strict-plugins.
+        """
+        config, slot = context.config, context.slot
+        registry = load_registry(config.without_plugins, strict=config.strict_plugins)
+        registry.on_plugin_failure = lambda plugin, hook, text: send(PluginFailed(plugin, hook, text))
+        study = open_study(context.folder, config.name, registry.metric(config.metric).direction, config.seed)
+        study_cache = context.folder / "cache"  # the coordinator removes it when the search ends
+        extractor = FeatureExtractor(
+            dataset=context.dataset,
+            split=context.split,
+            store=FeatureStore(study_cache / "features", config.cache_size),
+            boundary_store=FeatureStore(study_cache / "boundary", config.cache_size),
+            engine=registry.engine(config.engine, slot.device),
+            device=slot.device,
+            threads=slot.threads,
+            conversions=study_cache / "engines",
+            deadline=deadline,
+            on_progress=lambda progress: send(Extracting(**asdict(progress))),
+            log=lambda line: send(Log(line)),
+        )
+        micro_batch.persist_to(context.folder / "micro_batches" / f"{slot.place.replace(':', '-')}.json")
+        try:
+            extractor.store = FeatureStore(config.cache / "features", config.cache_size)
+            extractor.conversions = config.cache / "engines"
+        except StoreUnavailable as error:
+            send(Log(_cache_warning(error)))
+        return cls(context, send, deadline, registry, study, extractor)
+
+    def replace_cache(self, error: StoreUnavailable) -> None:
+        """Extract features into the study's own folder from now on, since the cache can't be written any more.
+
+        Raises `error` if the study's own folder was in use already.
+        """
+        study_cache = self.context.folder / "cache"
+        if self.extractor.store.root == study_cache / "features":
+            raise error
+        store = FeatureStore(study_cache / "features", self.context.config.cache_size)
+        self.extractor.move_to(store, study_cache / "engines")
+        self.send(Log(_cache_warning(error)))
+
+    def labels(self, subset: Literal["train", "validation", "test"]) -> np.ndarray:
+        """Class indices of the images of a subset, [n]."""
+        return self.context.dataset.labels[getattr(self.context.split, subset)]
+
+
+def _cache_warning(error: StoreUnavailable) -> str:
+    return f"warning: {error} This search keeps its features in its own folder and removes them when it ends."

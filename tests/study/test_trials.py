@@ -1,0 +1,56 @@
+"""The trials of a study as a coordinator uses them."""
+
+import pytest
+from optuna.trial import TrialState
+
+from autotl.study.study import open_study
+from autotl.study.trials import StudyTrials
+
+
+@pytest.fixture
+def trials(tmp_path):
+    return StudyTrials(open_study(tmp_path, "cells", "maximize", 0))
+
+
+def test_an_enqueued_trial_waits_for_the_next_ask(trials):
+    assert trials.next_number() == 0
+    trials.enqueue({"x": 0.25}, {"retry_of": 7})
+    assert (trials.num_waiting(), trials.next_number()) == (1, 1)
+    trial = trials.study.ask()
+    assert (trial.number, trial.suggest_float("x", 0, 1)) == (0, 0.25)
+    assert trials.num_waiting() == 0
+    assert trials.get(0).user_attrs == {"retry_of": 7}
+
+
+def test_running_trials(trials):
+    first, second = trials.study.ask(), trials.study.ask()
+    trials.study.tell(first, 0.5)
+    assert [trial.number for trial in trials.running()] == [second.number]
+    assert [trial.number for trial in trials.all()] == [0, 1]
+
+
+def test_trials_of_other_processes_are_seen(trials, tmp_path):
+    other = open_study(tmp_path, "cells", "maximize", 0)
+    other.tell(other.ask(), 0.5)
+    assert trials.get(0).value == 0.5
+    assert trials.next_number() == 1
+
+
+def test_a_running_trial_fails_with_its_cause(trials):
+    trials.study.ask()
+    trials.fail(0, "its worker ended")
+    assert trials.get(0).state == TrialState.FAIL
+    assert trials.get(0).user_attrs == {"cause": "its worker ended"}
+    assert trials.running() == []
+
+
+def test_a_finished_trial_does_not_fail(trials):
+    trials.study.tell(trials.study.ask(), 0.5)
+    with pytest.raises(RuntimeError):
+        trials.fail(0, "its worker ended")
+    assert trials.get(0).value == 0.5
+
+
+def test_trials_are_not_copied(trials):
+    trials.study.ask()
+    assert trials.get(0) is trials.all()[0]
