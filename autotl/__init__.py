@@ -5,14 +5,17 @@ from typing import TYPE_CHECKING, Any
 from autotl.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from autotl.api import ImageClassifier, search
+    from autotl.api import SearchResult, evaluate, join, replay, search
     from autotl.backbones.base import Backbone, Block, Preprocessing
+    from autotl.classifier import ImageClassifier
+    from autotl.config import StudyConfig
     from autotl.data.dataset import DatasetSource, LabelledImage
     from autotl.engines.base import Engine
-    from autotl.errors import AutotlError, DataError
+    from autotl.errors import AutotlError, DataError, MetricError, NoTrialSucceeded
+    from autotl.events import Callback, EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
     from autotl.heads.base import Head
     from autotl.metrics import Metric
-    from autotl.model.image_model import load
+    from autotl.model.image_model import ImageModel, load
     from autotl.recipe import Params, Recipe, Space
     from autotl.registration import Register
     from autotl.strategies.base import Fitted, OutOfTime, Report, Result, Strategy, Task
@@ -23,14 +26,19 @@ __all__ = [
     "AutotlError",
     "Backbone",
     "Block",
+    "Callback",
     "DataError",
     "DatasetSource",
     "Engine",
+    "EpochEnded",
     "Fitted",
     "Head",
     "ImageClassifier",
+    "ImageModel",
     "LabelledImage",
     "Metric",
+    "MetricError",
+    "NoTrialSucceeded",
     "OutOfTime",
     "Params",
     "Preprocessing",
@@ -38,19 +46,32 @@ __all__ = [
     "Register",
     "Report",
     "Result",
+    "SearchFinished",
+    "SearchResult",
+    "SearchStarted",
     "Space",
     "Strategy",
+    "StudyConfig",
     "Task",
+    "TrialFinished",
+    "TrialStarted",
     "__version__",
+    "evaluate",
     "hookimpl",
+    "join",
     "load",
+    "replay",
     "search",
 ]
 
-_LATE = {
-    "autotl.api": ("ImageClassifier", "search"),
-    "autotl.model.image_model": ("load",),
-    # the contracts, for plugins
+_NAMES = {
+    "autotl.api": ("SearchResult", "evaluate", "join", "replay", "search"),
+    "autotl.classifier": ("ImageClassifier",),
+    "autotl.config": ("StudyConfig",),
+    "autotl.model.image_model": ("ImageModel", "load"),
+    "autotl.events": ("Callback", "EpochEnded", "SearchFinished", "SearchStarted", "TrialFinished", "TrialStarted"),
+    "autotl.errors": ("AutotlError", "DataError", "MetricError", "NoTrialSucceeded"),
+    # contracts for plugins
     "autotl.backbones.base": ("Backbone", "Block", "Preprocessing"),
     "autotl.heads.base": ("Head",),
     "autotl.strategies.base": ("Fitted", "OutOfTime", "Report", "Result", "Strategy", "Task"),
@@ -59,19 +80,18 @@ _LATE = {
     "autotl.metrics": ("Metric",),
     "autotl.recipe": ("Params", "Recipe", "Space"),
     "autotl.registration": ("Register",),
-    "autotl.errors": ("AutotlError", "DataError"),
 }
-_WHERE = {name: module for module, names in _LATE.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Heavy imports wait until they are asked for: `import autotl` loads neither torch nor NumPy."""
-    if name in _WHERE:
+    """Import a public name on first use, so that `import autotl` loads neither torch nor NumPy."""
+    if name in _MODULE_OF:
         import importlib
 
-        return getattr(importlib.import_module(_WHERE[name]), name)
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'autotl' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE})
+    return sorted({*globals(), *_MODULE_OF})

@@ -1,197 +1,329 @@
-"""autotl from Python: search, replay, evaluate, and a scikit-learn classifier. The command line calls these."""
+"""autotl from Python: `search`, `evaluate`, `replay` and `join`. The command line calls these."""
 
 import os
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from autotl.config import StudyConfig, study_config
+from autotl.config import StudyConfig, find_model, find_study, study_config
+from autotl.data.dataset import LabelledImage
 from autotl.errors import AutotlError
+from autotl.events import Callback
 
 if TYPE_CHECKING:
+    import optuna
+
     from autotl.model.image_model import ImageModel
     from autotl.ui.progress import Progress
 
-__all__ = ["ImageClassifier", "SearchResult", "evaluate", "join", "replay", "search"]
+__all__ = ["SearchResult", "evaluate", "join", "replay", "search"]
+
+IN_MEMORY = "in-memory"
+"""`StudyConfig.data` of a search whose labelled images were passed as a list."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search leaves: `result` is result.json with the leaderboard."""
+    """What a search leaves. All paths are absolute.
 
-    result: dict[str, Any]
+    >>> result = SearchResult(Path("/studies/photos"), {"test": {"accuracy": 0.97, "n": 40}, "leaderboard": []})
+    >>> result.test["accuracy"], str(result.model_path)
+    (0.97, '/studies/photos/model')
+    """
+
     folder: Path
+    """The study's folder."""
+    result: Mapping[str, Any]
+    """What `result.json` holds, with `leaderboard`, the `members` of the model, and its path `model`."""
+
+    @property
+    def leaderboard(self) -> list[dict[str, Any]]:
+        """The complete trials, best first, as rows of a table: `pandas.DataFrame(result.leaderboard)`.
+
+        Each has `rank`, `trial`, `value`, `strategy`, `backbone`, `head`, `seconds`, `in_model`, `description`, and
+        `recipe` as JSON.
+        """
+        return list(self.result["leaderboard"])
+
+    @property
+    def test(self) -> dict[str, float] | None:
+        """Scores on the test images, and their number `n`; None where there are none."""
+        return self.result["test"]
 
     @property
     def model_path(self) -> Path:
+        """The model's folder."""
         return self.folder / "model"
 
+    @cached_property
     def model(self) -> "ImageModel":
+        """The model, loaded on first use, on the first GPU that works, else on the CPU."""
         from autotl.model.image_model import load
 
         return load(self.model_path)
 
+    @cached_property
+    def study(self) -> "optuna.Study":
+        """The Optuna study, opened on first use."""
+        import optuna
+
+        from autotl.study.storage import open_storage
+
+        return optuna.load_study(study_name=self.folder.name, storage=open_storage(self.folder))
+
+    @property
+    def report(self) -> Path | None:
+        """The file `report.html`; None where there is none."""
+        file = self.folder / "report.html"
+        return file if file.is_file() else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # neither the loaded model nor the open study
+
 
 def search(
-    data: StudyConfig | str | os.PathLike[str],
+    data: StudyConfig | str | os.PathLike[str] | Sequence[LabelledImage],
     *,
-    progress: "Progress | None" = None,
+    name: str | None = None,
+    output: str | os.PathLike[str] | None = None,
+    time: str | float | None = None,
+    trials: int | None = None,
+    devices: str | None = None,
+    backbones: str | Sequence[str] | None = None,
+    strategies: str | Sequence[str] | None = None,
+    heads: str | Sequence[str] | None = None,
+    metric: str | None = None,
+    seed: int | None = None,
+    test: str | None = None,
+    ensemble: int | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    cache_size: str | int | None = None,
+    trial_timeout: str | float | None = None,
+    engine: str | None = None,
+    offline: bool | None = None,
+    strict_images: bool | None = None,
+    without_plugins: Sequence[str] | None = None,
+    strict_plugins: bool | None = None,
     extend: bool = False,
-    **overrides: Any,
+    progress: "Progress | None" = None,
+    callbacks: Sequence[Callback] = (),
 ) -> SearchResult:
-    """Search for the best classifier of labelled images.
+    """Search for the best classifier of labelled images. The same `name` and `output` again resume a search.
+
+    An argument that is None has the value of the study file or StudyConfig in `data`, else the default in parentheses.
 
     Args:
-        data: a folder of class folders, a CSV manifest, the name of a data set, a study file, or a StudyConfig.
-        progress: shown what happens; without one, nothing is shown.
-        extend: search with other choices than the study of that name, in a new one that takes over what fits.
-        overrides: any key of a study file: `time="10m"`, `trials=50`, `backbones=["resnet18"]`, …
+        data: a folder of class folders, a CSV manifest, the name of a dataset, a study file (`*.toml`), a StudyConfig,
+            or a list of LabelledImage.
+        name: name of the study (the last folder of `data`).
+        output: folder of all studies; the search lies in `output/name` ("studies").
+        time: time budget: "90s", "10m", "1h30m" or seconds ("10m" where `trials` is None too).
+        trials: maximum number of trials (no limit).
+        devices: where trials run, one worker each: "cpu", "cpu*2", "cuda:0,cuda:1" ("auto": all GPUs, else the CPU).
+        backbones: names of pretrained networks to search (those that need no download).
+        strategies: names of strategies to search (all).
+        heads: names of heads to search (all).
+        metric: validation score to optimise ("accuracy").
+        seed: seed of the split and of each trial (0).
+        test: location of test images, or "none" (the test subset of `data`, else 20 % of its images).
+        ensemble: maximum number of trials that the model combines (8).
+        cache: folder of recorded features (the user's cache folder).
+        cache_size: maximum size of the cache: "20GB", "512MB" or bytes ("20GB").
+        trial_timeout: maximum time of a trial (none, and 1 h without a message of its worker).
+        engine: inference engine of frozen backbones (the fastest that the device supports).
+        offline: never download weights (False).
+        strict_images: raise an error for a file that can't be decoded instead of skipping it (False).
+        without_plugins: names of plugins to leave out (none).
+        strict_plugins: raise an error for a broken plugin instead of disabling it (False).
+        extend: search with other choices in a new study, which takes over the fitting trials of study `name`.
+        progress: the display; None shows a live table in a notebook and nothing elsewhere.
+        callbacks: called with the events of the search; may stop it.
 
     Raises:
-        AutotlError: what can be mended, in words. NoTrialSucceeded where no trial did.
+        AutotlError: a value, the images or a plugin is invalid; NoTrialSucceeded where no trial is complete.
+        KeyboardInterrupt: Ctrl-C was pressed twice, or before a trial was complete.
+
+    Trains networks for minutes, so the tests don't run this example:
+
+    >>> result = search("photos/", time="10m", backbones=["resnet18"])  # doctest: +SKIP
+    >>> result.test["accuracy"], result.leaderboard[0]["description"]  # doctest: +SKIP
+    (0.97, 'resnet18 · fine_tuning (unfrozen_blocks 2) · linear')
+    >>> result.model.predict(["new.jpg"])  # doctest: +SKIP
+    array(['cat'], dtype='<U3')
     """
     from autotl.coordinator.run import run_search
     from autotl.ui.reporters import default_progress
 
-    config = study_config(data if isinstance(data, StudyConfig) else os.fspath(data), **overrides)
-    result = run_search(config, progress or default_progress(), extend)
-    return SearchResult(result, config.output / result["study"])
+    source: StudyConfig | str
+    images: list[LabelledImage] | None = None
+    if isinstance(data, StudyConfig):
+        source = data
+    elif isinstance(data, str | os.PathLike):
+        source = os.fspath(data)
+    else:
+        source, images = IN_MEMORY, _labelled_images(data)
+    config = study_config(
+        source,
+        name=name,
+        output=output,
+        time=time,
+        trials=trials,
+        devices=devices,
+        backbones=backbones,
+        strategies=strategies,
+        heads=heads,
+        metric=metric,
+        seed=seed,
+        test=test,
+        ensemble=ensemble,
+        cache=cache,
+        cache_size=cache_size,
+        trial_timeout=trial_timeout,
+        engine=engine,
+        offline=offline,
+        strict_images=strict_images,
+        without_plugins=without_plugins,
+        strict_plugins=strict_plugins,
+    )
+    studies = config.output.absolute()  # the current folder may change during the search
+    result = run_search(
+        config, progress or default_progress(), extend=extend, images=images, callbacks=tuple(callbacks)
+    )
+    return SearchResult(studies / result["study"], result)
 
 
-def join(data: StudyConfig | str | os.PathLike[str], *, progress: "Progress | None" = None, **overrides: Any) -> int:
-    """Add workers, one for each of `devices`, to the search that another process runs on this study here, until it
-    ends. Takes what `search` takes; returns how many workers there were. Raises AutotlError where no search runs."""
+def _labelled_images(data: Sequence[LabelledImage]) -> list[LabelledImage]:
+    images = list(data)
+    for number, image in enumerate(images):
+        if not isinstance(image, LabelledImage):
+            raise AutotlError(
+                f"data[{number}] is a {type(image).__name__}, not a LabelledImage. Give a location, a StudyConfig, or "
+                "a list of autotl.LabelledImage(path, label)."
+            )
+    return images
+
+
+def join(
+    study: StudyConfig | str | os.PathLike[str],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    devices: str | None = None,
+    progress: "Progress | None" = None,
+) -> int:
+    """Add workers to a search that another process on this machine runs, until it ends.
+
+    Args:
+        study: the study's name or folder; or what was passed to `search` as `data`.
+        output: folder of all studies ("studies").
+        devices: where the workers run ("auto"), as in `search`. A StudyConfig has its own.
+        progress: the display; None shows a live table in a notebook and nothing elsewhere.
+
+    Returns:
+        The number of workers.
+
+    Raises:
+        AutotlError: no search runs there.
+    """
     from autotl.coordinator.join import join_search
     from autotl.ui.reporters import default_progress
 
-    config = study_config(data if isinstance(data, StudyConfig) else os.fspath(data), **overrides)
-    return join_search(config, progress or default_progress())
+    return join_search(_joined_config(study, output, devices), progress or default_progress())
 
 
-def replay(folder: Path, number: int) -> dict[str, Any]:
-    """Train a study's trial again, from its recipe: its recorded and its new validation score."""
+def _joined_config(
+    study: StudyConfig | str | os.PathLike[str], output: str | os.PathLike[str] | None, devices: str | None
+) -> StudyConfig:
+    if isinstance(study, StudyConfig):
+        return study
+    from autotl.coordinator.setup import kept_config
+
+    try:
+        folder = find_study(os.fspath(study), Path(output or "studies"))
+    except AutotlError:  # not a study: the location of its data
+        return study_config(os.fspath(study), output=output, devices=devices)
+    return kept_config(folder).model_copy(update={"devices": devices or "auto"})
+
+
+def replay(study: str | os.PathLike[str], number: int, *, output: str | os.PathLike[str] = "studies") -> dict[str, Any]:
+    """Train a complete trial of a study again, from its recipe, in this process.
+
+    Args:
+        study: the study's name or folder.
+        number: the trial's number.
+        output: folder of all studies.
+
+    Returns:
+        `recorded` and `replayed` score on the validation images, the name of the `metric`, and the `recipe`.
+
+    Raises:
+        AutotlError: there is no such study or complete trial, or its images have changed.
+    """
     from autotl.coordinator.replay import replay_trial
+    from autotl.coordinator.setup import kept_config
 
+    folder = find_study(os.fspath(study), Path(output))
+    if kept_config(folder).data == IN_MEMORY:
+        raise AutotlError(
+            f"The images of study {folder.name!r} were passed from Python, and no file lists them. To replay trials, "
+            "search a folder or a CSV manifest."
+        )
     return replay_trial(folder, number)
 
 
 def evaluate(
-    model_path: Path, data: str, subset: Literal["auto", "test", "all"] = "auto", device: str = "cpu"
+    model: "ImageModel | str | os.PathLike[str]",
+    data: str | os.PathLike[str],
+    *,
+    subset: Literal["auto", "test", "all"] = "auto",
+    device: str = "auto",
 ) -> dict[str, Any]:
-    """Score a model on labelled images: `scores`, `per_class` rows, `confusion` (rows: true, columns: predicted).
+    """Score a model on labelled images.
 
-    `subset` "auto" takes the data's test subset where it has one, all of it where it hasn't. `device` is torch's.
+    Args:
+        model: a model, its folder, or the name or folder of its study.
+        data: a folder of class folders, a CSV manifest, or the name of a dataset.
+        subset: "test" or "all" images of `data`; "auto" is the test subset where there is one, else all.
+        device: "auto" (the first GPU that works, else the CPU), "cpu", "mps", "cuda" or "cuda:N".
+
+    Returns:
+        `scores`, `per_class` (a dict for each class), `confusion` (rows: true class, columns: predicted class),
+        `classes`, `subset`, and the `skipped` files with their reasons.
+
+    Raises:
+        AutotlError: there is no such model, data or subset, or the data has classes that the model doesn't have.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     from autotl.data.loading import load_dataset
     from autotl.metrics import all_scores
-    from autotl.model.image_model import load
+    from autotl.model.image_model import ImageModel, load
     from autotl.registry import load_registry
 
     registry = load_registry()
-    model = load(model_path, device, registry)
-    dataset = load_dataset(data, registry.datasets, classes=model.classes)
+    loaded = model if isinstance(model, ImageModel) else load(find_model(os.fspath(model)), device, registry)
+    dataset = load_dataset(os.fspath(data), registry.datasets, classes=loaded.classes)
     if subset == "auto":
         subset = "test" if "test" in dataset.subsets else "all"
     chosen = [i for i in range(len(dataset)) if subset == "all" or dataset.subsets[i] == "test"]
     if not chosen:
         raise AutotlError(f"{data} has no test subset. Evaluate on all of it: --subset all")
-    rows = [row for _, row in model.stream([dataset.paths[i] for i in chosen], many=len(chosen) > 256, checked=True)]
-    probabilities, labels = np.stack(rows), dataset.labels[chosen]
-    every = np.arange(len(model.classes))
-    table = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)
+    predictions = loaded.stream([dataset.paths[i] for i in chosen], many=len(chosen) > 256, checked=True)
+    probabilities, labels = np.stack([row for _, row in predictions]), dataset.labels[chosen]
+    every = np.arange(len(loaded.classes))
+    columns = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)
     names = ("precision", "recall", "f1", "n")
     return {
         "subset": subset,
         "scores": all_scores(labels, probabilities),
         "per_class": [
-            {"class": name, **{k: float(column[i]) for k, column in zip(names, table, strict=True)}}
-            for i, name in enumerate(model.classes)
+            {"class": name, **{k: float(column[i]) for k, column in zip(names, columns, strict=True)}}
+            for i, name in enumerate(loaded.classes)
         ],
         "confusion": confusion_matrix(labels, probabilities.argmax(1), labels=every).tolist(),
-        "classes": list(model.classes),
+        "classes": list(loaded.classes),
         "skipped": [{"path": str(s.path), "reason": s.reason} for s in dataset.skipped],
     }
-
-
-class ImageClassifier:
-    """A search behind scikit-learn's `fit`, `predict`, `predict_proba` and `score`.
-
-    Args:
-        **config: any key of a study file but `data`: `time="5m"`, `backbones=["resnet18"]`, …
-
-    After `fit`: `classes_`, `model_` (an ImageModel), `result_` (what result.json holds), `folder_`.
-
-    >>> classifier = ImageClassifier(time="2m")  # doctest: +SKIP
-    >>> classifier.fit(paths, labels).predict(["new.jpg"])  # doctest: +SKIP
-    """
-
-    def __init__(self, **config: Any):
-        if "data" in config:
-            raise TypeError("data is what fit() takes")
-        self.config = config
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        return dict(self.config)
-
-    def set_params(self, **params: Any) -> "ImageClassifier":
-        self.config.update(params)
-        return self
-
-    def fit(self, images: Sequence[Any], labels: Sequence[Any]) -> "ImageClassifier":
-        """Search on labelled images: paths, PIL images or arrays [height, width, 3]; labels of any one type.
-
-        All images are searched on (a subset of them to choose by); none is held out for a test unless `test` says so.
-        """
-        names = np.asarray(labels)
-        if len(images) != len(names):
-            raise AutotlError(f"There are {len(images)} images and {len(names)} labels: one label for each image.")
-        with tempfile.TemporaryDirectory(prefix="autotl-") as scratch:
-            manifest = _manifest(images, names, Path(scratch))
-            config = {"name": "classifier", "output": self.config.get("output") or tempfile.mkdtemp(prefix="autotl-")}
-            found = search(str(manifest), **{"test": "none", **self.config, **config})
-        self.folder_, self.result_, self.model_ = found.folder, found.result, found.model()
-        by_name = {str(name): name for name in np.unique(names)}
-        self.classes_ = np.array([by_name[name] for name in self.model_.classes])
-        return self
-
-    def predict(self, images: Sequence[Any]) -> np.ndarray:
-        """The most probable label of each image, [n]."""
-        return self.classes_[self.predict_proba(images).argmax(1)]
-
-    def predict_proba(self, images: Sequence[Any]) -> np.ndarray:
-        """Probabilities [n, num_classes], columns in the order of `classes_`."""
-        if not hasattr(self, "model_"):
-            raise AutotlError("This ImageClassifier hasn't been fitted: call fit(images, labels) first.")
-        return self.model_.predict_proba(images)
-
-    def score(self, images: Sequence[Any], labels: Sequence[Any]) -> float:
-        """Accuracy."""
-        return float((self.predict(images) == np.asarray(labels)).mean())
-
-
-def _manifest(images: Sequence[Any], labels: np.ndarray, folder: Path) -> Path:
-    """Images in memory as files, and a manifest of all; files that are on disk are linked to, by copies."""
-    import csv
-    import shutil
-
-    from autotl.data.decoding import to_rgb
-
-    path = folder / "images.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label"])
-        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-            if isinstance(image, str | os.PathLike):
-                name = f"{i:08}{Path(image).suffix}"
-                shutil.copyfile(image, folder / name)
-            else:
-                name = f"{i:08}.png"
-                to_rgb(image).save(folder / name)
-            writer.writerow([name, label])
-    return path

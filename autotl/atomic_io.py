@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: what a killed process was writing is never seen under its name."""
+"""Files that are written whole or not at all: a killed process never leaves half of one under its name. POSIX only."""
 
 import errno
 import json
@@ -26,11 +26,11 @@ __all__ = [
     "write_json",
 ]
 
-FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
 class DiskFull(AutotlError):
-    """No room on a disk: says what was being written and how much it needed. `path` is where."""
+    """A disk has no room left. `path` is the file that was being written."""
 
     def __init__(self, text: str, path: Path):
         super().__init__(text)
@@ -41,58 +41,62 @@ class DiskFull(AutotlError):
 
 
 def as_disk_full(error: BaseException, path: Path | str, needed: int | None = None) -> DiskFull | None:
-    """`error`, met while writing `path`, as a full disk in words; None where it is something else.
+    """Convert an exception raised while writing `path` to DiskFull; None if it has another cause.
 
     Args:
-        path: what was written, where `error` doesn't know it.
-        needed: bytes that were to be written, where that is known.
+        needed: number of bytes that were to be written, if known.
     """
     if isinstance(error, DiskFull):
         return error
-    if not isinstance(error, OSError) or error.errno not in FULL:
+    if not isinstance(error, OSError) or error.errno not in DISK_FULL_ERRNOS:
         return None
     path = Path(path)
     try:
-        free = f"{format_bytes(shutil.disk_usage(_nearest_folder(path)).free)} are free there"
+        free = f"{format_bytes(shutil.disk_usage(_existing_folder(path)).free)} are free there"
     except OSError:
-        free = "nobody can say how much is free there"
-    what = f"it needs {format_bytes(needed)} more, and {free}" if needed else free
-    return DiskFull(f"There is no room on the disk for {path}: {what} ({error.strerror}).", path)
+        free = "the free space there is unknown"
+    detail = f"it needs {format_bytes(needed)} more, and {free}" if needed else free
+    return DiskFull(f"There is no room on the disk for {path}: {detail} ({error.strerror}).", path)
 
 
-def format_bytes(n_bytes: float) -> str:
+def format_bytes(num_bytes: float) -> str:
     """`1.5 GB`, in the units of --cache-size: powers of 1,000."""
     for unit in ("bytes", "kB", "MB", "GB"):
-        if abs(n_bytes) < 1000:
-            return f"{n_bytes:,.0f} {unit}" if unit == "bytes" else f"{n_bytes:,.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:,.1f} TB"
+        if abs(num_bytes) < 1000:
+            return f"{num_bytes:,.0f} {unit}" if unit == "bytes" else f"{num_bytes:,.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.1f} TB"
 
 
 def escape(name: object) -> str:
-    """A file's name, or words with one, for a terminal: line breaks, control characters (which could steer it) and
-    bytes that are no text become escapes."""
+    """Text for a terminal: line breaks, control characters (which could move its cursor) and undecodable bytes of a
+    file's name become escape sequences."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))
 
 
 def same_disk(one: Path, other: Path) -> bool:
-    """Whether what is written to the two takes room from the same disk. Neither needs to be there yet."""
-    return os.stat(_nearest_folder(one)).st_dev == os.stat(_nearest_folder(other)).st_dev  # noqa: PTH116
+    """Whether two paths, which need not exist, lie on the same file system."""
+    return os.stat(_existing_folder(one)).st_dev == os.stat(_existing_folder(other)).st_dev  # noqa: PTH116
 
 
-def _nearest_folder(path: Path) -> Path:
+def _existing_folder(path: Path) -> Path:
     return next(p for p in (path, *path.absolute().parents) if p.is_dir())
 
 
 def write_atomically(path: Path | str, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write bytes, or what `content(file)` writes, beside `path`, and move it there in one step.
+    """Write a file beside `path` and move it there in one step; an existing file stays unchanged until the move.
 
-    Folders on the way are made. A file that was there stays as it was until the move, also where `content` raises.
+    Missing parent folders are created.
 
-    Raises DiskFull where there is no room, and OSError for whatever else the disk came up with.
+    Args:
+        content: the bytes, or a function that writes them to the open file. If it raises, `path` stays unchanged.
+
+    Raises:
+        DiskFull: no room.
+        OSError: any other failure to write.
     """
     path = Path(path)
-    # not tempfile, whose files only their owner may read
+    # not tempfile: its files are readable by their owner only
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +106,7 @@ def write_atomically(path: Path | str, content: bytes | Callable[[BinaryIO], obj
             else:
                 file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # or a power cut leaves the new name on an empty file
+            os.fsync(file.fileno())  # otherwise a power cut can leave the new name on an empty file
         partial.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -114,13 +118,18 @@ def write_atomically(path: Path | str, content: bytes | Callable[[BinaryIO], obj
         partial.unlink(missing_ok=True)
 
 
-def read_json(path: Path | str, most: int = 64 << 20) -> Any:
-    """What a JSON file says. Raises ValueError where it is none, is nested too deep, or has more than `most` bytes."""
+def read_json(path: Path | str, max_bytes: int = 64 << 20) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        ValueError: not JSON, nested too deep, or more than `max_bytes` bytes.
+        OSError: unreadable.
+    """
     path = Path(path)
     with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"it has more than {format_bytes(most)}")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"it has more than {format_bytes(max_bytes)}")
     try:
         return json.loads(content)
     except RecursionError:
@@ -128,9 +137,10 @@ def read_json(path: Path | str, most: int = 64 << 20) -> Any:
 
 
 def refuse_links_out(folder: Path | str) -> None:
-    """Raises AutotlError for a link in a folder that leads out of it, and for what is neither file nor folder there.
+    """Check a folder from an untrusted source, before anything in it is read or written.
 
-    For a folder that may come from somebody else, before anything in it is read or written.
+    Raises:
+        AutotlError: a link leads out of the folder, or it contains something that is neither a file nor a folder.
     """
     folder = Path(folder)
     root = os.path.realpath(folder)
@@ -139,10 +149,10 @@ def refuse_links_out(folder: Path | str) -> None:
             path = Path(here) / name
             mode = path.lstat().st_mode
             if stat.S_ISLNK(mode):
-                to = os.path.realpath(path)
-                if not to.startswith(os.path.join(root, "")):  # noqa: PTH118 - text throughout
+                target = os.path.realpath(path)
+                if not target.startswith(os.path.join(root, "")):  # noqa: PTH118 - text throughout
                     raise AutotlError(
-                        f"{path} is a link that leads out of {folder}, to {to}. Put the file itself there."
+                        f"{path} is a link that leads out of {folder}, to {target}. Put the file itself there."
                     )
             elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise AutotlError(f"{path} is neither a file nor a folder. Remove it.")
@@ -150,17 +160,18 @@ def refuse_links_out(folder: Path | str) -> None:
 
 @contextmanager
 def replaced_folder(folder: Path | str) -> Iterator[Path]:
-    """A draft of a folder, beside it, which takes its place at the end of the `with`, whole; what was there goes then.
+    """Yield a draft folder that takes the place of `folder` at the end of the block; the old folder is deleted then.
 
-    Where the block raises, the draft goes. What a process that was killed left beside the folder goes too.
+    If the block raises, the draft is deleted and `folder` stays. Drafts of processes that were killed are deleted, and
+    an old folder is moved back if its process was killed between the two moves.
     """
     folder = Path(folder)
-    for left in (*folder.parent.glob(f".{folder.name}.*.old"), *folder.parent.glob(f".{folder.name}.*.partial")):
-        process = left.name.split(".")[-2]
-        if process.isdigit() and not _lives(int(process)):
-            if left.suffix == ".old" and not folder.exists():  # it ended between the two moves below
-                left.rename(folder)
-            shutil.rmtree(left, ignore_errors=True)
+    for leftover in (*folder.parent.glob(f".{folder.name}.*.old"), *folder.parent.glob(f".{folder.name}.*.partial")):
+        process = leftover.name.split(".")[-2]
+        if process.isdigit() and not _is_running(int(process)):
+            if leftover.suffix == ".old" and not folder.exists():  # killed between the two moves below
+                leftover.rename(folder)
+            shutil.rmtree(leftover, ignore_errors=True)
     draft, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("partial", "old"))
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -174,33 +185,32 @@ def replaced_folder(folder: Path | str) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _lives(process: int) -> bool:
-    """Whether there is such a process; yes where nobody can say."""
-    if os.name != "posix":  # elsewhere the question itself would end it
-        return True
+def _is_running(process: int) -> bool:
+    """Whether a process of this number exists; True if that is unknown."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:
+    except OSError:  # it exists and belongs to another user
         return True
     return True
 
 
 def write_json(path: Path | str, data: Any) -> None:
-    """Write `data` as indented JSON, whole or not at all.
+    """Write `data` as indented JSON with `write_atomically`.
 
-    Raises TypeError for what JSON can't say, ValueError for NaN and infinities, which few readers take.
+    Raises:
+        TypeError: `data` holds something that JSON lacks.
+        ValueError: `data` holds NaN or an infinity, which most JSON readers refuse.
     """
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the move itself durable, where the system lets a folder be opened (Windows doesn't)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Make a move in the folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,9 +1,9 @@
-"""A study file (TOML) and the command line become one validated StudyConfig."""
+"""The configuration of a search, validated: from a study file (TOML), the command line or Python."""
 
 import math
 import os
 import re
-import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,17 +23,12 @@ from pydantic import (
 from autotl.atomic_io import refuse_links_out
 from autotl.errors import AutotlError, nearest
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 if TYPE_CHECKING:
     from autotl.registry import Registry
 
 __all__ = [
     "StudyConfig",
-    "check_names",
+    "check_registered",
     "default_cache",
     "find_model",
     "find_study",
@@ -45,9 +40,9 @@ __all__ = [
 
 _UNITS = {"h": 3600, "m": 60, "s": 1}
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-LONGEST = 1_000_000
-"""Bytes of a study file."""
-_PARTS = ("train", "training", "val", "valid", "validation", "test")
+MAX_STUDY_FILE_BYTES = 1_000_000
+SUBSET_FOLDERS = ("train", "training", "val", "valid", "validation", "test")
+"""Names of folders that no study is called after."""
 
 
 def parse_seconds(value: Any) -> Any:
@@ -76,20 +71,21 @@ def parse_bytes(value: Any) -> Any:
 
 
 def default_cache() -> Path:
-    """Where features are recorded when nobody says: $AUTOTL_CACHE, or `autotl` in the user's cache folder."""
-    if own := os.environ.get("AUTOTL_CACHE"):
-        return Path(own)
+    """Default folder of recorded features: $AUTOTL_CACHE, or `autotl` in the user's cache folder."""
+    if folder := os.environ.get("AUTOTL_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autotl"
 
 
-def _name_of(data: Mapping[str, Any]) -> str:
-    """`photos/` and `photos/train` are called photos, `cells/labels.csv` cells, a data set by its own name."""
-    location = data.get("data", "")
+def _name_of(values: Mapping[str, Any]) -> str:
+    """Default name of a study: photos for `photos/` and `photos/train`, cells for `cells/labels.csv`, else the data
+    set's name."""
+    location = values.get("data", "")
     path = Path(location).expanduser()
     if path.exists():
         path = path.resolve()
         folder = path if path.is_dir() else path.parent
-        while folder.name.lower() in _PARTS:
+        while folder.name.lower() in SUBSET_FOLDERS:
             folder = folder.parent
         location = folder.name
     return re.sub(r"[^\w.-]+", "-", location).strip("-.") or "study"
@@ -104,30 +100,30 @@ Names = Annotated[list[str], BeforeValidator(_one_or_many), Field(min_length=1)]
 
 
 class StudyConfig(BaseModel):
-    """Everything that a search is told. A key that is None, or left out, has its default."""
+    """All options of a search. A key that is None or left out has its default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str = Field(
-        min_length=1, description="The images: a folder of class folders, a CSV manifest, or a data set by name."
+        min_length=1, description="The images: a folder of class folders, a CSV manifest, or the name of a data set."
     )
     name: str = Field(
         default_factory=_name_of,
-        description="What the study is called; the search lies in output/name, and the same name resumes it. "
+        description="Name of the study. Its files are in output/name; the same name resumes it. "
         "Default: the data's last folder, or the study file's own name.",
     )
     output: Path = Field(default=Path("studies"), description="The folder that holds the studies.")
-    trials: StrictInt | None = Field(default=None, ge=1, description="How many trials at most, a whole number from 1.")
+    trials: StrictInt | None = Field(default=None, ge=1, description="Maximum number of trials, a whole number from 1.")
     time: Seconds | None = Field(
-        # `trials` stands above, so that its value is known here
+        # the field `trials` comes first, so that its value is known here
         default_factory=lambda data: None if data.get("trials") else 600.0,
         description="How long the search may take: 90s, 10m, 1h30m or a number of seconds. "
-        "Default: 10m where trials isn't given either.",
+        "Default: 10m if trials is not given either.",
     )
     devices: str = Field(
         default="auto",
         min_length=1,
-        description="Where trials run, one worker for each: auto, cpu, cpu*2, or cuda:0,cuda:1.",
+        description="Devices, with one worker for each: auto, cpu, cpu*2, or cuda:0,cuda:1.",
     )
     backbones: Names | None = Field(
         default=None, description="Pretrained networks to search. Default: those that need no download."
@@ -136,38 +132,38 @@ class StudyConfig(BaseModel):
     heads: Names | None = Field(default=None, description="Classifiers to search. Default: all.")
     metric: str = Field(default="accuracy", description="The validation score that the search optimises.")
     seed: StrictInt = Field(
-        default=0, ge=0, lt=2**32, description="Decides the split and each trial's own seed: a whole number from 0."
+        default=0, ge=0, lt=2**32, description="Seed of the split and of each trial: a whole number from 0."
     )
     test: str | None = Field(
         default=None,
         min_length=1,
-        description='Test images of their own (a location as in data), or "none" to do without. '
-        "Default: the data's own test part, or 20 % held out.",
+        description='Separate test images (a location as in data), or "none" for none. '
+        "Default: the data's own test subset, or 20 % held out.",
     )
     strict_images: StrictBool = Field(
         default=False, description="Stop at a file that can't be decoded instead of leaving it out."
     )
     engine: str | None = Field(
-        default=None, description="What runs frozen backbones. Default: the fastest that is usable on the device."
+        default=None, description="Engine for frozen backbones. Default: the fastest that is usable on the device."
     )
     ensemble: StrictInt = Field(
-        default=8, ge=1, description="How many trials the model may combine, from 1; 1 keeps the single best."
+        default=8,
+        ge=1,
+        description="Maximum number of trials that the model combines, from 1; 1 keeps the single best.",
     )
     cache: Path = Field(
-        default_factory=default_cache, description="Where features are recorded. Default: the user's cache folder."
+        default_factory=default_cache, description="Folder for recorded features. Default: the user's cache folder."
     )
     cache_size: Annotated[StrictInt, BeforeValidator(parse_bytes)] = Field(
-        default=20 * 10**9, ge=0, description="How large the cache may grow: 20GB, 512MB or a number of bytes."
+        default=20 * 10**9, ge=0, description="Maximum size of the cache: 20GB, 512MB or a number of bytes."
     )
     trial_timeout: Seconds | None = Field(
         default=None,
-        description="How long a trial plans to train at most, and how long a worker may give no sign of life (then it "
-        "is ended, and its trial tried once more): 90s, 10m, 1h30m or a number of seconds. "
-        "Default: no plan, and 1h without a sign of life.",
+        description="Maximum time that a trial plans to train, and maximum time without a message from its worker "
+        "(then the worker is ended and the trial retried once): 90s, 10m, 1h30m or a number of seconds. "
+        "Default: no limit to train, and 1h without a message.",
     )
-    offline: StrictBool = Field(
-        default=False, description="Never fetch weights from the network; use what is on this machine."
-    )
+    offline: StrictBool = Field(default=False, description="Never download weights; use only those on this machine.")
     without_plugins: list[str] = Field(default=[], description="Plugins to leave out, by name.")
     strict_plugins: StrictBool = Field(default=False, description="Stop at a broken plugin instead of leaving it out.")
 
@@ -180,7 +176,7 @@ class StudyConfig(BaseModel):
     @classmethod
     def _a_folder_name(cls, name: str) -> str:
         if not re.fullmatch(r"\w[\w. -]*", name):
-            raise ValueError("it becomes a folder: letters, digits, and - _ . inside")
+            raise ValueError("it becomes the name of a folder: letters, digits, and - _ . inside")
         return name
 
     @field_validator("output", "cache")
@@ -195,14 +191,18 @@ class StudyConfig(BaseModel):
 
     @property
     def folder(self) -> Path:
-        """Everything of this search lies here."""
+        """The study's folder, with all files of its searches."""
         return self.output / self.name
 
 
 def study_config(source: "StudyConfig | str | Path", **overrides: Any) -> StudyConfig:
-    """A config, a study file (`*.toml`) or a data location, with `overrides` over it; an override of None is none.
+    """Configuration of a search, with `overrides` replacing its values; overrides that are None are ignored.
 
-    Raises AutotlError for a key or value that won't do, with its place.
+    Args:
+        source: a StudyConfig, a study file (`*.toml`) or a location of images.
+
+    Raises:
+        AutotlError: an unknown key or an invalid value, with its place.
     """
     overrides = {key: value for key, value in overrides.items() if value is not None}
     if isinstance(source, StudyConfig):
@@ -213,18 +213,21 @@ def study_config(source: "StudyConfig | str | Path", **overrides: Any) -> StudyC
 
 
 def load_study_file(path: str | Path, **overrides: Any) -> StudyConfig:
-    """Read a study file: TOML with StudyConfig's fields as top-level keys. `overrides` that aren't None win.
+    """Read a study file: TOML with StudyConfig's fields as top-level keys. `overrides` that are not None replace them.
 
-    `data` and `test` are looked for relative to the current folder, then to the study file's. A study file may come
-    from a stranger: what it reads and writes lies in one of the two, links followed; other places are for overrides.
-    Raises AutotlError where the file can't be read, and for an unknown key or a bad value, with its line.
+    `data` and `test` are relative to the current folder or, if they do not exist there, to the study file's folder. A
+    study file may come from an untrusted source, so all paths in it must lie in one of these folders after links are
+    resolved. Overrides may name any path.
+
+    Raises:
+        AutotlError: an unreadable file, or an unknown key or an invalid value, with its line.
     """
     path = Path(path).expanduser()
     try:
         with path.open("rb") as file:
-            text = file.read(LONGEST + 1).decode("utf-8")
-        if len(text) > LONGEST:
-            raise ValueError(f"it has more than {LONGEST:,} bytes")
+            text = file.read(MAX_STUDY_FILE_BYTES + 1).decode("utf-8")
+        if len(text) > MAX_STUDY_FILE_BYTES:
+            raise ValueError(f"it has more than {MAX_STUDY_FILE_BYTES:,} bytes")
         values = tomllib.loads(text)
     except FileNotFoundError:
         known = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
@@ -241,13 +244,13 @@ def load_study_file(path: str | Path, **overrides: Any) -> StudyConfig:
         if isinstance(values.get(key), str):
             values[key] = _located(values[key], path.parent)
     for key in values.keys() - overrides.keys():
-        for written in _places(key, values[key]):
-            _refuse_elsewhere(key, written, path.parent, place(key))
+        for location in _paths_in(key, values[key]):
+            _refuse_outside(key, location, path.parent, place(key))
     return _validated({"name": path.stem} | values | overrides, place)
 
 
-def _places(key: str, value: Any) -> list[str]:
-    """The paths that a key of a study file names."""
+def _paths_in(key: str, value: Any) -> list[str]:
+    """The paths in the value of a study file's key."""
     if key in ("data", "test", "output", "cache"):
         return [value] if isinstance(value, str) else []
     if key != "backbones":
@@ -257,28 +260,34 @@ def _places(key: str, value: Any) -> list[str]:
     return folders + [name.partition("@")[2] for name in names if "@" in name and not name.startswith("local-dir:")]
 
 
-def _refuse_elsewhere(key: str, written: str, folder: Path, place: str) -> None:
-    here = Path(written).expanduser()
+def _refuse_outside(key: str, location: str, folder: Path, place: str) -> None:
+    """Raises AutotlError unless `location` is in the current folder or in `folder`, the study file's."""
     try:
-        real = here.resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # a NUL, a loop of links
-        raise AutotlError(f"{place}: {key} = {written!r} is no path: {error}") from None
-    if not any(real.is_relative_to(root.resolve()) for root in (Path(), folder)):
-        type_it = {"data": "--data", "test": "--test", "backbones": "--backbone"}.get(key, f"--{key}")
+        target = Path(location).expanduser().resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL character, a cycle of links
+        raise AutotlError(f"{place}: {key} = {location!r} is not a path: {error}") from None
+    if not any(target.is_relative_to(root.resolve()) for root in (Path(), folder)):
+        flag = {"data": "--data", "test": "--test", "backbones": "--backbone"}.get(key, f"--{key}")
         raise AutotlError(
-            f"{place}: {key} = {written!r} leads out of the current folder and the study file's own, to {real}. A "
-            f"study file may come from anyone, so type such a place yourself: {type_it} {written}"
+            f"{place}: {key} = {location!r} leads out of the current folder and of the study file's folder, to "
+            f"{target}. Study files can come from untrusted sources, so give such a path on the command line: "
+            f"{flag} {location}"
         )
 
 
 def _located(location: str, folder: Path) -> str:
+    """`location` below the study file's folder if it exists there and not in the current folder.
+
+    A study's folder there is not taken for images: it is the result of an earlier search on the data set of that name.
+    """
     beside = folder / Path(location).expanduser()
-    a_study = (beside / "journal.log").exists()  # of the data set by that name: its search lies beside the study file
-    return str(beside) if not Path(location).expanduser().exists() and beside.exists() and not a_study else location
+    is_study = (beside / "journal.log").exists()
+    return str(beside) if not Path(location).expanduser().exists() and beside.exists() and not is_study else location
 
 
 def _line_of(key: str, text: str) -> str:
-    """tomllib keeps no line numbers: look for the key at the start of a line, or as a table's name."""
+    """`, line N` of a key. tomllib keeps no line numbers, so this searches for the key at the start of a line or as the
+    name of a table."""
     pattern = re.compile(rf"""\s*(\[+\s*)?["']?{re.escape(key)}["']?\s*[=.\]]""")
     return next((f", line {i}" for i, line in enumerate(text.splitlines(), 1) if pattern.match(line)), "")
 
@@ -291,17 +300,17 @@ def _flag(key: str) -> str:
 
 
 def _validated(values: Mapping[str, Any], place: Any) -> StudyConfig:
-    """Every complaint that pydantic has, a line each: its place, what it was, what is allowed."""
+    """Raises AutotlError with a line for each error: its place, the value, and what is allowed."""
     try:
         return StudyConfig.model_validate(values)
     except ValidationError as error:
-        lines = [line for e in error.errors() if (line := _complaint(e, values, place))]
+        lines = [line for e in error.errors() if (line := _error_line(e, values, place))]
         raise AutotlError("\n".join(dict.fromkeys(lines))) from None
 
 
-def _complaint(error: Any, values: Mapping[str, Any], place: Any) -> str | None:
+def _error_line(error: Any, values: Mapping[str, Any], place: Any) -> str | None:
     key = str(error["loc"][0])
-    if error["type"] == "default_factory_not_called":  # only says that a field above was refused
+    if error["type"] == "default_factory_not_called":  # follows from another field's error
         return None
     if error["type"] == "extra_forbidden":
         known = list(StudyConfig.model_fields)
@@ -310,16 +319,20 @@ def _complaint(error: Any, values: Mapping[str, Any], place: Any) -> str | None:
     if error["type"] == "missing":
         return f"{place(key)}: {key} is missing. {description}"
     reason = error["msg"].removeprefix("Value error, ").rstrip(".")
-    return f"{place(key)}: {key} = {_toml(values.get(key))} won't do: {reason}. {description}"
+    return f"{place(key)}: {key} = {_toml(values.get(key))} is invalid: {reason}. {description}"
 
 
 def _toml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else repr(value)
 
 
-def check_names(config: StudyConfig, registry: "Registry") -> None:
-    """Raises UnknownName for a name in `config` that no plugin registered, and AutotlError where none of the heads
-    named can be trained by the strategies named."""
+def check_registered(config: StudyConfig, registry: "Registry") -> None:
+    """Check the names in a configuration.
+
+    Raises:
+        UnknownName: no plugin registered it.
+        AutotlError: the strategies can train none of the heads.
+    """
     registry.metric(config.metric)
     for backbone in config.backbones or []:
         registry.backbone(backbone)
@@ -336,9 +349,10 @@ def check_names(config: StudyConfig, registry: "Registry") -> None:
 
 
 def find_study(name: str | Path, output: str | Path = "studies") -> Path:
-    """The folder of a study, given its name under `output` or its own path.
+    """The folder of a study, from its name under `output` or its path.
 
-    Raises AutotlError with the nearest, and where a link in the folder leads out of it.
+    Raises:
+        AutotlError: no such study, with the nearest name; or a link in the folder leads out of it.
     """
     for folder in (Path(output) / name, Path(name)):
         if (folder / "journal.log").is_file():
@@ -350,14 +364,18 @@ def find_study(name: str | Path, output: str | Path = "studies") -> Path:
 
 
 def find_model(where: str | Path, output: str | Path = "studies") -> Path:
-    """A model's folder, given its path, its study's folder or its study's name. Raises AutotlError."""
+    """A model's folder, from its path, its study's folder or its study's name under `output`.
+
+    Raises:
+        AutotlError: no model there, with the nearest name.
+    """
     for folder in (Path(where) / "model", Path(where), Path(output) / where / "model"):
         if (folder / "model.json").is_file():
             return folder
     known = [name for name in _studies(output) if (Path(output) / name / "model" / "model.json").is_file()]
     listing = f" Studies with a model under {output}/: {', '.join(known)}." if known else ""
     raise AutotlError(
-        f"There is no model at {str(where)!r}: give a model's folder, or a study's name."
+        f"There is no model at {str(where)!r}: type a model's folder, or a study's name."
         f"{nearest(str(where), known)}{listing}"
     )
 

@@ -1,4 +1,4 @@
-"""Device slots: where trials run. One worker process for each slot. Nothing in here imports torch."""
+"""Devices and slots: each slot is a place for one worker process. Nothing here imports torch."""
 
 import contextlib
 import os
@@ -14,13 +14,15 @@ from pathlib import Path
 
 from autotl.errors import AutotlError, nearest
 
-__all__ = ["Gpu", "Machine", "Slot", "detect", "is_device_error", "out_of_memory", "parse_devices"]
+__all__ = ["Gpu", "Machine", "Slot", "detect", "is_device_error", "is_out_of_memory", "parse_devices"]
 
 GIB = 2**30
-MEMORY_A_SLOT = 3 * GIB  # what a worker may take at its peak
-MOST_CPU_SLOTS = 8  # more trials side by side teach the sampler less a trial
+MEMORY_PER_SLOT = 3 * GIB
+"""Peak memory of a worker."""
+MAX_CPU_SLOTS = 8
+"""With more trials at once, the sampler has seen fewer results when it draws the next."""
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|STATUS_ALLOC_FAILED", re.IGNORECASE)
-SPOILED = re.compile(
+DEVICE_ERROR = re.compile(
     r"(CUDA|HIP) (driver )?error|illegal memory access|illegal instruction|misaligned address|device-side assert"
     r"|launch failure|launch timed out|uncorrectable ECC|STATUS_(EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR)",
     re.IGNORECASE,
@@ -33,64 +35,74 @@ class Slot:
     """One place for a worker process."""
 
     name: str
-    """As a user reads it: `cpu:0`, `cuda:1`, `cuda:0#2` (the second slot on that GPU), `mps`."""
+    """For users: `cpu:0`, `cuda:1`, `cuda:0#2` (the second slot on that GPU), `mps`."""
     device_type: str
     """`cpu`, `cuda` or `mps`."""
     device: str
-    """The torch device inside the worker: the one GPU that it sees is always `cuda:0`."""
+    """The torch device inside the worker, where the only visible GPU is always `cuda:0`."""
     threads: int
-    """This worker's share of the cores."""
+    """The worker's share of the CPU cores."""
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """To be set in the worker before torch is imported."""
+    """Variables to set in the worker's environment before torch is imported."""
 
     @property
     def place(self) -> str:
-        """The device, whichever of its slots this is: `cuda:0` for `cuda:0#2`."""
+        """The device without the slot's number: `cuda:0` for `cuda:0#2`."""
         return self.name.split("#")[0]
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as `nvidia-smi` names it, and the word that makes it the only visible one."""
+    """A GPU that this process may use."""
 
     model: str
+    """As `nvidia-smi` names it."""
     visible: str
+    """Value of CUDA_VISIBLE_DEVICES that makes it the only visible GPU."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to run on: cores and bytes of memory that this process may use, GPUs, Apple's MPS."""
+    """The hardware that this process may use."""
 
     cores: int
     memory: int
+    """In bytes."""
     gpus: tuple[Gpu, ...] = ()
     mps: bool = False
+    """Whether this is a Mac with Apple silicon."""
 
     def describe(self) -> str:
+        """`cpu (16 cores), cuda:0 (NVIDIA H200)`."""
         gpus = [f"cuda:{i} ({gpu.model})" for i, gpu in enumerate(self.gpus)]
         return ", ".join([f"cpu ({self.cores} cores)", *gpus, *(["mps"] if self.mps else [])])
 
 
 def parse_devices(text: str, machine: Machine | None = None) -> list[Slot]:
-    """The slots that `--devices` asks for: words such as `cpu`, `cpu*4`, `cuda` (all GPUs), `cuda:0*2`, `mps`, with
-    commas between them, or `auto`: every GPU, else MPS, else the CPU in as many slots as cores and memory carry.
+    """Parse the value of `--devices` to slots. The cores are divided among all slots.
 
-    The cores are shared out between all slots. Raises AutotlError for what isn't here.
+    Args:
+        text: devices separated by commas: `cpu`, `cpu*4`, `cuda` (all GPUs), `cuda:0*2`, `mps`. Or `auto`: every GPU,
+            else MPS, else as many CPU slots as cores and memory allow.
+        machine: the hardware; detected without it.
+
+    Raises:
+        AutotlError: `text` can't be parsed, or names a device that this machine lacks.
     """
     machine = machine or detect()
     if text.strip() == "auto":
         places = _auto(machine)
     else:
-        places = [place for word in text.split(",") for place in _places(word, text, machine)]
-    slots, seen = [], Counter[str]()
+        places = [place for item in text.split(",") for place in _places(item, text, machine)]
+    slots, counts = [], Counter[str]()
     for number, place in enumerate(places):
         threads = max(1, machine.cores // len(places) + (number < machine.cores % len(places)))
-        seen[place] += 1
+        counts[place] += 1
         device_type = place.split(":")[0]
-        numbered = f"{place}#{seen[place]}" if seen[place] > 1 else place
+        numbered = f"{place}#{counts[place]}" if counts[place] > 1 else place
         slots.append(
             Slot(
-                name=f"cpu:{seen[place] - 1}" if device_type == "cpu" else numbered,
+                name=f"cpu:{counts[place] - 1}" if device_type == "cpu" else numbered,
                 device_type=device_type,
                 device="cuda:0" if device_type == "cuda" else device_type,
                 threads=threads,
@@ -105,27 +117,27 @@ def _auto(machine: Machine) -> list[str]:
         return [f"cuda:{i}" for i in range(len(machine.gpus))]
     if machine.mps:
         return ["mps"]
-    return ["cpu"] * max(1, min(machine.cores, machine.memory // MEMORY_A_SLOT, MOST_CPU_SLOTS))
+    return ["cpu"] * max(1, min(machine.cores, machine.memory // MEMORY_PER_SLOT, MAX_CPU_SLOTS))
 
 
-def _places(word: str, text: str, machine: Machine) -> list[str]:
-    """`cuda:0*2` to its two places. Every remedy names what is here."""
-    here = f"Here are: {machine.describe()}."
-    match = re.fullmatch(r"\s*(cpu|mps|cuda(?::(\d+))?)\s*(?:\*\s*([1-9]\d{0,2}))?\s*", word)
+def _places(item: str, text: str, machine: Machine) -> list[str]:
+    """The places that one item of `--devices` stands for: `cuda:0*2` twice `cuda:0`."""
+    available = f"Available: {machine.describe()}."
+    match = re.fullmatch(r"\s*(cpu|mps|cuda(?::(\d+))?)\s*(?:\*\s*([1-9]\d{0,2}))?\s*", item)
     if not match:
         known = ["auto", "cpu", "mps", "cuda", "cuda:0", "cpu*4", "cuda:0*2"]
         raise AutotlError(
-            f"--devices {text!r}: {word.strip()!r} is no device.{nearest(word.strip(), known)} {here} Type "
-            "--devices auto, or devices with commas between them, each with *N for N workers: cpu*2 or cuda:0,cuda:1*2"
+            f"--devices {text!r}: {item.strip()!r} is not a device.{nearest(item.strip(), known)} {available} Type "
+            "--devices auto, or devices separated by commas, each with *N for N workers: cpu*2 or cuda:0,cuda:1*2"
         )
     name, index, times = match[1], match[2], int(match[3] or 1)
     if name.startswith("cuda") and int(index or 0) >= len(machine.gpus):
         raise AutotlError(
-            f"--devices {text!r}: there is no GPU {name!r}. {here}{_why_no_gpu(machine)} "
-            "Type --devices auto for what is here."
+            f"--devices {text!r}: there is no GPU {name!r}. {available}{_why_no_gpu(machine)} "
+            "Type --devices auto to use what is available."
         )
     if name == "mps" and not machine.mps:
-        raise AutotlError(f"--devices {text!r}: MPS is for Macs with Apple silicon. {here} Type --devices auto.")
+        raise AutotlError(f"--devices {text!r}: MPS needs a Mac with Apple silicon. {available} Type --devices auto.")
     names = [f"cuda:{i}" for i in range(len(machine.gpus))] if name == "cuda" else [name]
     return [n for n in names for _ in range(times)]
 
@@ -137,25 +149,25 @@ def _why_no_gpu(machine: Machine) -> str:
 
 def _visibility(place: str, machine: Machine) -> dict[str, str]:
     if not place.startswith("cuda"):
-        return {"CUDA_VISIBLE_DEVICES": ""}  # a CPU worker that starts CUDA holds memory on every GPU
-    seen = {"CUDA_VISIBLE_DEVICES": machine.gpus[int(place.split(":")[1])].visible}
+        return {"CUDA_VISIBLE_DEVICES": ""}  # a CPU worker that initialises CUDA allocates memory on every GPU
+    variables = {"CUDA_VISIBLE_DEVICES": machine.gpus[int(place.split(":")[1])].visible}
     if os.environ.get("CUDA_VISIBLE_DEVICES") is None:
-        seen["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi counts; CUDA itself puts the fastest first
-    return seen
+        variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order of nvidia-smi; CUDA's default is fastest first
+    return variables
 
 
 def detect() -> Machine:
-    """Look at this machine. Takes up to a second where there is an NVIDIA driver."""
-    from joblib import cpu_count  # knows affinity and cgroups
+    """Detect this machine's hardware. Takes up to a second with an NVIDIA driver."""
+    from joblib import cpu_count  # respects CPU affinity and cgroups
 
     mps = sys.platform == "darwin" and platform.machine() == "arm64"
     return Machine(cpu_count(), _memory(), tuple(_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))), mps)
 
 
 def _memory() -> int:
-    """Bytes: the machine's, or what a container allows where that is less."""
-    limits = [64 * GIB]  # where nothing can be read, memory isn't what bounds the slots
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
+    """Bytes of memory: the machine's, or the container's limit if that is less."""
+    limits = [64 * GIB]  # if nothing can be read, memory does not limit the number of slots
+    with contextlib.suppress(ValueError, OSError):  # the name is unknown to some systems
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for path in ("memory.max", "memory/memory.limit_in_bytes"):
         with contextlib.suppress(ValueError, OSError):  # "max" is no limit
@@ -164,19 +176,19 @@ def _memory() -> int:
 
 
 def _gpus(visible: str | None) -> list[Gpu]:
-    """Those that CUDA_VISIBLE_DEVICES, which may be None, leaves to us, in its order."""
+    """The GPUs that CUDA_VISIBLE_DEVICES (None: not set) makes visible, in its order."""
     if visible is not None and not visible.strip():
         return []
     present = _listed(_nvidia_smi()) or _from_driver(Path("/proc/driver/nvidia/gpus"))
     if visible is None:
         return [gpu for _, gpu in present]
     chosen = []
-    for word in (w.strip() for w in visible.split(",")):
-        by_uuid = word.startswith(("GPU-", "MIG-"))
-        found = [gpu for uuid, gpu in present if (uuid.startswith(word) if by_uuid else word == gpu.visible)]
-        if not found:
-            break  # as CUDA reads it: what stands behind an unknown word is hidden
-        chosen.append(Gpu(found[0].model, word))
+    for entry in (e.strip() for e in visible.split(",")):
+        by_uuid = entry.startswith(("GPU-", "MIG-"))
+        matching = [gpu for uuid, gpu in present if (uuid.startswith(entry) if by_uuid else entry == gpu.visible)]
+        if not matching:
+            break  # like CUDA: an invalid entry hides itself and all entries after it
+        chosen.append(Gpu(matching[0].model, entry))
     return chosen
 
 
@@ -184,13 +196,13 @@ def _nvidia_smi() -> str:
     program = shutil.which("nvidia-smi")
     if not program:
         return ""
-    with contextlib.suppress(subprocess.SubprocessError, OSError):  # a driver that hangs or is broken has no GPUs
+    with contextlib.suppress(subprocess.SubprocessError, OSError):  # a driver that hangs or is broken counts as no GPU
         return subprocess.run([program, "-L"], capture_output=True, text=True, timeout=5, check=True).stdout
     return ""
 
 
 def _listed(listing: str) -> list[tuple[str, Gpu]]:
-    """(UUID, GPU) from `nvidia-smi -L`. A GPU that is cut into MIG instances is represented by them."""
+    """(UUID, GPU) from the output of `nvidia-smi -L`. MIG instances stand in the place of their GPU."""
     gpus: list[tuple[str, Gpu]] = []
     whole = "NVIDIA GPU"
     for line in listing.splitlines():
@@ -204,7 +216,7 @@ def _listed(listing: str) -> list[tuple[str, Gpu]]:
 
 
 def _from_driver(folder: Path) -> list[tuple[str, Gpu]]:
-    """The same from the Linux driver's own files, in PCI order, for containers without nvidia-smi."""
+    """(UUID, GPU) from the Linux driver's files, in PCI order, for containers without nvidia-smi."""
     gpus = []
     with contextlib.suppress(OSError):
         for number, path in enumerate(sorted(folder.glob("*/information"))):
@@ -213,20 +225,24 @@ def _from_driver(folder: Path) -> list[tuple[str, Gpu]]:
     return gpus
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of a device, or of the machine, did not suffice: less at once may fit. PyTorch has a type for
-    it on some devices, and words on all."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a device or of the machine was exhausted, so that a smaller batch may fit.
+
+    PyTorch has an exception type for it on some devices only, so the message decides.
+    """
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
     )
 
 
 def is_device_error(error: BaseException | None) -> bool:
-    """Whether an accelerator failed so that nothing more that this process asks of it can be trusted: an illegal
-    memory access and its kin. Looks at what caused the error, too."""
+    """Whether an exception, or one in its chain of causes, is an accelerator error such as an illegal memory access.
+
+    After one, all later results of this process on the device are unreliable.
+    """
     while error is not None:
         named = type(error).__name__ == "AcceleratorError"
-        if (named or SPOILED.search(str(error))) and not out_of_memory(error):
+        if (named or DEVICE_ERROR.search(str(error))) and not is_out_of_memory(error):
             return True
         error = error.__cause__ or error.__context__
     return False

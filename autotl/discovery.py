@@ -1,6 +1,6 @@
 """Installed plugins: their entry points, which of them are disabled, and a trace of the calls into them.
 
-Imports neither NumPy nor pluggy: `autotl --help` loads this module.
+Does not import NumPy: `autotl --help` loads this module.
 """
 
 import os

@@ -1,6 +1,7 @@
+"""Atomic writes, replaced folders, full disks."""
+
 import errno
 import json
-import os
 import stat
 import subprocess
 import sys
@@ -10,17 +11,17 @@ import pytest
 from autotl.atomic_io import DiskFull, as_disk_full, format_bytes, replaced_folder, write_atomically, write_json
 
 
-def test_bytes_arrive_in_folders_that_werent_there(tmp_path):
+def test_missing_folders_are_created(tmp_path):
     write_atomically(tmp_path / "a" / "b.bin", b"\x00\x01")
     assert (tmp_path / "a" / "b.bin").read_bytes() == b"\x00\x01"
 
 
-def test_a_function_writes_into_the_file(tmp_path):
+def test_a_function_can_write_the_content(tmp_path):
     write_atomically(tmp_path / "x", lambda file: file.write(b"abc"))
     assert (tmp_path / "x").read_bytes() == b"abc"
 
 
-def test_a_failure_while_writing_leaves_what_was_there(tmp_path):
+def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
     (tmp_path / "x").write_bytes(b"before")
 
     def fail(file):
@@ -45,8 +46,7 @@ def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path):
     assert [*seen, (tmp_path / "x").read_bytes()] == [b"before", b"after"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file modes")
-def test_others_may_read_what_the_umask_lets_them(tmp_path):
+def test_the_file_mode_follows_the_umask(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
     write_atomically(tmp_path / "x", b"")
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
@@ -66,30 +66,30 @@ def test_numbers_that_json_lacks_are_refused_and_nothing_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_says_what_was_written_what_it_needed_and_what_is_free(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_with_the_path_the_size_and_the_free_space(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: _raise(OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(DiskFull, match=r"no room on the disk for .*x\.bin: it needs 5\.0 kB more, and [\d.,]+ .* free"):
         write_atomically(tmp_path / "x.bin", b"a" * 5000)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_troubles_of_a_disk_are_not_called_full(tmp_path):
+def test_other_errors_of_a_disk_are_not_disk_full(tmp_path):
     assert as_disk_full(OSError(errno.EIO, "Input/output error"), tmp_path / "x") is None
 
 
 @pytest.mark.parametrize(
-    ("n_bytes", "words"),
+    ("num_bytes", "text"),
     [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (20 * 10**9, "20.0 GB"), (3 * 10**15, "3,000.0 TB")],
 )
-def test_sizes_in_words(n_bytes, words):
-    assert format_bytes(n_bytes) == words
+def test_sizes_are_formatted(num_bytes, text):
+    assert format_bytes(num_bytes) == text
 
 
 def _raise(error):
     raise error
 
 
-def test_a_folder_is_replaced_whole_and_what_dead_processes_left_goes(tmp_path):
+def test_a_folder_is_replaced_whole_and_drafts_of_dead_processes_are_deleted(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").touch()
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
@@ -101,7 +101,7 @@ def test_a_folder_is_replaced_whole_and_what_dead_processes_left_goes(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_folder_stays_as_it_was_where_its_draft_fails(tmp_path):
+def test_a_folder_stays_unchanged_when_its_draft_fails(tmp_path):
     (tmp_path / "model").mkdir()
 
     def fail():
@@ -114,11 +114,10 @@ def test_a_folder_stays_as_it_was_where_its_draft_fails(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["model"]
 
 
-DEAD = 2**22 + 1  # one more than Linux ever gives a process
+DEAD = 2**22 + 1  # larger than any process number of Linux
 
 
-@pytest.mark.skipif(os.name != "posix", reason="nobody can say there whether a process lives")
-def test_what_a_process_killed_between_the_two_moves_took_away_comes_back(tmp_path):
+def test_a_folder_comes_back_when_its_process_was_killed_between_the_two_moves(tmp_path):
     old = tmp_path / f".model.{DEAD}.old"
     old.mkdir()
     (old / "kept").touch()

@@ -1,4 +1,4 @@
-"""A study file or the command line becomes one validated StudyConfig, or one clear error."""
+"""Study files, flags and overrides as a validated StudyConfig, or one clear error."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from autotl.config import (
     StudyConfig,
-    check_names,
+    check_registered,
     find_model,
     find_study,
     load_study_file,
@@ -28,12 +28,12 @@ def study_file(folder: Path, text: str) -> Path:
     ("text", "seconds"),
     [("10m", 600), ("90s", 90), ("1h30m", 5400), (300, 300), ("300", 300), ("1.5h", 5400), ("2m30", 150), (0.5, 0.5)],
 )
-def test_durations_are_read_in_every_spelling(text: str | float, seconds: float) -> None:
+def test_spellings_of_durations(text: str | float, seconds: float) -> None:
     assert parse_seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["soon", "", "10 minutes", "1.2.3s", "0s", -3, True, float("inf"), float("nan")])
-def test_what_is_no_duration_is_refused(text: object) -> None:
+def test_text_that_is_not_a_duration_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match="not a"):
         parse_seconds(text)
 
@@ -41,17 +41,17 @@ def test_what_is_no_duration_is_refused(text: object) -> None:
 @pytest.mark.parametrize(
     ("text", "size"), [("20GB", 20 * 10**9), ("512 MiB", 512 * 2**20), ("1.5tb", 15 * 10**11), ("100", 100), (7, 7)]
 )
-def test_sizes_are_read_in_every_spelling(text: str | int, size: int) -> None:
+def test_spellings_of_sizes(text: str | int, size: int) -> None:
     assert parse_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["20 apples", "", "-1GB", "GB"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_text_that_is_not_a_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a size"):
         parse_bytes(text)
 
 
-def test_time_is_ten_minutes_only_where_trials_are_not_given_either() -> None:
+def test_time_is_ten_minutes_if_trials_are_not_given_either() -> None:
     assert StudyConfig(data="x").time == 600
     assert StudyConfig(data="x", trials=3).time is None
     assert StudyConfig(data="x", trials=3, time="5m").time == 300
@@ -91,12 +91,12 @@ def test_the_current_folder_gives_its_own_name(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".", "-x"])
-def test_a_name_that_is_no_folder_name_is_refused(name: str) -> None:
+def test_a_name_that_is_not_a_folder_name_is_refused(name: str) -> None:
     with pytest.raises(AutotlError, match="--name"):
         study_config("x", name=name)
 
 
-def test_the_cache_follows_its_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_can_be_set_by_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOTL_CACHE", "/somewhere/else")
     assert StudyConfig(data="x").cache == Path("/somewhere/else")
 
@@ -106,13 +106,13 @@ def test_every_field_is_described() -> None:
     assert undescribed == []
 
 
-def test_a_study_file_is_named_by_its_stem_and_flags_win(tmp_path: Path) -> None:
+def test_a_study_file_is_named_by_its_stem_and_overrides_win(tmp_path: Path) -> None:
     path = study_file(tmp_path, 'data = "elpv"\ntime = "5m"\nbackbones = "a"\n')
     config = load_study_file(path, time="90s", trials=None)
     assert (config.name, config.time, config.trials, config.backbones) == ("cells", 90, None, ["a"])
 
 
-def test_data_of_a_study_file_is_looked_for_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_of_a_study_file_may_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "files" / "photos").mkdir(parents=True)
     (tmp_path / "files" / "held").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -140,23 +140,23 @@ def test_a_table_is_an_unknown_key_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
-        ("trials = 0", r"trials = 0 won't do: .*greater than or equal to 1.* whole number from 1"),
-        ('time = "soon"', r'time = "soon" won\'t do: not a duration\..*90s, 10m, 1h30m'),
-        ("seed = true", r"seed = true won't do"),
-        ("backbones = []", r"backbones = \[\] won't do"),
-        ('cache_size = "many"', r'cache_size = "many" won\'t do: not a size\..*20GB'),
-        ("ensemble = 0", r"ensemble = 0 won't do"),
-        ("strict_images = 3", r"strict_images = 3 won't do"),
+        ("trials = 0", r"trials = 0 is invalid: .*greater than or equal to 1.* whole number from 1"),
+        ('time = "soon"', r'time = "soon" is invalid: not a duration\..*90s, 10m, 1h30m'),
+        ("seed = true", r"seed = true is invalid"),
+        ("backbones = []", r"backbones = \[\] is invalid"),
+        ('cache_size = "many"', r'cache_size = "many" is invalid: not a size\..*20GB'),
+        ("ensemble = 0", r"ensemble = 0 is invalid"),
+        ("strict_images = 3", r"strict_images = 3 is invalid"),
     ],
 )
-def test_a_bad_value_is_refused_with_its_line_and_what_is_allowed(line: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(AutotlError, match=f"cells.toml, line 2: {said}"):
+def test_an_invalid_value_is_refused_with_its_line_and_what_is_allowed(line: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(AutotlError, match=f"cells.toml, line 2: {message}"):
         load_study_file(study_file(tmp_path, f'data = "x"\n{line}\n'))
 
 
-def test_each_mistake_gets_a_line_of_its_own(tmp_path: Path) -> None:
+def test_each_error_has_a_line_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(AutotlError) as error:
         load_study_file(study_file(tmp_path, "trials = 0\nseed = -1\n"))
     assert [line.split(":")[0].rpartition("/")[2] for line in str(error.value).splitlines()] == [
@@ -166,23 +166,23 @@ def test_each_mistake_gets_a_line_of_its_own(tmp_path: Path) -> None:
     ]
 
 
-def test_a_bad_flag_is_named_as_a_flag(tmp_path: Path) -> None:
-    with pytest.raises(AutotlError, match=r"^--backbone: backbones = 3 won't do"):
+def test_an_invalid_override_is_named_as_a_flag(tmp_path: Path) -> None:
+    with pytest.raises(AutotlError, match=r"^--backbone: backbones = 3 is invalid"):
         load_study_file(study_file(tmp_path, 'data = "x"\n'), backbones=3)
 
 
-def test_broken_toml_is_told_with_its_place(tmp_path: Path) -> None:
+def test_broken_toml_is_reported_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(AutotlError, match=r"cells\.toml can't be read as TOML: .*line 1"):
         load_study_file(study_file(tmp_path, "data = \n"))
 
 
-def test_a_missing_study_file_suggests_its_neighbour(tmp_path: Path) -> None:
+def test_a_missing_study_file_suggests_the_nearest(tmp_path: Path) -> None:
     study_file(tmp_path, "")
     with pytest.raises(AutotlError, match=r"Did you mean 'cells\.toml'"):
         load_study_file(tmp_path / "cell.toml")
 
 
-def test_overrides_go_over_a_config() -> None:
+def test_overrides_replace_values_of_a_config() -> None:
     config = study_config(StudyConfig(data="x", seed=3), trials=5)
     assert (config.seed, config.trials, config.time) == (3, 5, None)
 
@@ -196,19 +196,19 @@ def test_overrides_go_over_a_config() -> None:
         ("engine", "torh", "torch"),
     ],
 )
-def test_names_that_nobody_registered_are_refused(field: str, value: object, nearest: str) -> None:
+def test_unregistered_names_are_refused(field: str, value: object, nearest: str) -> None:
     with pytest.raises(UnknownName, match=f"Did you mean '{nearest}'"):
-        check_names(StudyConfig(data="x", **{field: value}), load_registry())
+        check_registered(StudyConfig(data="x", **{field: value}), load_registry())
 
 
 def test_strategies_that_can_train_none_of_the_heads_are_refused() -> None:
     config = StudyConfig(data="x", strategies=["fine_tuning"], heads=["knn"])
     with pytest.raises(AutotlError, match="heads knn can be trained by fine_tuning"):
-        check_names(config, load_registry())
+        check_registered(config, load_registry())
 
 
-def test_names_that_are_registered_pass() -> None:
-    check_names(StudyConfig(data="x", strategies=["fine_tuning"], heads=["knn", "linear"]), load_registry())
+def test_registered_names_pass() -> None:
+    check_registered(StudyConfig(data="x", strategies=["fine_tuning"], heads=["knn", "linear"]), load_registry())
 
 
 def test_a_study_is_found_by_name_and_by_folder(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_study_is_found_by_name_and_by_folder(tmp_path: Path) -> None:
     assert find_study("cells", tmp_path) == find_study(tmp_path / "cells") == tmp_path / "cells"
 
 
-def test_a_study_that_is_not_there_suggests_the_nearest(tmp_path: Path) -> None:
+def test_a_missing_study_suggests_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells" / "journal.log").touch()
     with pytest.raises(AutotlError, match="Did you mean 'cells'"):
@@ -231,12 +231,12 @@ def test_a_model_is_found_by_its_folder_its_study_and_its_name(tmp_path: Path) -
     assert find_model(model) == find_model(model.parent) == find_model("cells", tmp_path) == model
 
 
-def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AutotlError, match="no model at 'cells'"):
         find_model("cells", tmp_path)
 
 
-def test_a_study_beside_the_file_is_not_taken_for_its_data(tmp_path):
+def test_a_study_beside_the_file_is_not_taken_for_data(tmp_path):
     (tmp_path / "elpv").mkdir()
     (tmp_path / "elpv" / "journal.log").touch()
     (tmp_path / "mine.toml").write_text('data = "elpv"')

@@ -22,7 +22,7 @@ GPU 1: NVIDIA H200 (UUID: GPU-bbbb2222)
 
 
 @pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch):
+def _without_cuda_variables(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
@@ -43,7 +43,7 @@ def named(text: str, machine: Machine) -> list[str]:
         ("auto", ["cuda:0", "cuda:1"]),
     ],
 )
-def test_what_devices_are_called(text, names):
+def test_names_of_slots(text, names):
     assert named(text, TWO_GPUS) == names
 
 
@@ -61,22 +61,22 @@ def test_auto_without_a_gpu_fits_cores_and_memory(machine, names):
     assert named("auto", machine) == names
 
 
-def test_cores_are_shared_out_to_the_last_one():
+def test_all_cores_are_divided_among_the_slots():
     assert [slot.threads for slot in parse_devices("cpu*3", Machine(8, 64 * GIB))] == [3, 3, 2]
 
 
-def test_every_slot_has_a_thread():
+def test_every_slot_has_at_least_one_thread():
     assert [slot.threads for slot in parse_devices("cpu*3", Machine(2, 64 * GIB))] == [1, 1, 1]
 
 
-def test_a_gpu_worker_sees_its_gpu_alone():
+def test_a_gpu_worker_sees_only_its_gpu():
     slot = parse_devices("cuda:1", TWO_GPUS)[0]
     assert slot.device == "cuda:0"
     assert slot.environment["CUDA_VISIBLE_DEVICES"] == "1"
     assert slot.environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
-def test_a_cpu_worker_sees_no_gpu_and_keeps_to_its_threads():
+def test_a_cpu_worker_sees_no_gpu_and_its_libraries_use_its_threads():
     slot = parse_devices("cpu*4", TWO_GPUS)[0]
     assert slot.device == "cpu"
     assert slot.environment["CUDA_VISIBLE_DEVICES"] == ""
@@ -86,16 +86,16 @@ def test_a_cpu_worker_sees_no_gpu_and_keeps_to_its_threads():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gpu", "'gpu' is no device"),
+        ("gpu", "'gpu' is not a device"),
         ("cuda:0,cup", "Did you mean 'cpu'"),
         ("cpu*0", "cpu\\*0"),
-        ("", "'' is no device"),
-        ("auto,cpu", "'auto' is no device.*or devices with commas"),
-        ("cuda:2", "no GPU 'cuda:2'.*cuda:1 \\(NVIDIA H200\\).*--devices auto"),
+        ("", "'' is not a device"),
+        ("auto,cpu", "'auto' is not a device.*or devices separated by commas"),
+        ("cuda:2", "no GPU 'cuda:2'.*Available.*cuda:1 \\(NVIDIA H200\\).*--devices auto"),
         ("mps", "Apple silicon"),
     ],
 )
-def test_what_is_not_here_is_refused_with_what_is(text, message):
+def test_a_missing_device_is_refused_with_the_available_ones(text, message):
     with pytest.raises(AutotlError, match=message):
         parse_devices(text, TWO_GPUS)
 
@@ -124,7 +124,7 @@ def test_an_inherited_choice_of_gpus_is_kept(monkeypatch, visible, seen):
     assert [gpu.visible for gpu in detect().gpus] == seen
 
 
-def test_the_order_of_inherited_indices_is_left_as_it_was(monkeypatch):
+def test_inherited_indices_keep_their_order(monkeypatch):
     monkeypatch.setattr(devices, "_nvidia_smi", lambda: LISTING)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     slot = parse_devices("cuda:0", detect())[0]
@@ -132,25 +132,27 @@ def test_the_order_of_inherited_indices_is_left_as_it_was(monkeypatch):
     assert "CUDA_DEVICE_ORDER" not in slot.environment
 
 
-def test_mig_instances_stand_for_the_gpu_that_is_cut_into_them(monkeypatch):
+def test_mig_instances_stand_in_the_place_of_their_gpu(monkeypatch):
     monkeypatch.setattr(devices, "_nvidia_smi", lambda: MIG_LISTING)
     assert [gpu.visible for gpu in detect().gpus] == ["MIG-cccc3333", "MIG-dddd4444", "1"]
 
 
-def test_without_nvidia_smi_the_driver_is_asked(tmp_path):
+def test_without_nvidia_smi_the_drivers_files_are_read(tmp_path):
     for bus, uuid in (("0000:01:00.0", "GPU-aaaa1111"), ("0000:41:00.0", "GPU-bbbb2222")):
         (tmp_path / bus).mkdir()
         (tmp_path / bus / "information").write_text(f"Model: \t\t NVIDIA L4\nIRQ:   \t\t 90\nGPU UUID: \t {uuid}\n")
-    found = devices._from_driver(tmp_path)
-    assert found == [("GPU-aaaa1111", Gpu("NVIDIA L4", "0")), ("GPU-bbbb2222", Gpu("NVIDIA L4", "1"))]
+    assert devices._from_driver(tmp_path) == [
+        ("GPU-aaaa1111", Gpu("NVIDIA L4", "0")),
+        ("GPU-bbbb2222", Gpu("NVIDIA L4", "1")),
+    ]
 
 
-def test_this_machine_has_a_core_and_memory():
+def test_detects_cores_and_memory():
     machine = detect()
     assert machine.cores >= 1
     assert machine.memory > GIB // 4
 
 
-def test_devices_are_found_without_torch():
+def test_detection_does_not_import_torch():
     code = "import sys; from autotl.devices import detect; detect(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

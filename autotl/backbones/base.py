@@ -1,4 +1,4 @@
-"""The backbone contract: a pretrained network, how to build it, what it wants to see, and its blocks."""
+"""The backbone contract: a pretrained network, how to build it, its preprocessing, its blocks and feature levels."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
-"""The command line: parse, call, print. What it does lies in the Python API; heavy imports wait inside the commands."""
+"""The command line: parses, calls the Python API, prints. Heavy imports are inside of the commands."""
 
+import io
 import os
 import sys
 import warnings
@@ -11,23 +12,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from autotl._version import __version__
-from autotl.cli import (
-    backbones,
-    cache,
-    doctor,
-)
-from autotl.cli import (
-    components as parts,
-)
-from autotl.cli import (
-    new_plugin as plugin_new,
-)
-from autotl.cli import (
-    predict as models,
-)
-from autotl.cli import (
-    search as searching,
-)
+from autotl.cli import backbones, cache, components, doctor, new_plugin, predict, search
 from autotl.cli.plugin_commands import plugin_commands
 from autotl.errors import AutotlError
 
@@ -35,36 +20,39 @@ __all__ = ["app", "main"]
 
 
 class Commands(TyperGroup):
-    """The built-in commands, and those of plugins, which are asked only where a name isn't built in, or all are
-    listed."""
+    """The built-in commands and those of plugins. Plugins are loaded only if all commands are listed, or if the typed
+    one is not built in."""
 
-    complete = False
+    plugins_added = False
 
     def list_commands(self, ctx: Any) -> list[str]:
-        self._take_in_plugins(ctx)
+        self._add_plugin_commands(ctx)
         return super().list_commands(ctx)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.commands:
-            self._take_in_plugins(ctx)
+            self._add_plugin_commands(ctx)
         return super().get_command(ctx, cmd_name)
 
-    def _take_in_plugins(self, ctx: Any) -> None:
-        if not self.complete:
-            self.complete = True
-            for name, command in plugin_commands(set(self.commands), bool(ctx.params.get("strict_plugins"))).items():
+    def _add_plugin_commands(self, ctx: Any) -> None:
+        if not self.plugins_added:
+            self.plugins_added = True
+            for name, command in plugin_commands(
+                set(self.commands), strict=bool(ctx.params.get("strict_plugins"))
+            ).items():
                 self.add_command(command, name)
 
     def main(self, args: Any = None, *more: Any, **keywords: Any) -> Any:
-        """What a user can mend is a line in red; everything else is a bug and keeps its traceback."""
+        """Print an AutotlError in one red line; other exceptions are bugs and keep their traceback."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # the terminal may be unable to encode a name
         try:
             return super().main(args, *more, **keywords)
         except AutotlError as error:
             if "--debug" in (sys.argv[1:] if args is None else args):
                 raise
-            Console(stderr=True).print(
-                Text.assemble(("error: ", "bold red"), (_encodable(str(error)), "red")), soft_wrap=True
-            )
+            Console(stderr=True).print(Text.assemble(("error: ", "bold red"), (str(error), "red")), soft_wrap=True)
             sys.exit(error.exit_code)
 
 
@@ -79,8 +67,8 @@ app = typer.Typer(
 )
 
 
-def _leave_out(values: list[str]) -> list[str]:
-    """Through the environment, so that worker processes leave the same plugins out."""
+def _disable_plugins(values: list[str]) -> list[str]:
+    """Pass `-p no:NAME` on through the environment, which worker processes inherit."""
     for value in values:
         if not value.startswith("no:") or not value[3:]:
             raise typer.BadParameter(f"{value!r}: write no:NAME to leave the plugin NAME out.")
@@ -89,8 +77,8 @@ def _leave_out(values: list[str]) -> list[str]:
     return values
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"autotl {__version__}")
         raise typer.Exit
 
@@ -100,8 +88,10 @@ def autotl(
     ctx: typer.Context,
     plugins: Annotated[
         list[str],
-        typer.Option("-p", metavar="no:NAME", help="Leave the plugin NAME out.", callback=_leave_out, is_eager=True),
-    ] = [],  # noqa: B006  # typer reads the default, nobody changes it
+        typer.Option(
+            "-p", metavar="no:NAME", help="Leave the plugin NAME out.", callback=_disable_plugins, is_eager=True
+        ),
+    ] = [],  # noqa: B006  # typer reads the default, and nothing changes it
     strict_plugins: Annotated[
         bool, typer.Option("--strict-plugins", metavar="", help="Stop at a broken plugin.", is_eager=True)
     ] = False,
@@ -113,25 +103,21 @@ def autotl(
     """Finds the best image classifier that transfer learning can build from pretrained networks."""
     ctx.obj = {"strict": strict_plugins}
     if not debug:
-        warnings.showwarning = _show_warning  # one calm line, not Python's two with a source line
-    if strict_plugins and ctx.invoked_subcommand != "search":  # a search hands it on
+        warnings.showwarning = _show_warning  # one line, without Python's source line
+    if strict_plugins and ctx.invoked_subcommand != "search":  # a search loads plugins itself
         from autotl.registry import load_registry
 
         load_registry(strict=True)
 
 
-def _encodable(text: str) -> str:
-    """Names of files may hold bytes that are no text, which a terminal refuses."""
-    return text.encode(errors="backslashreplace").decode()
+def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+    Console(stderr=True).print(Text.assemble(("warning: ", "bold yellow"), str(message)), soft_wrap=True)
 
 
-def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
-    Console(stderr=True).print(Text.assemble(("warning: ", "bold yellow"), _encodable(str(message))), soft_wrap=True)
-
-
-for module in (searching, models, backbones, parts, plugin_new, cache, doctor):
+for module in (search, predict, backbones, components, new_plugin, cache, doctor):
     module.add_commands(app)
 
 
 def main() -> None:
+    """Entry point of the program `autotl`."""
     app()

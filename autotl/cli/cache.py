@@ -1,4 +1,4 @@
-"""`autotl cache`: what is recorded and kept between searches, and how to check it and make room."""
+"""`autotl cache`: lists, checks and removes what is kept between searches."""
 
 import json
 import time
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["add_commands"]
 
 cache = typer.Typer(help="Recorded features: show, verify, prune, clear.", invoke_without_command=True)
-Folder = Annotated[Path | None, typer.Option("--cache", metavar="FOLDER", help="The cache's folder.")]
+Folder = Annotated[Path | None, typer.Option("--cache", metavar="FOLDER", help="The cache folder.")]
 Json = Annotated[bool, typer.Option("--json", metavar="", help="As JSON.")]
-BESIDES = {"engines": "networks made ready for an engine", "digests": "which image files were checked"}
-"""Folders of the cache beside the features; small, and made again when they are missed."""
+OTHER_FOLDERS = {"engines": "networks converted for an engine", "digests": "checked image files"}
+"""Folders of the cache besides the features, with a description. Small, and made again when they are missing."""
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -31,51 +31,52 @@ def cache_default(ctx: typer.Context, folder: Folder = None, as_json: Json = Fal
     """Recorded features, shared by all searches: show, verify, prune, clear."""
     ctx.obj = {**(ctx.obj or {}), "cache": folder}
     if as_json and ctx.invoked_subcommand is not None:
-        raise typer.BadParameter(f"write it behind the command: autotl cache {ctx.invoked_subcommand} --json")
+        raise typer.BadParameter(f"write it after the command: autotl cache {ctx.invoked_subcommand} --json")
     if ctx.invoked_subcommand is None:
         show(ctx, folder, as_json)
 
 
 @cache.command()
 def show(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> None:
-    """What is recorded, the longest unused first: how many images, how large, and whether a search uses it now."""
+    """List the recorded features, the least recently used first, with size, age and whether a search uses them."""
     import shutil
 
     from autotl.atomic_io import format_bytes
 
     root, store = _open(ctx, folder)
-    kept = store.usage() if store else []
-    besides = {name: _size(root / name) for name in BESIDES}
+    tables = store.usage() if store else []
+    other_bytes = {name: _folder_bytes(root / name) for name in OTHER_FOLDERS}
     if as_json:
-        _print({"cache": str(root), "features": [_as_dict(k) for k in kept], **besides})
+        _print({"cache": str(root), "features": [_as_dict(table) for table in tables], **other_bytes})
         return
     console = Console()
-    if not kept and not any(besides.values()):
+    if not tables and not any(other_bytes.values()):
         console.print(f"The cache {root} is empty.", soft_wrap=True)
         return
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("features of", overflow="fold")
+    listing = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    listing.add_column("features of", overflow="fold")
     for name in ("images", "size", "last used"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
-    for k in kept:
-        use = Text("in use", "green") if k.in_use else Text("")
-        table.add_row(_what(k), f"{k.rows:,}", format_bytes(k.n_bytes), _ago(k.last_used), use)
-    if kept:
-        console.print(table)
-    for name, n_bytes in besides.items():
-        if n_bytes:
-            console.print(Text(f"{format_bytes(n_bytes)}: {BESIDES[name]}", "dim"))
-    total = sum(k.n_bytes for k in kept) + sum(besides.values())
+        listing.add_column(name, justify="right", no_wrap=True)
+    listing.add_column("")
+    for table in tables:
+        use = Text("in use", "green") if table.in_use else Text("")
+        size, age = format_bytes(table.num_bytes), _age(table.last_used)
+        listing.add_row(_describe(table), f"{table.num_rows:,}", size, age, use)
+    if tables:
+        console.print(listing)
+    for name, num_bytes in other_bytes.items():
+        if num_bytes:
+            console.print(Text(f"{format_bytes(num_bytes)}: {OTHER_FOLDERS[name]}", "dim"))
+    total = sum(table.num_bytes for table in tables) + sum(other_bytes.values())
     free = format_bytes(shutil.disk_usage(root).free)
     console.print(f"{format_bytes(total)} in {root}, {free} free on its disk", soft_wrap=True)
 
 
 @cache.command()
 def verify(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> None:
-    """Check every recorded row against its checksum. Damaged ones are dropped, and recorded again when needed."""
+    """Check every recorded row against its checksum. Damaged rows are removed, and extracted again when needed."""
     root, store = _open(ctx, folder)
-    labels = {k.folder: k for k in store.usage()} if store else {}
+    tables = {table.folder: table for table in store.usage()} if store else {}
     damaged = store.verify() if store else {}
     if as_json:
         _print({"cache": str(root), "checked": len(damaged), "damaged": {p.name: d for p, d in damaged.items() if d}})
@@ -83,130 +84,130 @@ def verify(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> 
     console = Console()
     for path, digests in damaged.items():
         if digests:
-            words = _what(labels[path]) if path in labels else path.name
+            description = _describe(tables[path]) if path in tables else path.name
             console.print(
-                Text(f"{words}: {_many(len(digests), 'damaged row')} dropped, to be recorded again", "yellow"),
+                Text(f"{description}: {_count(len(digests), 'damaged row')} removed, to be extracted again", "yellow"),
                 soft_wrap=True,
             )
-    if unread := [k for p, k in labels.items() if p not in damaged]:
+    if unreadable := [path for path in tables if path not in damaged]:
         console.print(
-            f"{_many(len(unread), 'folder')} can't be read by this autotl. Remove: autotl cache clear", soft_wrap=True
+            f"{_count(len(unreadable), 'folder')} can't be read by this autotl. To remove: autotl cache clear",
+            soft_wrap=True,
         )
-    rows = sum(k.rows for p, k in labels.items() if p in damaged)
-    bad = sum(map(len, damaged.values()))
-    console.print(
-        f"{_many(rows, 'row')} checked in {root}: {f'{bad:,} damaged' if bad else 'all sound'}", soft_wrap=True
-    )
+    num_rows = sum(table.num_rows for path, table in tables.items() if path in damaged)
+    num_damaged = sum(map(len, damaged.values()))
+    result = f"{num_damaged:,} damaged" if num_damaged else "none damaged"
+    console.print(f"{_count(num_rows, 'row')} checked in {root}: {result}", soft_wrap=True)
 
 
 @cache.command()
 def prune(
     ctx: typer.Context,
-    size: Annotated[str, typer.Argument(metavar="SIZE", help="What may stay: 5GB, 512MB.")],
+    size: Annotated[str, typer.Argument(metavar="SIZE", help="Size to keep: 5GB, 512MB.")],
     folder: Folder = None,
     as_json: Json = False,
 ) -> None:
-    """Remove recorded features, the longest unused first, until at most SIZE is left. What a search uses stays."""
+    """Remove the least recently used features until at most SIZE is left. Features that a search uses are kept."""
     from autotl.config import parse_bytes
 
     try:
         limit = int(parse_bytes(size))
     except ValueError:
-        raise typer.BadParameter(f"{size!r} is no size: write 5GB, 512MB, or a number of bytes.") from None
+        raise typer.BadParameter(f"{size!r} is not a size: write 5GB, 512MB, or a number of bytes.") from None
     root, store = _open(ctx, folder)
-    _tell_removed(store, store.prune(limit) if store else [], root, as_json)
+    _report_removed(store, store.prune(limit) if store else [], root, as_json=as_json)
 
 
 @cache.command()
 def clear(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> None:
-    """Remove everything that no running search uses. It is all made again when it is needed."""
+    """Remove everything that no running search uses. Everything is made again when it is needed."""
     import shutil
 
     root, store = _open(ctx, folder)
     removed = store.clear() if store else []
-    besides = 0
-    if not (store and store.usage()):  # a running search reads them too
-        for name in BESIDES:
-            besides += _size(root / name)
+    other_bytes = 0
+    if not (store and store.usage()):  # a running search also uses the other folders
+        for name in OTHER_FOLDERS:
+            other_bytes += _folder_bytes(root / name)
             shutil.rmtree(root / name, ignore_errors=True)
-    _tell_removed(store, removed, root, as_json, besides)
+    _report_removed(store, removed, root, as_json=as_json, other_bytes=other_bytes)
 
 
 def _open(ctx: typer.Context, folder: Path | None) -> "tuple[Path, FeatureStore | None]":
-    """The cache's folder, and its store where there is one: to look makes no folders."""
+    """The cache folder, and its store where one exists. Creates no folders."""
     from autotl.config import default_cache
     from autotl.errors import AutotlError
     from autotl.features.store import FeatureStore
 
     root = (folder or (ctx.obj or {}).get("cache") or default_cache()).expanduser()
     if root.exists() and not root.is_dir():
-        raise AutotlError(f"{root} is no folder: give the cache's with --cache.")
+        raise AutotlError(f"{root} is not a folder: name the cache folder with --cache.")
     return root, FeatureStore(root / "features") if (root / "features").is_dir() else None
 
 
-def _tell_removed(
-    store: "FeatureStore | None", removed: "list[StoredTable]", root: Path, as_json: bool, besides: int = 0
+def _report_removed(
+    store: "FeatureStore | None", removed: "list[StoredTable]", root: Path, *, as_json: bool, other_bytes: int = 0
 ) -> None:
     from autotl.atomic_io import format_bytes
 
-    freed = sum(k.n_bytes for k in removed) + besides
+    freed = sum(table.num_bytes for table in removed) + other_bytes
     left = store.usage() if store else []
     if as_json:
-        _print({"cache": str(root), "freed": freed, "removed": [_as_dict(k) for k in removed], "left": len(left)})
+        tables = [_as_dict(table) for table in removed]
+        _print({"cache": str(root), "freed": freed, "removed": tables, "left": len(left)})
         return
     console = Console()
-    for k in removed:
-        console.print(Text(f"removed {_what(k)}, {format_bytes(k.n_bytes)}", "dim"))
-    used = sum(k.in_use for k in left)
-    stays = f"; {_many(used, 'set')} of features in use by a running search stay" if used else ""
-    console.print(
-        f"{format_bytes(freed)} freed, {format_bytes(sum(k.n_bytes for k in left))} left in {root}{stays}",
-        soft_wrap=True,
-    )
+    for table in removed:
+        console.print(Text(f"removed {_describe(table)}, {format_bytes(table.num_bytes)}", "dim"))
+    num_in_use = sum(table.in_use for table in left)
+    kept = f"; {_count(num_in_use, 'set')} of features kept: in use by a running search" if num_in_use else ""
+    left_bytes = format_bytes(sum(table.num_bytes for table in left))
+    console.print(f"{format_bytes(freed)} freed, {left_bytes} left in {root}{kept}", soft_wrap=True)
 
 
-def _what(kept: "StoredTable") -> str:
-    """Which network's features of which view, from which engine."""
-    if kept.spec is None:
-        return f"unreadable ({kept.folder.name[:12]}…)"
-    spec = kept.spec
-    name = kept.label or f"backbone {str(spec.get('backbone', '?'))[:12]}"
-    parts = [spec.get("view"), f"{spec.get('engine')} {spec.get('precision')}" if spec.get("engine") else None]
-    size = (spec.get("preprocessing") or {}).get("size") if isinstance(spec.get("preprocessing"), dict) else None
-    return " · ".join(str(p) for p in [name, *parts, f"{size} px" if size else None] if p)
+def _describe(table: "StoredTable") -> str:
+    """The network, view, engine and image size of recorded features."""
+    spec = table.spec
+    if spec is None:
+        return f"unreadable ({table.folder.name[:12]}…)"
+    name = table.label or f"backbone {str(spec.get('backbone', '?'))[:12]}"
+    engine = " ".join(str(spec[key]) for key in ("engine", "precision", "device_type") if spec.get(key))
+    preprocessing = spec.get("preprocessing")
+    size = preprocessing.get("size") if isinstance(preprocessing, dict) else None
+    return " · ".join(str(p) for p in [name, spec.get("view"), engine, f"{size} px" if size else ""] if p)
 
 
-def _as_dict(kept: "StoredTable") -> dict[str, Any]:
+def _as_dict(table: "StoredTable") -> dict[str, Any]:
     return {
-        "folder": str(kept.folder),
-        "label": kept.label,
-        "spec": kept.spec,
-        "images": kept.rows,
-        "bytes": kept.n_bytes,
-        "last_used": kept.last_used,
-        "in_use": kept.in_use,
+        "folder": str(table.folder),
+        "label": table.label,
+        "spec": table.spec,
+        "images": table.num_rows,
+        "bytes": table.num_bytes,
+        "last_used": table.last_used,
+        "in_use": table.in_use,
     }
 
 
-def _ago(moment: float) -> str:
+def _age(moment: float) -> str:
     seconds = time.time() - moment
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
-            return f"{_many(int(seconds // length), unit)} ago"
+            return f"{_count(int(seconds // length), unit)} ago"
     return "just now"
 
 
-def _size(folder: Path) -> int:
+def _folder_bytes(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
         try:
             total += path.stat().st_size if path.is_file() else 0
-        except OSError:  # removed since
+        except OSError:  # removed by another process
             continue
     return total
 
 
-def _many(count: int, noun: str) -> str:
+def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 

@@ -1,4 +1,4 @@
-"""`autotl heads`, `strategies`, `plugins`: what there is to search, and who adds it."""
+"""`autotl heads`, `strategies`, `plugins`: list components and the plugins that register them."""
 
 import json
 import warnings
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
-SORTS = ("name", "type", "rows", "plugin")
+SORTS = ("name", "type", "samples", "plugin")
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -32,7 +32,7 @@ def _registry() -> "Registry":
 
 
 def _table(*columns: str) -> Table:
-    """The first column is a name, and names are typed again: it stays whole."""
+    """A table whose first column, a name to be typed again, is never cut."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for index, name in enumerate(columns):
         table.add_column(name, no_wrap=index == 0, overflow="fold")
@@ -40,14 +40,16 @@ def _table(*columns: str) -> Table:
 
 
 def heads(
-    type: Annotated[str | None, typer.Option(metavar="TYPE", help="Those of one type: dense or estimator.")] = None,
-    plugin: Annotated[str | None, typer.Option(metavar="NAME", help="Those of one plugin.")] = None,
+    type: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Only heads of this type: dense or estimator.")
+    ] = None,
+    plugin: Annotated[str | None, typer.Option(metavar="NAME", help="Only heads of this plugin.")] = None,
     sort: Annotated[str | None, typer.Option(metavar="BY", help=f"{', '.join(SORTS[:-1])} or {SORTS[-1]}.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON array.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON array.")] = False,
 ) -> None:
-    """The classifiers that can be put on a backbone."""
+    """List the heads: classifiers on top of a backbone."""
     if type not in (None, "dense", "estimator"):
-        raise typer.BadParameter(f"{type!r}: a head is dense or estimator.")
+        raise typer.BadParameter(f"{type!r}: a head's type is dense or estimator.")
     if sort is not None and sort not in SORTS:
         raise typer.BadParameter(f"{sort!r}: sort by {', '.join(SORTS)}.")
     registry = _registry()
@@ -55,46 +57,46 @@ def heads(
     for head in registry.heads.values():
         owner = registry.owners["head"][head.name]
         if type in (None, head.type) and (plugin is None or owner.matches(plugin)):
-            rows.append({"name": head.name, "type": head.type, "rows": head.max_train_samples, "plugin": owner.name})
+            rows.append({"name": head.name, "type": head.type, "samples": head.max_train_samples, "plugin": owner.name})
     if sort:
         rows.sort(key=lambda row: (row[sort] is None, row[sort] or 0, row["name"]))
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = _table("head", "type", "rows at most", "plugin")
+    table = _table("head", "type", "max. samples", "plugin")
     for row in rows:
-        most = f"{row['rows']:,}" if row["rows"] else "any"
-        table.add_row(str(row["name"]), str(row["type"]), most, str(row["plugin"]))
+        limit = f"{row['samples']:,}" if row["samples"] else "any"
+        table.add_row(*(Text(str(cell)) for cell in (row["name"], row["type"], limit, row["plugin"])))
     console = Console()
-    console.print(table if rows else "[dim]None is like that.[/]")
-    for shown in dict.fromkeys(row["type"] for row in rows):
-        trained_by = [s.name for s in registry.strategies.values() if shown in s.head_types]
-        console.print(Text(f"{shown} heads are trained by {', '.join(trained_by)}", "dim"))
+    console.print(table if rows else "[dim]No head matches.[/]")
+    for head_type in dict.fromkeys(row["type"] for row in rows):
+        trained_by = [s.name for s in registry.strategies.values() if head_type in s.head_types]
+        console.print(Text(f"{head_type} heads are trained by {', '.join(trained_by)}", "dim"))
 
 
 def strategies() -> None:
-    """The ways to reuse a pretrained network."""
+    """List the strategies: ways to reuse a pretrained network."""
     table = _table("strategy", "heads", "")
     for strategy in _registry().strategies.values():
         summary = " ".join((strategy.__doc__ or "").split("\n\n")[0].split())
-        table.add_row(strategy.name, " and ".join(strategy.head_types), Text(summary, "dim"))
+        table.add_row(Text(strategy.name), Text(" and ".join(strategy.head_types)), Text(summary, "dim"))
     Console().print(table)
 
 
-def plugins(as_json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON array.")] = False) -> None:
-    """Every plugin, its package and version, what it adds, and why it takes no part where it is broken."""
+def plugins(as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON array.")] = False) -> None:
+    """List the plugins: package, version, components, and why a disabled one is broken."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "plugin .* takes no part")  # the list says so, too
-        found = _registry().plugins
+        warnings.filterwarnings("ignore", "plugin .* is disabled")  # the list contains the cause
+        installed = _registry().plugins
     if as_json:
-        print(json.dumps([asdict(plugin) for plugin in found], indent=2))
+        print(json.dumps([asdict(plugin) for plugin in installed], indent=2))
         return
     console = Console()
-    for plugin in found:
+    for plugin in installed:
         console.print(Text.assemble((plugin.name, "bold"), (f"  {plugin.distribution} {plugin.version}", "dim")))
         if plugin.broken:
-            console.print(Padding(Text(f"broken: {plugin.broken}", "red"), (0, 0, 0, 2)))
+            console.print(Padding(Text(f"disabled: {plugin.broken}", "red"), (0, 0, 0, 2)))
             continue
         other = [hook for hook in plugin.hooks if not hook.startswith("autotl_register_") or hook.endswith("_commands")]
-        for kind, names in {**plugin.components, **({"hooks": other} if other else {})}.items():
-            console.print(Padding(Text.assemble((f"{kind}  ", "cyan"), ", ".join(names)), (0, 0, 0, 2)))
+        for component, names in {**plugin.components, **({"hooks": other} if other else {})}.items():
+            console.print(Padding(Text.assemble((f"{component}  ", "cyan"), ", ".join(names)), (0, 0, 0, 2)))

@@ -1,4 +1,4 @@
-"""`autotl plugin new`: a plugin to begin with."""
+"""`autotl plugin new`: writes a package with a new plugin."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,14 +23,20 @@ def group() -> None:
 
 @plugin.command()
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the plugin, and the part that it adds, is called.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the plugin and of the component that it adds.")],
     component: Annotated[
         str,
-        typer.Option("--component", metavar="COMPONENT", help="backbone, head, strategy, dataset, metric or engine."),
+        typer.Option(
+            "--component",
+            metavar="COMPONENT",
+            help="backbone, head, strategy, dataset, metric, engine or callback.",
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Where its folder is made.")] = Path(),
+    output: Annotated[
+        Path, typer.Option("--output", metavar="FOLDER", help="Folder in which the package's folder is created.")
+    ] = Path(),
 ) -> None:
-    """Write a package that installs, passes its own tests and adds one part to autotl.
+    """Write a package that installs, passes its own tests and adds one component to autotl.
 
     [dim]Example: autotl plugin new our_cells --component backbone[/]
     """

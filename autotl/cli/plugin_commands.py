@@ -1,4 +1,4 @@
-"""Commands that plugins add. Asked without the registry, which needs NumPy: `autotl --help` has to be quick."""
+"""Commands of plugins, loaded without the registry: it imports NumPy, and `autotl --help` has to be quick."""
 
 import warnings
 from typing import Any
@@ -11,17 +11,21 @@ from autotl.errors import AutotlError, BrokenPlugin
 __all__ = ["plugin_commands"]
 
 
-def plugin_commands(built_in: set[str], strict: bool) -> dict[str, Any]:
-    """Each plugin's commands by name, from the entry points that `load_registry` would load.
+def plugin_commands(built_in: set[str], *, strict: bool) -> dict[str, Any]:
+    """Commands by name, of the entry points that `load_registry` loads.
 
-    A plugin that fails, or takes a name that is taken, costs a warning; with `strict` it is a BrokenPlugin error.
+    A plugin that fails, or adds a command whose name is taken, costs a warning.
+
+    Args:
+        built_in: names of the built-in commands.
+        strict: raise BrokenPlugin instead of a warning.
     """
-    left_out = disabled_names()
+    disabled = disabled_names()
     owners = dict.fromkeys(built_in, "autotl itself")
     commands: dict[str, Any] = {}
     for entry in installed_plugins():
         distribution, version = distribution_of(entry)
-        if {entry.name, distribution} & left_out:
+        if {entry.name, distribution} & disabled:
             continue
         try:
             added = _commands_of(entry)
@@ -45,7 +49,7 @@ def plugin_commands(built_in: set[str], strict: bool) -> dict[str, Any]:
 def _commands_of(entry: Any) -> dict[str, Any]:
     with traced(entry.name, f"import {entry.value}"):
         hook = getattr(entry.load(), "autotl_register_commands", None)
-    if hook is None or not hasattr(hook, "autotl_impl"):  # not marked with @autotl.hookimpl
+    if hook is None or not hasattr(hook, "autotl_impl"):  # pluggy's mark, set by @autotl.hookimpl
         return {}
     cli = typer.Typer(callback=lambda: None)  # with a callback, a single command stays a group
     with traced(entry.name, "autotl_register_commands"):

@@ -1,10 +1,10 @@
-"""`autotl predict` and `autotl evaluate`: what a search leaves, at work."""
+"""`autotl predict` and `autotl evaluate`: use a model."""
 
 import json
 import sys
 import time
 from contextlib import nullcontext
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder, or a study's name.")]
-Device = Annotated[str, typer.Option(metavar="auto", help="Where: cpu, cuda:0, mps.")]
+Device = Annotated[str, typer.Option(metavar="auto", help="Device: auto, cpu, cuda:0 or mps.")]
 
 
 def predict(
@@ -30,60 +30,61 @@ def predict(
     places: Annotated[list[Path], typer.Argument(metavar="FILES-OR-FOLDER...", help="Images, or folders of them.")],
     csv: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.csv", help="Write path,label,probability[,label2,probability2…] instead."),
+        typer.Option(metavar="FILE.csv", help="Write path,label,probability[,label2,probability2…] to a file."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, metavar="N", help="How many classes for each image.")] = 3,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of classes for each image.")] = 3,
     device: Device = "auto",
 ) -> None:
-    """Say what is on images. Any number of them: they are read as a stream.
+    """Predict the classes of images. Their number is not limited: they are read as a stream.
 
-    A file that can't be decoded is named and left out; the exit code is 1 where it was named on the command line, or
-    where nothing could be predicted.
+    A file that can't be decoded is skipped with a message. The exit code is 1 if a file that was typed is skipped, or
+    if nothing was predicted.
     """
     from autotl.atomic_io import escape
     from autotl.config import find_model
-    from autotl.model.file_prediction import CsvFile, best_classes, find_images, more_than, take_device
+    from autotl.model.device import take_device
+    from autotl.model.file_prediction import CsvFile, best_classes, find_images, more_than
 
-    folder, images = find_model(model), find_images(places)  # a wrong name is told before torch is loaded
+    folder, images = find_model(model), find_images(places)  # a wrong name is an error before torch is imported
     torch_device = take_device(device)
-    from autotl.model.image_model import FEW, load
+    from autotl.model.image_model import MAX_UNCOMPILED, load
 
     loaded = load(folder, torch_device)
-    many, images = more_than(FEW, images)
+    many, images = more_than(MAX_UNCOMPILED, images)
     top = min(top, len(loaded.classes))
     errors = Console(stderr=True)
     skipped: list[Path] = []
     done = 0
 
     def skip(path: Path, *reason: Any) -> None:
-        skipped.append(path) if path in named else None
-        words = f"skipped {path}: {' '.join(map(str, reason))}"
-        errors.print(Text(escape(words), "yellow"), soft_wrap=True)
+        if path in typed:
+            skipped.append(path)
+        errors.print(Text(escape(f"skipped {path}: {' '.join(map(str, reason))}"), "yellow"), soft_wrap=True)
 
-    named = {place.expanduser() for place in places}
+    typed = {place.expanduser() for place in places}
     out = CsvFile(csv, top) if csv else None
-    watched = csv and errors.is_terminal
-    with out or nullcontext(), errors.status("0 images") if watched else nullcontext() as status:
-        started = told = time.monotonic()
-        for path, probabilities in loaded.stream(images, skip, many):
+    live = csv and errors.is_terminal
+    with out or nullcontext(), errors.status("0 images") if live else nullcontext() as status:
+        started = updated = time.monotonic()
+        for path, probabilities in loaded.stream(images, skip, many=many):
             done += 1
             best = best_classes(probabilities, loaded.classes, top)
             if out:
                 out.write(path, best)
             else:
-                print(escape(path), *(f"{escape(label)} {share:.3f}" for label, share in best), sep="  ")
-            if status and (now := time.monotonic()) - told > 0.5:
-                told = now
+                print(escape(path), *(f"{escape(label)} {probability:.3f}" for label, probability in best), sep="  ")
+            if status and (now := time.monotonic()) - updated > 0.5:
+                updated = now
                 status.update(f"{done:,} images, {done / (now - started):,.0f} images/s")
     if csv:
-        errors.print(f"{done:,} images in {csv}", soft_wrap=True)
+        errors.print(Text(f"{done:,} images in {csv}"), soft_wrap=True)
     elif not done and not skipped:
-        errors.print("There are no images there.")
+        errors.print("No images found.")
     if skipped or not done:
         raise typer.Exit(1)
 
 
-class Subset(str, Enum):
+class Subset(StrEnum):
     auto = "auto"
     test = "test"
     all = "all"
@@ -91,23 +92,23 @@ class Subset(str, Enum):
 
 def evaluate(
     model: Model,
-    data: Annotated[str, typer.Argument(help="Labelled images: a folder, a CSV manifest, or a data set by name.")],
+    data: Annotated[str, typer.Argument(help="Labelled images: a folder, a CSV manifest, or the name of a data set.")],
     subset: Annotated[
-        Subset, typer.Option(metavar="test|all", help="Without it: the test images, where the data has one.")
+        Subset, typer.Option(metavar="test|all", help="Default: the test subset if the data has one, else all.")
     ] = Subset.auto,
     device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object.")] = False,
 ) -> None:
-    """Score a model on labelled images: metrics, a table of the classes, the confusion matrix."""
+    """Score a model on labelled images: metrics, scores by class, and the confusion matrix."""
     from autotl.config import find_model
-    from autotl.model.file_prediction import take_device
+    from autotl.model.device import take_device
 
-    folder = find_model(model)  # a wrong name is told before torch is loaded
+    folder = find_model(model)  # a wrong name is an error before torch is imported
     torch_device = take_device(device)
     from autotl import api
     from autotl.atomic_io import escape
 
-    outcome = api.evaluate(folder, data, subset.value, torch_device)
+    outcome = api.evaluate(folder, data, subset=subset.value, device=torch_device)
     if as_json:
         json.dump(outcome, sys.stdout, indent=2, default=float)
         print()
@@ -133,37 +134,38 @@ def _per_class(rows: list[dict[str, Any]]) -> Table:
             table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         cells = [f"{v:,.0f}" if name == "n" else f"{v:.3f}" for name, v in row.items() if name != "class"]
-        table.add_row(str(row["class"]), *cells)
+        table.add_row(Text(str(row["class"])), *cells)
     return table
 
 
 def _confusion(classes: list[str], matrix: list[list[int]], width: int) -> Table | Text:
-    """Rows are what an image is, columns what the model says. Many classes don't fit: then the worst mix-ups."""
+    """The confusion matrix: rows are the true classes, columns the predicted. If it is too wide, the most frequent
+    confusions."""
     cell = max(len(str(n)) for row in matrix for n in row) + 2
     if 24 + len(classes) * max(cell, 5) > width:
-        return _mixed_up(classes, matrix)
+        return _most_confused(classes, matrix)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("is \\ predicted", overflow="ellipsis", max_width=22)
+    table.add_column("true \\ predicted", overflow="ellipsis", max_width=22)
     for i, _ in enumerate(classes, 1):
         table.add_column(f"({i})", justify="right", no_wrap=True)
     for i, row in enumerate(matrix):
-        right = [
+        cells = [
             Text(f"{n:,}" if n else "·", "bold green" if i == j else "" if n else "dim") for j, n in enumerate(row)
         ]
-        table.add_row(f"({i + 1}) {classes[i]}", *right)
+        table.add_row(Text(f"({i + 1}) {classes[i]}"), *cells)
     return table
 
 
-def _mixed_up(classes: list[str], matrix: list[list[int]], most: int = 10) -> Table | Text:
+def _most_confused(classes: list[str], matrix: list[list[int]], limit: int = 10) -> Table | Text:
     pairs = sorted(((n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n), reverse=True)
     if not pairs:
-        return Text("No class is taken for another.")
+        return Text("No image is predicted as another class.")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("images", justify="right")
-    table.add_column("is", overflow="ellipsis")
+    table.add_column("true class", overflow="ellipsis")
     table.add_column("predicted", overflow="ellipsis")
-    for n, i, j in pairs[:most]:
-        table.add_row(f"{n:,}", classes[i], classes[j])
-    table.title = "The most frequent mix-ups (--json has the whole matrix)"
+    for n, i, j in pairs[:limit]:
+        table.add_row(f"{n:,}", Text(classes[i]), Text(classes[j]))
+    table.title = "The most frequent confusions (--json prints the whole matrix)"
     table.title_justify, table.title_style = "left", "dim"
     return table

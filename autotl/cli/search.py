@@ -9,7 +9,8 @@ from rich.text import Text
 
 __all__ = ["add_commands"]
 
-STUDY, PARTS, LIMITS, SHOWN = "Study", "What is searched", "Limits", "What the terminal shows"
+STUDY, COMPONENTS, LIMITS, OUTPUT = "Study", "What is searched", "Limits", "What the terminal shows"
+"""Panels of `autotl search --help`."""
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -28,57 +29,66 @@ def search(
         str,
         typer.Argument(
             metavar="DATA|STUDY.toml",
-            help="A folder of class folders, a CSV manifest, a data set by name, or a study file.",
+            help="A folder of class folders, a CSV manifest, the name of a data set, or a study file.",
         ),
     ],
-    images: Annotated[str | None, _option(STUDY, "DATA", "Other images than the study file's.", "--data")] = None,
-    name: Annotated[str | None, _option(STUDY, "NAME", "What the study is called; the same name resumes it.")] = None,
+    images: Annotated[
+        str | None, _option(STUDY, "DATA", "Images to use instead of the study file's.", "--data")
+    ] = None,
+    name: Annotated[str | None, _option(STUDY, "NAME", "Name of the study; the same name resumes it.")] = None,
     output: Annotated[
-        Path | None, _option(STUDY, "FOLDER", "The folder that holds the studies (without it: studies).")
+        Path | None, _option(STUDY, "FOLDER", "The folder that holds the studies (default: studies).")
     ] = None,
     extend: Annotated[
         bool,
-        _option(
-            STUDY, "", "Search with other choices, in a new study that takes over the trials that fit.", "--extend"
-        ),
+        _option(STUDY, "", "Search with other choices, in a new study that takes over matching trials.", "--extend"),
     ] = False,
-    test: Annotated[str | None, _option(STUDY, "DATA|none", "Test images of their own, or none.")] = None,
-    metric: Annotated[str | None, _option(STUDY, "NAME", "The score to optimise (without it: accuracy).")] = None,
-    seed: Annotated[int | None, _option(STUDY, "N", "Decides the split, and each trial's own seed.")] = None,
+    test: Annotated[str | None, _option(STUDY, "DATA|none", "Separate test images, or none.")] = None,
+    metric: Annotated[str | None, _option(STUDY, "NAME", "The score to optimise (default: accuracy).")] = None,
+    seed: Annotated[int | None, _option(STUDY, "N", "Seed of the split and of each trial.")] = None,
     ensemble: Annotated[
-        int | None, _option(STUDY, "N", "How many trials the model may combine (without it: 8); 1 keeps the best.")
+        int | None,
+        _option(STUDY, "N", "Maximum number of trials that the model combines (default: 8); 1 keeps the best."),
     ] = None,
     strict_images: Annotated[
         bool, _option(STUDY, "", "Stop at a file that can't be decoded.", "--strict-images")
     ] = False,
-    backbone: Annotated[list[str] | None, _option(PARTS, "NAME", "A pretrained network; repeat it for more.")] = None,
-    strategy: Annotated[list[str] | None, _option(PARTS, "NAME", "A way to reuse it; repeat it for more.")] = None,
-    head: Annotated[list[str] | None, _option(PARTS, "NAME", "A classifier; repeat it for more.")] = None,
-    engine: Annotated[str | None, _option(PARTS, "NAME", "What runs frozen backbones.")] = None,
-    offline: Annotated[bool, _option(PARTS, "", "Fetch no weights from the network.", "--offline")] = False,
-    time: Annotated[
-        str | None, _option(LIMITS, "10m", "How long: 90s, 10m, 1h30m (without it and --trials: 10m).")
+    backbone: Annotated[
+        list[str] | None, _option(COMPONENTS, "NAME", "A pretrained network; repeat the flag for more.")
     ] = None,
-    trials: Annotated[int | None, _option(LIMITS, "N", "How many trials.")] = None,
-    trial_timeout: Annotated[str | None, _option(LIMITS, "2m", "How long one trial may train, or be silent.")] = None,
-    devices: Annotated[str | None, _option(LIMITS, "auto", "A worker for each: cpu, cpu*2, or cuda:0,cuda:1.")] = None,
-    cache: Annotated[Path | None, _option(LIMITS, "FOLDER", "Where features are recorded.")] = None,
-    cache_size: Annotated[str | None, _option(LIMITS, "20GB", "How large the cache may grow.")] = None,
-    join: Annotated[
-        bool, _option(LIMITS, "", "Add workers to the search that runs in this study already.", "--join")
-    ] = False,
-    quiet: Annotated[bool, _option(SHOWN, "", "Nothing but the model's folder, at the end.", "--quiet", "-q")] = False,
-    as_json: Annotated[bool, _option(SHOWN, "", "One JSON object a line, for scripts.", "--json")] = False,
-    picture: Annotated[Path | None, _option(SHOWN, "FILE.svg", "Save what the terminal shows at the end.")] = None,
+    strategy: Annotated[
+        list[str] | None, _option(COMPONENTS, "NAME", "A way to reuse it; repeat the flag for more.")
+    ] = None,
+    head: Annotated[list[str] | None, _option(COMPONENTS, "NAME", "A classifier; repeat the flag for more.")] = None,
+    engine: Annotated[str | None, _option(COMPONENTS, "NAME", "Engine for frozen backbones.")] = None,
+    offline: Annotated[bool, _option(COMPONENTS, "", "Download no weights.", "--offline")] = False,
+    time: Annotated[
+        str | None, _option(LIMITS, "10m", "Time budget: 90s, 10m, 1h30m (default without --trials: 10m).")
+    ] = None,
+    trials: Annotated[int | None, _option(LIMITS, "N", "Maximum number of trials.")] = None,
+    trial_timeout: Annotated[
+        str | None, _option(LIMITS, "2m", "Maximum time of one trial, and without a message from its worker.")
+    ] = None,
+    devices: Annotated[
+        str | None, _option(LIMITS, "auto", "Devices, with one worker for each: cpu, cpu*2, or cuda:0,cuda:1.")
+    ] = None,
+    cache: Annotated[Path | None, _option(LIMITS, "FOLDER", "Folder for recorded features.")] = None,
+    cache_size: Annotated[str | None, _option(LIMITS, "20GB", "Maximum size of the cache.")] = None,
+    join: Annotated[bool, _option(LIMITS, "", "Add workers to the running search of this study.", "--join")] = False,
+    quiet: Annotated[bool, _option(OUTPUT, "", "Print only the model's folder, at the end.", "--quiet", "-q")] = False,
+    as_json: Annotated[bool, _option(OUTPUT, "", "Print one JSON object a line, for scripts.", "--json")] = False,
+    picture: Annotated[
+        Path | None, _option(OUTPUT, "FILE.svg", "Save what the terminal shows as a picture, at the end.")
+    ] = None,
 ) -> None:
     """Search for the best classifier of labelled images. The same name again resumes.
 
     [dim]Example: autotl search photos/ --time 10m[/]
     """
     if quiet and as_json:
-        raise typer.BadParameter("choose --quiet or --json: one of them.")
+        raise typer.BadParameter("--quiet and --json exclude each other.")
     if join and extend:
-        raise typer.BadParameter("choose --join or --extend: one of them.")
+        raise typer.BadParameter("--join and --extend exclude each other.")
     from autotl.config import study_config
 
     config = study_config(
@@ -120,13 +130,13 @@ Output = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that ho
 
 def replay(
     name: Study,
-    number: Annotated[int, typer.Argument(metavar="NUMBER", help="The trial's number, as the leaderboard has it.")],
+    number: Annotated[int, typer.Argument(metavar="NUMBER", help="The trial's number in the leaderboard.")],
     output: Output = Path("studies"),
 ) -> None:
     """Train a trial's recipe again and compare the validation scores."""
     from autotl.config import find_study
 
-    folder = find_study(name, output)  # a wrong name is told before torch is loaded
+    folder = find_study(name, output)  # a wrong name is an error before torch is imported
     from autotl import api
     from autotl.recipe import Recipe
 
@@ -136,23 +146,22 @@ def replay(
     console.print(Text(Recipe.from_dict(outcome["recipe"]).describe(), "dim"))
     same = recorded is not None and abs(recorded - replayed) < 1e-6
     verdict = Text("the same", "green") if same else Text("not the same", "yellow")
-    console.print(f"{outcome['metric']}: recorded {recorded}, replayed {replayed}:", verdict)
+    console.print(Text(f"{outcome['metric']}: recorded {recorded}, replayed {replayed}:"), verdict)
 
 
 def dashboard(
     name: Study,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="N", help="The port on 127.0.0.1; 0 takes a free one.")
+        int, typer.Option(min=0, max=65535, metavar="N", help="Port on 127.0.0.1; 0 takes a free one.")
     ] = 8080,
     output: Output = Path("studies"),
 ) -> None:
-    """Look at a study in Optuna Dashboard, in the browser."""
+    """Show a study in Optuna Dashboard, in the browser."""
     from autotl.config import find_study
     from autotl.study.dashboard import dashboard_server
 
     folder = find_study(name, output)
     with dashboard_server(folder, port) as server:
-        Console().print(
-            f"http://127.0.0.1:{server.server_port}/dashboard shows {folder}. Ctrl-C ends it.", soft_wrap=True
-        )
+        url = f"http://127.0.0.1:{server.server_port}/dashboard"
+        Console().print(Text(f"{url} shows {folder}. Ctrl-C ends it."), soft_wrap=True)
         server.serve_forever()

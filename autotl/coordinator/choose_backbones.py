@@ -1,4 +1,4 @@
-"""Which backbones a search takes: those that were named, else those that need no download, else a few to fetch."""
+"""Which backbones a search takes: the named ones, else those that need no download, else a few that are downloaded."""
 
 from collections.abc import Callable
 
@@ -9,32 +9,36 @@ from autotl.registry import Registry
 
 __all__ = ["choose_backbones"]
 
-FEW = 3
-"""How many of the registered ones are fetched where none is here."""
+NUM_DOWNLOADED = 3
+"""How many of the registered backbones are downloaded where the weights of none are on this machine."""
 
 
-def choose_backbones(config: StudyConfig, registry: Registry, say: Callable[[str], None]) -> list[Backbone]:
-    """Cheapest first. What has to be fetched is announced with its size before anything is; raises AutotlError
-    where it can't be had."""
-    here = [b for b in registry.backbones.values() if b.is_cached]
+def choose_backbones(config: StudyConfig, registry: Registry, log: Callable[[str], None]) -> list[Backbone]:
+    """The backbones of a search, those with the fewest parameters first. Downloads missing weights, after a line with
+    their size.
+
+    Raises:
+        AutotlError: weights that can't be had.
+    """
+    cached = [backbone for backbone in registry.backbones.values() if backbone.is_cached]
     if config.backbones:
         chosen = [registry.backbone(name) for name in config.backbones]
-    elif here:
-        chosen = here
+    elif cached:
+        chosen = cached
     else:
-        chosen = sorted(registry.backbones.values(), key=_cost)[:FEW]
-    to_fetch = [b for b in chosen if not b.is_cached]
+        chosen = sorted(registry.backbones.values(), key=_size)[:NUM_DOWNLOADED]
+    missing = [backbone for backbone in chosen if not backbone.is_cached]
     if not config.offline:
-        for backbone in to_fetch:
-            say(f"{backbone.name}: its weights are fetched from {backbone.download}")
-    for backbone in to_fetch:
+        for backbone in missing:
+            log(f"{backbone.name}: downloading its weights from {backbone.download}")
+    for backbone in missing:
         try:
-            _ = backbone.digest  # fetches, once for all workers
+            _ = backbone.digest  # downloads the weights, once for all workers
         except AutotlError as error:
-            listed = ", ".join(b.name for b in here) or "none"
-            raise AutotlError(f"{backbone.name}: {error} Backbones that are on this machine: {listed}.") from error
-    return sorted(chosen, key=_cost)
+            names = ", ".join(b.name for b in cached) or "none"
+            raise AutotlError(f"{backbone.name}: {error} Backbones that are on this machine: {names}.") from error
+    return sorted(chosen, key=_size)
 
 
-def _cost(backbone: Backbone) -> tuple[int, str]:
+def _size(backbone: Backbone) -> tuple[int, str]:
     return (backbone.count_params(), backbone.name)

@@ -1,11 +1,12 @@
-"""Train a recorded trial again."""
+"""Replay: a recorded trial is trained again."""
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from autotl.backbones.weights import no_downloads
 from autotl.config import StudyConfig
@@ -14,34 +15,57 @@ from autotl.errors import AutotlError
 __all__ = ["replay_trial"]
 
 
-def replay_trial(folder: Path, number: int, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """The trial's recipe trained again in this process: `recorded` and `replayed` score, `metric`, `recipe`."""
+def replay_trial(folder: Path, number: int, log: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Train the recipe of a complete trial again, in this process.
+
+    Args:
+        folder: the study's folder.
+        log: shows a line to the user.
+
+    Returns:
+        `recorded` and `replayed` score on the validation images, `metric`, and `recipe`.
+
+    Raises:
+        AutotlError: the study can't be read, its images have changed, or it has no such complete trial.
+    """
     from autotl.coordinator.setup import kept_config
 
     config = kept_config(folder)
     with no_downloads() if config.offline else nullcontext():
-        return _replay(config, number, say)
+        return _replay(config, number, log)
 
 
-def _replay(config: StudyConfig, number: int, say: Callable[[str], None]) -> dict[str, Any]:
+def _replay(config: StudyConfig, number: int, log: Callable[[str], None]) -> dict[str, Any]:
     import torch
 
+    from autotl.clock import Deadline
     from autotl.coordinator.setup import prepare
     from autotl.devices import parse_devices
     from autotl.recipe import Recipe
     from autotl.registry import load_registry
-    from autotl.trial.runner import Bench, train
+    from autotl.study.study import TrialAttribute
+    from autotl.trial.runner import train
+    from autotl.trial.state import WorkerState
+    from autotl.workers.messages import FromWorker, Log
+
+    def show(message: FromWorker) -> None:
+        if isinstance(message, Log):
+            log(message.text)
 
     registry = load_registry(config.without_plugins, strict=config.strict_plugins)
-    context = prepare(config, registry, parse_devices(config.devices), say)
-    bench = Bench.set_up(context, lambda *message: None, lambda: float("inf"))
-    trials = {t.number: t for t in bench.study.get_trials(deepcopy=False)}
-    trial = trials.get(number)
-    if trial is None or trial.state != optuna.trial.TrialState.COMPLETE:
-        done = sorted(n for n, t in trials.items() if t.state == optuna.trial.TrialState.COMPLETE)
-        raise AutotlError(f"Study {config.name!r} has no finished trial {number}. Finished: {done}")
+    context = prepare(config, registry, parse_devices(config.devices), log)
+    state = WorkerState.set_up(context, show, Deadline())
+    trial = _complete_trial(state.study.get_trials(deepcopy=False), number, config.name)
     torch.set_num_threads(context.slot.threads)
-    recipe = Recipe.from_dict(trial.user_attrs["recipe"])
-    result = train(bench, recipe, float("inf"), lambda fraction, score: None)
-    score = bench.registry.metric(config.metric)(bench.labels("validation"), result.probabilities)
+    recipe = Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE])
+    result = train(state, recipe, math.inf, lambda fraction, score: None)
+    score = state.registry.metric(config.metric)(state.labels("validation"), result.probabilities)
     return {"recorded": trial.value, "replayed": score, "metric": config.metric, "recipe": recipe.to_dict()}
+
+
+def _complete_trial(trials: list[FrozenTrial], number: int, study: str) -> FrozenTrial:
+    complete = {trial.number: trial for trial in trials if trial.state == TrialState.COMPLETE}
+    if number not in complete:
+        numbers = ", ".join(map(str, sorted(complete))) or "none"
+        raise AutotlError(f"Study {study!r} has no complete trial {number}. Complete trials: {numbers}.")
+    return complete[number]

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from autotl.atomic_io import DiskFull, as_disk_full, format_bytes, refuse_links_out, same_disk
 from autotl.backbones.weights import no_downloads
 from autotl.clock import Clock, SystemClock
-from autotl.config import StudyConfig, check_names, default_cache
+from autotl.config import StudyConfig, check_registered, default_cache
 from autotl.coordinator.coordinator import Coordinator
 from autotl.coordinator.extend import extension_of
 from autotl.coordinator.finalization import finalize
@@ -90,7 +90,7 @@ def _run(
     clock = SystemClock()
     started = clock.now()
     registry = load_registry(config.without_plugins, strict=config.strict_plugins)
-    check_names(config, registry)
+    check_registered(config, registry)
     slots = parse_devices(config.devices)
     extends = config.folder if extend else None
     if extends:

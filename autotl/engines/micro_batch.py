@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from autotl.atomic_io import write_json
-from autotl.devices import out_of_memory
+from autotl.devices import is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,7 +96,7 @@ class MicroBatch:
             try:
                 return attempt()
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or self.size_for(batch) <= 1:
+                if not is_out_of_memory(error) or self.size_for(batch) <= 1:
                     raise
             # Outside of the handler: the traceback keeps the tensors of the failed attempt alive.
             clear()

@@ -153,10 +153,8 @@ def _cached(core: Any, module: "nn.Module", size: int, cache: Path, key: str) ->
         try:
             openvino.save_model(model, draft / "model.xml", compress_to_fp16=False)
             for file in draft.iterdir():
-                with file.open("rb") as written:
-                    os.fsync(
-                        written.fileno()
-                    )  # before the rename: a power cut could leave empty files under the new name
+                with file.open("rb") as written:  # synced before the rename: else a power cut can leave empty files
+                    os.fsync(written.fileno())
             draft.rename(folder)
         except (OSError, RuntimeError):
             pass  # disk full or folder removed: work without the cache

@@ -1,5 +1,8 @@
-"""Images to features: decoded in parallel with inference, recorded once, read by every trial."""
+"""Extracts features from images: decodes and infers in parallel, records each feature once for all trials."""
 
+import functools
+import hashlib
+import importlib.metadata
 import itertools
 import json
 import time
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
+from autotl.atomic_io import write_atomically, write_json
 from autotl.backbones.base import Backbone, Layout
 from autotl.clock import Deadline
 from autotl.data.augmentation import ORIGINAL, View
@@ -34,16 +38,24 @@ if TYPE_CHECKING:
 
     from autotl.backbones.graph_split import GraphSplit
 
-__all__ = ["BATCH", "BackboneFeatures", "FeatureExtractor", "StoredSamples", "batches", "conversion_key"]
+__all__ = [
+    "BATCH",
+    "FEATURE_DTYPE",
+    "BackboneFeatures",
+    "FeatureExtractor",
+    "StoredSamples",
+    "batches",
+    "conversion_key",
+]
 
 BATCH = 32
-"""Images that a thread takes from their files to their features at a time, and that are recorded together."""
-CONVERSION = 5.0
-"""Seconds that making an engine ready may take; it can't be interrupted."""
+"""Number of images that a thread decodes and infers at a time, and that are recorded together."""
+COMPILE_SECONDS = 5.0
+"""Seconds that compiling a network may take. It can't be interrupted, so it starts only with this much time left."""
 FEATURE_DTYPE = "float16"
-"""What features are recorded in: 11 bits of mantissa, more than any engine's bf16 has."""
+"""The dtype of recorded features: 11 bits of mantissa, more than the bf16 of any engine has."""
 BOUNDARY_BYTES = 4
-"""A boundary is recorded where it takes up to this many times the bytes of the image itself; else the image is."""
+"""Boundary activations are recorded if they take at most this many times the bytes of the image; else the image is."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -51,98 +63,120 @@ R = TypeVar("R")
 def batches(
     items: Iterable[T], work: Callable[[list[T]], R], threads: int, batch: int = BATCH
 ) -> Iterator[tuple[list[T], R]]:
-    """Each batch of items, in order, and what `work` makes of it in one of `threads` threads.
+    """Yield each batch of items, in order, with the result of `work`, which runs in `threads` threads.
 
-    A thread takes a batch all the way, from files to features: one that decodes for another that infers would have
-    twice as many threads wait for the cores. They run two batches each ahead and never more: memory stays flat, and a
-    thread that is held up doesn't hold up the others.
+    Each thread decodes and infers its own batch; separate decoding and inference threads would oversubscribe the cores
+    two to one. At most two batches per thread are in progress beyond the one being waited for: memory stays bounded,
+    and a slow thread doesn't block the others.
 
-    What `work` raises comes out here, where its batch would have.
+    An exception in `work` is raised where the result of its batch would have been yielded.
     """
     source = iter(items)
     with ThreadPoolExecutor(threads, thread_name_prefix="batch") as pool:
-        ahead: deque[tuple[list[T], Future[R]]] = deque()
+        queue: deque[tuple[list[T], Future[R]]] = deque()
         try:
             while True:
-                while len(ahead) <= 2 * threads and (chunk := list(itertools.islice(source, batch))):
-                    ahead.append((chunk, pool.submit(work, chunk)))
-                if not ahead:
+                while len(queue) <= 2 * threads and (chunk := list(itertools.islice(source, batch))):
+                    queue.append((chunk, pool.submit(work, chunk)))
+                if not queue:
                     return
-                chunk, made = ahead.popleft()
-                yield chunk, made.result()
+                chunk, future = queue.popleft()
+                yield chunk, future.result()
         finally:
-            for _, made in ahead:
-                made.cancel()
+            for _, future in queue:
+                future.cancel()
+
+
+@functools.cache
+def library_version(distribution: str) -> str:
+    """The version of an installed distribution, without importing it; "" where it isn't installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries that build and run a backbone. Part of every key of what a network computes."""
+    return {name: library_version(name) for name in ("timm", "torch")}
 
 
 def conversion_key(backbone_digest: str, block: int | None = None) -> str:
-    """What an engine keeps a converted network under: with all levels, in their order, or up to a block."""
-    return f"{backbone_digest}/{f'levels-{FORMAT}' if block is None else block}"
+    """The key under which an engine caches a converted network: with all feature levels, or up to block `block`."""
+    network = f"levels-{FORMAT}" if block is None else str(block)
+    versions = "/".join(f"{name}-{version}" for name, version in library_versions().items())
+    return f"{backbone_digest}/{network}/{versions}"
 
 
 class StoredSamples:
-    """Recorded rows on disk, one for each of `digests`: `rows[2:5]` and `rows[array]` read those, from the map."""
+    """The recorded samples of some images, indexed like an array: `samples[2:5]` and `samples[array]` read from disk.
 
-    def __init__(self, recorded: FeatureTable, digests: Sequence[str]):
-        self.recorded, self.digests = recorded, np.array(digests)
+    Args:
+        table: holds a row for each image.
+        digests: of the images, in the order of the samples.
+    """
+
+    def __init__(self, table: FeatureTable, digests: Sequence[str]):
+        self.table, self.digests = table, np.array(digests)
 
     def __len__(self) -> int:
         return len(self.digests)
 
     def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
-        return self.recorded.read(self.digests[chosen].tolist())
+        return self.table.read(self.digests[chosen].tolist())
 
 
 @dataclass
 class FeatureExtractor:
-    """What one worker extracts with: the images, the store, the engine of its device."""
+    """Extracts features for one worker: the images, the stores, and the engine of its device."""
 
     dataset: ImageDataset
     split: Split
     store: FeatureStore
     boundary_store: FeatureStore
-    """For boundary activations: temporary to the search."""
+    """For boundary activations, which are kept only for one search."""
     engine: Engine
     device: str
     threads: int
     conversions: Path | None = None
-    """Where engines keep what they converted."""
+    """Folder where engines cache converted networks, and where their cosines and the backbones' layouts are kept."""
     deadline: Deadline = field(default_factory=Deadline)
-    """When recording has to be done."""
+    """When extraction must end."""
     on_progress: Callable[[ExtractionProgress], None] = field(default=lambda progress: None)
     """Called after each batch."""
     log: Callable[[str], None] = field(default=lambda line: None)
     extraction_seconds: float = 0.0
-    """Seconds that recording has taken, waiting for others included."""
+    """Seconds spent in extraction so far, including the time waiting for other processes."""
     _features: dict[str, "BackboneFeatures"] = field(default_factory=dict, init=False)
 
     def move_to(self, store: FeatureStore, conversions: Path) -> None:
-        """Record somewhere else from now on."""
+        """Use another store and another folder for conversions from now on."""
         self.store, self.conversions = store, conversions
         self.release_networks()
 
     def release_networks(self) -> None:
-        """Let go of the networks that were built, compiled and mapped: they are made again where they are needed."""
+        """Free the memory of all networks. They are built again when they are needed."""
         self._features.clear()
 
     def of(self, backbone: Backbone) -> "BackboneFeatures":
-        """The features of one backbone; what was built for an earlier trial is used again."""
+        """The features of one backbone. Its network is built once for all trials."""
         if backbone.name not in self._features:
             self._features[backbone.name] = BackboneFeatures(self, backbone)
         return self._features[backbone.name]
 
 
 class BackboneFeatures:
-    """What one frozen backbone makes of the images of a study."""
+    """The features that one frozen backbone extracts from the images of a study."""
 
     def __init__(self, extractor: FeatureExtractor, backbone: Backbone):
         self.extractor, self.backbone = extractor, backbone
         self.engine = extractor.engine
         self._compiled: dict[int | None, Compiled] = {}
-        self._settled = False
+        self._engine_is_checked = False
 
     @cached_property
     def graph_split(self) -> "GraphSplit":
+        """The network, built and split into blocks."""
         from autotl.backbones.graph_split import GraphSplit
 
         module = self.backbone.build()
@@ -150,90 +184,97 @@ class BackboneFeatures:
 
     @cached_property
     def layout(self) -> Layout:
+        """Which features belong to which levels. Kept in a file, so that no network is built for it again."""
         from autotl.backbones.graph_split import FeatureLevels
 
-        kept = self._layout_file()
-        if kept and kept.exists():
+        file = self._file("layout", {"format": FORMAT}, "json")
+        if file and file.exists():
             try:
-                return Layout(**json.loads(kept.read_text()))
+                return Layout(**json.loads(file.read_text()))
             except (ValueError, TypeError):
-                pass  # damaged: found again and written anew below
+                pass  # damaged: measured and written again below
         layout = FeatureLevels(self.graph_split).layout(self.backbone.preprocessing.size)
-        if kept:
-            from autotl.atomic_io import write_json
-
-            with suppress(OSError):  # it is found again
-                write_json(kept, asdict(layout))
+        if file:
+            with suppress(OSError):  # the next process measures it again
+                write_json(file, asdict(layout))
         return layout
 
-    def _layout_file(self) -> Path | None:
-        folder = self.extractor.conversions
-        return folder / f"layout-{FORMAT}-{self.backbone.digest[:32]}.json" if folder else None
-
     def levels(self, subset: Literal["train", "validation", "test"], levels: str, view: View = ORIGINAL) -> np.ndarray:
-        """Pooled outputs [n, num_features], float32, in the order of the subset's images."""
-        rows = self._rows(subset, view, None, (self.layout.width,), self.extractor.store)
-        return rows.recorded.read(rows.digests.tolist(), "float32", self.layout.features(levels))
+        """The features of `levels` [n, num_features], float32, in the order of the subset's images."""
+        samples = self._samples(subset, view, None, (self.layout.width,), self.extractor.store)
+        return samples.table.read(samples.digests.tolist(), "float32", self.layout.features(levels))
 
     def boundary(
         self, subset: Literal["train", "validation", "test"], block: int, view: View = ORIGINAL
     ) -> "StoredSamples | None":
-        """What enters block number `block`, float16 [n, …]; for block 0 the images, uint8 [n, size, size, 3]. None
-        where the network can't be split there, or where recording the images is so much smaller."""
+        """The input of block `block`, float16 [n, ...]; for block 0 the images, uint8 [n, size, size, 3].
+
+        None where the network can't be split there, or where the activations are much larger than the images.
+        """
         size = self.backbone.preprocessing.size
         if block == 0:
-            return self._rows(subset, view, 0, (size, size, 3), self.extractor.boundary_store)
+            return self._samples(subset, view, 0, (size, size, 3), self.extractor.boundary_store)
         if self.graph_split.cut(block) is None:
             return None
         shape = self._boundary_shape(block)
         if shape is None or np.prod(shape) * np.dtype(FEATURE_DTYPE).itemsize > BOUNDARY_BYTES * size * size * 3:
             return None
-        return self._rows(subset, view, block, shape, self.extractor.boundary_store)
+        return self._samples(subset, view, block, shape, self.extractor.boundary_store)
 
     def _boundary_shape(self, block: int) -> tuple[int, ...] | None:
         import torch
 
         size = self.backbone.preprocessing.size
         with torch.inference_mode():
-            entering = self.graph_split.prefix(block)(torch.zeros(1, 3, size, size))
-        return tuple(entering.shape[1:]) if isinstance(entering, torch.Tensor) else None  # a few pass tuples on
+            activations = self.graph_split.prefix(block)(torch.zeros(1, 3, size, size))
+        return tuple(activations.shape[1:]) if isinstance(activations, torch.Tensor) else None  # some pass tuples
 
-    def _rows(self, subset: str, view: View, block: int | None, shape: tuple[int, ...], store: FeatureStore) -> "StoredSamples":
-        """Rows of the subset's images in the order of the split; what isn't recorded yet is, once for everybody."""
+    def _samples(
+        self, subset: str, view: View, block: int | None, shape: tuple[int, ...], store: FeatureStore
+    ) -> "StoredSamples":
+        """The samples of a subset in the order of the split, after extracting those that aren't recorded yet."""
         extractor = self.extractor
         indices = getattr(extractor.split, subset)
         digests = [extractor.dataset.digests[i] for i in indices]
-        images_alone = block == 0
-        if not images_alone:
-            self._settle_engine(indices)
-        label = "images" if images_alone else self.backbone.name
-        recorded = store.open(self._spec(view, block), shape, "uint8" if images_alone else FEATURE_DTYPE, label)
-        if missing := recorded.missing(digests):
+        decodes_only = block == 0
+        if not decodes_only:
+            self._check_engine(indices)
+        label = "images" if decodes_only else self.backbone.name
+        table = store.open(self._spec(view, block), shape, "uint8" if decodes_only else FEATURE_DTYPE, label)
+        if missing := table.missing(digests):
             path_of = {extractor.dataset.digests[i]: extractor.dataset.paths[i] for i in indices}
 
-            def compute(mine: Iterator[str]) -> Iterator[tuple[list[str], np.ndarray]]:
-                return self._compute(mine, len(missing), path_of, view, block)
+            def compute(claimed: Iterator[str]) -> Iterator[tuple[list[str], np.ndarray]]:
+                return self._compute(claimed, len(missing), path_of, view, block)
 
             began = time.monotonic()
-            extract_missing(recorded, digests, compute, extractor.deadline)
+            extract_missing(table, digests, compute, extractor.deadline)
             extractor.extraction_seconds += time.monotonic() - began
-        self._compiled.clear()  # hundreds of MiB each; made again from what is kept in a fraction of a second
-        return StoredSamples(recorded, digests)
+        self._compiled.clear()  # hundreds of MiB each; recompiling from the cached conversion is fast
+        return StoredSamples(table, digests)
 
     def _spec(self, view: View, block: int | None) -> dict[str, Any]:
-        """All that a row is made of, apart from the image."""
+        """Everything that determines a row except the image. Decoded images don't depend on engine and device."""
         spec = {"preprocessing": asdict(self.backbone.preprocessing), "view": str(view), "block": block}
-        if block == 0:
-            return spec
-        precision = self.engine.precision(self.extractor.device)
-        return spec | {"backbone": self.backbone.digest, "engine": self.engine.name, "precision": precision}
+        return spec if block == 0 else spec | {"backbone": self.backbone.digest} | self._engine_key()
+
+    def _engine_key(self) -> dict[str, Any]:
+        """Identifies what computes the features. Called for each read, so everything slow in it is cached."""
+        device = self.extractor.device
+        return {
+            "engine": self.engine.name,
+            "engine_version": self.engine.version(),
+            "precision": self.engine.precision(device),
+            "device_type": device.split(":")[0],
+            "libraries": library_versions(),
+        }
 
     def _compute(
-        self, digests: Iterable[str], n: int, path_of: dict[str, Path], view: View, block: int | None
+        self, digests: Iterable[str], total: int, path_of: dict[str, Path], view: View, block: int | None
     ) -> Iterator[tuple[list[str], np.ndarray]]:
         extractor = self.extractor
         ran = "levels" if block is None else f"prefix-{block}" if block else "images"
-        run = self._run(block) if block != 0 else None
+        run = self._compile(block) if block != 0 else None
         began, done = time.monotonic(), 0
 
         def work(chunk: list[str]) -> np.ndarray:
@@ -244,51 +285,59 @@ class BackboneFeatures:
             yield chunk, rows
             done += len(chunk)
             rate = done / max(1e-6, time.monotonic() - began)
-            extractor.on_progress(ExtractionProgress(self.backbone.name, ran, str(view), done, n, rate))
+            extractor.on_progress(ExtractionProgress(self.backbone.name, ran, str(view), done, total, rate))
 
     def _load(self, path: Path, digest: str, view: View) -> np.ndarray:
         try:
             return load_view(path, digest, self.backbone.preprocessing, view)
         except UndecodableImage as error:
-            raise DataError(f"{path} could be read when the search began and can't be now: {error}") from error
+            raise DataError(f"{path} was readable when the search began and isn't any more: {error}") from error
 
-    def _settle_engine(self, indices: np.ndarray) -> None:
-        """Refuse, once, an engine whose features stray from PyTorch's in fp32 on real images of this study."""
-        plain = self.engine.name == TorchEngine.name and self.engine.precision(self.extractor.device) == "fp32"
-        if plain or self._settled:
+    def _check_engine(self, indices: np.ndarray) -> None:
+        """Once per backbone, compare the engine's features of real images with PyTorch's in fp32; if they differ,
+        replace the engine by PyTorch in fp32."""
+        if self._engine_is_checked:
             return
-        verdict = self._verdict_file()
-        if verdict and verdict.exists():
-            cosine = float(verdict.read_text())
-        else:
-            dataset = self.extractor.dataset
-            images = np.stack([self._load(dataset.paths[i], dataset.digests[i], ORIGINAL) for i in indices[:8]])
-            cosine = engine_cosine(self._run(None), self._module(None), images)
-            if verdict:
-                from autotl.atomic_io import write_atomically
-
-                with suppress(OSError):  # it is measured again
-                    write_atomically(verdict, f"{cosine}".encode())
+        if self.engine.name == TorchEngine.name and self.engine.precision(self.extractor.device) == "fp32":
+            return
+        cosine = self._cosine(indices)
         if cosine < MIN_COSINE:
             self.extractor.log(
-                f"{self.backbone.name}: features of engine {self.engine.name} stray from PyTorch's in fp32 "
-                f"(mean cosine {cosine:.3f}, at least {MIN_COSINE} is asked): torch is used instead"
+                f"{self.backbone.name}: features of engine {self.engine.name} differ from PyTorch's in fp32 "
+                f"(mean cosine {cosine:.3f}, at least {MIN_COSINE} is required): torch is used instead"
             )
             self.engine = TorchEngine(bf16=False)
             self._compiled.clear()
-        self._settled = True
+        self._engine_is_checked = True
 
-    def _verdict_file(self) -> Path | None:
+    def _cosine(self, indices: np.ndarray) -> float:
+        """The engine's cosine, from a file of an earlier check or measured on some of the images."""
+        file = self._file("cosine", self._engine_key(), "txt")
+        if file and file.exists():
+            with suppress(ValueError):  # damaged: measured and written again below
+                return float(file.read_text())
+        dataset = self.extractor.dataset
+        images = np.stack([self._load(dataset.paths[i], dataset.digests[i], ORIGINAL) for i in indices[:8]])
+        cosine = engine_cosine(self._compile(None), self._module(None), images)
+        if file:
+            with suppress(OSError):  # the next process measures it again
+                write_atomically(file, f"{cosine}".encode())
+        return cosine
+
+    def _file(self, name: str, key: dict[str, Any], suffix: str) -> Path | None:
+        """The file where a fact about this backbone under `key` is kept; None where nothing is kept."""
         folder = self.extractor.conversions
-        engine = f"{self.engine.name}-{self.engine.precision(self.extractor.device)}"
-        return folder / f"cosine-{self.backbone.digest[:32]}-{engine}.txt" if folder else None
+        if folder is None:
+            return None
+        text = json.dumps(key | {"backbone": self.backbone.digest, "libraries": library_versions()}, sort_keys=True)
+        return folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.{suffix}"
 
-    def _run(self, block: int | None) -> Compiled:
-        """The compiled network: with all levels, or up to a block."""
+    def _compile(self, block: int | None) -> Compiled:
+        """The compiled network with all feature levels, or up to a block."""
         if block not in self._compiled:
             extractor = self.extractor
-            if extractor.deadline.remaining() < CONVERSION:
-                raise StoreTimeout(f"the time was up before {self.backbone.name} was made ready")
+            if extractor.deadline.remaining() < COMPILE_SECONDS:
+                raise StoreTimeout(f"the time was up before {self.backbone.name} was compiled")
             self._compiled[block] = self.engine.compile(
                 self._module(block),
                 self.backbone.preprocessing.size,

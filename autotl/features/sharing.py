@@ -1,7 +1,6 @@
-"""How processes share the extraction of features: buckets of images are claimed one by one."""
+"""How processes share the extraction of features: each claims one bucket of images after another."""
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
@@ -15,99 +14,103 @@ from autotl.features.table import FeatureTable
 __all__ = ["Compute", "StoreTimeout", "extract_missing"]
 
 Compute = Callable[[Iterator[str]], Iterator[tuple[list[str], np.ndarray]]]
-"""Image digests to batches of (digests, rows [n, *shape]); every digest must come back."""
+"""Image digests to batches of (digests, rows [n, *shape]). Every digest that was taken must come back in a batch."""
 
 
 class StoreTimeout(AutotlError):
-    """The time was up before all rows were recorded. What was recorded stays."""
+    """The deadline passed before all images were extracted. What was recorded stays."""
 
 
 def extract_missing(
-    recorded: FeatureTable,
+    table: FeatureTable,
     digests: Sequence[str],
     compute: Compute,
     deadline: Deadline | None = None,
     poll: float = 0.05,
 ) -> int:
-    """See to it that every image has its row, and return how many this process computed.
+    """Extract all images that the table doesn't hold yet; return how many this process extracted.
 
-    Processes that want the same rows share the work: each claims a bucket of images whenever it has computed what it
-    claimed before, and appends it batch by batch; nothing is computed twice. When all that is missing is claimed by
-    others it waits, and takes over what a process that died leaves.
+    Processes that need the same images share the work. Each claims a bucket of images when it has extracted its last
+    one, and appends it batch by batch; no image is extracted twice. When other processes hold all that is missing, this
+    one waits, and takes over the buckets of a process that dies.
 
     Args:
-        compute: takes what it needs for its next batch at a time: what it hasn't taken others may.
-        deadline: raises StoreTimeout once it has passed; what was recorded stays.
-        poll: seconds between looks at what others do.
+        compute: must take digests from its iterator one batch at a time: another process may claim those not taken.
+        deadline: when to stop.
+        poll: seconds between looks at the progress of other processes.
+
+    Raises:
+        StoreTimeout: the deadline has passed. What was recorded stays.
     """
     deadline = deadline or Deadline()
-    computed = 0
-    while missing := recorded.missing(digests):
-        with closing(BucketClaims(recorded, missing)) as claims:
-            with closing(_generator(compute(iter(claims)))) as batches:
+    num_extracted = 0
+    while missing := table.missing(digests):
+        with closing(BucketClaims(table, missing)) as claims:
+            with closing(_close_with(compute(iter(claims)))) as batches:
                 for names, rows in batches:
-                    computed += recorded.append(names, rows)
+                    num_extracted += table.append(names, rows)
                     claims.done(names)
-                    _in_time(deadline, recorded, digests)
-            if left_out := claims.held():
-                raise RuntimeError(f"no rows came back for {len(left_out)} of the images it took: {left_out[0]}")
-        if recorded.missing(missing):
-            _in_time(deadline, recorded, digests)
-            time.sleep(max(0.0, min(poll, deadline.remaining())))
-    return computed
+                    _raise_if_passed(deadline, table, digests)
+            if pending := claims.pending():
+                raise RuntimeError(f"no rows were returned for {len(pending)} of the images taken: {pending[0]}")
+        if table.missing(missing):
+            _raise_if_passed(deadline, table, digests)
+            deadline.clock.sleep(max(0.0, min(poll, deadline.remaining())))
+    return num_extracted
 
 
 class BucketClaims:
-    """The missing images of one bucket after another: each is claimed when its turn comes, and held until all its
-    rows are recorded. Buckets that others hold are passed over."""
+    """Iterates over the missing images, bucket by bucket. A bucket is claimed when its turn comes, and held until all
+    its images are recorded. Buckets that another process holds are skipped."""
 
-    def __init__(self, recorded: FeatureTable, missing: list[str]):
-        self._recorded = recorded
+    def __init__(self, table: FeatureTable, missing: list[str]):
+        self._table = table
         self._buckets: dict[int, list[str]] = {}
         for digest in missing:
-            self._buckets.setdefault(recorded.bucket(digest), []).append(digest)
-        self._held: dict[int, tuple[ExitStack, set[str]]] = {}
+            self._buckets.setdefault(table.bucket(digest), []).append(digest)
+        self._claims: dict[int, tuple[ExitStack, set[str]]] = {}  # the lock and the images not recorded yet
 
     def __iter__(self) -> Iterator[str]:
-        start = os.getpid()  # not where the others start
-        for bucket in sorted(self._buckets, key=lambda b: (b - start) % self._recorded.n_buckets):
+        start = os.getpid()  # each process starts at another bucket
+        for bucket in sorted(self._buckets, key=lambda b: (b - start) % self._table.num_buckets):
             claim = ExitStack()
-            if claim.enter_context(self._recorded.claim(bucket)):
-                mine = self._recorded.missing(self._buckets[bucket])  # others may have been here
-                self._held[bucket] = claim, set(mine)
-                self._release(bucket)
-                yield from mine
+            if claim.enter_context(self._table.claim(bucket)):
+                digests = self._table.missing(self._buckets[bucket])  # another process may have recorded some
+                self._claims[bucket] = claim, set(digests)
+                self._release_if_done(bucket)
+                yield from digests
             else:
                 claim.close()
 
     def done(self, digests: Sequence[str]) -> None:
-        """These have their rows."""
-        for bucket in {self._recorded.bucket(digest) for digest in digests} & self._held.keys():
-            self._held[bucket][1].difference_update(digests)
-            self._release(bucket)
+        """Note that these images are recorded, and release the buckets that are complete."""
+        for bucket in {self._table.bucket(digest) for digest in digests} & self._claims.keys():
+            self._claims[bucket][1].difference_update(digests)
+            self._release_if_done(bucket)
 
-    def _release(self, bucket: int) -> None:
-        claim, waiting = self._held[bucket]
-        if not waiting:
+    def _release_if_done(self, bucket: int) -> None:
+        claim, pending = self._claims[bucket]
+        if not pending:
             claim.close()
-            del self._held[bucket]
+            del self._claims[bucket]
 
-    def held(self) -> list[str]:
-        """Images that were taken and have no row yet."""
-        return [digest for _, waiting in self._held.values() for digest in waiting]
+    def pending(self) -> list[str]:
+        """Images that were taken and aren't recorded yet."""
+        return [digest for _, pending in self._claims.values() for digest in pending]
 
     def close(self) -> None:
-        for claim, _ in self._held.values():
+        """Release all buckets."""
+        for claim, _ in self._claims.values():
             claim.close()
 
 
-def _generator(batches: Iterator[tuple[list[str], np.ndarray]]) -> Any:
-    """A generator that closes what it iterates over: decoding threads end with us, also when we fail."""
+def _close_with(batches: Iterator[tuple[list[str], np.ndarray]]) -> Any:
+    """A generator over `batches` whose `close` also closes `batches`, so that its threads end when an error occurs."""
     yield from batches
 
 
-def _in_time(deadline: Deadline, recorded: FeatureTable, digests: Sequence[str]) -> None:
-    if deadline.passed() and (missing := recorded.missing(digests)):
+def _raise_if_passed(deadline: Deadline, table: FeatureTable, digests: Sequence[str]) -> None:
+    if deadline.passed() and (missing := table.missing(digests)):
         raise StoreTimeout(
-            f"the time was up with {len(missing):,} of {len(digests):,} images to be recorded; what is recorded stays"
+            f"the time was up with {len(missing):,} of {len(digests):,} images not extracted; what is recorded stays"
         )

@@ -1,4 +1,4 @@
-"""The feature store: rows recorded on disk, one folder for each spec, shared by trials, studies and processes."""
+"""The feature store: features on disk, one folder for each spec, shared by trials, studies and processes."""
 
 import hashlib
 import json
@@ -18,172 +18,183 @@ from filelock import FileLock
 from autotl.atomic_io import as_disk_full, format_bytes, write_atomically
 from autotl.features.table import (
     RECORD,
-    TableIndex,
     FeatureTable,
     StoreFull,
     StoreUnavailable,
+    TableIndex,
     live_markers,
-    to_stored_dtype,
 )
 
-__all__ = [
-    "FeatureStore",
-    "StoredTable",
-    "FeatureTable",
-    "StoreFull",
-    "StoreUnavailable",
-    "to_stored_dtype",
-]
+__all__ = ["FeatureStore", "FeatureTable", "StoreFull", "StoreUnavailable", "StoredTable"]
 
-# of the files, of what views draw, of how images are resized, of what levels are computed in and of their order; part of
-# the key: another version's rows are never misread
-FORMAT = 5
+FORMAT = 6
+"""Bump when any of these change: file layout, augmentation draws, resizing, level precision, level order. Part of the
+cache key, so that features of another version are never read."""
 REMOVED = ".removed-"
-BIRTH = "birth"  # of a folder: a random word, that tells it from one of the same name before it
-REMEMBERED = 64  # specs whose rows a process knows without reading their index again
+INSTANCE = "instance"
+"""File with a random word that distinguishes a folder from an earlier, removed folder of the same name."""
 LABEL = "label.txt"
+MAX_INDEXES = 64
+"""Number of specs whose index a process keeps in memory between uses."""
 
 
 @dataclass(frozen=True)
 class StoredTable:
-    """One spec's folder, as `autotl cache` lists it."""
+    """The folder of one spec, as `autotl cache` lists it."""
 
     folder: Path
     spec: dict[str, Any] | None
-    """None where `spec.json` can't be read: such a folder serves nobody and can be cleared."""
+    """None where `spec.json` can't be read: such a folder can't be used, only removed."""
     label: str
-    """What the rows are, in words; "" where nobody said."""
-    n_bytes: int
-    rows: int
+    """Name for users, such as the backbone's; "" where none was given."""
+    num_bytes: int
+    num_rows: int
     last_used: float
     """Seconds since the epoch."""
     in_use: bool
+    """Whether a running process has the table open."""
 
 
 class FeatureStore:
-    """Recorded rows under `root`. With a `size_limit` in bytes the least recently used specs make room for new rows.
+    """The features under a folder.
 
-    Raises StoreUnavailable where `root` can't be written.
+    Args:
+        root: the store's folder; it is created.
+        size_limit: bytes. The least recently used tables are removed to make room for new rows.
+
+    Raises:
+        StoreUnavailable: `root` can't be written.
     """
 
     def __init__(self, root: Path, size_limit: int | None = None):
         self.root, self.size_limit = Path(root), size_limit
-        self._known: dict[tuple[Path, bytes], TableIndex] = {}  # the latest used last
-        with self._alone():
+        self._indexes: dict[tuple[Path, bytes], TableIndex] = {}  # the most recently used last
+        with self._locked():
             pass
 
     def open(self, spec: dict[str, Any], shape: tuple[int, ...], dtype: str, label: str = "") -> FeatureTable:
-        """The rows of `spec`: everything that they are made of, as JSON values. One row has `shape` and `dtype`;
-        `label` says in words what it is, for people who look at the store.
+        """Open the table of `spec`. Callers with an equal spec share it, also across processes.
 
-        Two callers with an equal spec share the rows, whichever processes they are in. While the result is open (see
-        `FeatureTable.close`) its folder isn't pruned. Raises StoreUnavailable.
+        While the table is open (see `FeatureTable.close`) its folder isn't pruned.
+
+        Args:
+            spec: everything that determines a row except the image, as JSON values.
+            shape: of one row.
+            dtype: of the rows on disk.
+            label: name of the table for users.
+
+        Raises:
+            StoreUnavailable: the store can't be written.
         """
         content = {"spec": spec, "shape": list(shape), "dtype": np.dtype(dtype).str, "format": FORMAT}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         folder = self.root / hashlib.sha256(text.encode()).hexdigest()
-        with self._alone():
+        with self._locked():
             folder.mkdir(exist_ok=True)
-            page = folder / "spec.json"
-            if not page.exists() or page.read_bytes() != text.encode():
-                write_atomically(page, text.encode())
+            spec_file = folder / "spec.json"
+            if not spec_file.exists() or spec_file.read_bytes() != text.encode():
+                write_atomically(spec_file, text.encode())
             if label and not (folder / LABEL).exists():
                 write_atomically(folder / LABEL, label.encode())
-            os.utime(page)  # its time is the time of the last use
-            return FeatureTable(folder, shape, dtype, self._make_room, self._contents(folder))
+            os.utime(spec_file)  # its modification time is the time of the last use
+            return FeatureTable(folder, shape, dtype, self._make_room, self._index(folder))
 
-    def _contents(self, folder: Path) -> TableIndex:
-        """What this process knows of a folder from an earlier use. Call it with the store's lock."""
+    def _index(self, folder: Path) -> TableIndex:
+        """The index of a folder from an earlier use by this process, or an empty one. Requires the store's lock."""
         try:
-            birth = (folder / BIRTH).read_bytes()
+            instance = (folder / INSTANCE).read_bytes()
         except FileNotFoundError:
-            birth = secrets.token_bytes(16)
-            write_atomically(folder / BIRTH, birth)
-        known = self._known.pop((folder, birth), None) or TableIndex()
-        self._known[folder, birth] = known
-        if len(self._known) > REMEMBERED:
-            del self._known[next(iter(self._known))]
-        return known
+            instance = secrets.token_bytes(16)
+            write_atomically(folder / INSTANCE, instance)
+        index = self._indexes.pop((folder, instance), None) or TableIndex()
+        self._indexes[folder, instance] = index
+        if len(self._indexes) > MAX_INDEXES:
+            del self._indexes[next(iter(self._indexes))]
+        return index
 
     def usage(self) -> list[StoredTable]:
-        """Every spec's folder, the least recently used first."""
-        kept = []
+        """All tables, the least recently used first."""
+        tables = []
         for folder in self._folders():
-            content = _content(folder)
-            last_used = content["used"] if content else 0.0
-            n_bytes, index = _sizes(folder)
-            spec = content["spec"] if content else None
-            rows = index // RECORD.itemsize
-            in_use = bool(live_markers(folder))
-            kept.append(StoredTable(folder, spec, _label(folder), n_bytes + index, rows, last_used, in_use))
-        return sorted(kept, key=lambda k: k.last_used)
+            content = _read_spec_file(folder)
+            row_bytes, index_bytes = _sizes(folder)
+            tables.append(
+                StoredTable(
+                    folder=folder,
+                    spec=content["spec"] if content else None,
+                    label=_label(folder),
+                    num_bytes=row_bytes + index_bytes,
+                    num_rows=index_bytes // RECORD.itemsize,
+                    last_used=content["used"] if content else 0.0,
+                    in_use=bool(live_markers(folder)),
+                )
+            )
+        return sorted(tables, key=lambda table: table.last_used)
 
     def verify(self) -> dict[Path, list[str]]:
-        """Check every row of every spec; a damaged one is dropped, to be computed again. Returns the image digests
-        of damaged rows by folder, with every folder that was checked (one without a readable spec serves nobody)."""
-        found = {}
-        self._known.clear()  # what it drops must not be remembered
+        """Check every row of every table and drop damaged rows, so that they are extracted again.
+
+        Returns:
+            The image digests of damaged rows, by folder, for all folders that were checked. Folders without a readable
+            spec, or of another format, are skipped.
+        """
+        damaged = {}
+        self._indexes.clear()  # they may hold rows that are dropped
         for folder in self._folders():
-            with self._alone():
-                content = _content(folder)
+            with self._locked():
+                content = _read_spec_file(folder)
                 if content is None or content["format"] != FORMAT:
                     continue
                 used = content["used"]
-                recorded = FeatureTable(folder, tuple(content["shape"]), content["dtype"])
-            with closing(recorded):
-                found[folder] = recorded.drop_damaged()
-            with suppress(FileNotFoundError):  # pruned since
-                os.utime(folder / "spec.json", (used, used))  # to check isn't to use
-        return found
+                table = FeatureTable(folder, tuple(content["shape"]), content["dtype"])
+            with closing(table):
+                damaged[folder] = table.drop_damaged()
+            with suppress(FileNotFoundError):  # pruned by another process
+                os.utime(folder / "spec.json", (used, used))  # a check doesn't count as a use
+        return damaged
 
     def prune(self, limit: int) -> list[StoredTable]:
-        """Remove the least recently used specs until at most `limit` bytes are left; what a living process has open
-        stays, whatever it is worth. Returns what was removed."""
+        """Remove the least recently used tables until at most `limit` bytes are left; return what was removed.
+
+        Tables that a running process has open are kept, even beyond the limit. Unreadable ones are always removed.
+        """
         removed: list[StoredTable] = []
-        with self._alone():  # nobody opens a folder while we look whether it is in use
+        with self._locked():  # no process can open a table between the check for markers and the removal
             usage = self.usage()
-            total = sum(k.n_bytes for k in usage)
-            for kept in usage:
-                if total <= limit and kept.spec is not None:
+            total = sum(table.num_bytes for table in usage)
+            for table in usage:
+                if total <= limit and table.spec is not None:
                     continue
-                if not live_markers(kept.folder, tidy=True):
-                    kept.folder.rename(self.root / f"{REMOVED}{secrets.token_hex(4)}")
-                    removed.append(kept)
-                    total -= kept.n_bytes
+                if not live_markers(table.folder, remove_dead=True):
+                    table.folder.rename(self.root / f"{REMOVED}{secrets.token_hex(4)}")
+                    removed.append(table)
+                    total -= table.num_bytes
         for folder in self.root.glob(f"{REMOVED}*"):
             shutil.rmtree(folder, ignore_errors=True)
         return removed
 
     def clear(self) -> list[StoredTable]:
-        """Remove everything but what a living process has open."""
+        """Remove all tables except those that a running process has open."""
         return self.prune(-1)
 
-    def room(self) -> float:
-        """Bytes that could be recorded now: of the disk and of the size limit, less what living processes use."""
-        usage = self.usage()
-        unused = sum(k.n_bytes for k in usage if not k.in_use)
-        free = shutil.disk_usage(self.root).free + unused
-        if self.size_limit is None:
-            return free
-        return max(0, min(free, self.size_limit - sum(k.n_bytes for k in usage if k.in_use)))
-
-    def _make_room(self, n_bytes: int) -> None:
-        """Before a writer appends: keep within the size limit, by pruning, or raise StoreFull."""
-        if self.size_limit is None or self._total() + n_bytes <= self.size_limit:
+    def _make_room(self, num_bytes: int) -> None:
+        """Prune so that a writer can append within the size limit. Raises StoreFull where that isn't possible."""
+        if self.size_limit is None or self._total_bytes() + num_bytes <= self.size_limit:
             return
-        self.prune(self.size_limit - n_bytes)
-        if (total := self._total()) + n_bytes > self.size_limit:
+        self.prune(self.size_limit - num_bytes)
+        if (total := self._total_bytes()) + num_bytes > self.size_limit:
             raise StoreFull(
-                f"The feature store {str(self.root)!r} may hold {format_bytes(self.size_limit)}: {format_bytes(total)} are "
-                f"in use by running searches, and the next rows need {format_bytes(n_bytes)}. Give it more: --cache-size "
-                f"{math.ceil((total + n_bytes) * 2 / 10**9)}GB"
+                f"The feature store {str(self.root)!r} is limited to {format_bytes(self.size_limit)}: "
+                f"{format_bytes(total)} are in use by running searches, and the next rows need "
+                f"{format_bytes(num_bytes)}. Raise the limit: --cache-size "
+                f"{math.ceil((total + num_bytes) * 2 / 10**9)}GB"
             )
 
     def freeable_bytes(self) -> int:
-        """Bytes that `clear` would free now."""
-        return sum(kept.n_bytes for kept in self.usage() if not kept.in_use)
+        """The number of bytes that `clear` would free now."""
+        return sum(table.num_bytes for table in self.usage() if not table.in_use)
 
-    def _total(self) -> int:
+    def _total_bytes(self) -> int:
         return sum(sum(_sizes(folder)) for folder in self._folders())
 
     def _folders(self) -> list[Path]:
@@ -193,7 +204,7 @@ class FeatureStore:
             raise self._unavailable(error) from error
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / "store.lock", thread_local=False):
@@ -208,11 +219,11 @@ class FeatureStore:
         )
 
 
-def _content(folder: Path) -> dict[str, Any] | None:
-    """What `spec.json` says, with the time of its last use; None where it can't be read."""
-    page = folder / "spec.json"
+def _read_spec_file(folder: Path) -> dict[str, Any] | None:
+    """The content of `spec.json`, plus "used": the time of the last use. None where it can't be read."""
+    spec_file = folder / "spec.json"
     try:
-        content = json.loads(page.read_text()) | {"used": page.stat().st_mtime}
+        content = json.loads(spec_file.read_text()) | {"used": spec_file.stat().st_mtime}
     except (OSError, ValueError, TypeError):
         return None
     return content if {"spec", "shape", "dtype", "format"} <= content.keys() else None
@@ -226,12 +237,12 @@ def _label(folder: Path) -> str:
 
 
 def _sizes(folder: Path) -> tuple[int, int]:
-    """Bytes of rows and of index."""
+    """The bytes of a table's rows and of its index."""
 
     def size(path: Path) -> int:
         try:
             return path.stat().st_size
-        except FileNotFoundError:  # not written yet, or pruned by another process since we looked
+        except FileNotFoundError:  # not written yet, or pruned by another process
             return 0
 
     return size(folder / "rows.bin"), size(folder / "index.bin")

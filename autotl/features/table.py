@@ -1,9 +1,9 @@
-"""Recorded rows of one kind on disk: one row an image, found by the image's digest, shared by processes.
+"""Features on disk: one row for each image, found by the image's digest, shared by processes.
 
-A folder holds `rows.bin` (the rows, one after another, append only) and `index.bin` (a record of 32 bytes for each
-row: image digest, row number, checksum). StoredSamples are on the disk before their records are written, a record carries a
-seal, and a row is checked against its checksum before a process first uses it. So whoever is killed, and whenever,
-leaves nothing that a reader could take for whole: a torn record is passed over, and the next writer cuts it off.
+A folder holds `rows.bin` (the rows, one after another, append-only) and `index.bin` (a record of 32 bytes for each row:
+image digest, row number, checksum). Rows are synced to disk before their records are written, each record has a seal,
+and a row is checked against its checksum before a process first uses it. A process that is killed at any moment can
+therefore leave no torn data that a reader takes for whole: a torn record is skipped, and the next writer cuts it off.
 """
 
 import os
@@ -19,30 +19,30 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from filelock import Timeout as Held
+from filelock import Timeout as LockTimeout
 
 from autotl.atomic_io import as_disk_full
 from autotl.errors import AutotlError
 
-__all__ = ["RECORD", "TableIndex", "FeatureTable", "StoreFull", "StoreUnavailable", "live_markers", "to_stored_dtype"]
+__all__ = ["RECORD", "FeatureTable", "StoreFull", "StoreUnavailable", "TableIndex", "live_markers", "to_stored_dtype"]
 
 RECORD = np.dtype([("digest", "u1", 16), ("row", "<u8"), ("crc", "<u4"), ("seal", "<u4")])
-SEAL = 0x4C544F41  # so that a record of zeros, which a lost write can leave, isn't a sound one
-CAST = 32_767
-"""Numbers cast at a time, where rows are shorter: they stay in the chip's cache, and PyTorch casts so few without
-waking its other threads, which costs milliseconds where other processes use the cores."""
+SEAL = 0x4C544F41  # makes a record of zeros, which a lost write can leave, invalid
+CAST_CHUNK = 32_767
+"""Numbers cast at a time: they fit in the CPU's cache, and PyTorch casts up to this many on one thread. Waking its
+other threads takes milliseconds while other processes use the cores."""
 
 
 class StoreUnavailable(AutotlError):
-    """The store's folder can't be written or is gone."""
+    """The store's folder can't be written, or was removed."""
 
 
 class StoreFull(AutotlError):
-    """What living processes use fills the store's size limit."""
+    """The features that running processes use fill the store's size limit."""
 
 
 def to_stored_dtype(rows: np.ndarray, dtype: str) -> np.ndarray:
-    """`rows` in the dtype that is stored. What float16 can't hold becomes its largest value, not infinity."""
+    """Convert to the dtype that is stored. Values beyond the range of float16 are clipped to it, not made infinite."""
     if rows.dtype == np.dtype(dtype):
         return rows
     if np.dtype(dtype).kind == "f":
@@ -52,143 +52,155 @@ def to_stored_dtype(rows: np.ndarray, dtype: str) -> np.ndarray:
 
 
 class TableIndex:
-    """What a process knows of a folder's rows. It outlives a use of the folder: the next one reads on from here, and
-    checks no row twice."""
+    """A process's copy of a folder's index. It outlives a use of the folder: the next use reads only the records that
+    were added since, and checks no row twice."""
 
     def __init__(self) -> None:
-        self.thread = threading.RLock()
+        self.lock = threading.RLock()
         self.row_of: dict[str, int] = {}
-        self.unchecked: dict[str, int] = {}  # digests of rows that this process hasn't used yet, to their checksums
-        self.read_to = 0  # bytes of the index that are in the dictionaries
+        """Image digest to row number."""
+        self.unchecked: dict[str, int] = {}
+        """Image digest to checksum, of the rows that this process hasn't used yet."""
+        self.bytes_read = 0
+        """Bytes of the index file that are in the dictionaries."""
         self.next_row = 0
-        self.n_rows = 0  # that the file of rows holds, as far as the dictionaries know
+        self.num_rows = 0
+        """Rows in `rows.bin` at the last refresh."""
 
 
 class FeatureTable:
-    """What is recorded under one spec. Use it from any thread; `FeatureStore.open` makes it.
+    """The rows of one spec. Thread-safe. Opened by `FeatureStore.open`.
 
-    It marks the folder as in use until it is closed, collected, or its process ends in whatever way. Image digests
-    are 32 hex digits.
+    The folder counts as in use until the table is closed or garbage-collected, or its process ends. Image digests are
+    32 hex digits.
     """
 
-    n_buckets = 32
-    """Work is shared out between processes by buckets of image digests (see `autotl.features.store.record`)."""
+    num_buckets = 32
+    """Processes share work by buckets of image digests (see `autotl.features.sharing`)."""
 
     def __init__(
         self,
         folder: Path,
         shape: tuple[int, ...],
         dtype: str,
-        make_room: Callable[[int], None] = lambda n_bytes: None,
-        known: TableIndex | None = None,
+        make_room: Callable[[int], None] = lambda num_bytes: None,
+        index: TableIndex | None = None,
     ):
         self.folder, self.shape, self.dtype = folder, tuple(shape), np.dtype(dtype)
         self.row_bytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
         self._make_room = make_room
         self._rows_file, self._index_file = folder / "rows.bin", folder / "index.bin"
-        self._known = known or TableIndex()
+        self._index = index or TableIndex()
         self._map = np.empty((0, *self.shape), self.dtype)
         marker = FileLock(folder / f"used-by-{os.getpid()}-{secrets.token_hex(4)}.lock", thread_local=False)
         marker.acquire()
-        self.close = weakref.finalize(self, _leave, marker, folder, os.getpid())
-        """Ends the use of this folder: from now on it may be pruned."""
+        self.close = weakref.finalize(self, _end_use, marker, folder, os.getpid())
+        """End the use of this folder: it may then be pruned."""
         for path in (self._rows_file, self._index_file):
             path.touch()
 
     def __len__(self) -> int:
-        """How many images have a row."""
-        with self._known.thread:
+        """The number of images that have a row."""
+        with self._index.lock:
             self._refresh()
-            return len(self._known.row_of)
+            return len(self._index.row_of)
 
     def missing(self, digests: Sequence[str]) -> list[str]:
-        """Those of `digests` that have no sound row, each once, in their order."""
-        with self._known.thread:
+        """The digests that have no undamaged row, without duplicates, in their order."""
+        with self._index.lock:
             self._refresh()
-            wanted = dict.fromkeys(digests)
-            self._drop_damaged(wanted)
-            return [d for d in wanted if d not in self._known.row_of]
+            unique = dict.fromkeys(digests)
+            self._forget_damaged(unique)
+            return [d for d in unique if d not in self._index.row_of]
 
-    def read(self, digests: Sequence[str], dtype: str | None = None, columns: slice = slice(None)) -> np.ndarray:
-        """The rows [n, *shape] of `digests` in this order, as stored or cast to `dtype`; of each the `columns` alone
-        (of its first axis).
+    def read(self, digests: Sequence[str], dtype: str | None = None, features: slice = slice(None)) -> np.ndarray:
+        """The rows [n, *shape] of `digests`, in this order.
 
-        Raises KeyError for digests that aren't recorded: `autotl.features.store.record` them first.
+        Args:
+            digests: of images; duplicates are allowed.
+            dtype: cast to this dtype.
+            features: the part of each row's first axis to read.
+
+        Raises:
+            KeyError: an image has no row. Call `extract_missing` first.
         """
-        with self._known.thread:
+        with self._index.lock:
             if missing := self.missing(digests):
                 raise KeyError(f"{len(missing)} of {len(digests)} images have no row here, the first is {missing[0]}")
-            rows = np.fromiter((self._known.row_of[d] for d in digests), np.int64, len(digests))
-            source = self._mapped()[:, columns]
+            rows = np.fromiter((self._index.row_of[d] for d in digests), np.int64, len(digests))
+            source = self._mapped()[:, features]
         if dtype is None or np.dtype(dtype) == self.dtype:
-            run = len(rows) and bool((np.diff(rows) == 1).all())
-            return source[rows[0] : rows[-1] + 1].copy() if run else source[rows]
+            contiguous = len(rows) and bool((np.diff(rows) == 1).all())
+            return source[rows[0] : rows[-1] + 1].copy() if contiguous else source[rows]
         out = np.empty((len(rows), *source.shape[1:]), dtype)
-        step = max(1, CAST // max(1, int(np.prod(source.shape[1:]))))
+        step = max(1, CAST_CHUNK // max(1, int(np.prod(source.shape[1:]))))
         for start in range(0, len(rows), step):
             _cast(source[rows[start : start + step]], out[start : start + step])
         return out
 
     def append(self, digests: Sequence[str], rows: np.ndarray) -> int:
-        """Record `rows` [n, *shape] and return how many were new: an image that has its row keeps it.
+        """Record `rows` [n, *shape] and return how many were new. An image that already has a row keeps it.
 
-        Raises StoreFull where the size limit leaves no room, DiskFull where the disk has none, and StoreUnavailable
-        where the folder is gone.
+        Raises:
+            StoreFull: the size limit leaves no room.
+            DiskFull: the disk is full.
+            StoreUnavailable: the folder was removed or can't be written.
         """
         rows = to_stored_dtype(np.asarray(rows), self.dtype.str)
         if rows.shape != (len(digests), *self.shape):
             raise ValueError(f"rows must have shape {(len(digests), *self.shape)}, got {rows.shape}")
-        if bad := [d for d in digests if not re.fullmatch("[0-9a-f]{32}", d)]:
-            raise ValueError(f"an image digest has 32 hex digits: {bad[0]!r}")
+        if invalid := [d for d in digests if not re.fullmatch("[0-9a-f]{32}", d)]:
+            raise ValueError(f"an image digest must have 32 hex digits, got {invalid[0]!r}")
         try:
-            with FileLock(self.folder / "write.lock", thread_local=False), self._known.thread:
+            with FileLock(self.folder / "write.lock", thread_local=False), self._index.lock:
                 self._cut_torn_record()
                 position = {d: i for i, d in enumerate(digests)}
-                fresh = [position[d] for d in self.missing(digests)]
-                if fresh:
-                    self._make_room(len(fresh) * (self.row_bytes + RECORD.itemsize))
-                    self._write([digests[i] for i in fresh], np.ascontiguousarray(rows[fresh]))
+                new = [position[d] for d in self.missing(digests)]
+                if new:
+                    self._make_room(len(new) * (self.row_bytes + RECORD.itemsize))
+                    self._write([digests[i] for i in new], np.ascontiguousarray(rows[new]))
                     self._refresh()
-                    for i in fresh:  # what this process has just written it needn't read again
-                        self._known.unchecked.pop(digests[i], None)
+                    for i in new:  # this process has just written it, so it needs no check
+                        self._index.unchecked.pop(digests[i], None)
         except OSError as error:
-            raise self._trouble(error, len(digests)) from error
-        return len(fresh)
+            raise self._as_autotl_error(error, len(digests)) from error
+        return len(new)
 
     @contextmanager
-    def claim(self, bucket: int, block: bool = False) -> Iterator[bool]:
-        """Hold a bucket while computing what is missing in it: True where it is ours until the `with` ends.
+    def claim(self, bucket: int) -> Iterator[bool]:
+        """Hold a bucket while extracting its missing images. Yields whether the claim succeeded.
 
-        The claim is a lock on a file, so it ends with the process that holds it. Look again at what is missing once
-        it is yours. With `block` it waits for its turn.
+        The claim is a file lock, so it ends with the process that holds it. Call `missing` again after the claim:
+        another process may have recorded images before.
         """
         lock = FileLock(self.folder / f"bucket-{bucket:02}.lock", thread_local=False)
         try:
-            lock.acquire(blocking=block)
-        except Held:
+            lock.acquire(blocking=False)
+        except LockTimeout:
             yield False
             return
         except OSError as error:
-            raise self._trouble(error, 0) from error
+            raise self._as_autotl_error(error, 0) from error
         try:
             yield True
         finally:
             lock.release()
 
     def bucket(self, digest: str) -> int:
-        return int(digest[-2:], 16) % self.n_buckets  # the last digits: they differ also where digests are counted up
+        """The bucket of an image. It depends on the last digits, which also differ where digests are consecutive."""
+        return int(digest[-2:], 16) % self.num_buckets
 
     def drop_damaged(self) -> list[str]:
-        """Check every row, make the index forget those that aren't as they were written, and return their digests."""
-        with FileLock(self.folder / "write.lock", thread_local=False), self._known.thread:
-            self._known.row_of, self._known.unchecked, self._known.read_to = {}, {}, 0
+        """Check every row, remove the damaged ones from the index, and return their image digests."""
+        with FileLock(self.folder / "write.lock", thread_local=False), self._index.lock:
+            self._index.row_of, self._index.unchecked, self._index.bytes_read = {}, {}, 0
             self._refresh()
-            listed = list(self._known.row_of)
-            damaged = self.missing(listed)
+            recorded = list(self._index.row_of)
+            damaged = self.missing(recorded)
             if damaged:
                 records = np.fromfile(self._index_file, RECORD)
-                forget = {bytes.fromhex(d) for d in damaged}
-                records["seal"][[r.tobytes() in forget for r in records["digest"]]] = 0
+                dropped = {bytes.fromhex(d) for d in damaged}
+                records["seal"][[r.tobytes() in dropped for r in records["digest"]]] = 0
                 with self._index_file.open("r+b") as file:
                     file.write(records.tobytes())
             return damaged
@@ -196,12 +208,12 @@ class FeatureTable:
     def _write(self, digests: list[str], rows: np.ndarray) -> None:
         records = np.zeros(len(digests), RECORD)
         records["digest"] = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(-1, 16)
-        records["row"] = np.arange(self._known.next_row, self._known.next_row + len(digests))
+        records["row"] = np.arange(self._index.next_row, self._index.next_row + len(digests))
         records["crc"] = [zlib.crc32(row) for row in rows]
         records["seal"] = _seals(records)
         with self._rows_file.open("r+b") as file:
-            # over what a killed writer may have left: rows that no record names
-            file.seek(self._known.next_row * self.row_bytes)
+            # overwrites rows without records, which a killed writer may have left
+            file.seek(self._index.next_row * self.row_bytes)
             file.write(rows.tobytes())
             file.flush()
             os.fsync(file.fileno())
@@ -215,47 +227,47 @@ class FeatureTable:
                 file.truncate(size - torn)
 
     def _refresh(self) -> None:
-        """Take in the records that were written since the last look."""
+        """Read the records that were written since the last refresh."""
         try:
-            n_new = (self._index_file.stat().st_size - self._known.read_to) // RECORD.itemsize
-            if n_new <= 0:
+            num_new = (self._index_file.stat().st_size - self._index.bytes_read) // RECORD.itemsize
+            if num_new <= 0:
                 return
-            records = np.fromfile(self._index_file, RECORD, n_new, offset=self._known.read_to)
-            n_rows = self._rows_file.stat().st_size // self.row_bytes
+            records = np.fromfile(self._index_file, RECORD, num_new, offset=self._index.bytes_read)
+            num_rows = self._rows_file.stat().st_size // self.row_bytes
         except OSError as error:
-            raise self._trouble(error, 0) from error
-        sealed = np.flatnonzero(records["seal"] == _seals(records))
-        if not len(sealed):
+            raise self._as_autotl_error(error, 0) from error
+        valid = np.flatnonzero(records["seal"] == _seals(records))
+        if not len(valid):
             return
-        # a broken last record may be one that is being written: look at it again next time
-        self._known.read_to += int(sealed[-1] + 1) * RECORD.itemsize
-        records = records[sealed]
-        self._known.next_row = max(self._known.next_row, int(records["row"].max()) + 1)
-        self._known.n_rows = n_rows
-        records = records[records["row"] < n_rows]  # a crash of the machine can lose the end of the rows
+        # an invalid last record may be in the middle of being written: read it again next time
+        self._index.bytes_read += int(valid[-1] + 1) * RECORD.itemsize
+        records = records[valid]
+        self._index.next_row = max(self._index.next_row, int(records["row"].max()) + 1)
+        self._index.num_rows = num_rows
+        records = records[records["row"] < num_rows]  # a power cut can lose the end of `rows.bin`
         digits = records["digest"].tobytes().hex()
         digests = [digits[i : i + 32] for i in range(0, len(digits), 32)]
-        self._known.row_of.update(zip(digests, records["row"].tolist(), strict=True))
-        self._known.unchecked.update(zip(digests, records["crc"].tolist(), strict=True))
+        self._index.row_of.update(zip(digests, records["row"].tolist(), strict=True))
+        self._index.unchecked.update(zip(digests, records["crc"].tolist(), strict=True))
 
     def _mapped(self) -> np.ndarray:
-        """All rows that there are; any of them may be a torn one, which no record names."""
-        if len(self._map) < self._known.n_rows:
-            shape = (self._known.n_rows, *self.shape)
+        """Memory map of all rows, including torn ones that have no record."""
+        if len(self._map) < self._index.num_rows:
+            shape = (self._index.num_rows, *self.shape)
             self._map = np.asarray(np.memmap(self._rows_file, self.dtype, "r", shape=shape))
         return self._map
 
-    def _drop_damaged(self, digests: dict[str, None]) -> None:
-        """Before rows are used for the first time here: those that fail their checksum count as missing."""
-        if not self._known.unchecked:
+    def _forget_damaged(self, digests: dict[str, None]) -> None:
+        """Check the rows that this process uses for the first time; those with a wrong checksum count as missing."""
+        if not self._index.unchecked:
             return
-        for digest in digests:  # in their order, which is near that of the rows on the disk
-            crc = self._known.unchecked.pop(digest, None)
-            if crc is not None and zlib.crc32(self._mapped()[self._known.row_of[digest]]) != crc:
-                del self._known.row_of[digest]
+        for digest in digests:  # in their own order, which is close to that of the rows on disk
+            crc = self._index.unchecked.pop(digest, None)
+            if crc is not None and zlib.crc32(self._mapped()[self._index.row_of[digest]]) != crc:
+                del self._index.row_of[digest]
 
-    def _trouble(self, error: OSError, n_rows: int) -> AutotlError:
-        if full := as_disk_full(error, self.folder.parent, n_rows * (self.row_bytes + RECORD.itemsize)):
+    def _as_autotl_error(self, error: OSError, num_rows: int) -> AutotlError:
+        if full := as_disk_full(error, self.folder.parent, num_rows * (self.row_bytes + RECORD.itemsize)):
             return full
         return StoreUnavailable(
             f"The feature store {str(self.folder.parent)!r} can't be used any more: {error.strerror or error}. "
@@ -264,7 +276,7 @@ class FeatureTable:
 
 
 def _cast(rows: np.ndarray, out: np.ndarray) -> None:
-    """NumPy casts float16 one number at a time; PyTorch, where the process has it anyway, five times as fast."""
+    """Cast `rows` into `out`. PyTorch, where it is already imported, casts float16 five times as fast as NumPy."""
     torch = sys.modules.get("torch")
     if torch and (rows.dtype, out.dtype) == (np.float16, np.float32):
         torch.from_numpy(out).copy_(torch.from_numpy(rows))
@@ -273,31 +285,36 @@ def _cast(rows: np.ndarray, out: np.ndarray) -> None:
 
 
 def _seals(records: np.ndarray) -> np.ndarray:
-    words = records.view("<u4").reshape(len(records), -1)
-    return np.bitwise_xor.reduce(words[:, :-1], axis=1) ^ np.uint32(SEAL)
+    integers = records.view("<u4").reshape(len(records), -1)
+    return np.bitwise_xor.reduce(integers[:, :-1], axis=1) ^ np.uint32(SEAL)
 
 
-def live_markers(folder: Path, tidy: bool = False) -> list[Path]:
-    """The markers of living users. A dead one's can be locked; with `tidy` it is removed (under the store's lock)."""
-    held = []
+def live_markers(folder: Path, *, remove_dead: bool = False) -> list[Path]:
+    """The markers of tables that are open. The marker of a process that died can be locked.
+
+    Args:
+        folder: of one spec.
+        remove_dead: remove the markers of processes that died. Requires the store's lock.
+    """
+    live = []
     for path in folder.glob("used-by-*.lock"):
         try:
             with FileLock(path, thread_local=False, blocking=False):
                 pass
-            if tidy:
+            if remove_dead:
                 path.unlink(missing_ok=True)
-        except Held:
-            held.append(path)
-    return held
+        except LockTimeout:
+            live.append(path)
+    return live
 
 
-def _leave(marker: FileLock, folder: Path, owner: int) -> None:
-    """Note the last use, and give the folder free."""
-    if os.getpid() != owner:  # a forked child ends: its parent goes on
+def _end_use(marker: FileLock, folder: Path, owner: int) -> None:
+    """Record the time of the last use, and remove the marker."""
+    if os.getpid() != owner:  # in a forked child: the parent still uses the folder
         return
     try:
         os.utime(folder / "spec.json")
         marker.release()
         Path(marker.lock_file).unlink(missing_ok=True)
     except OSError:
-        marker.release()  # the folder went away before us
+        marker.release()  # the folder was removed

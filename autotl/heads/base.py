@@ -9,37 +9,45 @@ __all__ = ["Head"]
 
 
 class Head(ABC):
-    """A new classifier. Making one is cheap: torch and scikit-learn are imported in `build`."""
+    """A new classifier. Creating the object must be cheap: import torch and scikit-learn in `build`."""
 
     name: str
     type: Literal["dense", "estimator"]
-    """A dense head is a torch module and can be trained with the base; an estimator head is a scikit-learn
-    classifier, with `predict_proba` or `decision_function`, on recorded features."""
+    """A dense head is a torch module, which can be trained together with the base. An estimator head is a scikit-learn
+    classifier with `predict_proba` or `decision_function`, which is fitted on recorded features."""
 
     max_train_samples: ClassVar[int | None] = None
-    """How many feature rows it can take in reasonable time; strategies that augment record fewer views for it."""
+    """The number of samples the head can be trained on in reasonable time; None means any number. Strategies that
+    augment record fewer views for a head with a limit."""
 
     trusted: ClassVar[tuple[str, ...]] = ()
-    """Types, as `module.Name`, that skops may load for this head besides scikit-learn's own."""
+    """Types, as `module.Name`, that skops may load for this head in addition to those it trusts by itself."""
 
     @abstractmethod
     def suggest(self, space: Space) -> dict[str, Any]:
-        """The head's design, chosen from `space`: what `build` takes as `params`."""
+        """The head's hyperparameters, chosen from `space`: the `params` of `build`."""
 
     def defaults(self) -> Params:
-        """A known-good value for each name that `suggest` chooses: what is tried first."""
+        """A good value for each parameter of `suggest`, for the warm-start portfolio."""
         return {}
 
     @abstractmethod
     def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
-        """Unfitted: for a dense head an `nn.Module` from [N, num_features] to logits [N, num_classes]; for an estimator
-        head a scikit-learn classifier, which is fitted on labels 0 … num_classes-1 (some of which may be missing).
+        """An untrained head.
 
-        An estimator whose `fit` has a parameter `images` is told which image each row is of, [n]: several rows may
-        be views of one. One that has a parameter `watch` is given a function to call now and then while it learns,
-        with the fraction that is done: it scores the estimator as it stands on the validation images, and ends a
-        trial that falls behind or is out of time by raising through `fit`.
+        A dense head is an `nn.Module` from [N, num_features] to logits [N, num_classes]. Its `no_weight_decay()`, if it
+        has one, names parameters to exempt from weight decay besides biases and other 1-D parameters.
 
-        What skops can't hold an estimator turns into bytes of its library's own format: in `__getstate__`, and back
-        in `__setstate__`, which raises ValueError for bytes that are no model. Its type belongs in `trusted`.
+        An estimator head is a scikit-learn classifier, which is fitted on labels 0 … num_classes-1, some of which may
+        be missing. Two parameters of its `fit` are optional:
+
+        - `groups`: [n], the number of the image that each sample is a view of. Samples of one group must stay on the
+          same side of a split into training and held-out samples.
+        - `on_progress`: a function to call during the fit with the completed fraction, in (0, 1). It scores the
+          estimator on the validation images, so the estimator must be able to predict, and it may raise to end the
+          fit: let the exception through.
+
+        skops must be able to save the fitted estimator. State that skops can't save goes through `__getstate__` as bytes
+        in its library's own format, and back through `__setstate__`, which raises ValueError for damaged bytes. Name
+        the estimator's type in `trusted`.
         """

@@ -1,4 +1,4 @@
-"""Dense heads: torch modules, trained on recorded features or together with the base."""
+"""Dense heads: torch modules, which are trained on recorded features or together with the base."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ __all__ = ["MLP", "Linear"]
 
 
 class Linear(Head):
-    """Whitened features, dropout, one linear layer: what most transfer learning ends in."""
+    """Normalised features, dropout, one linear layer: the usual head of transfer learning."""
 
     name = "linear"
     type = "dense"
@@ -28,15 +28,15 @@ class Linear(Head):
     def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> "nn.Module":
         from autotl.heads import layers
 
-        design: dict[str, Any] = dict(params)
+        hyperparameters: dict[str, Any] = dict(params)
         with layers.seeded(seed):
-            return layers.linear(num_features, num_classes, **design)
+            return layers.linear(num_features, num_classes, **hyperparameters)
 
 
 class MLP(Head):
-    """Whitened features and one or two hidden layers.
+    """Normalised features and one or two hidden layers.
 
-    Deeper and wider ones found no more on recorded features, and took three times as long.
+    Deeper and wider ones were no more accurate on recorded features, and took three times as long.
     """
 
     name = "mlp"
@@ -57,9 +57,9 @@ class MLP(Head):
     def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> "nn.Module":
         from autotl.heads import layers
 
-        design: dict[str, Any] = dict(params)
+        hyperparameters: dict[str, Any] = dict(params)
         with layers.seeded(seed):
-            return layers.mlp(num_features, num_classes, **design)
+            return layers.mlp(num_features, num_classes, **hyperparameters)
 
 
 def autotl_register_heads(register: "Register[Head]") -> None:

@@ -1,4 +1,4 @@
-"""Scikit-learn estimators that scikit-learn lacks. Imported by what builds or loads one, never by the registry."""
+"""Estimators that scikit-learn lacks. Only imported to build or load a head, never for registering one."""
 
 from typing import Any
 
@@ -14,13 +14,14 @@ __all__ = ["Components", "GramSVC", "Neighbours"]
 
 
 class GramSVC(ClassifierMixin, BaseEstimator):
-    """`SVC(kernel="rbf")` whose kernel comes from one matrix product.
+    """`SVC(kernel="rbf")` whose kernel matrix is computed by one matrix product.
 
-    libsvm computes its kernel one pair of rows at a time: 7 s for 1,574 rows of 4,192 features that BLAS does in half
-    a second. Same solution; the whole matrix is kept while fitting (8 bytes for each pair of rows), the support
-    vectors alone after it. A tie of votes goes to the larger decision, as with `SVC(break_ties=True)`.
+    libsvm computes the kernel one pair of samples at a time: 7 s for 1,574 samples of 4,192 features, for which BLAS
+    takes half a second. The solution is the same. The whole matrix is held in memory during the fit (8 bytes per pair
+    of samples), and only the support vectors after it. Ties of votes are broken as with `SVC(break_ties=True)`.
 
-    `gamma` is a number, or "scale" as in SVC.
+    Args:
+        gamma: a number, or "scale" as in SVC.
     """
 
     def __init__(
@@ -49,45 +50,46 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """[n] for two classes, positive for the second; else [n, num_classes], one against the rest, as SVC's."""
+        """As SVC's: [n] for two classes, positive for the second; else one-vs-rest scores [n, num_classes]."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         kernel = rbf_kernel(X, self.support_vectors_, gamma=self.gamma_).astype(np.float64, copy=False)
         if len(self.classes_) == 2:
             return kernel @ self.dual_coef_[0] + self.intercept_[0]
-        return self._one_against_rest(kernel)
+        return self._one_vs_rest(kernel)
 
     def predict(self, X: Any) -> np.ndarray:
         decision = self.decision_function(X)
         return self.classes_[(decision > 0).astype(int) if decision.ndim == 1 else decision.argmax(1)]
 
-    def _one_against_rest(self, kernel: np.ndarray) -> np.ndarray:
-        """Votes of the one-vs-one decisions, plus less than half a vote for how clear they were.
+    def _one_vs_rest(self, kernel: np.ndarray) -> np.ndarray:
+        """The votes of the one-vs-one decisions, plus a confidence of less than half a vote: SVC's
+        `decision_function_shape="ovr"`.
 
-        Support vectors lie class by class; column v of class c has its coefficients against the other classes, in
-        their order without c (libsvm's layout, see scikit-learn's user guide on SVC's `dual_coef_`).
+        Support vectors are ordered by class. For a support vector of class c, `dual_coef_` holds its coefficients
+        against the other classes, in their order without c (libsvm's layout, see scikit-learn's user guide on SVC).
         """
         num_classes = len(self.classes_)
         ends = np.cumsum(self.n_support_)
-        against = [
+        contributions = [
             kernel[:, end - n : end] @ self.dual_coef_[:, end - n : end].T
             for end, n in zip(ends, self.n_support_, strict=True)
         ]
-        votes, clear = np.zeros((2, len(kernel), num_classes))
+        votes, confidences = np.zeros((2, len(kernel), num_classes))
         pair = 0
         for i in range(num_classes):
             for j in range(i + 1, num_classes):
-                decision = against[i][:, j - 1] + against[j][:, i] + self.intercept_[pair]
+                decision = contributions[i][:, j - 1] + contributions[j][:, i] + self.intercept_[pair]
                 votes[:, i] += decision >= 0
                 votes[:, j] += decision < 0
-                clear[:, i] += decision
-                clear[:, j] -= decision
+                confidences[:, i] += decision
+                confidences[:, j] -= decision
                 pair += 1
-        return votes + clear / (3 * (np.abs(clear) + 1))
+        return votes + confidences / (3 * (np.abs(confidences) + 1))
 
 
 class Components(TransformerMixin, BaseEstimator):
-    """PCA to `n_components`, or to as many as the rows and columns allow."""
+    """PCA to `n_components`, or fewer where there are fewer samples or features."""
 
     def __init__(self, n_components: int = 64, random_state: int | None = None):
         self.n_components = n_components
@@ -104,7 +106,7 @@ class Components(TransformerMixin, BaseEstimator):
 
 
 class Neighbours(ClassifierMixin, BaseEstimator):
-    """k nearest neighbours, or as many as there are rows; the nearer, the more its vote counts."""
+    """k nearest neighbours weighted by distance; with fewer than k samples, all of them."""
 
     def __init__(self, n_neighbors: int = 5, metric: str = "euclidean"):
         self.n_neighbors = n_neighbors

@@ -1,4 +1,4 @@
-"""What a trained head says of features: logits, and probabilities that mean what they say. Arrays in, arrays out."""
+"""Logits and probabilities of a trained head, from features. Arrays in, arrays out."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,34 +8,35 @@ import numpy as np
 __all__ = ["MISSING", "average_logits", "logits", "probabilities"]
 
 MISSING = -1e9
-"""The logit of a class that an estimator never saw: finite, and as good as minus infinity at any temperature."""
+"""The logit of a class that an estimator had no training samples of. Finite, so that averages and temperatures work,
+and low enough for a probability of 0 at any temperature."""
 
-ROWS = 4096
-"""Rows at a time: kernels and activations stay small, whatever the number of images."""
+BATCH = 4096
+"""Samples per call of the head: bounds the memory of kernels and activations."""
 
 
 def logits(head: Any, features: np.ndarray, num_classes: int) -> np.ndarray:
-    """The head's scores, float64 [n, num_classes].
+    """A head's logits, float64 [n, num_classes].
 
     Args:
-        head: a trained dense head (`nn.Module`, which runs on the device that it is on, in eval mode, and is left in
-            the mode it was in) or a fitted scikit-learn classifier.
+        head: a trained dense head (`nn.Module`) or a fitted scikit-learn classifier. A dense head runs on its own
+            device in eval mode, and is returned to its previous mode.
         features: float32 [n, num_features].
 
-    Classes that an estimator had no training rows of get `MISSING`.
+    A class that an estimator had no training samples of gets the logit `MISSING`.
     """
-    score = _dense_logits if hasattr(head, "state_dict") else _estimator_logits
-    parts = [score(head, features[i : i + ROWS], num_classes) for i in range(0, len(features), ROWS)]
+    compute = _dense_logits if hasattr(head, "state_dict") else _estimator_logits
+    parts = [compute(head, features[i : i + BATCH], num_classes) for i in range(0, len(features), BATCH)]
     return np.concatenate(parts) if parts else np.empty((0, num_classes))
 
 
 def average_logits(head: Any, views: Sequence[np.ndarray], num_classes: int) -> np.ndarray:
-    """The mean of the head's `logits` over several views of the same images, each float32 [n, num_features]."""
+    """The mean of `logits` over several views of the same images, each float32 [n, num_features]."""
     return np.mean([logits(head, features, num_classes) for features in views], axis=0)
 
 
 def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Softmax of `logits / temperature`: float64 [n, num_classes], rows sum to 1, the order of classes is the logits'."""
+    """Softmax of `logits / temperature`: float64 [n, num_classes], rows sum to 1."""
     from scipy.special import softmax
 
     return softmax(np.asarray(logits, np.float64) / temperature, axis=1)
@@ -48,21 +49,23 @@ def _dense_logits(head: Any, features: np.ndarray, num_classes: int) -> np.ndarr
     was_training = head.training
     head.eval()
     try:
-        with torch.inference_mode():  # torch.tensor copies: recorded features are read-only memory maps
+        with torch.inference_mode():
+            # torch.tensor copies; torch.from_numpy would warn about recorded features, which are read-only memory maps
             return head(torch.tensor(features, dtype=torch.float32, device=device)).cpu().double().numpy()
     finally:
         head.train(was_training)
 
 
 def _estimator_logits(head: Any, features: np.ndarray, num_classes: int) -> np.ndarray:
-    seen = np.asarray(head.classes_, dtype=np.int64)
+    classes = np.asarray(head.classes_, dtype=np.int64)
     if hasattr(head, "decision_function"):
         scores = np.asarray(head.decision_function(features), np.float64)
-        if scores.ndim == 1:  # of two classes, positive for the second
+        if scores.ndim == 1:  # two classes: positive for the second
             scores = np.stack([-scores / 2, scores / 2], axis=1)
     else:
-        # a count of trees or neighbours says nothing below a hundredth of what a guess has, and log 0 says too much
-        scores = np.log(np.maximum(head.predict_proba(features), 0.01 / len(seen)))
-    everything = np.full((len(features), num_classes), MISSING)
-    everything[:, seen] = scores
-    return everything
+        # forests and neighbours count votes, which can be 0: clip at a hundredth of the uniform probability, because
+        # smaller counts carry no information and log 0 is infinite
+        scores = np.log(np.maximum(head.predict_proba(features), 0.01 / len(classes)))
+    all_scores = np.full((len(features), num_classes), MISSING)
+    all_scores[:, classes] = scores
+    return all_scores

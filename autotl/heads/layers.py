@@ -1,4 +1,4 @@
-"""The torch modules of dense heads. Imported by what builds or loads one, never by the registry."""
+"""The torch modules of dense heads. Only imported to build or load a head, never for registering one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,12 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "si
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of [N, num_features] for short trainings and any batch size.
 
-    torch's own differs in two ways. It raises on a training batch of one row, which has no spread: here such a row is
-    normalised by the running statistics, as in eval mode, and leaves them alone. And its running statistics start
-    from mean 0 and variance 1, of which a third is still there after 10 batches: here the first batches are averaged
-    evenly, until an even share would fall below `momentum`.
+    Differs from torch's BatchNorm1d in two ways:
+
+    - A training batch of one sample has no variance, and torch raises. Here it is normalised by the running statistics,
+      as in eval mode, and doesn't update them.
+    - torch's running statistics start from mean 0 and variance 1, which still have a weight of a third after 10
+      batches. Here they are the plain average of the first batches, until a batch's weight would fall below `momentum`.
     """
 
     running_mean: Tensor
@@ -26,37 +28,46 @@ class BatchNorm(nn.BatchNorm1d):
     num_batches_tracked: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
-        update = self.training and len(input) > 1
-        share = 0.0
-        if update:
+        use_batch_statistics = self.training and len(input) > 1
+        momentum = 0.0
+        if use_batch_statistics:
             self.num_batches_tracked.add_(1)
-            share = max(self.momentum or 0.0, 1.0 / int(self.num_batches_tracked))
+            momentum = max(self.momentum or 0.0, 1.0 / int(self.num_batches_tracked))
         return nn.functional.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, update, share, self.eps
+            input, self.running_mean, self.running_var, self.weight, self.bias, use_batch_statistics, momentum, self.eps
         )
 
 
 class Dropout(nn.Dropout):
-    """torch's own draws a number for each value on a CPU. Here it is a byte, eight of which are drawn at once: forward
-    and backward take a quarter of the time. (`p` is rounded to 1/256 by it, and the rest scaled by what was kept.)"""
+    """Dropout that is fast on a CPU: forward and backward take a quarter of the time of torch's.
+
+    torch draws one random number per value; here eight values share one random integer, a byte each. `p` is therefore
+    rounded to a multiple of 1/256, and the kept values are scaled by the rounded probability.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         n, dropped = input.numel(), round(self.p * 256)
         if not self.training or input.device.type != "cpu" or dropped == 256:
             return super().forward(input)
-        words = torch.empty(-(-n // 8), dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[:n].view(input.shape) >= dropped
+        integers = torch.empty(-(-n // 8), dtype=torch.int64).random_(-(2**63), None)
+        kept = integers.view(torch.uint8)[:n].view(input.shape) >= dropped
         return input * (kept * (256 / (256 - dropped)))
 
 
 def linear(num_features: int, num_classes: int, dropout: float) -> nn.Module:
+    """The module of the head `linear`."""
     return nn.Sequential(_input_norm(num_features), Dropout(dropout), nn.Linear(num_features, num_classes))
 
 
 def mlp(
     num_features: int, num_classes: int, depth: int, width: int, dropout: float, normalization: str, activation: str
 ) -> nn.Module:
-    """`depth` hidden layers of `width` units. `normalization` is "batch", "layer" or "none"."""
+    """The module of the head `mlp`: `depth` hidden layers of `width` units.
+
+    Args:
+        normalization: "batch", "layer" or "none".
+        activation: one of `ACTIVATIONS`.
+    """
     layers: list[nn.Module] = [_input_norm(num_features)]
     for n_in, n_out in pairwise([num_features] + [width] * depth):
         layers.append(nn.Linear(n_in, n_out))
@@ -67,15 +78,16 @@ def mlp(
 
 
 def _input_norm(num_features: int) -> nn.Module:
-    """Features of different levels differ in scale by orders of magnitude: whiten them one by one, learn nothing."""
+    """Normalise each feature, without learned weights: features of different levels differ in scale by orders of
+    magnitude."""
     return BatchNorm(num_features, affine=False)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw torch's CPU randomness from `seed`, and leave every generator as it was.
+    """Seed torch's global CPU generator, and restore its state afterwards.
 
-    (`torch.manual_seed` would seed the accelerators' generators too, which `fork_rng` can't undo cheaply.)
+    Not `torch.manual_seed`, which also seeds the accelerators' generators: `fork_rng` can't restore those cheaply.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

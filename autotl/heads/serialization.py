@@ -1,4 +1,4 @@
-"""A trained head in a folder: safetensors for a torch module, skops for an estimator. No pickle."""
+"""Save and load a trained head: safetensors for a torch module, skops for an estimator, no pickle."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from autotl.recipe import Params
 
 __all__ = ["load_head", "save_head"]
 
-SMALL = 10_000
-"""A number up to this is built without asking whether the file is large enough."""
+ALWAYS_BUILT = 10_000
+"""Sizes up to this are built without comparing them to the sizes of the file's tensors."""
 DENSE, ESTIMATOR = "head.safetensors", "head.skops"
 
 
 def save_head(head: Any, folder: Path) -> None:
-    """Write a trained dense head as `head.safetensors`, a fitted estimator as `head.skops`, whole or not at all."""
+    """Write a trained dense head to `head.safetensors`, a fitted estimator to `head.skops`, atomically."""
     if hasattr(head, "state_dict"):
         import safetensors.torch
 
@@ -29,22 +29,26 @@ def save_head(head: Any, folder: Path) -> None:
 
 
 def load_head(spec: Head, params: Params, num_features: int, num_classes: int, folder: Path) -> Any:
-    """What `save_head` wrote: a dense head on the CPU in eval mode, or a fitted estimator.
+    """Load what `save_head` wrote: a dense head on the CPU in eval mode, or a fitted estimator.
 
-    `spec` and `params` are the recipe's; they rebuild a dense head and say which types an estimator may hold.
-    Raises AutotlError where the file is missing, damaged, of another design, or holds types that aren't trusted.
+    Args:
+        spec: the recipe's head. It rebuilds a dense head, and lists the types that an estimator may contain.
+        params: the recipe's `head_params`.
+
+    Raises:
+        AutotlError: the file is missing, damaged, of another architecture, or contains untrusted types.
     """
     path = folder / (DENSE if spec.type == "dense" else ESTIMATOR)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise AutotlError(f"{path} isn't there: the model is incomplete. Copy its whole folder again.") from None
+        raise AutotlError(f"{path} is missing: the model is incomplete. Copy its whole folder again.") from None
     if spec.type == "dense":
         return _dense(content, spec, params, num_features, num_classes, path)
     head = _estimator(content, spec, path)
-    wanted = getattr(head, "n_features_in_", num_features)
-    if wanted != num_features or not (hasattr(head, "predict_proba") or hasattr(head, "decision_function")):
-        raise AutotlError(f"{path} doesn't hold a classifier of {num_features:,} features, which its model describes.")
+    head_features = getattr(head, "n_features_in_", num_features)
+    if head_features != num_features or not (hasattr(head, "predict_proba") or hasattr(head, "decision_function")):
+        raise AutotlError(f"{path} is not a classifier of {num_features:,} features, which its model describes.")
     return head
 
 
@@ -56,24 +60,24 @@ def _dense(content: bytes, spec: Head, params: Params, num_features: int, num_cl
         tensors = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         raise _damaged(path, error) from error
-    # what the page claims is built only where the file could hold it: a width of a billion is a head of terabytes
-    largest = max([SMALL, *(side for tensor in tensors.values() for side in tensor.shape)])
-    claims = {"num_features": num_features, "num_classes": num_classes, **params}
-    for name, value in claims.items():
+    # a forged manifest could state a width of a billion: don't allocate sizes that the file's tensors don't have
+    largest = max([ALWAYS_BUILT, *(size for tensor in tensors.values() for size in tensor.shape)])
+    sizes = {"num_features": num_features, "num_classes": num_classes, **params}
+    for name, value in sizes.items():
         if isinstance(value, int) and value > largest:
-            raise AutotlError(f"{path} doesn't hold the head that its model describes: {name} is said to be {value:,}.")
+            raise _mismatch(path, f"{name} is {value:,}, more than any size in the file.")
     try:
         head = spec.build(params, num_features, num_classes, seed=0)
         head.load_state_dict(tensors)
     except (TypeError, KeyError, ValueError) as error:
-        raise AutotlError(f"{path} doesn't hold the head that its model describes: {error!r}") from error
+        raise _mismatch(path, repr(error)) from error
     except RuntimeError as error:
-        raise AutotlError(f"{path} doesn't hold the head that its model describes: {error}") from error
+        raise _mismatch(path, str(error)) from error
     return head.eval()
 
 
 def _estimator(content: bytes, spec: Head, path: Path) -> Any:
-    """skops builds only types that it trusts or is told to, and finds out which there are without building any."""
+    """Load with skops, which lists the types in a file without creating objects, and creates only trusted types."""
     import io
     from zipfile import ZipFile
 
@@ -81,20 +85,24 @@ def _estimator(content: bytes, spec: Head, path: Path) -> Any:
 
     try:
         with ZipFile(io.BytesIO(content)) as parts:
-            claimed = sum(part.file_size for part in parts.infolist())
-        if claimed > len(content):  # skops doesn't compress
-            raise ValueError(f"its parts claim {claimed:,} bytes, more than its own {len(content):,}")
-        refused = sorted(set(skops.io.get_untrusted_types(data=content)) - set(spec.trusted))
-        if refused:
+            stated = sum(part.file_size for part in parts.infolist())
+        if stated > len(content):  # skops doesn't compress: a larger size is a decompression bomb
+            raise ValueError(f"its parts state {stated:,} bytes, more than the file's {len(content):,}")
+        untrusted = sorted(set(skops.io.get_untrusted_types(data=content)) - set(spec.trusted))
+        if untrusted:
             raise AutotlError(
-                f"{path} holds types that head {spec.name!r} doesn't trust, so it isn't loaded: {', '.join(refused)}. "
-                "If they are your own head's, list them in its `trusted`."
+                f"{path} contains types that head {spec.name!r} doesn't trust, so it isn't loaded: "
+                f"{', '.join(untrusted)}. If they belong to your own head, list them in its `trusted`."
             )
         return skops.io.loads(content, trusted=list(spec.trusted))
     except AutotlError:
         raise
-    except Exception as error:  # a file that somebody made up raises nearly every kind
+    except Exception as error:  # a forged file can make skops raise nearly any exception
         raise _damaged(path, error) from error
+
+
+def _mismatch(path: Path, reason: str) -> AutotlError:
+    return AutotlError(f"{path} is not the head that its model describes: {reason} Copy the model's folder again.")
 
 
 def _damaged(path: Path, error: Exception) -> AutotlError:

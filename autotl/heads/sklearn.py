@@ -1,7 +1,7 @@
-"""Estimator heads: scikit-learn classifiers on recorded features, thousands of them for a few thousand images.
+"""Estimator heads: scikit-learn classifiers for recorded features, often thousands of them for a few thousand images.
 
-The spaces and defaults were measured on 1,574 rows of 4,192 features (every stage of an EfficientNet-Lite): each
-default is fitted in a few seconds on one slow core. Everything runs on the threads that its worker has: `n_jobs=1`.
+Ranges and defaults were tuned on 1,574 samples of 4,192 features (every stage of an EfficientNet-Lite): each default
+is fitted in a few seconds on one slow core. `n_jobs=1` everywhere: workers already share out the cores.
 """
 
 from collections.abc import Mapping
@@ -27,14 +27,14 @@ __all__ = [
 CLASS_WEIGHTS = (None, "balanced")
 
 COMPONENTS = "autotl.heads.estimators.Components"
-# skops doesn't trust these by itself because they hold compiled code's arrays, whose indices nobody checks: a forged
-# file could crash the program that loads it. It can't run code.
+# skops doesn't trust these two by itself: compiled code uses their arrays without checking the indices, so a forged
+# file could crash the program that loads it. It can't execute code.
 TREE = "sklearn.tree._tree.Tree"
 TREE_PREDICTOR = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
 
 
 class LogisticRegression(Head):
-    """The L2-regularised one. With more features than rows, much regularisation is what works."""
+    """L2-regularised. With more features than samples it needs strong regularisation (a small `C`)."""
 
     name = "logistic_regression"
     type = "estimator"
@@ -56,11 +56,11 @@ class LogisticRegression(Head):
 
 
 class LinearSVM(Head):
-    """One class against the rest, squared hinge loss. `C` is in units of 1 / num_features."""
+    """One-vs-rest, squared hinge loss. `C` is in units of 1 / num_features."""
 
     name = "linear_svm"
     type = "estimator"
-    max_train_samples = 6_000  # liblinear makes its own copy, 16 bytes a number
+    max_train_samples = 6_000  # liblinear copies the features, 16 bytes per value
 
     def suggest(self, space: Space) -> dict[str, Any]:
         return {
@@ -74,18 +74,18 @@ class LinearSVM(Head):
     def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
         from sklearn.svm import LinearSVC
 
-        design = {**params, "C": _number(params, "C") / num_features}
-        # the dual problem is two to four times faster where features outnumber rows; a finer tolerance
-        # costs twice the time and changed no prediction
-        return _scaled(LinearSVC(**design, dual="auto", tol=1e-2, max_iter=5000, random_state=seed))
+        hyperparameters = {**params, "C": _number(params, "C") / num_features}
+        # dual="auto": the dual problem is two to four times faster with more features than samples. A finer tol takes
+        # twice the time and changed no prediction.
+        return _scaled(LinearSVC(**hyperparameters, dual="auto", tol=1e-2, max_iter=5000, random_state=seed))
 
 
 class RBFSVM(Head):
-    """The best of the estimators on the features of all stages. `gamma` is in units of 1 / num_features."""
+    """The most accurate of these heads on features of all stages. `gamma` is in units of 1 / num_features."""
 
     name = "rbf_svm"
     type = "estimator"
-    max_train_samples = 6_000  # the kernel matrix is rows × rows
+    max_train_samples = 6_000  # the kernel matrix is samples × samples
     trusted = ("autotl.heads.estimators.GramSVC",)
 
     def suggest(self, space: Space) -> dict[str, Any]:
@@ -101,12 +101,12 @@ class RBFSVM(Head):
     def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
         from autotl.heads.estimators import GramSVC
 
-        design: dict[str, Any] = {**params, "gamma": _number(params, "gamma") / num_features}
-        return _scaled(GramSVC(**design, random_state=seed))
+        hyperparameters: dict[str, Any] = {**params, "gamma": _number(params, "gamma") / num_features}
+        return _scaled(GramSVC(**hyperparameters, random_state=seed))
 
 
 class NearestNeighbours(Head):
-    """k nearest neighbours among principal components: no training to speak of."""
+    """k nearest neighbours in the space of principal components."""
 
     name = "knn"
     type = "estimator"
@@ -130,7 +130,7 @@ class NearestNeighbours(Head):
 
 
 class LDA(Head):
-    """Linear discriminant analysis among principal components, its covariance shrunk towards a scaled identity."""
+    """Linear discriminant analysis of principal components, its covariance shrunk towards a scaled identity."""
 
     name = "lda"
     type = "estimator"
@@ -153,7 +153,7 @@ class LDA(Head):
 
 
 class RandomForest(Head):
-    """On principal components: on thousands of raw features it takes ten times as long and is no better."""
+    """On principal components: on thousands of raw features it takes ten times as long and is no more accurate."""
 
     name = "random_forest"
     type = "estimator"
@@ -185,7 +185,7 @@ class RandomForest(Head):
 
 
 class ExtraTrees(Head):
-    """Splits at random thresholds are cheap enough for the raw features. `max_features` is in units of √num_features."""
+    """On the raw features, as random thresholds make splits cheap. `max_features` is in units of √num_features."""
 
     name = "extra_trees"
     type = "estimator"
@@ -206,9 +206,9 @@ class ExtraTrees(Head):
     def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
         from sklearn.ensemble import ExtraTreesClassifier
 
-        looked_at = round(_number(params, "max_features") * num_features**0.5)
-        settings = {**params, "max_features": min(max(1, looked_at), num_features)}
-        return ExtraTreesClassifier(**settings, random_state=seed, n_jobs=1)
+        max_features = round(_number(params, "max_features") * num_features**0.5)
+        hyperparameters = {**params, "max_features": min(max(1, max_features), num_features)}
+        return ExtraTreesClassifier(**hyperparameters, random_state=seed, n_jobs=1)
 
 
 class HistGradientBoosting(Head):
@@ -242,9 +242,9 @@ class HistGradientBoosting(Head):
     def build(self, params: Params, num_features: int, num_classes: int, seed: int) -> Any:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
-        # each iteration grows a tree for each class: with many classes, fewer iterations
-        trees = 1 if num_classes == 2 else num_classes
-        max_iter = min(int(_number(params, "max_iter")), max(5, 1500 // trees))
+        # an iteration grows one tree per class: limit the number of trees
+        trees_per_iteration = 1 if num_classes == 2 else num_classes
+        max_iter = min(int(_number(params, "max_iter")), max(5, 1500 // trees_per_iteration))
         return _compressed(
             {**params, "max_iter": max_iter},
             seed,
@@ -266,15 +266,15 @@ def _scaled(classifier: Any) -> Any:
 
 
 def _compressed(params: Mapping[str, Any], seed: int, classifier: Any, **fixed: Any) -> Any:
-    """Standardise, keep `params["components"]` principal components, classify with the rest of `params`."""
+    """Standardise, project on `params["components"]` principal components, classify with the other `params`."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     from autotl.heads.estimators import Components
 
-    design = {name: value for name, value in params.items() if name != "components"}
+    hyperparameters = {name: value for name, value in params.items() if name != "components"}
     return make_pipeline(
-        StandardScaler(), Components(params["components"], random_state=seed), classifier(**design, **fixed)
+        StandardScaler(), Components(params["components"], random_state=seed), classifier(**hyperparameters, **fixed)
     )
 
 

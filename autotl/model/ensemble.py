@@ -1,62 +1,77 @@
-"""Which trials to average. Arrays only."""
+"""Selection of the trials that a model averages. Takes and returns arrays and numbers only."""
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
+from autotl.errors import MetricError
 from autotl.metrics import Metric
 
 __all__ = ["select"]
 
-DRAWS = 200
+BOOTSTRAP_SAMPLES = 200
 """Bootstrap samples of the validation images, for the standard error of a score."""
 
 
 def select(
     probabilities: Sequence[np.ndarray],
-    kinds: Sequence[Hashable],
+    groups: Sequence[Hashable],
     labels: np.ndarray,
     metric: Metric,
     limit: int,
     allowed: Callable[[frozenset[int]], bool] = lambda chosen: True,
 ) -> dict[int, float]:
-    """Weights by index of the candidates to average, equal ones; at least one.
+    """Select the candidates to average: their indices, with equal weights that sum to 1.
 
     After hundreds of trials the best few are those that fit the validation images by chance, and most of them are
-    copies of one another. So only the best of each kind takes part, in the order of their scores, and of the averages
-    of the first one, two, three, … the largest is taken that scores within one standard error of the best (Breiman et
-    al., Classification and Regression Trees, 1984, section 3.4.3). Greedy selection (Caruana et al., ICML 2004) and
-    the best average both did worse on test images: see studies/README.md.
+    near copies of one another. So only the best candidate of each group is used. They are averaged in the order of
+    their scores, and among the averages of the first one, two, three, … candidates the largest is taken whose score
+    lies within one standard error of the best average's (Breiman et al., Classification and Regression Trees, 1984,
+    section 3.4.3). Greedy selection (Caruana et al., ICML 2004) and taking the best average both did worse on test
+    images: see studies/README.md.
 
     Args:
-        probabilities: [n, num_classes] of each candidate on the validation images, best first.
-        kinds: what each candidate is, as far as its errors go.
-        limit: the most candidates.
-        allowed: whether a set of candidates may be used together (an ensemble has to predict in time).
+        probabilities: [n, num_classes] of each candidate on the validation images, best candidate first.
+        groups: one value for each candidate; candidates with the same value make similar errors.
+        labels: of the validation images, [n].
+        metric: the score to compare averages by.
+        limit: maximum number of candidates.
+        allowed: whether a set of candidates may be used together, within a limit on prediction time for example.
+            Where no set is allowed, the first candidate alone is selected.
     """
     chosen: list[int] = []
-    for i, kind in enumerate(kinds):
-        new = kind not in {kinds[j] for j in chosen}
-        if new and len(chosen) < limit and allowed(frozenset({*chosen, i})):
+    for i, group in enumerate(groups):
+        is_new = group not in {groups[j] for j in chosen}
+        if is_new and len(chosen) < limit and allowed(frozenset({*chosen, i})):
             chosen.append(i)
     chosen = chosen or [0]
     totals = np.cumsum([probabilities[i] for i in chosen], axis=0)
     averages = [total / n for n, total in enumerate(totals, 1)]
-    scores = np.array([metric(labels, average) for average in averages])
-    best = int(scores.argmax() if metric.greater_is_better else scores.argmin())
+    scores = np.array([_score_or_nan(metric, labels, average) for average in averages])
+    if np.isnan(scores).all():
+        return {chosen[0]: 1.0}
+    best = int(np.nanargmax(scores) if metric.greater_is_better else np.nanargmin(scores))
     near = np.abs(scores - scores[best]) <= _standard_error(averages[best], labels, metric)
     used = chosen[: int(np.flatnonzero(near).max()) + 1]
     return dict.fromkeys(used, 1 / len(used))
 
 
+def _score_or_nan(metric: Metric, labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The score, or NaN where the metric has none for these images."""
+    try:
+        return metric(labels, probabilities)
+    except (MetricError, ValueError):  # a bootstrap sample may lack a class
+        return math.nan
+
+
 def _standard_error(average: np.ndarray, labels: np.ndarray, metric: Metric) -> float:
-    """Of its score, over bootstrap samples of the images."""
+    """Standard error of the score of `average`, from bootstrap samples of the images."""
     rng = np.random.default_rng(0)
     scores = []
-    for _ in range(DRAWS):
-        drawn = rng.integers(len(labels), size=len(labels))
-        try:
-            scores.append(metric(labels[drawn], average[drawn]))
-        except ValueError:  # a class that isn't in the sample
-            continue
+    for _ in range(BOOTSTRAP_SAMPLES):
+        sample = rng.integers(len(labels), size=len(labels))
+        score = _score_or_nan(metric, labels[sample], average[sample])
+        if not math.isnan(score):
+            scores.append(score)
     return float(np.std(scores)) if scores else 0.0

@@ -1,11 +1,13 @@
-"""What a search returns: a model that predicts, and its folder of safetensors, skops and JSON."""
+"""The model that a search returns: it predicts, and lives in a folder of safetensors, skops and JSON files."""
 
+import copy
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -21,79 +23,97 @@ from autotl.engines.base import Compiled
 from autotl.engines.parity import checked_engine
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError
-from autotl.features.extractor import FEATURE_DTYPE, batches, conversion_key
-from autotl.features.table import to_stored_dtype
+from autotl.features.extractor import batches, conversion_key
+from autotl.model.device import resolve_device
 from autotl.model.manifest import FORMAT, read_model_manifest
 from autotl.model.member import Member, load_member, save_member
-from autotl.model.requirements import check_plugins, plugins_of
+from autotl.model.network import SharedNetwork, build_from_file, load_backbone_state
+from autotl.model.requirements import check_plugins, required_plugins
 from autotl.registry import Registry, load_registry
 
-__all__ = ["ImageModel", "load"]
+if TYPE_CHECKING:
+    from torch import nn
 
-FEW = 256
-"""Up to so many images PyTorch has answered before a faster engine has converted the network."""
+__all__ = ["ImageLike", "ImageModel", "load"]
+
+MAX_UNCOMPILED = 256
+"""Up to this many images plain PyTorch finishes before a faster engine has compiled."""
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 T = TypeVar("T")
 
 
 @dataclass
 class ImageModel:
-    """One fitted recipe, or several whose probabilities are averaged by weight."""
+    """A classifier of images: one fitted recipe, or several whose probabilities are averaged by weight.
+
+    It pickles and copies through its files, which `load` reads again: unpickling is as safe as the pickle's source.
+    """
 
     classes: tuple[str, ...]
     members: list[Member]
     backbones: dict[str, Backbone]
-    """By digest, each backbone that a member stands on."""
+    """The members' backbones, by digest."""
     weights: dict[str, Path] = field(default_factory=dict)
-    """By digest, files with those backbones' weights: a loaded model needs no others."""
+    """Files with the backbones' weights, by digest. A backbone without one loads its own pretrained weights."""
     registry: Registry | None = None
     device: str = "cpu"
+    """A torch device."""
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     conversions: Path | None = None
+    """The folder where engines cache compiled networks."""
     about: dict[str, Any] = field(default_factory=dict)
-    """What `model.json` says besides: metric, versions, validation score."""
-    _passes: dict[tuple[str, bool], "_Pass"] = field(default_factory=dict)
-    _readers: Readers = field(default_factory=Readers)
+    """Further content of `model.json`: metric, versions, refitted trials."""
+    _networks: dict[tuple[str, bool], SharedNetwork] = field(default_factory=dict, init=False, repr=False)
+    """By `network_key` and `many`."""
+    _modules: "dict[str, nn.Module]" = field(default_factory=dict, repr=False)
+    """Filled by `read_into_memory`: the backbones' networks, by digest."""
+    _configs: dict[str, bytes] = field(default_factory=dict, repr=False)
+    """Filled by `read_into_memory`: `config.json` of `local-dir:` backbones, by digest."""
+    _readers: Readers = field(default_factory=Readers, repr=False)
 
     def predict(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
-        """The most probable class's name for each image, [n]."""
+        """The name of the most probable class of each image, [n]. Takes what `predict_proba` takes."""
         return np.array(self.classes)[self.predict_proba(images).argmax(1)]
 
     def predict_proba(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
-        """Probabilities [n, num_classes], in the order of `classes`, float64.
+        """Probabilities, float64 [n, num_classes], in the order of `classes`.
 
         Args:
             images: paths, PIL images or arrays (see `autotl.data.decoding.to_rgb`); or one of these.
 
         Raises:
             UndecodableImage: an image can't be read.
+            DataError: an array is not an image.
         """
-        one = isinstance(images, str | os.PathLike | Image.Image) or (
+        is_single = isinstance(images, str | os.PathLike | Image.Image) or (
             isinstance(images, np.ndarray) and images.ndim < 4
         )
-        listed: list[Any] = [images] if one else list(images)  # type: ignore[arg-type]
-        rows = [row for _, row in self._run(listed, self._open, len(listed) > FEW)]
+        listed: list[Any] = [images] if is_single else list(images)  # type: ignore[arg-type]
+        rows = [row for _, row in self._predicted(listed, self._open, many=len(listed) > MAX_UNCOMPILED)]
         return np.stack(rows) if rows else np.empty((0, len(self.classes)))
 
     def stream(
         self,
         paths: Iterable[Path],
         on_skip: Callable[[Path, str], None] | None = None,
+        *,
         many: bool = True,
         checked: bool = False,
     ) -> Iterator[tuple[Path, np.ndarray]]:
-        """Path and probabilities [num_classes] one by one, in order, whatever the number of images; memory stays flat.
+        """Yield each path with its probabilities [num_classes], in order. Memory doesn't grow with their number.
 
         Args:
-            on_skip: told of each file that can't be read, and why; without it such a file raises UndecodableImage.
-            many: worth converting the networks for a faster engine; no for a few hundred images.
-            checked: the files were verified before. Others are first read in a child process where their format is
-                unusual: a hostile one may crash its reader.
+            paths: image files.
+            on_skip: called with the path of a file that can't be read, and the reason. Without it such a file raises
+                UndecodableImage.
+            many: compile the networks with the fastest engine, which pays off from some hundred images.
+            checked: the files were verified before. Files that were not, and have an unusual format, are first read in
+                a child process, because a hostile one may crash its reader.
         """
 
         def load(path: Path, backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
             try:
-                return self._load(path, backbone, views, checked)
+                return self._load(path, backbone, views, checked=checked)
             except UndecodableImage as error:
                 if on_skip is None:
                     raise UndecodableImage(f"{path}: {error}", error.path) from error
@@ -101,7 +121,7 @@ class ImageModel:
                 return {}
 
         skipped: dict[Path, str] = {}
-        for path, row in self._run(paths, load, many):
+        for path, row in self._predicted(paths, load, many=many):
             if path in skipped and on_skip:
                 on_skip(path, skipped[path])
             else:
@@ -117,11 +137,13 @@ class ImageModel:
         digest = hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest() if views != {ORIGINAL} else ""
         return {view: preprocess(draw(picture, digest, view), backbone.preprocessing) for view in views}
 
-    def _load(self, path: Path, backbone: Backbone, views: set[View], checked: bool = False) -> dict[View, np.ndarray]:
-        """The views of a file that are drawn for it in a search too. Raises UndecodableImage."""
+    def _load(
+        self, path: Path, backbone: Backbone, views: set[View], *, checked: bool = False
+    ) -> dict[View, np.ndarray]:
+        """The same views of a file as a search draws for it. Raises UndecodableImage."""
         try:
             digest = digest_file(path) if views != {ORIGINAL} else ""
-        except OSError:  # reading the image says why
+        except OSError:  # load_views raises UndecodableImage with the reason
             digest = ""
         if not checked:
             try:
@@ -130,38 +152,41 @@ class ImageModel:
                 self._readers.verify(path)
         return load_views(path, digest, backbone.preprocessing, views)
 
-    def _run(
-        self, items: Iterable[T], load: Callable[[T, Backbone, set[View]], dict[View, np.ndarray]], many: bool
+    def _predicted(
+        self, items: Iterable[T], load: Callable[[T, Backbone, set[View]], dict[View, np.ndarray]], *, many: bool
     ) -> Iterator[tuple[T, np.ndarray]]:
-        """Each item and its averaged probabilities, from one decoding for all members of a preprocessing."""
-        passes = self._prepared(many)
-        sizes = {p.backbone.preprocessing: p.backbone for p in passes}
-        views = {size: {v for p in passes if p.backbone.preprocessing == size for v in p.views} for size in sizes}
-        total = sum(member.weight for member in self.members)
+        """Each item with its averaged probabilities. An item is decoded once for all networks with the same
+        preprocessing."""
+        networks = self._compiled_networks(many=many)
+        backbone_of = {n.backbone.preprocessing: n.backbone for n in networks}
+        views_of = {p: {v for n in networks if n.backbone.preprocessing == p for v in n.views} for p in backbone_of}
+        total_weight = sum(member.weight for member in self.members)
 
         def average(chunk: list[T]) -> np.ndarray:
-            loaded = {size: [load(item, b, views[size]) for item in chunk] for size, b in sizes.items()}
+            loaded = {p: [load(item, b, views_of[p]) for item in chunk] for p, b in backbone_of.items()}
             summed = np.zeros((len(chunk), len(self.classes)))
-            for p in passes:
-                seen, size = loaded[p.backbone.preprocessing], p.backbone.preprocessing.size
-                blank = np.zeros((size, size, 3), np.uint8)  # in the place of what couldn't be read
-                summed += p.probabilities({v: np.stack([image.get(v, blank) for image in seen]) for v in p.views})
-            return summed / total
+            for network in networks:
+                images, size = loaded[network.backbone.preprocessing], network.backbone.preprocessing.size
+                blank = np.zeros((size, size, 3), np.uint8)  # in place of a skipped image
+                summed += network.probabilities(
+                    {view: np.stack([image.get(view, blank) for image in images]) for view in network.views}
+                )
+            return summed / total_weight
 
         for chunk, rows in batches(items, average, self.threads):
             yield from zip(chunk, rows, strict=True)
 
-    def _prepared(self, many: bool) -> list["_Pass"]:
-        """One for each pass over the images that the members need between them."""
+    def _compiled_networks(self, *, many: bool) -> list[SharedNetwork]:
+        """One network for each distinct `network_key` of the members, compiled on first use."""
         groups: dict[str, list[Member]] = {}
         for member in self.members:
-            groups.setdefault(member.passes, []).append(member)
-        for name, members in groups.items():
-            if (name, many) not in self._passes:
-                self._passes[name, many] = self._prepare(members, many)
-        return [self._passes[name, many] for name in groups]
+            groups.setdefault(member.network_key, []).append(member)
+        for key, members in groups.items():
+            if (key, many) not in self._networks:
+                self._networks[key, many] = self._compile(members, many=many)
+        return [self._networks[key, many] for key in groups]
 
-    def _prepare(self, members: list[Member], many: bool) -> "_Pass":
+    def _compile(self, members: list[Member], *, many: bool) -> SharedNetwork:
         from autotl.backbones.graph_split import FeatureLevels, GraphSplit, Normalize
 
         first = members[0]
@@ -170,155 +195,149 @@ class ImageModel:
         feature_levels = FeatureLevels(GraphSplit(module, backbone.blocks(module)))
         layout = feature_levels.layout(backbone.preprocessing.size)
         registry = self.registry or load_registry()
-        frozen = first.fitted.backbone_state is None
-        kept = self.conversions if frozen else None
-        engine = registry.engine(None, self.device) if many or (kept and kept.exists()) else TorchEngine()
+        is_frozen = first.fitted.backbone_state is None
+        cache = self.conversions if is_frozen else None
+        engine = registry.engine(None, self.device) if many or (cache and cache.exists()) else TorchEngine()
         network, size = Normalize(feature_levels, backbone.preprocessing).eval(), backbone.preprocessing.size
-        precision, key = engine.precision(self.device), conversion_key(first.backbone_digest) if frozen else ""
-        compiled = engine.compile(network, size, self.device, self.threads, precision, cache=kept, key=key)
+        precision, key = engine.precision(self.device), conversion_key(first.backbone_digest) if is_frozen else ""
+        compiled = engine.compile(network, size, self.device, self.threads, precision, cache=cache, key=key)
         if (engine.name, precision) != (TorchEngine.name, "fp32"):
 
             def exact() -> Compiled:
                 return TorchEngine(bf16=False).compile(network, size, self.device, self.threads, "fp32")
 
             compiled = checked_engine(compiled, network, exact, backbone.name)
-        return _Pass(backbone, compiled, layout, members)
+        return SharedNetwork(backbone, compiled, layout, members)
 
-    def _module(self, member: Member) -> Any:
-        """The member's network, with the weights that it was fitted on."""
-        backbone = self.backbones[member.backbone_digest]
-        own = self.weights.get(member.backbone_digest)
-        if own is None:
-            module = backbone.build()
-        else:
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-
-            try:
-                tensors = load_file(own)
-                _check_size(backbone, own)
-                module = backbone.build(pretrained=False)
-                module.load_state_dict(tensors, strict=True)
-            except (OSError, SafetensorError, RuntimeError) as error:
-                raise AutotlError(
-                    f"{own} doesn't hold the weights of {backbone.name}: {error} Copy the model's folder again."
-                ) from error
+    def _module(self, member: Member) -> "nn.Module":
+        """The member's network in eval mode, with the weights that it was fitted with. The caller may change it."""
+        module = self._backbone_module(member.backbone_digest)
         if member.fitted.backbone_state is not None:
-            try:
-                unknown = module.load_state_dict(member.fitted.backbone_state, strict=False).unexpected_keys
-            except RuntimeError as error:
-                raise AutotlError(f"The tuned blocks don't fit backbone {backbone.name!r}: {error}") from error
-            if unknown:
-                raise AutotlError(f"Backbone {backbone.name!r} has no {unknown[0]!r}: it isn't the one that was tuned")
+            load_backbone_state(module, member.fitted.backbone_state, self.backbones[member.backbone_digest].name)
         return module.eval()
 
+    def _backbone_module(self, digest: str) -> "nn.Module":
+        if digest in self._modules:
+            return copy.deepcopy(self._modules[digest])
+        backbone, file = self.backbones[digest], self.weights.get(digest)
+        return backbone.build() if file is None else build_from_file(backbone, file)
+
+    def read_into_memory(self) -> None:
+        """Read everything that predicting and saving need. The model's folder may be removed afterwards."""
+        for digest, backbone in self.backbones.items():
+            self._modules[digest] = self._backbone_module(digest)
+            _ = backbone.preprocessing  # read from the folder on first use
+            if backbone.folder is not None:
+                self._configs[digest] = (backbone.folder / "config.json").read_bytes()
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the model folder; what was there is replaced once the new one is whole."""
+        """Write the model folder. An existing folder is replaced once the new one is complete."""
         folder = Path(folder)
         with replaced_folder(folder) as draft:
             self._write(draft)
         return folder
 
     def _write(self, draft: Path) -> None:
-        layouts = {}
-        for digest, backbone in self.backbones.items():
-            layouts[digest] = self._save_weights(backbone, digest, draft / "backbones" / f"{digest[:16]}.safetensors")
+        layouts = {
+            digest: self._save_weights(digest, draft / "backbones" / f"{digest[:16]}.safetensors")
+            for digest in self.backbones
+        }
         for i, member in enumerate(self.members):
             num_features = layouts[member.backbone_digest].num_features(member.fitted.levels)
             save_member(member, num_features, draft / "members" / str(i))
-        used = [
-            {"name": b.name, "digest": d, "pretrained_on": b.pretrained_on, "license": b.license}
-            for d, b in self.backbones.items()
-        ]
-        page = {"format": FORMAT, "classes": list(self.classes), "backbones": used, "members": len(self.members)}
-        page["plugins"] = plugins_of(self.members, self.backbones.values(), self.registry or load_registry())
-        write_json(draft / "model.json", page | {"about": self.about})
+        backbones = self.backbones.items()
+        write_json(
+            draft / "model.json",
+            {
+                "format": FORMAT,
+                "classes": list(self.classes),
+                "backbones": [
+                    {"name": b.name, "digest": d, "pretrained_on": b.pretrained_on, "license": b.license}
+                    for d, b in backbones
+                ],
+                "members": len(self.members),
+                "plugins": required_plugins(self.members, self.backbones.values(), self.registry or load_registry()),
+                "about": self.about,
+            },
+        )
 
-    def _save_weights(self, backbone: Backbone, digest: str, path: Path) -> Layout:
+    def _save_weights(self, digest: str, path: Path) -> Layout:
+        """Write the weights of a backbone; returns the layout of its features."""
         from safetensors.torch import save
 
         from autotl.backbones.graph_split import FeatureLevels, GraphSplit
 
-        member = next(m for m in self.members if m.backbone_digest == digest)
-        module = self._module(Member(member.recipe, type(member.fitted)("last", None), digest, member.num_classes))
+        backbone, module = self.backbones[digest], self._backbone_module(digest).eval()
         write_atomically(path, save({k: v.contiguous() for k, v in module.state_dict().items()}))
         if backbone.folder is not None:
-            write_atomically(path.with_suffix("") / "config.json", (backbone.folder / "config.json").read_bytes())
+            config = self._configs.get(digest) or (backbone.folder / "config.json").read_bytes()
+            write_atomically(path.with_suffix("") / "config.json", config)
         return FeatureLevels(GraphSplit(module, backbone.blocks(module))).layout(backbone.preprocessing.size)
 
-
-def _check_size(backbone: Backbone, file: Path) -> None:
-    """A stranger's page may name a network of many gigabytes: before one is built, its shapes are asked for.
-
-    Raises AutotlError where they take more room than the file has.
-    """
-    import torch
-
-    try:
-        with torch.device("meta"):
-            shapes = backbone.build(pretrained=False).state_dict().values()
-    except Exception:  # not every network can be built without values
-        return
-    if sum(tensor.numel() for tensor in shapes) > file.stat().st_size:  # one byte for a number is the least
-        raise AutotlError(
-            f"{file} doesn't hold the weights of {backbone.name}: it is too small. Copy the model's folder again."
-        )
+    def __reduce__(self) -> tuple[Any, ...]:
+        with tempfile.TemporaryDirectory(prefix="autotl-") as folder:
+            saved = self.save(Path(folder) / "model")
+            files = {str(p.relative_to(saved)): p.read_bytes() for p in saved.rglob("*") if p.is_file()}
+        return _from_files, (files, self.device)
 
 
-@dataclass
-class _Pass:
-    """One network over the images, and the members that read its levels."""
-
-    backbone: Backbone
-    compiled: Compiled
-    layout: Layout
-    members: list[Member]
-
-    @property
-    def views(self) -> set[View]:
-        """What the members look at between them."""
-        return {view for member in self.members for view in member.fitted.views}
-
-    def probabilities(self, images: dict[View, np.ndarray]) -> np.ndarray:
-        """The members' weighted sum, [n, num_classes], from each of their `views`."""
-        # as they were recorded for training
-        rows = {v: to_stored_dtype(self.compiled(seen), FEATURE_DTYPE).astype(np.float32) for v, seen in images.items()}
-
-        def one(member: Member) -> np.ndarray:
-            features = self.layout.features(member.fitted.levels)
-            return member.weight * member.probabilities([rows[view][:, features] for view in member.fitted.views])
-
-        return sum(map(one, self.members), np.zeros(()))
+def _from_files(files: dict[str, bytes], device: str) -> ImageModel:
+    """A model from the content of its files: what unpickling calls. Uses another device where `device` isn't here."""
+    with tempfile.TemporaryDirectory(prefix="autotl-") as folder:
+        for name, content in files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        try:
+            model = load(folder, device)
+        except AutotlError:
+            if device == "cpu":
+                raise
+            model = load(folder)
+        model.read_into_memory()
+    return model
 
 
-def load(path: str | os.PathLike[str], device: str = "cpu", registry: Registry | None = None) -> ImageModel:
-    """The model in a folder that a search, or `ImageModel.save`, wrote.
+def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry | None = None) -> ImageModel:
+    """Load the model in a folder that a search, or `ImageModel.save`, wrote.
 
-    Nothing in the folder is trusted to run code: weights are safetensors, estimators load from skops with a list of
-    allowed types, the rest is JSON.
+    No code in the folder is run: weights are safetensors, estimators load from skops with a list of allowed types, and
+    the rest is JSON that is validated.
+
+    Args:
+        path: a model's folder, or its study's.
+        device: "auto" (the first GPU that works, else the CPU), "cpu", "mps", "cuda" or "cuda:N".
+        registry: the plugins to use, by default all that are installed.
 
     Raises:
-        AutotlError: the folder is no model, comes from a newer autotl, or needs a plugin that isn't installed.
+        AutotlError: the folder is not a model, has another format, needs a plugin that isn't installed, or the device
+            can't be used.
+
+    >>> model = load("studies/photos")  # doctest: +SKIP
+    >>> model.predict(["new.jpg"])  # doctest: +SKIP
+    array(['cat'], dtype='<U3')
     """
     folder = Path(path)
-    if (folder / "model" / "model.json").exists():  # a study's folder was given
+    if (folder / "model" / "model.json").exists():
         folder = folder / "model"
     refuse_links_out(folder)
-    page = read_model_manifest(folder)
+    manifest = read_model_manifest(folder)
+    device = resolve_device(device)
     registry = registry or load_registry()
+    check_plugins(folder, manifest.plugins, registry)
     backbones, weights = {}, {}
-    check_plugins(folder, [part.model_dump() for part in page.plugins], registry)
-    for used in page.backbones:
-        own = folder / "backbones" / used.digest[:16]  # where the description of a `local-dir:` was put
-        name = f"local-dir:{own}" if used.name.startswith("local-dir:") else used.name
-        backbones[used.digest] = registry.backbone(name)
-        weights[used.digest] = own.with_suffix(".safetensors")
-    members = [load_member(folder / "members" / str(i), registry) for i in range(page.members)]
+    for entry in manifest.backbones:
+        own = folder / "backbones" / entry.digest[:16]  # holds config.json of a `local-dir:` backbone
+        name = f"local-dir:{own}" if entry.name.startswith("local-dir:") else entry.name
+        backbones[entry.digest] = registry.backbone(name)
+        weights[entry.digest] = own.with_suffix(".safetensors")
+    members = [load_member(folder / "members" / str(i), registry) for i in range(manifest.members)]
     for number, member in enumerate(members):
-        if member.backbone_digest not in backbones or member.num_classes != len(page.classes):
+        if member.backbone_digest not in backbones or member.num_classes != len(manifest.classes):
             raise AutotlError(
-                f"{folder} is no whole model: member {number} belongs to another one. Copy the model's folder again."
+                f"{folder} is not a complete model: member {number} belongs to another one. "
+                "Copy the model's folder again."
             )
     if not sum(member.weight for member in members):
-        raise AutotlError(f"{folder} is no whole model: none of its members has any weight.")
-    return ImageModel(tuple(page.classes), members, backbones, weights, registry, device, about=page.about)
+        raise AutotlError(f"{folder} is not a complete model: the weight of each member is 0.")
+    return ImageModel(tuple(manifest.classes), members, backbones, weights, registry, device, about=manifest.about)

@@ -1,4 +1,4 @@
-"""One fitted recipe on disk: `member.json`, its head, and the weights of its unfrozen blocks. No pickle."""
+"""A member of a model: a fitted recipe, saved as `member.json`, its head, and its unfrozen blocks. No pickle."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -33,21 +33,24 @@ class Member:
     weight: float = 1.0
     trial: int = -1
     validation: float | None = None
+    """Validation score of the trial."""
 
     @property
-    def passes(self) -> str:
-        """Members of one frozen backbone share one pass over the images; a fine-tuned one has its own."""
+    def network_key(self) -> str:
+        """Members with the same key share one forward pass: those of one frozen backbone. A fine-tuned member has a
+        network of its own."""
         return self.backbone_digest if self.fitted.backbone_state is None else f"{self.backbone_digest}/{self.trial}"
 
     def probabilities(self, views: Sequence[np.ndarray]) -> np.ndarray:
-        """From its levels' columns for each of its views, float32 [n, num_features]."""
+        """Probabilities [n, num_classes] from the features of the member's levels, float32 [n, num_features], one array
+        for each of its views."""
         from autotl.heads.inference import average_logits, probabilities
 
         return probabilities(average_logits(self.fitted.head, views, self.num_classes), self.fitted.temperature)
 
 
 def save_member(member: Member, num_features: int, folder: Path) -> None:
-    """Write it whole: `member.json`, the last file, is what makes the folder count."""
+    """Write a member's folder. `member.json` is written last: a folder without it is incomplete and is ignored."""
     folder.mkdir(parents=True, exist_ok=True)
     save_head(member.fitted.head, folder)
     if member.fitted.backbone_state is not None:
@@ -74,20 +77,33 @@ def save_member(member: Member, num_features: int, folder: Path) -> None:
 
 
 def load_member(folder: Path, registry: Registry) -> Member:
-    """Raises AutotlError where a part is missing, damaged, or holds what may not be loaded."""
-    page = read_member_manifest(folder)
+    """Read a member's folder.
+
+    Raises:
+        AutotlError: a file is missing or damaged, or an estimator contains types that its head doesn't allow.
+    """
+    manifest = read_member_manifest(folder)
     try:
-        recipe = Recipe.from_dict(page.recipe.model_dump())
-        spec = registry.head(recipe.head)
-        head = load_head(spec, recipe.head_params, page.num_features, page.num_classes, folder)
-        views = tuple(View(view.policy, view.number) for view in page.views)
-        fitted = Fitted(page.levels, head, _base(folder) if page.tuned else None, views, page.temperature)
-        return Member(recipe, fitted, page.backbone_digest, page.num_classes, page.weight, page.trial, page.validation)
+        recipe = Recipe.from_dict(manifest.recipe.model_dump())
+        head = load_head(
+            registry.head(recipe.head), recipe.head_params, manifest.num_features, manifest.num_classes, folder
+        )
+        state = _backbone_state(folder) if manifest.tuned else None
+        views = tuple(View(view.policy, view.number) for view in manifest.views)
+        return Member(
+            recipe,
+            Fitted(manifest.levels, head, state, views, manifest.temperature),
+            manifest.backbone_digest,
+            manifest.num_classes,
+            manifest.weight,
+            manifest.trial,
+            manifest.validation,
+        )
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise AutotlError(f"{folder} is no whole part of a model: {type(error).__name__}: {error}") from error
+        raise AutotlError(f"{folder} is not a complete member of a model: {type(error).__name__}: {error}") from error
 
 
-def _base(folder: Path) -> "dict[str, Tensor]":
+def _backbone_state(folder: Path) -> "dict[str, Tensor]":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -1,26 +1,30 @@
-"""Which plugins a model needs, beside autotl itself: written into its folder, and asked for before it is loaded."""
+"""The plugins that a model requires beside autotl: recorded when it is saved, checked before it is loaded."""
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from autotl.backbones.base import Backbone
 from autotl.errors import AutotlError, UnknownName
+from autotl.model.manifest import RequiredPlugin
 from autotl.model.member import Member
 from autotl.registry import Registry
 
-__all__ = ["check_plugins", "plugins_of"]
+__all__ = ["check_plugins", "required_plugins"]
 
 
-def plugins_of(members: Iterable[Member], backbones: Iterable[Backbone], registry: Registry) -> list[dict[str, str]]:
-    """What the model's backbones and heads come from, as JSON: component, name, plugin, distribution, version. autotl's own
-    parts aren't listed."""
-    parts = {("backbone", b.name): None for b in backbones} | {("head", m.recipe.head): None for m in members}
-    found = []
-    for component, name in parts:
+def required_plugins(
+    members: Iterable[Member], backbones: Iterable[Backbone], registry: Registry
+) -> list[dict[str, str]]:
+    """The `plugins` of `model.json`: one entry for each backbone and head that a plugin registered.
+
+    Components of autotl itself aren't listed.
+    """
+    components = {("backbone", b.name): None for b in backbones} | {("head", m.recipe.head): None for m in members}
+    required = []
+    for component, name in components:
         plugin = registry.owner(component, name)
         if plugin is not None and plugin.distribution != "autotl":
-            found.append(
+            required.append(
                 {
                     "component": component,
                     "name": name,
@@ -29,29 +33,33 @@ def plugins_of(members: Iterable[Member], backbones: Iterable[Backbone], registr
                     "version": plugin.version,
                 }
             )
-    return found
+    return required
 
 
-def check_plugins(folder: Path, needed: Iterable[dict[str, Any]], registry: Registry) -> None:
-    """Raises AutotlError, with the plugin's name and version, where a part that the model needs isn't here."""
-    for part in needed:
-        if part["component"] == "backbone" and part["name"].startswith("local-dir:"):
-            raise AutotlError(f"{folder} says that a plugin brings {part['name']!r}: it was made by hand.")
-        find = registry.backbone if part["component"] == "backbone" else registry.head
+def check_plugins(folder: Path, required: Iterable[RequiredPlugin], registry: Registry) -> None:
+    """Look up every backbone and head that the model in `folder` takes from a plugin.
+
+    Raises:
+        AutotlError: one isn't registered here; the message names its plugin and version.
+    """
+    for entry in required:
+        if entry.component == "backbone" and entry.name.startswith("local-dir:"):
+            raise AutotlError(f"{folder} lists {entry.name!r} as the backbone of a plugin: it was made by hand.")
+        find = registry.backbone if entry.component == "backbone" else registry.head
         try:
-            find(part["name"])
+            find(entry.name)
         except UnknownName as error:
             raise AutotlError(
-                f"The model in {folder} needs the {part['component']} {part['name']!r} of plugin {part['plugin']!r} "
-                f"({part['distribution']} {part['version']}), {_why(part, registry)}"
+                f"The model in {folder} needs the {entry.component} {entry.name!r} of plugin {entry.plugin!r} "
+                f"({entry.distribution} {entry.version}), {_why_missing(entry, registry)}"
             ) from error
 
 
-def _why(part: dict[str, Any], registry: Registry) -> str:
-    install = f"Type: pip install {part['distribution']}=={part['version']}"
-    here = [p for p in registry.plugins if (p.name, p.distribution) == (part["plugin"], part["distribution"])]
-    if not here:
+def _why_missing(entry: RequiredPlugin, registry: Registry) -> str:
+    install = f"Type: pip install {entry.distribution}=={entry.version}"
+    installed = [p for p in registry.plugins if (p.name, p.distribution) == (entry.plugin, entry.distribution)]
+    if not installed:
         return f"which isn't installed, or is left out. {install}"
-    if here[0].broken:
-        return f"which takes no part here: {here[0].broken}"
-    return f"and version {here[0].version}, which is installed, doesn't have it. {install}"
+    if installed[0].broken:
+        return f"which is disabled: {installed[0].broken}"
+    return f"and the installed version {installed[0].version} doesn't have it. {install}"

@@ -34,8 +34,8 @@ class Trials(Protocol):
         parameters."""
 
     def fail(self, number: int, cause: str) -> None:
-        """Set the state of a running trial to FAIL, and the cause as an attribute. Raises RuntimeError where the trial is
-        finished already."""
+        """Set the state of a running trial to FAIL, and the cause as an attribute. Raises RuntimeError where the trial
+        has finished already."""
 
 
 class StudyTrials:

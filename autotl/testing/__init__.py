@@ -1,4 +1,4 @@
-"""The conformance kit: our checks on your part of autotl, in three lines of pytest.
+"""The conformance kit: pytest checks that a plugin's component satisfies its contract.
 
     from autotl.testing import head_checks
 
@@ -6,12 +6,13 @@
     def test_contract(check):
         check(MyHead())
 
-Each check is a test of its own. One that fails says what was promised, what came, and where the contract says so.
-Without pytest's help: `for check in autotl.testing.CHECKS["head"]: check(MyHead())`.
+Each check is one test. Its failure message has what was expected, what the component did, and where the contract
+states it. Without pytest: `for check in autotl.testing.CHECKS["head"]: check(MyHead())`.
 """
 
 from autotl.testing.backbones import BACKBONE
-from autotl.testing.check import Check, Checks, ContractBroken
+from autotl.testing.callbacks import CALLBACK
+from autotl.testing.check import Check, Checks, ContractViolation
 from autotl.testing.datasets import DATASET
 from autotl.testing.engines import ENGINE
 from autotl.testing.heads import HEAD
@@ -23,8 +24,9 @@ __all__ = [
     "CHECKS",
     "Check",
     "Checks",
-    "ContractBroken",
+    "ContractViolation",
     "backbone_checks",
+    "callback_checks",
     "dataset_checks",
     "engine_checks",
     "head_checks",
@@ -33,12 +35,12 @@ __all__ = [
     "strategy_checks",
 ]
 
-CHECKS = {checks.component: checks for checks in (BACKBONE, HEAD, STRATEGY, ENGINE, DATASET, METRIC, PLUGIN)}
-"""All checks by the component of part that they are for."""
+CHECKS = {checks.component: checks for checks in (BACKBONE, HEAD, STRATEGY, ENGINE, DATASET, METRIC, CALLBACK, PLUGIN)}
+"""All checks, by component type."""
 
 backbone_checks = BACKBONE.parametrize()
-"""`check(backbone)`; `check(backbone, other=…)` where the weights aren't one `weights_file`: the same network with
-other weights, whose digest has to differ."""
+"""`check(backbone)`. For a backbone without a `weights_file`, `check(backbone, other=…)`: the same network with other
+weights, whose digest must differ."""
 
 head_checks = HEAD.parametrize()
 """`check(head)`"""
@@ -47,13 +49,16 @@ strategy_checks = STRATEGY.parametrize()
 """`check(strategy)`"""
 
 engine_checks = ENGINE.parametrize()
-"""`check(engine)`; `check(engine, device="cuda")`: checks are skipped where it isn't usable on that device here."""
+"""`check(engine)`, or `check(engine, device="cuda")`. Skipped where the engine isn't usable on the device."""
 
 dataset_checks = DATASET.parametrize()
-"""`check(source)` for one that is found by its name; `check(source, location=…)` for others."""
+"""`check(source)` for a source that loads by its name, `check(source, location=…)` for others."""
 
 metric_checks = METRIC.parametrize()
 """`check(metric)`"""
 
+callback_checks = CALLBACK.parametrize()
+"""`check(callback)`"""
+
 plugin_checks = PLUGIN.parametrize()
-"""`check("entry_point")`: that it is installed, takes part, and registers lightly."""
+"""`check("entry_point")`: the plugin is installed once, is enabled, and imports nothing heavy."""

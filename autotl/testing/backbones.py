@@ -28,7 +28,7 @@ BACKBONE = Checks("backbone", Backbone, options=("other",))
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
 
 
-@BACKBONE.promise(Backbone)
+@BACKBONE.requires(Backbone)
 def is_described(backbone: Backbone) -> None:
     """A backbone has a name without spaces, except in a path after '@' or ':', and states its pretraining data and the
     licence of its weights."""
@@ -40,7 +40,7 @@ def is_described(backbone: Backbone) -> None:
     expect(isinstance(backbone.is_cached, bool), f"is_cached is {backbone.is_cached!r}, neither True nor False")
 
 
-@BACKBONE.promise(Backbone)
+@BACKBONE.requires(Backbone)
 def pickles_to_a_worker_lightly(backbone: Backbone) -> None:
     """A backbone can be pickled to another process, and unpickling it there imports no torch."""
     fresh = _without_cached_properties(backbone)
@@ -63,7 +63,7 @@ def pickles_to_a_worker_lightly(backbone: Backbone) -> None:
     )
 
 
-@BACKBONE.promise(Preprocessing)
+@BACKBONE.requires(Preprocessing)
 def preprocessing_is_complete(backbone: Backbone) -> None:
     """The preprocessing is complete: a size in whole pixels, a crop in (0, 1], an interpolation, and mean and std of
     three channels in units of x/255."""
@@ -81,7 +81,7 @@ def preprocessing_is_complete(backbone: Backbone) -> None:
         expect(all(low <= v <= 1 for v in values), f"{name} is {values!r}: outside of the range of x/255, 0 to 1")
 
 
-@BACKBONE.promise(Backbone.build)
+@BACKBONE.requires(Backbone.build)
 def builds_twice_alike(backbone: Backbone) -> None:
     """`build()` returns the same network each time, every tensor bit-equal, in eval mode. Changing one network doesn't
     change the next one."""
@@ -98,7 +98,7 @@ def builds_twice_alike(backbone: Backbone) -> None:
     expect(not difference, f"in the second network {difference}")
 
 
-@BACKBONE.promise(Backbone.build)
+@BACKBONE.requires(Backbone.build)
 def builds_the_same_network_without_weights(backbone: Backbone) -> None:
     """`build(pretrained=False)` returns the same architecture, into which the tensors of `build()` load strictly, and
     works where the weights aren't on this machine."""
@@ -113,7 +113,7 @@ def builds_the_same_network_without_weights(backbone: Backbone) -> None:
         )
 
 
-@BACKBONE.promise(Backbone.digest)
+@BACKBONE.requires(Backbone.digest)
 def digest_follows_the_weights(backbone: Backbone, other: Backbone | None = None) -> None:
     """`digest` is hex digits that change when the weights change, and only then, so that features recorded with other
     weights are never used."""
@@ -139,7 +139,7 @@ def digest_follows_the_weights(backbone: Backbone, other: Backbone | None = None
         expect(difference, f"the values in {file.name} were changed and the network not: it reads another file")
 
 
-@BACKBONE.promise(Backbone.build)
+@BACKBONE.requires(Backbone.build)
 def features_are_sound(backbone: Backbone) -> None:
     """Real images [N, 3, size, size] become finite features [N, num_features], which differ between images. Where
     `num_features` is stated, it is right."""
@@ -157,7 +157,7 @@ def features_are_sound(backbone: Backbone) -> None:
     expect(not features[0].equal(features[1]), "two different photographs have the same features")
 
 
-@BACKBONE.promise(Backbone.build)
+@BACKBONE.requires(Backbone.build)
 def features_are_deterministic(backbone: Backbone) -> None:
     """The same images have the same features each time, and an image has the same features alone as in a batch."""
     import torch
@@ -173,7 +173,7 @@ def features_are_deterministic(backbone: Backbone) -> None:
     expect(off <= 1e-3 * scale, f"one by one they differ by up to {off:.3g}, where the largest feature is {scale:.3g}")
 
 
-@BACKBONE.promise(Backbone.blocks)
+@BACKBONE.requires(Backbone.blocks)
 def blocks_cover_every_parameter_once(backbone: Backbone) -> None:
     """The blocks hold every parameter of the network exactly once. `num_blocks` is the number of blocks, and
     `count_params()`, which is `num_params` where that is stated, the number of parameters."""
@@ -195,7 +195,7 @@ def blocks_cover_every_parameter_once(backbone: Backbone) -> None:
     expect(backbone.count_params() == count, f"count_params() is {backbone.count_params()}, and there are {count}")
 
 
-@BACKBONE.promise(Backbone.blocks)
+@BACKBONE.requires(Backbone.blocks)
 def blocks_are_in_forward_order(backbone: Backbone) -> None:
     """Blocks are listed from input to output: in a forward pass, each begins after the one before it."""
     module = _module(backbone)
@@ -221,7 +221,7 @@ def blocks_are_in_forward_order(backbone: Backbone) -> None:
     expect(late is None, f"in a forward pass they begin in the order {', '.join(names)}")
 
 
-@BACKBONE.promise(Block)
+@BACKBONE.requires(Block)
 def freezing_keeps_exactly_the_frozen_blocks(backbone: Backbone) -> None:
     """With the first k blocks frozen (no gradients, eval mode), a training step leaves their tensors bit-equal, running
     statistics included, and changes a tensor in every other block."""
@@ -260,7 +260,7 @@ def freezing_keeps_exactly_the_frozen_blocks(backbone: Backbone) -> None:
                 expect(names, f"with {k} blocks frozen, no tensor of block {block.name!r} changed")
 
 
-@BACKBONE.promise(Backbone.blocks)
+@BACKBONE.requires(Backbone.blocks)
 def splitting_between_blocks_changes_nothing(backbone: Backbone) -> None:
     """Wherever the network can be cut between two blocks, its prefix followed by its suffix computes the same features
     as the network."""
@@ -293,7 +293,7 @@ def splitting_between_blocks_changes_nothing(backbone: Backbone) -> None:
         )
 
 
-@BACKBONE.promise(Backbone.build)
+@BACKBONE.requires(Backbone.build)
 def levels_record_the_output(backbone: Backbone) -> None:
     """The vector that the feature store records for an image includes the network's own output, unchanged."""
     import torch

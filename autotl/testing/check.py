@@ -1,4 +1,4 @@
-"""What a check is: a promise of a contract, the place that makes it, and code that finds out."""
+"""A check: one requirement of a contract, the code that tests it, and where the contract states it."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -9,73 +9,80 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["Check", "Checks", "ContractBroken", "Unexpected", "expect"]
+__all__ = ["Check", "Checks", "ContractViolation", "Unexpected", "expect"]
 
 PACKAGE = Path(__file__).resolve().parents[2]
 
 
-class ContractBroken(AssertionError):
-    """What was promised, what came, and where the contract says so."""
+class ContractViolation(AssertionError):
+    """A component violates its contract. The message has the requirement, what the component did, and a reference."""
 
 
 class Unexpected(Exception):
-    """What came in the place of what was promised, in words."""
+    """What a component did instead of what its contract requires."""
 
 
-def expect(condition: Any, came: str) -> None:
-    """Inside a check: what `came` breaks the promise, where the condition doesn't hold."""
+def expect(condition: Any, got: str) -> None:
+    """Inside a check: raise Unexpected with `got`, a description of what the component did, unless `condition` holds."""
     __tracebackhide__ = True
     if not condition:
-        raise Unexpected(came)
+        raise Unexpected(got)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One promise of a contract. Call it with the part to check: `check(MyHead())`."""
+    """One requirement of a contract. Call it with the component to test: `check(MyHead())`."""
 
     component: str
+    """The component type: backbone, head, …"""
     contract: type
     name: str
-    promise: str
-    place: Any
+    requirement: str
+    source: Any
+    """The class or function whose docstring states the requirement."""
     run: Callable[..., None]
     options: tuple[str, ...]
 
-    def __call__(self, part: Any, **options: Any) -> None:
-        """Raises ContractBroken where `part` doesn't keep the promise, chained from what it raised, where it did.
+    def __call__(self, component: Any, **options: Any) -> None:
+        """Test a component.
 
-        Skips (in pytest) where it can't be found out here: weights that aren't on this machine, a chip that isn't.
+        Skips the pytest test where the requirement can't be tested on this machine: weights that aren't downloaded, a
+        device that isn't there.
+
+        Raises:
+            ContractViolation: the component doesn't meet the requirement, or raised an exception, which is its cause.
+            TypeError: `component` has the wrong type, or an option doesn't exist.
         """
         __tracebackhide__ = True
-        if isinstance(part, type):
-            raise TypeError(f"give check() an instance: check({part.__name__}())")
-        if not isinstance(part, self.contract):
-            raise TypeError(f"a {self.component} check takes a {self.contract.__name__}, got {part!r}")
+        if isinstance(component, type):
+            raise TypeError(f"check() takes an instance: check({component.__name__}())")
+        if not isinstance(component, self.contract):
+            raise TypeError(f"a {self.component} check takes a {self.contract.__name__}, got {component!r}")
         unknown = sorted(set(options) - set(self.options))
         if unknown:
-            takes = f"it takes {', '.join(self.options)}" if self.options else "it takes none"
-            raise TypeError(f"a {self.component} check has no option {unknown[0]!r}: {takes}")
-        wanted = inspect.signature(self.run).parameters
+            known = f"its options are {', '.join(self.options)}" if self.options else "it has none"
+            raise TypeError(f"a {self.component} check has no option {unknown[0]!r}: {known}")
+        accepted = inspect.signature(self.run).parameters
         try:
-            self.run(part, **{name: value for name, value in options.items() if name in wanted})
+            self.run(component, **{name: value for name, value in options.items() if name in accepted})
         except Unexpected as unexpected:
-            raise ContractBroken(self._words(part, str(unexpected))) from unexpected.__cause__
+            raise ContractViolation(self._message(component, str(unexpected))) from unexpected.__cause__
         except Exception as error:
-            raise ContractBroken(self._words(part, f"{type(error).__name__}: {error}")) from error
+            raise ContractViolation(self._message(component, f"{type(error).__name__}: {error}")) from error
 
-    def _words(self, part: Any, came: str) -> str:
+    def _message(self, component: Any, got: str) -> str:
         return (
-            f"{self.component} {getattr(part, 'name', part)!r} doesn't keep {self.name}\n"
-            f"  promised: {self.promise}\n"
-            f"  came:     {came}\n"
-            f"  see:      {self.where}"
+            f"{self.component} {getattr(component, 'name', component)!r} violates {self.name}\n"
+            f"  expected: {self.requirement}\n"
+            f"  got:      {got}\n"
+            f"  see:      {self.reference}"
         )
 
     @property
-    def where(self) -> str:
-        """Where the contract makes the promise: `Head.build, autotl/heads/base.py:34`."""
-        place = self.place
-        code = getattr(place, "fget", None) or getattr(place, "func", None) or place  # a property's own function
+    def reference(self) -> str:
+        """Where the contract states the requirement: `Head.build, autotl/heads/base.py:34`."""
+        source = self.source
+        code = getattr(source, "fget", None) or getattr(source, "func", None) or source  # the function of a property
         file = Path(inspect.getsourcefile(code) or "").resolve().relative_to(PACKAGE).as_posix()
         if inspect.ismodule(code):
             return file
@@ -84,12 +91,12 @@ class Check:
 
 @dataclass
 class Checks:
-    """The checks of one component of part, in the order in which they are easiest to mend."""
+    """The checks of one component type. Basic requirements come first: violating one often violates later ones too."""
 
     component: str
     contract: type
     options: tuple[str, ...] = ()
-    """What `check(part, …)` takes besides the part."""
+    """The keyword arguments of `check(component, …)`."""
     checks: list[Check] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Check]:
@@ -98,19 +105,19 @@ class Checks:
     def __len__(self) -> int:
         return len(self.checks)
 
-    def promise(self, place: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-        """Marks a function as a check. `place` is where the contract makes the promise; its words are the docstring."""
+    def requires(self, source: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        """Decorator that adds a function as a check. Its docstring is the requirement, which `source` states."""
 
         def add(function: Callable[..., None]) -> Callable[..., None]:
-            words = " ".join((function.__doc__ or "").split())
-            name = function.__name__
-            self.checks.append(Check(self.component, self.contract, name, words, place, function, self.options))
+            requirement = " ".join((function.__doc__ or "").split())
+            check = Check(self.component, self.contract, function.__name__, requirement, source, function, self.options)
+            self.checks.append(check)
             return function
 
         return add
 
     def parametrize(self) -> "pytest.MarkDecorator":
-        """A decorator for a test that takes `check`: it runs once for each check, under the check's name."""
+        """A decorator for a test with an argument `check`: the test runs once per check, under the check's name."""
         import pytest
 
         return pytest.mark.parametrize("check", self.checks, ids=[check.name for check in self.checks])

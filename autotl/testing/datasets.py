@@ -15,7 +15,7 @@ SAMPLE = 10
 """Images of each class and subset that are read; listing is checked whole."""
 
 
-@DATASET.promise(DatasetSource.matches)
+@DATASET.requires(DatasetSource.matches)
 def matches_its_own_locations_alone(source: DatasetSource, location: str | None = None) -> None:
     """A source has a name without spaces, knows its own locations, and lets the others be, also ones that don't
     exist."""
@@ -26,7 +26,7 @@ def matches_its_own_locations_alone(source: DatasetSource, location: str | None 
         expect(source.matches(strange) is False, f"matches({strange!r}) is {source.matches(strange)!r}")
 
 
-@DATASET.promise(LabelledImage)
+@DATASET.requires(LabelledImage)
 def lists_labelled_images(source: DatasetSource, location: str | None = None) -> None:
     """`images` lists LabelledImage: files that are there, of two labels or more, each in subset "", "train",
     "validation" or "test", and no file twice."""
@@ -44,7 +44,7 @@ def lists_labelled_images(source: DatasetSource, location: str | None = None) ->
     expect(not twice, f"{len(twice)} files are listed more than once: {twice[:1]}")
 
 
-@DATASET.promise(DatasetSource.images)
+@DATASET.requires(DatasetSource.images)
 def lists_the_same_each_time(source: DatasetSource, location: str | None = None) -> None:
     """Asked again it lists the same images in the same order: a study's split stays what it was."""
     location = location or source.name
@@ -53,7 +53,7 @@ def lists_the_same_each_time(source: DatasetSource, location: str | None = None)
     expect(first == again, f"at first {odd or f'{len(first)} images, and then {len(again)}'}")
 
 
-@DATASET.promise(LabelledImage)
+@DATASET.requires(LabelledImage)
 def groups_stay_in_one_subset(source: DatasetSource, location: str | None = None) -> None:
     """Images of one group (a patient, a module) are all in one subset: a test image's twin is no training image."""
     subsets: dict[str, set[str]] = {}
@@ -64,7 +64,7 @@ def groups_stay_in_one_subset(source: DatasetSource, location: str | None = None
     expect(not torn, f"{len(torn)} groups are in several subsets: {torn[:1]}")
 
 
-@DATASET.promise(DatasetSource.images)
+@DATASET.requires(DatasetSource.images)
 def images_can_be_loaded(source: DatasetSource, location: str | None = None) -> None:
     """A search can load it: files decode, and there are images of every class to train on."""
     from autotl.data.loading import load_dataset

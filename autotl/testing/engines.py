@@ -1,4 +1,4 @@
-"""What every engine promises, seen on a tiny network and real images."""
+"""The promises of every engine, checked on a tiny network and real images."""
 
 import re
 import tempfile
@@ -12,7 +12,7 @@ from autotl.engines.base import Compiled, Engine
 from autotl.engines.parity import MIN_COSINE, engine_cosine, mean_cosine
 from autotl.testing.check import Checks, expect
 from autotl.testing.images import patches
-from autotl.testing.trial import bench
+from autotl.testing.trial import sample_problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,72 +22,80 @@ __all__ = ["ENGINE"]
 ENGINE = Checks("engine", Engine, options=("device",))
 
 
-@ENGINE.promise(Engine)
+@ENGINE.requires(Engine)
 def is_described(engine: Engine, device: str = "cpu") -> None:
-    """An engine has a name without spaces, and says whether it is usable on a device, also on one that isn't here."""
+    """An engine has a name without spaces, and `usable` returns a bool, also for a device that doesn't exist."""
     expect(isinstance(engine.name, str) and re.fullmatch(r"\S+", engine.name), f"name is {engine.name!r}")
-    for asked in (device, "cuda:63"):
-        expect(isinstance(engine.usable(asked), bool), f"usable({asked!r}) is {engine.usable(asked)!r}")
+    for name in (device, "cuda:63"):
+        expect(isinstance(engine.usable(name), bool), f"usable({name!r}) is {engine.usable(name)!r}")
 
 
-@ENGINE.promise(Engine.precision)
+@ENGINE.requires(Engine.precision)
 def precision_is_stated(engine: Engine, device: str = "cpu") -> None:
     """`precision` is "fp32" or "bf16", the same each time: it is part of the feature store's key."""
-    _ask_for_device(engine, device)
-    found = engine.precision(device)
-    expect(found in ("fp32", "bf16"), f"precision is {found!r}")
-    expect(
-        engine.precision(device) == found, f"asked again precision is {engine.precision(device)!r}, and was {found!r}"
-    )
+    _skip_unless_usable(engine, device)
+    first, second = engine.precision(device), engine.precision(device)
+    expect(first in ("fp32", "bf16"), f"precision is {first!r}")
+    expect(first == second, f"precision is {first!r} first and {second!r} then")
 
 
-@ENGINE.promise(engine_cosine)
-def rows_are_pytorchs_own(engine: Engine, device: str = "cpu") -> None:
-    """Rows are those of PyTorch in fp32, with a mean cosine of at least 0.99 on real images: of features [N, F], and of
-    the maps [N, C, H, W] that a frozen prefix leaves."""
+@ENGINE.requires(Engine.version)
+def version_is_stated(engine: Engine, device: str = "cpu") -> None:
+    """`version` is a text with a digit, the same each time: it is part of the feature store's key."""
+    _skip_unless_usable(engine, device)
+    first, second = engine.version(), engine.version()
+    expect(isinstance(first, str) and re.search(r"\d", first), f"version is {first!r}")
+    expect(first == second, f"version is {first!r} first and {second!r} then")
+
+
+@ENGINE.requires(engine_cosine)
+def features_match_pytorch(engine: Engine, device: str = "cpu") -> None:
+    """Features [N, F], and the maps [N, C, H, W] of a frozen prefix, have a mean cosine of at least 0.99 with PyTorch's
+    in fp32 on real images."""
     for what, module in (("features", _network()), ("maps", _network(maps=True))):
-        cosine = engine_cosine(_compiled(engine, module, device), _network(what == "maps"), _images(8))
+        cosine = engine_cosine(_compile(engine, module, device), _network(maps=what == "maps"), _images(8))
         expect(cosine >= MIN_COSINE, f"the mean cosine of {what} is {cosine:.4f}")
 
 
-@ENGINE.promise(Engine.compile)
+@ENGINE.requires(Engine.compile)
 def takes_batches_of_any_length(engine: Engine, device: str = "cpu") -> None:
-    """uint8 images [N, size, size, 3] become float32 rows [N, …], whatever N from call to call, the same ones each
-    time; a later call leaves an earlier one's rows alone."""
-    run = _compiled(engine, _network(), device)
+    """uint8 images [N, size, size, 3] become float32 features [N, ...] for any N, the same each time; a later call
+    doesn't change the features of an earlier one."""
+    run = _compile(engine, _network(), device)
     images = _images(8)
-    rows = run(images)
-    expect(isinstance(rows, np.ndarray) and rows.dtype == np.float32, f"rows are {getattr(rows, 'dtype', type(rows))}")
-    kept = rows.copy()
+    features = run(images)
+    dtype = getattr(features, "dtype", type(features))
+    expect(isinstance(features, np.ndarray) and dtype == np.float32, f"features are {dtype}")
+    first = features.copy()
     for n in (1, 3, 8):
-        part = run(images[:n].copy())
-        expect(part.shape == (n, *rows.shape[1:]), f"for {n} images came {list(part.shape)}")
-        cosine = mean_cosine(part, kept[:n])
-        expect(cosine > 0.999, f"of a batch of {n} the same images have other rows (mean cosine {cosine:.4f})")
+        batch = run(images[:n].copy())
+        expect(batch.shape == (n, *features.shape[1:]), f"{n} images give the shape {list(batch.shape)}")
+        cosine = mean_cosine(batch, first[:n])
+        expect(cosine > 0.999, f"in a batch of {n} the same images have other features (mean cosine {cosine:.4f})")
     run(images[::-1].copy())
-    expect(np.array_equal(rows, kept), "a later call changed the rows of an earlier one: return a copy")
+    expect(np.array_equal(features, first), "a later call changed the features of an earlier one: return a copy")
 
 
-@ENGINE.promise(Engine.compile)
-def may_be_called_from_any_thread(engine: Engine, device: str = "cpu") -> None:
-    """What it compiled runs in another thread than the one that compiled it, and in two at once."""
-    run = _compiled(engine, _network(), device)
+@ENGINE.requires(Engine.compile)
+def is_thread_safe(engine: Engine, device: str = "cpu") -> None:
+    """A compiled network runs in other threads than the one that compiled it, and in two at the same time."""
+    run = _compile(engine, _network(), device)
     images = _images(8)
     expected = run(images)
     with ThreadPoolExecutor(2) as pool:
-        for rows in pool.map(run, [images.copy() for _ in range(4)]):
-            cosine = mean_cosine(rows, expected)
-            expect(cosine > 0.999, f"in other threads the same images have other rows (mean cosine {cosine:.4f})")
+        for features in pool.map(run, [images.copy() for _ in range(4)]):
+            cosine = mean_cosine(features, expected)
+            expect(cosine > 0.999, f"in other threads the same images have other features (mean cosine {cosine:.4f})")
 
 
-@ENGINE.promise(Engine.compile)
-def leaves_the_module_as_it_was(engine: Engine, device: str = "cpu") -> None:
-    """The caller's module keeps its tensors, stays on the CPU, and isn't put into training mode."""
+@ENGINE.requires(Engine.compile)
+def leaves_the_module_unchanged(engine: Engine, device: str = "cpu") -> None:
+    """The caller's module keeps its tensors, stays on the CPU, and stays in eval mode."""
     import torch
 
     module = _network()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    _compiled(engine, module, device)(_images(2))
+    _compile(engine, module, device)(_images(2))
     after = module.state_dict()
     expect(all(t.device.type == "cpu" for t in after.values()), "its tensors were moved")
     changed = [name for name in before if not torch.equal(before[name], after[name])]
@@ -95,10 +103,9 @@ def leaves_the_module_as_it_was(engine: Engine, device: str = "cpu") -> None:
     expect(not module.training, "it is in training mode")
 
 
-@ENGINE.promise(Engine.compile)
-def what_it_keeps_is_keyed(engine: Engine, device: str = "cpu") -> None:
-    """With a folder to keep things in, the same key gives the same rows again, and another key, of other weights,
-    other rows."""
+@ENGINE.requires(Engine.compile)
+def cache_is_keyed(engine: Engine, device: str = "cpu") -> None:
+    """With a `cache` folder, the same key gives the same features again, and another key, of other weights, others."""
     import torch
 
     images = _images(4)
@@ -107,34 +114,34 @@ def what_it_keeps_is_keyed(engine: Engine, device: str = "cpu") -> None:
         for parameter in other.parameters():
             parameter.mul_(-0.5)
     with tempfile.TemporaryDirectory() as folder:
-        keep: dict[str, Any] = {"cache": Path(folder)}
-        first = _compiled(engine, _network(), device, **keep, key="a")(images)
-        again = _compiled(engine, _network(), device, **keep, key="a")(images)
-        changed = _compiled(engine, other, device, **keep, key="b")(images)
-    expect(mean_cosine(again, first) > 0.999, "from what it kept come other rows than at first")
-    expect(not np.allclose(changed, first, rtol=1e-2), "other weights under another key have the same rows")
+        cache: dict[str, Any] = {"cache": Path(folder)}
+        first = _compile(engine, _network(), device, **cache, key="a")(images)
+        again = _compile(engine, _network(), device, **cache, key="a")(images)
+        changed = _compile(engine, other, device, **cache, key="b")(images)
+    expect(mean_cosine(again, first) > 0.999, "the same key gives other features the second time")
+    expect(not np.allclose(changed, first, rtol=1e-2), "other weights under another key have the same features")
 
 
-def _ask_for_device(engine: Engine, device: str) -> None:
+def _skip_unless_usable(engine: Engine, device: str) -> None:
     import pytest
 
     if not engine.usable(device):
-        pytest.skip(f"engine {engine.name} isn't usable on {device} here")
+        pytest.skip(f"engine {engine.name} isn't usable on {device} on this machine")
 
 
-def _network(maps: bool = False) -> "nn.Module":
+def _network(*, maps: bool = False) -> "nn.Module":
     from autotl.backbones.graph_split import GraphSplit, Normalize
 
-    backbone = bench().backbone
+    backbone = sample_problem().backbone
     module = backbone.build()
-    inner = GraphSplit(module, backbone.blocks(module)).prefix(2) if maps else module
-    return Normalize(inner, backbone.preprocessing).eval()
+    network = GraphSplit(module, backbone.blocks(module)).prefix(2) if maps else module
+    return Normalize(network, backbone.preprocessing).eval()
 
 
 def _images(n: int) -> np.ndarray:
-    return patches(bench().backbone.preprocessing, n)
+    return patches(sample_problem().backbone.preprocessing, n)
 
 
-def _compiled(engine: Engine, module: "nn.Module", device: str, **keep: Any) -> Compiled:
-    _ask_for_device(engine, device)
-    return engine.compile(module, bench().backbone.preprocessing.size, device, 1, engine.precision(device), **keep)
+def _compile(engine: Engine, module: "nn.Module", device: str, **cache: Any) -> Compiled:
+    _skip_unless_usable(engine, device)
+    return engine.compile(module, sample_problem().backbone.preprocessing.size, device, 1, engine.precision(device), **cache)

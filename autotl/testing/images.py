@@ -1,4 +1,4 @@
-"""Real images for checks: patches of the two photographs that scikit-learn brings along."""
+"""Real images for checks: patches of the two photographs in scikit-learn."""
 
 from functools import cache
 from typing import TYPE_CHECKING
@@ -20,14 +20,14 @@ def photographs() -> tuple[np.ndarray, ...]:
 
 
 def patches(preprocessing: "Preprocessing", n: int) -> np.ndarray:
-    """`n` patches of both photographs in turn, as a backbone of this preprocessing gets them: uint8 [n, S, S, 3]."""
+    """`n` patches, alternately of the two photographs, after a backbone's preprocessing: uint8 [n, S, S, 3]."""
     from autotl.data.decoding import to_rgb
     from autotl.data.preprocessing import preprocess
 
     rng = np.random.default_rng(0)
-    found = []
+    images = []
     for i in range(n):
         photograph = photographs()[i % 2]
         top, left = (int(rng.integers(side - 200)) for side in photograph.shape[:2])
-        found.append(preprocess(to_rgb(photograph[top : top + 200, left : left + 200]), preprocessing))
-    return np.stack(found)
+        images.append(preprocess(to_rgb(photograph[top : top + 200, left : left + 200]), preprocessing))
+    return np.stack(images)

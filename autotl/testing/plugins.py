@@ -1,4 +1,4 @@
-"""What every plugin promises, given the name of its entry point."""
+"""The requirements of a plugin, which is given by the name of its entry point."""
 
 import subprocess
 import sys
@@ -24,35 +24,35 @@ HEAVY = (
     "xgboost",
     "mlflow",
 )
-"""What takes longer to import than a command line may take to answer."""
+"""Packages that take longer to import than a command line should take to respond."""
 
 
-@PLUGIN.promise(hookspecs)
+@PLUGIN.requires(hookspecs)
 def is_installed_once(plugin: str) -> None:
-    """One installed package names the plugin under the entry-point group `autotl`."""
-    found = entry_points(group="autotl", name=plugin)
-    others = ", ".join(sorted(e.name for e in entry_points(group="autotl"))) or "none"
-    expect(len(found) > 0, f"nobody does; installed are: {others}. Type: pip install -e .")
-    packages = [e.dist.name for e in found if e.dist]
-    expect(len(found) == 1, f"{len(found)} packages do: {', '.join(packages)}")
+    """Exactly one installed package has the plugin as an entry point in the group `autotl`."""
+    matches = entry_points(group="autotl", name=plugin)
+    installed = ", ".join(sorted(e.name for e in entry_points(group="autotl"))) or "none"
+    expect(len(matches) > 0, f"no package has it; installed plugins are: {installed}. Type: pip install -e .")
+    packages = [e.dist.name for e in matches if e.dist]
+    expect(len(matches) == 1, f"{len(matches)} packages have it: {', '.join(packages)}")
 
 
-@PLUGIN.promise(hookspecs)
-def takes_part(plugin: str) -> None:
-    """It imports and registers beside the built-ins and the other plugins without a complaint, and has a hook."""
+@PLUGIN.requires(hookspecs)
+def is_enabled(plugin: str) -> None:
+    """The plugin imports and registers without an error beside the built-ins and the other plugins."""
     from autotl.registry import load_registry
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # another plugin's complaint is not this one's
+        warnings.simplefilter("ignore")  # a warning about another plugin must not fail this one
         plugins: list[Plugin] = load_registry().plugins
-    mine = next((p for p in plugins if p.name == plugin), None)
-    expect(mine is not None, "it isn't among the loaded plugins: AUTOTL_PLUGINS leaves it out, or it isn't installed")
-    expect(mine is None or not mine.broken, f"it takes no part: {mine.broken if mine else ''}")
+    loaded = next((p for p in plugins if p.name == plugin), None)
+    expect(loaded is not None, "it isn't loaded: AUTOTL_PLUGINS leaves it out, or it isn't installed")
+    expect(loaded is None or not loaded.broken, f"it is disabled: {loaded.broken if loaded else ''}")
 
 
-@PLUGIN.promise(hookspecs)
+@PLUGIN.requires(hookspecs)
 def registers_lightly(plugin: str) -> None:
-    """Importing it and registering import nothing heavy: each `autotl` command does so."""
+    """Importing and registering the plugin imports no heavy package: every `autotl` command does both."""
     code = (
         "import sys\n"
         f"sys.path[:] = {sys.path!r}\n"
@@ -62,7 +62,8 @@ def registers_lightly(plugin: str) -> None:
         "Registry().add(entry.name, entry.load(), 'it', '0')\n"
         f"print(*[name for name in {HEAVY!r} if name in sys.modules])"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    expect(run.returncode == 0, f"in a new process: {run.stderr.strip().rpartition(chr(10))[2]}")
-    loaded = run.stdout.split()
-    expect(not loaded, f"it imported {', '.join(loaded)}: import inside of the methods that need it")
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last_line = process.stderr.strip().rpartition("\n")[2]
+    expect(process.returncode == 0, f"in a new process it raises {last_line}")
+    imported = process.stdout.split()
+    expect(not imported, f"it imports {', '.join(imported)}: import inside of the methods that need it")

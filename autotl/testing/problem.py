@@ -1,18 +1,25 @@
-"""A separable problem for heads, a search space that draws at random, and the plainest training."""
+"""A separable problem for heads, search spaces for tests, and a minimal training."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from autotl.heads.base import Head
-from autotl.recipe import Params
+from autotl.recipe import Params, Value
 
-__all__ = ["FixedSpace", "RandomSpace", "problem", "trained"]
+__all__ = ["FixedSpace", "RandomSpace", "separable_problem", "trained"]
 
 
-def problem(num_classes: int, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """float32 features [n, 48] of scales 0.01 to 100, as levels have, and labels [n]. Each class has its own centre;
-    another `seed` draws other rows around the same centres."""
+def separable_problem(num_classes: int, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels of well separated classes.
+
+    Returns:
+        float32 features [n, 48], whose scales range from 0.01 to 100 like those of several levels, and labels [n].
+
+    Args:
+        seed: draws the samples; the centres of the classes are always the same.
+    """
     centres = 2 * np.random.default_rng(99).standard_normal((num_classes, 48))
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % num_classes)
@@ -23,7 +30,7 @@ def problem(num_classes: int, n: int, seed: int = 0) -> tuple[np.ndarray, np.nda
 def trained(
     head: Head, params: Params, features: np.ndarray, labels: np.ndarray, num_classes: int, seed: int = 0
 ) -> Any:
-    """What `head` builds, trained in the plainest way: 40 steps of AdamW on all rows, or `fit`."""
+    """A head after a minimal training: 40 full-batch steps of AdamW, or `fit`."""
     built = head.build(params, features.shape[1], num_classes, seed)
     if head.type == "estimator":
         return built.fit(features, labels)
@@ -42,50 +49,55 @@ def trained(
 
 
 class RandomSpace:
-    """Draws every choice at random, as a sampler that knows nothing would."""
+    """A `Space` that draws every choice at random, like a sampler without earlier trials."""
 
-    def __init__(self, seed: int = 0, num_train: int = 1000, num_classes: int = 3, accelerator: bool = False):
+    def __init__(self, seed: int = 0, num_train: int = 1000, num_classes: int = 3, *, accelerator: bool = False):
         self.rng = np.random.default_rng(seed)
         self.num_train, self.num_classes, self.accelerator = num_train, num_classes, accelerator
 
-    def categorical(self, name: str, choices: Any) -> Any:
+    def categorical(self, name: str, choices: Sequence[Value]) -> Any:
         return choices[self.rng.integers(len(choices))]
 
-    def int(self, name: str, low: int, high: int, log: bool = False) -> int:
-        _check_range(name, low, high, log)
+    def int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        _check_range(name, low, high, log=log)
         return int(np.exp(self.rng.uniform(np.log(low), np.log(high))) if log else self.rng.integers(low, high + 1))
 
-    def float(self, name: str, low: float, high: float, log: bool = False) -> float:
-        _check_range(name, low, high, log)
+    def float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        _check_range(name, low, high, log=log)
         return float(np.exp(self.rng.uniform(np.log(low), np.log(high))) if log else self.rng.uniform(low, high))
 
 
 class FixedSpace:
-    """Chooses given values, and notes what it was asked for and which values lie outside."""
+    """A `Space` that returns given values.
 
-    def __init__(self, values: Params, num_train: int = 1000, num_classes: int = 3, accelerator: bool = False):
+    Attributes:
+        requested: the names of all parameters that were requested.
+        out_of_range: values outside of the requested range, as text.
+    """
+
+    def __init__(self, values: Params, num_train: int = 1000, num_classes: int = 3, *, accelerator: bool = False):
         self.values = dict(values)
         self.num_train, self.num_classes, self.accelerator = num_train, num_classes, accelerator
-        self.asked: list[str] = []
-        self.outside: list[str] = []
+        self.requested: list[str] = []
+        self.out_of_range: list[str] = []
 
-    def categorical(self, name: str, choices: Any) -> Any:
+    def categorical(self, name: str, choices: Sequence[Value]) -> Any:
         return self._choose(name, choices[0], lambda value: value in choices)
 
-    def int(self, name: str, low: int, high: int, log: bool = False) -> int:
+    def int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
         return self._choose(name, low, lambda value: low <= value <= high)
 
-    def float(self, name: str, low: float, high: float, log: bool = False) -> float:
+    def float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         return self._choose(name, low, lambda value: low <= value <= high)
 
-    def _choose(self, name: str, otherwise: Any, within: Any) -> Any:
-        self.asked.append(name)
-        value = self.values.get(name, otherwise)
-        if not within(value):
-            self.outside.append(f"{name} = {value!r}")
+    def _choose(self, name: str, default: Any, in_range: Callable[[Any], bool]) -> Any:
+        self.requested.append(name)
+        value = self.values.get(name, default)
+        if not in_range(value):
+            self.out_of_range.append(f"{name} = {value!r}")
         return value
 
 
-def _check_range(name: str, low: Any, high: Any, log: bool) -> None:
+def _check_range(name: str, low: Any, high: Any, *, log: bool) -> None:
     if not low <= high or (log and low <= 0):
-        raise ValueError(f"{name!r} is asked for between {low} and {high}{', log' if log else ''}")
+        raise ValueError(f"the range of {name!r} is invalid: {low} to {high}{', log scale' if log else ''}")

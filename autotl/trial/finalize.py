@@ -1,5 +1,4 @@
-"""The last step of a search, in a worker: choose the members, fit them on all that may be trained on, save the model,
-look at the test images once."""
+"""The last job of a search: select the members, refit them, save the model, and predict the test images once."""
 
 import math
 import time
@@ -7,75 +6,99 @@ from typing import Any
 
 import numpy as np
 
+from autotl.clock import Deadline
 from autotl.errors import AutotlError
 from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
 from autotl.trial.refit import refit
-from autotl.trial.results import annotate_study, write_result
-from autotl.trial.runner import Bench, give_back_memory
-from autotl.trial.selection import SAVING, choose_members, kept_candidates
-from autotl.workers.messages import Finish
+from autotl.trial.results import SearchResults, annotate_study
+from autotl.trial.runner import release_memory
+from autotl.trial.selection import SAVING_SECONDS, choose_members, kept_candidates
+from autotl.trial.state import WorkerState
+from autotl.workers.messages import Extracting, Finalize, Log, ModelSaved
 
-__all__ = ["finish"]
+__all__ = ["finalize"]
+
+MANY_IMAGES = 256
+"""Number of test images from which compiling a network for an engine is worth its time."""
+PROGRESS_INTERVAL = 32
+"""Number of predicted images between two messages."""
+STOP_SECONDS = 1.0
+"""Remaining time in which an interrupted search stops to predict."""
 
 
-def finish(bench: Bench, ticket: Finish) -> dict[str, Any]:
-    """Choose, save, test; returns what `result.json` holds, with the leaderboard."""
+def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
+    """Assemble, save and test the model. Sends ModelSaved before the test images are predicted.
+
+    Returns:
+        What `result.json` holds, with `leaderboard`, `members` and the path `model`.
+
+    Raises:
+        AutotlError: no complete trial has a fitted model.
+    """
     import torch
 
-    torch.set_num_threads(bench.context.cores)  # the other workers rest
-    bench.extractor.threads = bench.context.cores
-    candidates = kept_candidates(bench)
+    deadline = Deadline(math.inf if job.remaining is None else job.remaining, state.deadline.clock)
+    results = SearchResults(state, job.facts)
+    torch.set_num_threads(state.context.cores)  # the other workers are idle
+    state.extractor.threads = state.context.cores
+    candidates = kept_candidates(state)
     if not candidates:
-        raise AutotlError("no trial left a model")
-    members, seconds = choose_members(bench, ticket, candidates)
-    bench.extractor.release_networks()  # the model builds its own networks: both together may fill the memory
-    timed = bench.context.config.time is not None
-    refitted = refit(bench, members, ticket.until - SAVING - seconds if timed else math.inf) if ticket.refit else []
-    give_back_memory()
-    model = _assemble(bench, members, ticket, refitted)
-    folder = model.save(bench.context.folder / "model")
-    # whoever has pressed Ctrl-C may not wait for the test images
-    bench.send("saved", write_result(bench, ticket, model, folder, None))
-    test = _test(bench, model, ticket)
-    result = write_result(bench, ticket, model, folder, test)
-    annotate_study(bench, result)
-    bench.registry.notify("autotl_search_finished", study=bench.study, model=model)
+        raise AutotlError(f"No complete trial has a fitted model in {state.context.folder / 'trials'}")
+    members, prediction_seconds = choose_members(
+        state, candidates, job.seconds_per_image, deadline.remaining() - SAVING_SECONDS
+    )
+    state.extractor.release_networks()  # the model builds its own; both together may not fit into memory
+    refitted = []
+    if job.refit:
+        refitted = refit(state, members, deadline.remaining() - SAVING_SECONDS - prediction_seconds)
+    release_memory()
+    model = _assemble(state, members, job, refitted)
+    folder = model.save(state.context.folder / "model")
+    # a user who has pressed Ctrl-C may not wait for the test images
+    state.send(ModelSaved(results.write(model, folder, None)))
+    probabilities = _predict_test_images(state, model, deadline, interrupted=job.interrupted)
+    result = results.write(model, folder, probabilities)
+    annotate_study(state.study, result)
+    state.registry.notify("autotl_search_finished", study=state.study, model=model)
     return result
 
 
-def _assemble(bench: Bench, members: list[Member], ticket: Finish, refitted: list[int]) -> ImageModel:
-    config = bench.context.config
-    backbones = {m.backbone_digest: bench.registry.backbone(m.recipe.backbone) for m in members}
+def _assemble(state: WorkerState, members: list[Member], job: Finalize, refitted: list[int]) -> ImageModel:
+    config = state.context.config
     return ImageModel(
-        bench.context.dataset.classes,
+        state.context.dataset.classes,
         members,
-        backbones,
-        registry=bench.registry,
-        device=bench.context.slot.device,
-        threads=bench.context.cores,
-        conversions=bench.extractor.conversions,
+        {m.backbone_digest: state.registry.backbone(m.recipe.backbone) for m in members},
+        registry=state.registry,
+        device=state.context.slot.device,
+        threads=state.context.cores,
+        conversions=state.extractor.conversions,
         about={
             "study": config.name,
             "metric": config.metric,
-            "versions": ticket.facts["versions"],
+            "versions": dict(job.facts.versions),
             "refitted": refitted,
         },
     )
 
 
-def _test(bench: Bench, model: ImageModel, ticket: Finish) -> np.ndarray | None:
-    """Probabilities of the test images, [n, num_classes], straight from their files; None without a test part, or where
-    somebody waits and they take too long."""
-    paths = [bench.context.dataset.paths[i] for i in bench.context.split.test]
+def _predict_test_images(
+    state: WorkerState, model: ImageModel, deadline: Deadline, *, interrupted: bool
+) -> np.ndarray | None:
+    """Probabilities of the test images, [n, num_classes], from their files. None without a test subset, or if a search
+    was interrupted and there is no time for all of them."""
+    paths = [state.context.dataset.paths[i] for i in state.context.split.test]
     if not paths:
         return None
-    rows, began = [], time.monotonic()
-    for _, row in model.stream(paths, many=len(paths) > 256, checked=True):
-        rows.append(row)
-        if ticket.brief and time.monotonic() > ticket.until - 1:
-            bench.send("say", "There was no time to look at the test images: the same command goes on, and does.")
+    probabilities: list[np.ndarray] = []
+    began = time.monotonic()
+    for _, row in model.stream(paths, many=len(paths) > MANY_IMAGES, checked=True):
+        probabilities.append(row)
+        if interrupted and deadline.remaining() < STOP_SECONDS:
+            state.send(Log("There was no time to predict the test images: the same command goes on, and does."))
             return None
-        if len(rows) % 32 == 0:
-            bench.send("images", "test images", len(rows), len(paths), len(rows) / (time.monotonic() - began))
-    return np.stack(rows)
+        if len(probabilities) % PROGRESS_INTERVAL == 0:
+            speed = len(probabilities) / (time.monotonic() - began)
+            state.send(Extracting("", "", "", len(probabilities), len(paths), speed))
+    return np.stack(probabilities)

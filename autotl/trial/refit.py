@@ -1,62 +1,78 @@
-"""The chosen recipes once more, on training and validation images together.
+"""Refit: the members of the model are trained again on the training and validation images together.
 
-Once the members of a model are chosen the validation images have done their work, and more images make a better
-classifier: a quarter more by default, and half as many again where a data set brings a large validation part. What was
-found out on them stays as it was: the recipe, the number of epochs, the temperature.
+After the selection the validation images are of no other use, and more images make a better classifier: a quarter more
+by default, half as many again in data sets with a large validation subset. What was chosen on the validation images is
+kept: the recipe, the number of epochs, the temperature.
 """
 
 import math
-import time
 from dataclasses import replace
 
 import numpy as np
 
 from autotl.atomic_io import as_disk_full
 from autotl.model.member import Member
-from autotl.trial.runner import Bench, train
+from autotl.study.study import TrialAttribute
+from autotl.trial.runner import train
+from autotl.trial.state import WorkerState
+from autotl.workers.messages import Activity, Log
 
 __all__ = ["refit"]
 
-SLOWER = 1.3
-"""How much longer than by the number of its images a fit may take."""
+SAFETY_FACTOR = 1.3
+"""How much longer a fit may take than the number of its images suggests."""
 
 
-def refit(bench: Bench, members: list[Member], until: float) -> list[int]:
-    """Fit members again, in place, those first that take least, as long as they are done by time.monotonic() `until`.
+def refit(state: WorkerState, members: list[Member], time_budget: float) -> list[int]:
+    """Fit members again, in place, in the order of their expected duration, while they are expected to end in time.
 
-    One that there is no time for, or that fails, stays as its trial left it. Returns the trials of the others.
+    A member keeps its trial's fit if there is no time, or if fitting it again fails.
+
+    Args:
+        time_budget: seconds for all fits together; `state.deadline` (Ctrl-C) bounds them too.
+
+    Returns:
+        The trial numbers of the members that were fitted again, ascending.
     """
-    split = bench.context.split
-    everything = replace(split, train=np.sort(np.concatenate([split.train, split.validation])))
-    slot = replace(bench.context.slot, threads=bench.context.cores)
+    larger = _with_validation_images(state, time_budget)
+    num_before, num_after = len(state.context.split.train), len(larger.context.split.train)
+    # the training time of a support vector machine grows with the square of the number of images
+    growth = SAFETY_FACTOR * (num_after / num_before) ** 2
+    trials = {trial.number: trial.user_attrs for trial in state.study.get_trials(deepcopy=False)}
 
-    def deadline() -> float:
-        return min(until, bench.deadline())  # Ctrl-C may come
+    def expected_seconds(member: Member) -> float:
+        attributes = trials[member.trial]
+        extraction = attributes.get(TrialAttribute.EXTRACTION_SECONDS, 0.0)
+        return growth * (attributes[TrialAttribute.SECONDS] - extraction)
 
-    extractor = replace(
-        bench.extractor, split=everything, seconds_left=lambda: deadline() - time.monotonic()
-    )
-    larger = replace(
-        bench, context=replace(bench.context, split=everything, slot=slot), extractor=extractor, deadline=deadline
-    )
-    # a support vector machine takes the square of the images
-    growth = SLOWER * (len(everything.train) / len(split.train)) ** 2
-    trials = {trial.number: trial.user_attrs for trial in bench.study.get_trials(deepcopy=False)}
-    expected = {m.trial: growth * (trials[m.trial]["seconds"] - trials[m.trial].get("recording", 0)) for m in members}
-    done = []
-    for member in sorted(members, key=lambda m: expected[m.trial]):
-        if time.monotonic() + expected[member.trial] > deadline():
+    refitted = []
+    for member in sorted(members, key=expected_seconds):
+        if expected_seconds(member) > larger.deadline.remaining():
             break
-        bench.send("doing", f"fitting trial {member.trial} on training and validation images")
+        state.send(Activity(f"fitting trial {member.trial} on training and validation images"))
         try:
-            epochs = trials[member.trial].get("best_epoch")
+            epochs = trials[member.trial].get(TrialAttribute.BEST_EPOCH)
             fitted = train(larger, member.recipe, math.inf, lambda fraction, score: None, epochs).fitted
         except Exception as error:
-            if full := as_disk_full(error, bench.context.folder):
+            if full := as_disk_full(error, state.context.folder):
                 raise full from error
-            bench.send("say", f"trial {member.trial} stays as it was fitted on the training images: {error}")
+            state.send(Log(f"Trial {member.trial} keeps its fit on the training images alone: {error}"))
             continue
         fitted.temperature = member.fitted.temperature
         member.fitted = fitted
-        done.append(member.trial)
-    return sorted(done)
+        refitted.append(member.trial)
+    return sorted(refitted)
+
+
+def _with_validation_images(state: WorkerState, time_budget: float) -> WorkerState:
+    """The state with the validation images among the training images, all cores, and a deadline for the refit."""
+    split = state.context.split
+    split = replace(split, train=np.sort(np.concatenate([split.train, split.validation])))
+    slot = replace(state.context.slot, threads=state.context.cores)
+    deadline = state.deadline.within(time_budget)
+    return replace(
+        state,
+        context=replace(state.context, split=split, slot=slot),
+        extractor=replace(state.extractor, split=split, deadline=deadline),
+        deadline=deadline,
+    )

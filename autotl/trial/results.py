@@ -1,70 +1,104 @@
-"""What a search writes about itself: `result.json`, the leaderboard, the study's note."""
+"""What a search records about its outcome: `result.json`, the leaderboard, and the study's note."""
 
 import csv
 import io
 import json
-import time
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
 
 from autotl.atomic_io import write_atomically, write_json
 from autotl.metrics import all_scores, majority_baseline
 from autotl.model.image_model import ImageModel
-from autotl.study.study import set_note
-from autotl.trial.runner import Bench
-from autotl.workers.messages import Finish
+from autotl.study.study import TrialAttribute, set_note
+from autotl.trial.state import WorkerState
+from autotl.workers.messages import SearchFacts
 
-__all__ = ["annotate_study", "write_result"]
-
-
-def write_result(
-    bench: Bench, ticket: Finish, model: ImageModel, folder: Path, test: np.ndarray | None
-) -> dict[str, Any]:
-    """`result.json` and the leaderboard, from the probabilities of the test images, where there are any."""
-    result = _result(bench, ticket, test) | {"refitted": model.about["refitted"]}
-    write_json(bench.context.folder / "result.json", result)
-    leaderboard = _leaderboard(bench, {m.trial for m in model.members})
-    _write_leaderboard(bench, leaderboard)
-    chosen = [{"trial": m.trial, "weight": m.weight, "description": m.recipe.describe()} for m in model.members]
-    return result | {"leaderboard": leaderboard, "members": chosen, "model": str(folder)}
+__all__ = ["SearchResults", "annotate_study"]
 
 
-def _result(bench: Bench, ticket: Finish, test: np.ndarray | None) -> dict[str, Any]:
-    context, split = bench.context, bench.context.split
-    best = bench.study.best_trial
-    labels = bench.labels("test")
-    return {
-        "study": context.config.name,
-        "metric": context.config.metric,
-        "classes": list(context.dataset.classes),
-        "images": {
-            "train": len(split.train),
-            "validation": len(split.validation),
-            "test": len(split.test),
-            "skipped": len(context.dataset.skipped),
-        },
-        "trials": ticket.facts["trials"],
-        "best": {"number": best.number, "recipe": best.user_attrs["recipe"], "validation": best.value},
-        "test": None if test is None else all_scores(labels, test),
-        "baseline": None
-        if test is None
-        else majority_baseline(bench.labels("train"), labels, len(context.dataset.classes)),
-        "seconds": round(time.monotonic() - ticket.facts["began"], 1),
-        "versions": ticket.facts["versions"],
-    }
+class SearchResults:
+    """The outcome of a search, written once without and once with scores on the test images.
+
+    Args:
+        facts: from the Finalize message, which has just arrived: `seconds` counts on from its `elapsed`.
+    """
+
+    def __init__(self, state: WorkerState, facts: SearchFacts):
+        self.state, self.facts = state, facts
+        self.clock = state.deadline.clock
+        self.began = self.clock.now() - facts.elapsed
+
+    def write(self, model: ImageModel, folder: Path, probabilities: np.ndarray | None) -> dict[str, Any]:
+        """Write `result.json` and `leaderboard.csv`; returns the result with the leaderboard, without NaN.
+
+        Args:
+            folder: where the model was saved.
+            probabilities: of the test images, [n, num_classes]; None where they were not predicted.
+        """
+        result = _without_nan(self._result(probabilities) | {"refitted": model.about["refitted"]})
+        write_json(self.state.context.folder / "result.json", result)
+        rows = _leaderboard(self.state.study, {member.trial for member in model.members})
+        _write_leaderboard(self.state.context.folder / "leaderboard.csv", rows)
+        members = [{"trial": m.trial, "weight": m.weight, "description": m.recipe.describe()} for m in model.members]
+        return result | {"leaderboard": rows, "members": members, "model": str(folder)}
+
+    def _result(self, probabilities: np.ndarray | None) -> dict[str, Any]:
+        context, split = self.state.context, self.state.context.split
+        best = self.state.study.best_trial
+        test, baseline = None, None
+        if probabilities is not None:
+            labels = self.state.labels("test")
+            test = all_scores(labels, probabilities)
+            baseline = majority_baseline(self.state.labels("train"), labels, len(context.dataset.classes))
+        return {
+            "study": context.config.name,
+            "metric": context.config.metric,
+            "classes": list(context.dataset.classes),
+            "images": {
+                "train": len(split.train),
+                "validation": len(split.validation),
+                "test": len(split.test),
+                "skipped": len(context.dataset.skipped),
+            },
+            "trials": dict(self.facts.trials),
+            "best": {
+                "number": best.number,
+                "recipe": best.user_attrs[TrialAttribute.RECIPE],
+                "validation": best.value,
+            },
+            "test": test,
+            "baseline": baseline,
+            "seconds": round(self.clock.now() - self.began, 1),
+            "versions": dict(self.facts.versions),
+        }
 
 
-def _leaderboard(bench: Bench, members: set[int]) -> list[dict[str, Any]]:
-    """Finished trials, best first."""
-    done = [t for t in bench.study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
-    reverse = bench.study.direction == optuna.study.StudyDirection.MAXIMIZE
-    done.sort(key=lambda t: t.value or 0.0, reverse=reverse)
+def _without_nan(value: Any) -> Any:
+    """The same JSON value with None for NaN and infinities, which JSON doesn't have."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _leaderboard(study: optuna.Study, members: set[int]) -> list[dict[str, Any]]:
+    """A row for each complete trial, best first."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    maximize = study.direction == StudyDirection.MAXIMIZE
+    ranked = sorted(complete, key=lambda trial: trial.value or 0.0, reverse=maximize)
     rows = []
-    for rank, trial in enumerate(done, 1):
-        recipe = trial.user_attrs["recipe"]
+    for rank, trial in enumerate(ranked, 1):
+        recipe = trial.user_attrs[TrialAttribute.RECIPE]
         rows.append(
             {
                 "rank": rank,
@@ -73,30 +107,26 @@ def _leaderboard(bench: Bench, members: set[int]) -> list[dict[str, Any]]:
                 "strategy": recipe["strategy"],
                 "backbone": recipe["backbone"],
                 "head": recipe["head"],
-                "seconds": trial.user_attrs["seconds"],
+                "seconds": trial.user_attrs[TrialAttribute.SECONDS],
                 "in_model": trial.number in members,
-                "description": trial.user_attrs["description"],
+                "description": trial.user_attrs[TrialAttribute.DESCRIPTION],
                 "recipe": json.dumps(recipe, sort_keys=True),
             }
         )
     return rows
 
 
-def _write_leaderboard(bench: Bench, rows: list[dict[str, Any]]) -> None:
+def _write_leaderboard(file: Path, rows: list[dict[str, Any]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(bench.context.folder / "leaderboard.csv", text.getvalue().encode())
+    write_atomically(file, text.getvalue().encode())
 
 
-def annotate_study(bench: Bench, result: dict[str, Any]) -> None:
-    """The study's own note in Optuna Dashboard: who won, and how it does on test images."""
-    test = result["test"]
+def annotate_study(study: optuna.Study, result: Mapping[str, Any]) -> None:
+    """Set the note that Optuna Dashboard shows for the study: its best trial, and the model's accuracy."""
+    test, best = result["test"], result["best"]
     score = f"test accuracy {test['accuracy']:.4f} on {test['n']} images" if test else "no test images"
-    best = result["best"]
-    set_note(
-        bench.study,
-        None,
-        f"Best: trial {best['number']}, validation {result['metric']} {best['validation']:.4f}. The model: {score}.",
-    )
+    note = f"Best: trial {best['number']}, validation {result['metric']} {best['validation']:.4f}. The model: {score}."
+    set_note(study, None, note)

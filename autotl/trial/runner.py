@@ -6,7 +6,6 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np

@@ -1,103 +1,143 @@
-"""Which trials the model is made of, within the time that is left to test it."""
+"""Which trials the model is made of, such that it can predict the test images in the remaining time."""
 
-import time
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import optuna
+from optuna.trial import TrialState
 
 from autotl.errors import AutotlError
 from autotl.model.ensemble import select
 from autotl.model.manifest import read_member_manifest
 from autotl.model.member import Member, load_member
-from autotl.trial.runner import Bench
-from autotl.workers.messages import Finish, member_folder
+from autotl.trial.state import WorkerState
+from autotl.workers.messages import Log, member_folder
 
-__all__ = ["SAVING", "Candidate", "choose_members", "kept_candidates"]
+__all__ = ["SAVING_SECONDS", "Candidate", "choose_members", "kept_candidates"]
 
-CONVERSION = 6.0
-"""Seconds to make an engine ready for a fine-tuned network; a frozen one's is kept from extraction."""
-UNKNOWN = 0.03
-"""Seconds an image for a backbone that nobody has timed."""
-
-
-SAVING = 5.0
-"""Seconds to load, save and score."""
+SAVING_SECONDS = 5.0
+"""Time reserved to load the members, save the model and score it."""
+COMPILE_SECONDS = 6.0
+"""Time to compile a fine-tuned network."""
+LOAD_SECONDS = 0.5
+"""Time to load a frozen network, which was compiled to extract features."""
+DEFAULT_SECONDS_PER_IMAGE = 0.03
+"""For a backbone whose speed was not measured."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trial whose model was kept."""
+    """A complete trial whose fitted model was kept."""
 
     folder: Path
     number: int
     value: float
+    """Score on the validation images."""
     backbone: str
     head: str
     tuned: bool
+    """Whether blocks of the backbone were unfrozen."""
     views: tuple[str, ...]
+    """Test-time augmentation."""
     validation: np.ndarray
+    """Probabilities of the validation images, [n, num_classes]."""
 
     @property
-    def pair(self) -> tuple[str, str, bool]:
-        """Candidates of one kind err alike."""
+    def group(self) -> tuple[str, str, bool]:
+        """Candidates of one group make similar errors: averaging them gains little."""
         return self.backbone, self.head, self.tuned
 
     @property
-    def passes(self) -> str:
-        """What shares one pass over the images has the same."""
+    def network(self) -> str:
+        """Candidates with the same network share one pass over the images for each view."""
         return f"{self.backbone}/{self.number}" if self.tuned else self.backbone
 
 
-def kept_candidates(bench: Bench) -> list[Candidate]:
-    """Best first. A trial that isn't in the study as complete (its worker died over it) takes no part."""
-    found = []
-    shape = len(bench.labels("validation")), len(bench.context.dataset.classes)
-    complete = bench.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    numbers = {member_folder(bench.context.folder, trial.number) for trial in complete}
-    for page in sorted((bench.context.folder / "trials").glob("*/member.json")):
-        if page.parent not in numbers:
+def kept_candidates(state: WorkerState) -> list[Candidate]:
+    """All candidates, best first; equal scores in the order of their log losses.
+
+    Folders of trials that are not complete are ignored: a worker may have died after it saved a model and before it
+    told the trial. A folder that can't be read costs a line in the log.
+    """
+    complete = state.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    candidates = []
+    for trial in complete:
+        folder = member_folder(state.context.folder, trial.number)
+        if not (folder / "member.json").exists():
             continue
         try:
-            about = read_member_manifest(page.parent)
-            validation = np.load(page.parent / "validation.npy", allow_pickle=False)
-            if validation.shape != shape or about.validation is None:
-                raise ValueError(f"its validation probabilities have the shape {validation.shape}, not {shape}")
+            candidates.append(_read_candidate(state, folder))
         except (AutotlError, OSError, ValueError, MemoryError) as error:
-            bench.send("say", f"{page.parent.name} takes no part in the model: {error}")
-            continue
-        views = tuple(f"{view.policy}-{view.number}" for view in about.views)
-        made_of = about.recipe.backbone, about.recipe.head, about.tuned
-        found.append(Candidate(page.parent, about.trial, about.validation, *made_of, views, validation))
-    sign = -1 if bench.registry.metric(bench.context.config.metric).greater_is_better else 1
-    log_loss, labels = bench.registry.metric("log_loss"), bench.labels("validation")
-    # few validation images leave many trials equal: then it counts how sure they are of what is right
-    return sorted(found, key=lambda c: (sign * c.value, log_loss(labels, c.validation), c.number))
+            state.send(Log(f"Trial {trial.number} is left out of the model: {error}"))
+    sign = -1 if state.registry.metric(state.context.config.metric).greater_is_better else 1
+    log_loss, labels = state.registry.metric("log_loss"), state.labels("validation")
+
+    def rank(candidate: Candidate) -> tuple[float, float, int]:
+        # on few validation images many scores are equal
+        return sign * candidate.value, log_loss(labels, candidate.validation), candidate.number
+
+    return sorted(candidates, key=rank)
 
 
-def choose_members(bench: Bench, ticket: Finish, candidates: list[Candidate]) -> tuple[list[Member], float]:
-    """An average of the best of each kind that still predicts the test images in the time left; and how many seconds
-    that takes."""
-    n_test = len(bench.context.split.test)
-    left = ticket.until - time.monotonic() - SAVING
+def _read_candidate(state: WorkerState, folder: Path) -> Candidate:
+    manifest = read_member_manifest(folder)
+    validation = np.load(folder / "validation.npy", allow_pickle=False)
+    shape = len(state.labels("validation")), len(state.context.dataset.classes)
+    if validation.shape != shape or manifest.validation is None:
+        raise ValueError(f"its validation probabilities have the shape {validation.shape}, not {shape}")
+    if not np.isfinite(validation).all():
+        raise ValueError("its validation probabilities are not finite")
+    return Candidate(
+        folder=folder,
+        number=manifest.trial,
+        value=manifest.validation,
+        backbone=manifest.recipe.backbone,
+        head=manifest.recipe.head,
+        tuned=manifest.tuned,
+        views=tuple(f"{view.policy}-{view.number}" for view in manifest.views),
+        validation=validation,
+    )
 
-    def seconds(chosen: Collection[int]) -> float:
-        networks = {candidates[i].passes: candidates[i] for i in chosen}
-        looked = {(candidates[i].passes, view): candidates[i].backbone for i in chosen for view in candidates[i].views}
-        ready = sum(CONVERSION if candidate.tuned else 0.5 for candidate in networks.values())
-        return ready + sum(n_test * ticket.seconds_an_image.get(name, UNKNOWN) for name in looked.values())
 
-    def allowed(chosen: frozenset[int]) -> bool:
-        return seconds(chosen) <= left
+def choose_members(
+    state: WorkerState,
+    candidates: list[Candidate],
+    seconds_per_image: Mapping[str, float],
+    time_limit: float = math.inf,
+) -> tuple[list[Member], float]:
+    """The members of the model, with their weights, and the estimated seconds to predict the test images.
 
-    metric = bench.registry.metric(bench.context.config.metric)
-    found, kinds = [c.validation for c in candidates], [c.pair for c in candidates]
-    weights = select(found, kinds, bench.labels("validation"), metric, bench.context.config.ensemble, allowed)
+    Args:
+        candidates: best first.
+        seconds_per_image: measured duration of a pass with all cores, by backbone.
+        time_limit: seconds that loading the networks and predicting the test images may take. The best candidate is
+            taken even if it needs more.
+    """
+    num_test = len(state.context.split.test)
+
+    def estimated_seconds(chosen: Collection[int]) -> float:
+        networks = {candidates[i].network: candidates[i].tuned for i in chosen}
+        passes = {(candidates[i].network, view): candidates[i].backbone for i in chosen for view in candidates[i].views}
+        loading = sum(COMPILE_SECONDS if tuned else LOAD_SECONDS for tuned in networks.values())
+        speeds = [seconds_per_image.get(backbone, DEFAULT_SECONDS_PER_IMAGE) for backbone in passes.values()]
+        return loading + num_test * sum(speeds)
+
+    def is_allowed(chosen: frozenset[int]) -> bool:
+        return estimated_seconds(chosen) <= time_limit
+
+    weights = select(
+        [candidate.validation for candidate in candidates],
+        [candidate.group for candidate in candidates],
+        state.labels("validation"),
+        state.registry.metric(state.context.config.metric),
+        state.context.config.ensemble,
+        is_allowed,
+    )
     members = []
     for index, weight in weights.items():
-        member = load_member(candidates[index].folder, bench.registry)
+        member = load_member(candidates[index].folder, state.registry)
         member.weight = weight
         members.append(member)
-    return members, seconds(weights)
+    return members, estimated_seconds(weights)

@@ -174,7 +174,9 @@ def main(address: str) -> None:
     The environment holds AUTOTL_WORKER_KEY, the key of the connection in hexadecimal digits, and AUTOTL_WORKER, the
     fields of Hello as JSON.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all its processes: the coordinator decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal sends Ctrl-C to all its processes: the coordinator decides
     key = bytes.fromhex(os.environ.pop("AUTOTL_WORKER_KEY"))
     identity = json.loads(os.environ.pop("AUTOTL_WORKER"))
     mailbox = Mailbox(Client(address, authkey=key), _kill_process_group)

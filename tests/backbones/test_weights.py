@@ -126,10 +126,10 @@ def test_the_folder_of_torchs_cache_is_found_without_importing_torch(variables: 
 
 
 def test_cached_backbones_are_those_with_weights_on_this_machine() -> None:
-    backbones = {name: create_autospec(Backbone, instance=True) for name in ("here", "elsewhere")}
+    backbones = {name: create_autospec(Backbone, instance=True) for name in ("cached", "missing")}
     for name, backbone in backbones.items():
-        backbone.is_cached = name == "here"
-    assert cached_backbones(backbones) == ["here"]
+        backbone.is_cached = name == "cached"
+    assert cached_backbones(backbones) == ["cached"]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_the_weights_of_a_folder_are_chosen_in_timms_order(
 
 
 def test_the_digest_of_a_file_follows_its_content(tmp_path: Path) -> None:
-    file = tmp_path / "weights of mine.bin"
+    file = tmp_path / "my own weights.bin"
     file.write_bytes(b"one")
     first = file_digest(file)
     file.write_bytes(b"other")

@@ -10,6 +10,7 @@ import optuna
 from optuna.samplers import PartialFixedSampler
 from rows import Ground, Row, at_least, at_most, seconds, work
 
+from autotl.clock import Deadline
 from autotl.config import StudyConfig
 from autotl.data.splits import Split, make_split
 from autotl.devices import Slot
@@ -17,8 +18,9 @@ from autotl.features.extractor import FeatureExtractor
 from autotl.recipe import Recipe
 from autotl.strategies.base import Task
 from autotl.study.space import Choices
-from autotl.trial.runner import Bench, run_trial
-from autotl.workers.messages import Context, Ticket
+from autotl.trial.runner import run_trial
+from autotl.trial.state import WorkerState
+from autotl.workers.messages import Context
 
 TRIALS = 60
 SEEDS = 3
@@ -40,22 +42,22 @@ EPOCHS = 4
 def dense_heads(ground: Ground) -> list[Row]:
     """Whole trials, from the ask to the tell on a journal: both dense heads, whatever the sampler suggests."""
     with ground.scratch() as folder:
-        benches = [_with_features(ground, folder, seed) for seed in range(SEEDS)]
+        states = [_with_features(ground, folder, seed) for seed in range(SEEDS)]
         gc.freeze()  # as a worker does when it is ready
-        tickets = [(bench, Ticket(float("inf"))) for bench in benches for _ in range(TRIALS)]
-        took = seconds(lambda: [run_trial(*ticket) for ticket in tickets])
-        for bench in benches:
-            if failed := bench.study.get_trials(states=(optuna.trial.TrialState.FAIL,)):
+        jobs = [state for state in states for _ in range(TRIALS)]
+        took = seconds(lambda: [run_trial(state) for state in jobs])
+        for state in states:
+            if failed := state.study.get_trials(states=(optuna.trial.TrialState.FAIL,)):
                 raise RuntimeError(f"a trial failed: {failed[0].user_attrs['cause']}")
-        num_train = len(benches[0].context.split.train)
-        num_features = benches[0].extractor.of(ground.backbone).layout.output
-    rate = len(tickets) / took * 60
+        num_train = len(states[0].context.split.train)
+        num_features = states[0].extractor.of(ground.backbone).layout.output
+    rate = len(jobs) / took * 60
     work = f"dense head trials on {num_train:,} × {num_features:,} features, one worker"
     return [Row(work, None, rate, "trials/min", None, "≥ 200 trials/min", rate >= 200)]
 
 
-def _with_features(ground: Ground, folder: Path, seed: int) -> Bench:
-    """A worker's bench whose last levels are recorded, after its first trials."""
+def _with_features(ground: Ground, folder: Path, seed: int) -> WorkerState:
+    """The state of a worker whose last levels are recorded, after its first trials."""
     dataset = ground.dataset("elpv")
     split = make_split(dataset, 0)
     name = ground.backbone.name
@@ -66,14 +68,14 @@ def _with_features(ground: Ground, folder: Path, seed: int) -> Bench:
     config.folder.mkdir(parents=True)
     slot = Slot("cpu:0", "cpu", "cpu", ground.threads)
     context = Context(config, config.folder, dataset, split, choices, slot, ground.threads)
-    bench = Bench.set_up(context, lambda *message: None, lambda: float("inf"))
-    bench.extractor.conversions = ground.folder / "engines"
-    for part in ("train", "validation"):
-        bench.extractor.of(bench.registry.backbone(name)).levels(part, "last")
-    bench.study.sampler = PartialFixedSampler({"fast_extraction.levels": "last"}, bench.study.sampler)
+    state = WorkerState.set_up(context, lambda message: None, Deadline())
+    state.extractor.conversions = ground.folder / "engines"
+    for subset in ("train", "validation"):
+        state.extractor.of(state.registry.backbone(name)).levels(subset, "last")
+    state.study.sampler = PartialFixedSampler({"fast_extraction.levels": "last"}, state.study.sampler)
     for _ in range(WARM_TRIALS):
-        run_trial(bench, Ticket(float("inf")))
-    return bench
+        run_trial(state)
+    return state
 
 
 @work

@@ -1,4 +1,4 @@
-"""`autotl cache`: what it shows of a real store, and what it removes."""
+"""`autotl cache` on a real store: what it lists, checks and removes."""
 
 import json
 import time
@@ -19,14 +19,16 @@ SPEC = {
     "backbone": "4f1d" * 8,
     "view": "flip-2",
     "engine": "openvino",
+    "engine_version": "openvino 2026.0.0",
     "precision": "bf16",
+    "device_type": "cpu",
     "preprocessing": {"size": 224},
 }
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
-    """Commands on the cache in this test's folder, in a terminal of 120 columns."""
+    """Runs cache commands on a cache in the test's folder, in a terminal of 120 columns."""
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("AUTOTL_CACHE", str(tmp_path / "cache"))
     return lambda *words: CliRunner().invoke(app, ["cache", *map(str, words)])
@@ -37,26 +39,26 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def recorded(root: Path, view: str = "none", n: int = 100, width: int = 1280) -> FeatureTable:
-    """Rows of `n` images under a spec of their own, still open."""
-    rows = FeatureStore(root / "features").open({**SPEC, "view": view}, (width,), "float16", "lite0")
-    rows.append(DIGESTS[:n], np.random.default_rng(0).standard_normal((n, width)).astype(np.float32))
-    return rows
+def open_table(root: Path, view: str = "none", n: int = 100, width: int = 1280) -> FeatureTable:
+    """A table of `n` images under its own spec, still open."""
+    table = FeatureStore(root / "features").open({**SPEC, "view": view}, (width,), "float16", "lite0")
+    table.append(DIGESTS[:n], np.random.default_rng(0).standard_normal((n, width)).astype(np.float32))
+    return table
 
 
-def test_it_shows_what_is_recorded(run: Callable[..., Result], root: Path) -> None:
-    rows = recorded(root, "flip-2")
+def test_show_lists_the_recorded_features(run: Callable[..., Result], root: Path) -> None:
+    table = open_table(root, "flip-2")
     shown = run()
     assert shown.exit_code == 0
-    assert "lite0 · flip-2 · openvino bf16 · 224 px" in shown.output
-    assert "259.2 kB" in shown.output  # 100 rows of 1,280 numbers of 2 bytes, and 32 of index for each
+    assert "lite0 · flip-2 · openvino bf16 cpu · 224 px" in shown.output
+    assert "259.2 kB" in shown.output  # 100 rows of 1,280 float16 features, with 32 bytes of index each
     assert "in use" in shown.output
-    rows.close()
+    table.close()
     assert "in use" not in run("show").output
 
 
-def test_its_json_says_the_same(run: Callable[..., Result], root: Path) -> None:
-    recorded(root, "flip-2").close()
+def test_json_lists_the_same(run: Callable[..., Result], root: Path) -> None:
+    open_table(root, "flip-2").close()
     (entry,) = json.loads(run("show", "--json").output)["features"]
     assert (entry["label"], entry["images"], entry["bytes"], entry["in_use"]) == ("lite0", 100, 259_200, False)
     assert entry["spec"]["view"] == "flip-2"
@@ -64,68 +66,67 @@ def test_its_json_says_the_same(run: Callable[..., Result], root: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [(), ("show",), ("verify",), ("prune", "1GB"), ("clear",)])
-def test_an_empty_cache_is_no_error_and_no_folder_is_made(
+def test_an_empty_cache_is_not_an_error_and_no_folder_is_created(
     command: tuple[str, ...], run: Callable[..., Result], root: Path
 ) -> None:
     assert run(*command).exit_code == 0
     assert not root.exists()
 
 
-def test_a_file_in_the_caches_place_is_refused(run: Callable[..., Result], root: Path) -> None:
+def test_a_file_instead_of_a_folder_is_refused(run: Callable[..., Result], root: Path) -> None:
     root.write_text("")
     refused = run("--cache", root)
-    assert (refused.exit_code, "is no folder" in refused.output) == (1, True)
+    assert (refused.exit_code, "is not a folder" in refused.output) == (1, True)
 
 
-def test_verify_drops_damaged_rows_and_says_so(run: Callable[..., Result], root: Path) -> None:
-    rows = recorded(root)
-    rows.close()
+def test_verify_removes_and_reports_damaged_rows(run: Callable[..., Result], root: Path) -> None:
+    table = open_table(root)
+    table.close()
     assert "100 rows checked" in run("verify").output
-    with (rows.folder / "rows.bin").open("r+b") as file:
+    with (table.folder / "rows.bin").open("r+b") as file:
         file.seek(5000)
         file.write(b"damage")
-    said = run("verify").output
-    assert "1 damaged row dropped" in said
-    assert "1 damaged" in said.splitlines()[-1]
-    assert "all sound" in run("verify").output
+    output = run("verify").output
+    assert "1 damaged row removed" in output
+    assert output.splitlines()[-1].endswith(": 1 damaged")
+    assert "none damaged" in run("verify").output
 
 
-def test_prune_takes_the_longest_unused_first(run: Callable[..., Result], root: Path) -> None:
+def test_prune_removes_the_least_recently_used_first(run: Callable[..., Result], root: Path) -> None:
     for view in ("old", "new"):
-        recorded(root, view).close()
+        open_table(root, view).close()
         time.sleep(0.02)
-    said = run("prune", "300kB")
-    assert "removed lite0 · old" in said.output
-    assert "259.2 kB freed, 259.2 kB left" in said.output
+    pruned = run("prune", "300kB")
+    assert "removed lite0 · old" in pruned.output
+    assert "259.2 kB freed, 259.2 kB left" in pruned.output
     assert "new" in run().output
 
 
-def test_prune_wants_a_size(run: Callable[..., Result]) -> None:
+def test_prune_refuses_what_is_not_a_size(run: Callable[..., Result]) -> None:
     refused = run("prune", "lots")
-    assert (refused.exit_code, "is no size" in refused.output) == (2, True)
+    assert (refused.exit_code, "is not a size" in refused.output) == (2, True)
 
 
-def test_clear_spares_what_a_search_uses(run: Callable[..., Result], root: Path) -> None:
+def test_clear_keeps_what_a_search_uses(run: Callable[..., Result], root: Path) -> None:
     (root / "engines").mkdir(parents=True)
     (root / "engines" / "model.bin").write_bytes(b"x" * 1000)
-    rows = recorded(root, "used")
-    recorded(root, "unused").close()
-    said = run("clear").output
-    assert "1 set of features in use by a running search stay" in said
-    assert rows.read(DIGESTS[:3]).shape == (3, 1280)
+    table = open_table(root, "used")
+    open_table(root, "unused").close()
+    assert "1 set of features kept: in use by a running search" in run("clear").output
+    assert table.read(DIGESTS[:3]).shape == (3, 1280)
     assert (root / "engines").exists()
-    rows.close()
+    table.close()
     run("clear")
     assert not (root / "engines").exists()
     assert run("--json").exit_code == 0
     assert json.loads(run("--json").output)["features"] == []
 
 
-def test_rows_of_another_format_are_named_and_not_read(run: Callable[..., Result], root: Path) -> None:
-    rows = recorded(root)
-    rows.close()
-    page = rows.folder / "spec.json"
-    page.write_text(json.dumps({**json.loads(page.read_text()), "format": 99}))
-    said = run("verify").output
-    assert "1 folder can't be read by this autotl" in said
-    assert "0 rows checked" in said
+def test_tables_of_another_format_are_reported_and_not_read(run: Callable[..., Result], root: Path) -> None:
+    table = open_table(root)
+    table.close()
+    spec_file = table.folder / "spec.json"
+    spec_file.write_text(json.dumps({**json.loads(spec_file.read_text()), "format": 99}))
+    output = run("verify").output
+    assert "1 folder can't be read by this autotl" in output
+    assert "0 rows checked" in output

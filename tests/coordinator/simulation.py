@@ -20,7 +20,7 @@ from autotl.coordinator.finalization import finalize
 from autotl.coordinator.signals import Interrupts
 from autotl.coordinator.supervisor import KILL_GRACE
 from autotl.devices import Slot
-from autotl.errors import NoTrialSucceeded
+from autotl.errors import AutotlError
 from autotl.events import SearchStarted
 from autotl.metrics import Metric
 from autotl.testing.scripted import VirtualClock
@@ -390,7 +390,7 @@ def simulate(seed, folder, num_trials=10_000, num_workers=64, faults=None):
     seconds = clock.now() - search.started
     try:
         result = finalize(search)
-    except NoTrialSucceeded:
+    except AutotlError:  # no trial succeeded, or both attempts at a model crashed
         result = None
     pool.close()
     return Outcome(search, launcher, trials, recorder, seconds, time_limit, result)

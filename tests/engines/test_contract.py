@@ -1,4 +1,4 @@
-"""The kit on the built-in engines, and on PyTorch in each precision; `torch_compile` needs a C++ compiler."""
+"""The conformance kit on the built-in engines, and on PyTorch in each precision."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The OpenVINO engine computes what PyTorch computes, for batches of any length, and keeps its conversions."""
+"""The OpenVINO engine computes what PyTorch computes, for batches of any length, and caches converted networks."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ needs_bf16 = pytest.mark.skipif(
 
 
 class Backbone(torch.nn.Module):
-    """A frozen network that takes images as they are."""
+    """A frozen network that takes uint8 images."""
 
     def __init__(self, name: str, seed: int = 0, **options):
         super().__init__()
@@ -58,13 +58,13 @@ def resnet():
     return module, ENGINE.compile(module, SIZE, "cpu", 1, "fp32")
 
 
-def test_rows_of_a_convnet_are_pytorchs(resnet, images):
+def test_features_of_a_convnet_match_pytorch(resnet, images):
     module, run = resnet
     expected = by_torch(module, images)
     np.testing.assert_allclose(run(images), expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_rows_of_a_transformer_are_pytorchs(images):
+def test_features_of_a_transformer_match_pytorch(images):
     module = Backbone("test_vit", img_size=SIZE)
     expected = by_torch(module, images)
     rows = ENGINE.compile(module, SIZE, "cpu", 1, "fp32")(images)
@@ -79,7 +79,7 @@ def test_batches_may_have_any_length(resnet, images):
         np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5 * np.abs(whole).max())
 
 
-def test_rows_outlive_the_next_batch(resnet, images):
+def test_features_are_not_changed_by_the_next_batch(resnet, images):
     _, run = resnet
     rows = run(images[:3])
     kept = rows.copy()
@@ -87,7 +87,7 @@ def test_rows_outlive_the_next_batch(resnet, images):
     np.testing.assert_array_equal(rows, kept)
 
 
-def test_rows_may_have_any_shape(images):
+def test_features_may_have_any_shape(images):
     module = Backbone("test_resnet", global_pool="")
     expected = by_torch(module, images[:2])
     assert expected.ndim == 4
@@ -96,7 +96,7 @@ def test_rows_may_have_any_shape(images):
 
 
 @needs_bf16
-def test_bf16_rows_stay_near_fp32s(resnet, images):
+def test_bf16_features_are_close_to_fp32(resnet, images):
     module, _ = resnet
     assert engine_cosine(ENGINE.compile(module, SIZE, "cpu", 1, "bf16"), module, images) > 0.99
 
@@ -122,17 +122,17 @@ def test_maps_are_pooled_in_bf16(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("pooled", [True, False])
-def test_a_last_product_changes_no_row(images, pooled):
+def test_the_identity_convolution_changes_no_feature(images, pooled):
     module = Backbone("test_resnet", **({} if pooled else {"global_pool": ""}))
     model = engine_module._convert(module, SIZE)
-    ended = engine_module._ending_in_a_product(model)
-    assert (ended is not model) == pooled  # maps end in a product as they are
-    assert ended.output(0).get_partial_shape() == model.output(0).get_partial_shape()
+    appended = engine_module._append_identity_convolution(model)
+    assert (appended is not model) == pooled  # maps already end in a convolution
+    assert appended.output(0).get_partial_shape() == model.output(0).get_partial_shape()
     core, exact = engine_module._openvino().Core(), {"INFERENCE_PRECISION_HINT": "f32"}
-    assert np.array_equal(*(core.compile_model(m, "CPU", exact)(images)[0] for m in (model, ended)))
+    assert np.array_equal(*(core.compile_model(m, "CPU", exact)(images)[0] for m in (model, appended)))
 
 
-def test_a_kept_conversion_is_read_instead_of_made_again(tmp_path, images, monkeypatch):
+def test_a_cached_conversion_is_read(tmp_path, images, monkeypatch):
     module = Backbone("test_resnet")
     first = ENGINE.compile(module, SIZE, "cpu", 1, "fp32", tmp_path, "digest")(images)
     monkeypatch.setattr(engine_module, "_convert", None)
@@ -140,14 +140,14 @@ def test_a_kept_conversion_is_read_instead_of_made_again(tmp_path, images, monke
     np.testing.assert_allclose(again, first, atol=1e-5 * np.abs(first).max())
 
 
-def test_a_conversion_is_kept_for_its_key_alone(tmp_path, images):
+def test_a_conversion_is_cached_by_its_key(tmp_path, images):
     one, other = Backbone("test_resnet", seed=0), Backbone("test_resnet", seed=1)
     ENGINE.compile(one, SIZE, "cpu", 1, "fp32", tmp_path, "one")
     rows = ENGINE.compile(other, SIZE, "cpu", 1, "fp32", tmp_path, "other")(images)
     assert mean_cosine(rows, by_torch(other, images)) > 0.999 > mean_cosine(rows, by_torch(one, images))
 
 
-def test_a_damaged_conversion_is_made_again(tmp_path, resnet, images):
+def test_a_damaged_conversion_is_replaced(tmp_path, resnet, images):
     module, run = resnet
     ENGINE.compile(module, SIZE, "cpu", 1, "fp32", tmp_path, "digest")
     next(tmp_path.glob("*/model.xml")).write_text("<net")
@@ -155,7 +155,7 @@ def test_a_damaged_conversion_is_made_again(tmp_path, resnet, images):
     np.testing.assert_allclose(rows, run(images), atol=1e-5)
 
 
-def test_it_is_for_cpus_that_openvino_is_installed_for(monkeypatch):
+def test_it_is_usable_on_cpus_where_openvino_is_installed(monkeypatch):
     assert ENGINE.usable("cpu")
     assert not ENGINE.usable("cuda:0")
     monkeypatch.setattr(engine_module, "find_spec", lambda name: None)
@@ -168,5 +168,5 @@ def test_openvino_is_used_without_its_telemetry():
         "from openvino.tools.ovc import telemetry_utils\n"
         "assert telemetry_utils.tm.__name__ == 'openvino.tools.ovc.telemetry_stub', telemetry_utils.tm"
     )
-    silent = os.environ | {"CI": "true"}  # sends nothing even where this test fails
+    silent = os.environ | {"CI": "true"}  # openvino sends nothing in CI, even if this test fails
     subprocess.run([sys.executable, "-c", code], check=True, env=silent)

@@ -1,4 +1,4 @@
-"""Whether an engine's features are the backbone's."""
+"""An engine's features are compared with PyTorch's in fp32."""
 
 import numpy as np
 import pytest
@@ -31,17 +31,17 @@ def test_an_engine_that_computes_the_same_has_cosine_one():
     assert engine_cosine(run, Network(), IMAGES) == pytest.approx(1)
 
 
-def test_an_engine_that_sees_other_channels_is_refused():
+def test_an_engine_that_swaps_channels_is_below_the_minimum():
     assert engine_cosine(lambda images: run(images[..., ::-1].copy()), Network(), IMAGES) < MIN_COSINE
 
 
-def test_an_engine_that_returns_what_is_not_a_number_is_refused():
+def test_features_that_are_nan_have_cosine_zero():
     assert engine_cosine(lambda images: run(images) * np.nan, Network(), IMAGES) == 0
 
 
-def test_an_engine_that_returns_another_shape_is_refused():
+def test_features_of_another_shape_have_cosine_zero():
     assert engine_cosine(lambda images: run(images)[:, :5], Network(), IMAGES) == 0
 
 
-def test_rows_of_zeros_are_equal_to_themselves():
+def test_features_of_zeros_have_cosine_one():
     assert mean_cosine(np.zeros((2, 3)), np.zeros((2, 3))) == 1

@@ -1,4 +1,4 @@
-"""PyTorch's engines: what torch.compile makes of a network, and that nobody gets it who didn't ask."""
+"""The PyTorch engines: `torch.compile` matches plain PyTorch, and is only used when it is chosen by name."""
 
 import numpy as np
 import pytest
@@ -30,18 +30,20 @@ def compiled(module: nn.Module):
 
 
 @needs_compiler
-def test_a_compiled_network_has_pytorchs_rows_and_is_compiled_once_for_all_batches(network, monkeypatch) -> None:
-    monkeypatch.setattr(torch._inductor.config, "cpp_cache_precompile_headers", False)  # pays from the third graph on
+def test_a_compiled_network_matches_pytorch_and_is_compiled_once_for_all_batches(network, monkeypatch) -> None:
+    monkeypatch.setattr(
+        torch._inductor.config, "cpp_cache_precompile_headers", False
+    )  # slower for fewer than three graphs
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     run = compiled(network)
-    rows = run(IMAGES)
+    features = run(IMAGES)
     assert engine_cosine(run, network, IMAGES) > 0.9999
-    assert mean_cosine(run(IMAGES[:3]), rows[:3]) > 0.9999
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # compiled, and not just run
+    assert mean_cosine(run(IMAGES[:3]), features[:3]) > 0.9999
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # compiled, not just run
 
 
-def test_what_cannot_be_compiled_here_names_the_engine_that_can_run(network: nn.Module, monkeypatch) -> None:
+def test_a_failed_compilation_is_an_error_that_names_another_engine(network: nn.Module, monkeypatch) -> None:
     from torch._inductor import compile_fx
 
     def fails(*args, **kwargs):
@@ -54,6 +56,6 @@ def test_what_cannot_be_compiled_here_names_the_engine_that_can_run(network: nn.
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0", "mps"])
-def test_torch_compile_is_never_chosen_by_itself(registry, device: str) -> None:
+def test_torch_compile_is_never_chosen_automatically(registry, device: str) -> None:
     assert registry.engine(None, device).name in ("openvino", TorchEngine.name)
     assert registry.engine("torch_compile", device).name == "torch_compile"

@@ -1,30 +1,30 @@
-"""Images to recorded features: each computed once, found by the image's bytes, the same whoever draws or reads it."""
+"""Features of images: extracted once, found by the image's bytes and by everything that determines them."""
 
 import shutil
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from autotl.backbones.base import Backbone, Block, Preprocessing
-from autotl.data.augmentation import ORIGINAL, POLICIES, View, draw
+from autotl.clock import Deadline
+from autotl.data.augmentation import View
 from autotl.data.preprocessing import load_view
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, DataError
 from autotl.features import extractor as extract
 from autotl.features.extractor import FeatureExtractor, batches
+from autotl.features.progress import ExtractionProgress
 from autotl.features.store import FeatureStore
 
 
 class Counting(TorchEngine):
-    """PyTorch in fp32, which counts the images it sees."""
+    """PyTorch in fp32. Counts the images it gets."""
 
     def __init__(self) -> None:
         super().__init__(bf16=False)
@@ -46,18 +46,18 @@ def counting(extractor: FeatureExtractor) -> FeatureExtractor:
     return extractor
 
 
-def again(extractor: FeatureExtractor, **changes) -> FeatureExtractor:
-    """Another process's extractor on the same stores."""
+def another_process(extractor: FeatureExtractor, **changes) -> FeatureExtractor:
+    """The extractor of another process on the same stores."""
     stores = {name: FeatureStore(getattr(extractor, name).root) for name in ("store", "boundary_store")}
-    return replace(extractor, engine=Counting(), _known={}, **stores, **changes)
+    return replace(extractor, **{"engine": Counting(), **stores, **changes})
 
 
 # batches
 
 
-def test_batches_come_in_order_with_what_was_made_of_them() -> None:
+def test_batches_come_in_order_with_their_results() -> None:
     def doubled(items: list[int]) -> list[int]:
-        time.sleep(0.002 * (items[0] % 3))  # the later may be done first
+        time.sleep(0.002 * (items[0] % 3))  # later batches may be done first
         return [2 * item for item in items]
 
     got = list(batches(range(23), doubled, threads=4, batch=5))
@@ -65,12 +65,12 @@ def test_batches_come_in_order_with_what_was_made_of_them() -> None:
     assert all(made == [2 * item for item in items] for items, made in got)
 
 
-def test_as_many_batches_are_worked_on_at_once_as_there_are_threads() -> None:
+def test_each_thread_works_on_its_own_batch() -> None:
     meet = threading.Barrier(3)
     assert len(list(batches(range(12), lambda items: meet.wait(10), threads=3, batch=2))) == 6
 
 
-def test_batches_run_two_a_thread_ahead_and_no_further() -> None:
+def test_at_most_two_batches_per_thread_are_taken_ahead() -> None:
     taken = []
 
     def items():
@@ -86,7 +86,7 @@ def test_batches_run_two_a_thread_ahead_and_no_further() -> None:
     reading.close()
 
 
-def test_what_work_raises_comes_out_where_its_batch_would_have() -> None:
+def test_an_exception_in_work_is_raised_at_its_batch() -> None:
     def work(items: list[int]) -> list[int]:
         if 9 in items:
             raise DataError("the ninth is broken")
@@ -98,18 +98,18 @@ def test_what_work_raises_comes_out_where_its_batch_would_have() -> None:
         next(reading)
 
 
-def test_a_reader_that_leaves_early_leaves_no_threads() -> None:
+def test_closing_early_ends_the_threads() -> None:
     reading = batches(range(1000), len, threads=3, batch=4)
     next(reading)
     reading.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("batch")]
 
 
-def test_nothing_to_work_on_gives_no_batch() -> None:
+def test_no_items_give_no_batch() -> None:
     assert list(batches([], len, threads=2)) == []
 
 
-# recorded once
+# recording
 
 
 def test_features_are_computed_once_and_read_again(counting: FeatureExtractor, tiny) -> None:
@@ -121,17 +121,17 @@ def test_features_are_computed_once_and_read_again(counting: FeatureExtractor, t
     assert (wider[:, features.layout.features("last")] == first).all()
 
 
-def test_another_process_reads_what_was_recorded(counting: FeatureExtractor, tiny) -> None:
+def test_another_process_reads_recorded_features(counting: FeatureExtractor, tiny) -> None:
     first = counting.of(tiny("test_resnet")).levels("train", "stages")
-    other = again(counting)
+    other = another_process(counting)
     assert (other.of(tiny("test_resnet")).levels("train", "stages") == first).all()
     assert other.engine.images == 0
 
 
-def test_a_renamed_image_hits(counting: FeatureExtractor, tiny, tmp_path: Path) -> None:
+def test_a_renamed_image_is_not_extracted_again(counting: FeatureExtractor, tiny, tmp_path: Path) -> None:
     first = counting.of(tiny("test_resnet")).levels("train", "last")
     moved = tuple(Path(shutil.copy(p, tmp_path / f"{i}.png")) for i, p in enumerate(counting.dataset.paths))
-    other = again(counting, dataset=replace(counting.dataset, paths=moved))
+    other = another_process(counting, dataset=replace(counting.dataset, paths=moved))
     assert (other.of(tiny("test_resnet")).levels("train", "last") == first).all()
     assert other.engine.images == 0
 
@@ -140,12 +140,12 @@ def test_ten_new_images_cost_ten_extractions(counting: FeatureExtractor, tiny) -
     split = counting.split
     counting.split = replace(split, train=split.train[10:])
     counting.of(tiny("test_resnet")).levels("train", "last")
-    other = again(counting, split=split)
+    other = another_process(counting, split=split)
     other.of(tiny("test_resnet")).levels("train", "last")
     assert other.engine.images == 10
 
 
-def test_rows_come_in_the_order_of_the_part(extractor: FeatureExtractor, tiny) -> None:
+def test_features_come_in_the_order_of_the_subset(extractor: FeatureExtractor, tiny) -> None:
     backbone = tiny("test_resnet")
     rows = extractor.of(backbone).levels("validation", "last")
     dataset, module = extractor.dataset, extractor.of(backbone).graph_split.module
@@ -161,7 +161,7 @@ def _normalised(image: np.ndarray, preprocessing: Preprocessing) -> torch.Tensor
     return torch.from_numpy(x).float().permute(2, 0, 1)[None]
 
 
-def test_other_weights_are_other_features(counting: FeatureExtractor, tiny, tmp_path: Path) -> None:
+def test_other_weights_give_other_features(counting: FeatureExtractor, tiny, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     from autotl.backbones.timm import autotl_find_backbone
@@ -175,74 +175,37 @@ def test_other_weights_are_other_features(counting: FeatureExtractor, tiny, tmp_
     assert not np.allclose(other, first)
 
 
-def test_an_image_that_has_become_unreadable_is_named(extractor: FeatureExtractor, tiny, tmp_path: Path) -> None:
+def test_an_image_that_became_unreadable_is_named(extractor: FeatureExtractor, tiny, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     paths = list(extractor.dataset.paths)
     paths[extractor.split.train[0]] = broken
     extractor.dataset = replace(extractor.dataset, paths=tuple(paths))
-    with pytest.raises(DataError, match=r"broken\.png could be read when the search began"):
+    with pytest.raises(DataError, match=r"broken\.png was readable when the search began"):
         extractor.of(tiny("test_resnet")).levels("train", "last")
 
 
-def test_extraction_tells_how_far_it_is(extractor: FeatureExtractor, tiny) -> None:
-    told = []
-    extractor.on_images = lambda what, done, total, rate: told.append((what, done, total))
+def test_progress_names_what_ran_so_that_speeds_are_kept_apart(extractor: FeatureExtractor, tiny) -> None:
+    events: list[ExtractionProgress] = []
+    extractor.on_progress = events.append
     backbone = tiny("test_resnet")
-    extractor.of(backbone).levels("train", "last", View("flip", 2))
-    assert told[-1] == (f"{backbone.name} flip-2", 36, 36)
+    features = extractor.of(backbone)
+    features.levels("train", "last", View("flip", 2))
+    features.boundary("train", 3)
+    features.boundary("train", 0)
+    last = [event for event in events if event.done == event.total]
+    assert [(e.backbone, e.ran, e.view, e.total) for e in last] == [
+        (backbone.name, "levels", "flip-2", 36),
+        (backbone.name, "prefix-3", "none", 36),
+        (backbone.name, "images", "none", 36),
+    ]
+    assert all(event.images_per_second > 0 for event in events)
 
 
 # views
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_view_is_the_same_from_any_thread_and_whatever_was_drawn_before(policy: str, patches) -> None:
-    images = [Image.open(path).convert("RGB") for path in patches[0].paths[:8]]
-    digests, view = patches[0].digests[:8], View(policy, 1)
-    expected = [np.array(draw(*pair, view)) for pair in zip(images, digests, strict=True)]
-    torch.rand(7)
-    with ThreadPoolExecutor(4) as pool:
-        drawn = pool.map(lambda pair: np.array(draw(*pair, view)), [*zip(images, digests, strict=True)] * 3)
-        assert all(np.array_equal(a, b) for a, b in zip(drawn, expected * 3, strict=True))
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_views_differ_by_their_number_and_by_image(policy: str, patches) -> None:
-    image = Image.open(patches[0].paths[0]).convert("RGB")
-    numbers = {draw(image, patches[0].digests[0], View(policy, n)).tobytes() for n in range(12)}
-    digests = {draw(image, digest, View(policy, 0)).tobytes() for digest in patches[0].digests[:12]}
-    everything = {"flip": 1, "dihedral": 7}.get(policy)
-    assert len(numbers) == everything if everything else len(numbers) > 1
-    assert len(digests) > 1 or policy == "flip"
-
-
-def test_drawing_leaves_the_random_numbers_of_others_alone(patches) -> None:
-    image = Image.open(patches[0].paths[0]).convert("RGB")
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    draw(image, patches[0].digests[0], View("trivial", 3))
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_turning_a_long_image_cuts_nothing_off() -> None:
-    image = Image.fromarray(np.arange(1, 61, dtype=np.uint8).reshape(4, 5, 3))
-    everything = sorted(np.array(image).reshape(-1, 3).tolist())
-    sizes = set()
-    for number in range(20):
-        turned = draw(image, "0" * 32, View("dihedral", number))
-        assert sorted(np.array(turned).reshape(-1, 3).tolist()) == everything
-        sizes.add(turned.size)
-    assert sizes == {(5, 4), (4, 5)}
-
-
-def test_the_plain_view_is_the_image(patches) -> None:
-    image = Image.open(patches[0].paths[0]).convert("RGB")
-    assert draw(image, patches[0].digests[0], ORIGINAL) is image
-
-
-def test_views_are_recorded_one_by_one(counting: FeatureExtractor, tiny) -> None:
+def test_each_view_is_recorded_by_itself(counting: FeatureExtractor, tiny) -> None:
     features = counting.of(tiny("test_resnet"))
     first, second = (features.levels("train", "last", View("crop", number)) for number in range(2))
     assert counting.engine.images == 72
@@ -255,7 +218,7 @@ def test_views_are_recorded_one_by_one(counting: FeatureExtractor, tiny) -> None
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-def test_boundary_rows_are_what_enters_the_block(name: str, extractor: FeatureExtractor, tiny) -> None:
+def test_boundary_samples_are_the_input_of_the_block(name: str, extractor: FeatureExtractor, tiny) -> None:
     backbone = tiny(name)
     features = extractor.of(backbone)
     rows = features.boundary("validation", 2)
@@ -268,7 +231,7 @@ def test_boundary_rows_are_what_enters_the_block(name: str, extractor: FeatureEx
     np.testing.assert_allclose(rows[3:4][0].astype(np.float32), expected, rtol=2e-3, atol=1e-3)
 
 
-def test_before_the_first_block_are_the_images(extractor: FeatureExtractor, tiny) -> None:
+def test_the_input_of_the_first_block_is_the_images(extractor: FeatureExtractor, tiny) -> None:
     backbone = tiny("test_resnet")
     rows = extractor.of(backbone).boundary("train", 0, View("flip", 0))
     index = extractor.split.train[5]
@@ -278,7 +241,7 @@ def test_before_the_first_block_are_the_images(extractor: FeatureExtractor, tiny
     assert np.array_equal(rows[np.array([5])][0], image)
 
 
-def test_recorded_rows_are_read_by_slice_and_by_array(extractor: FeatureExtractor, tiny) -> None:
+def test_stored_samples_are_read_by_slice_and_by_array(extractor: FeatureExtractor, tiny) -> None:
     rows = extractor.of(tiny("test_resnet")).boundary("train", 3)
     everything = rows[:]
     assert len(rows) == len(everything) == 36
@@ -320,7 +283,7 @@ class Tuples(Backbone):
         return [Block("first", ("0",)), Block("second", ("1",))]
 
 
-def test_what_is_no_tensor_is_not_recorded(extractor: FeatureExtractor) -> None:
+def test_a_boundary_that_is_not_a_tensor_is_not_recorded(extractor: FeatureExtractor) -> None:
     features = extractor.of(Tuples())
     assert features.boundary("validation", 1) is None
     assert features.levels("validation", "last").shape == (12, 8)
@@ -330,7 +293,7 @@ def test_what_is_no_tensor_is_not_recorded(extractor: FeatureExtractor) -> None:
 
 
 class Stray(TorchEngine):
-    """Computes something else."""
+    """Computes other features."""
 
     name = "stray"
 
@@ -340,11 +303,11 @@ class Stray(TorchEngine):
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_an_engine_that_strays_is_refused_with_a_line_and_torch_used(
+def test_an_engine_that_differs_from_pytorch_is_replaced_with_one_line_in_the_log(
     kept: bool, extractor: FeatureExtractor, tiny, tmp_path: Path
 ) -> None:
     backbone = tiny("test_resnet")
-    expected = again(extractor).of(backbone).levels("validation", "last")
+    expected = another_process(extractor).of(backbone).levels("validation", "last")
     lines: list[str] = []
     extractor.engine, extractor.log = Stray(bf16=False), lines.append
     extractor.conversions = tmp_path / "engines" if kept else None
@@ -356,13 +319,13 @@ def test_an_engine_that_strays_is_refused_with_a_line_and_torch_used(
     assert "torch is used instead" in lines[0]
 
 
-def test_another_process_takes_the_verdict_over(extractor: FeatureExtractor, tiny, tmp_path: Path) -> None:
+def test_another_process_uses_the_recorded_cosine(extractor: FeatureExtractor, tiny, tmp_path: Path) -> None:
     lines: list[str] = []
     extractor.engine, extractor.log, extractor.conversions = Stray(bf16=False), lines.append, tmp_path / "engines"
     first = extractor.of(tiny("test_resnet")).levels("validation", "last")
-    other = again(extractor)
+    other = another_process(extractor)
     other.engine = Stray(bf16=False)
-    other.engine.compile = None  # not even tried
+    other.engine.compile = None  # must not be called
     assert np.array_equal(other.of(tiny("test_resnet")).levels("validation", "last"), first)
     assert len(lines) == 2
 
@@ -373,22 +336,114 @@ def test_compiling_for_another_device_leaves_the_network_where_it_is(tiny) -> No
     assert {p.device.type for p in module.parameters()} == {"cpu"}
 
 
-def test_the_layout_is_kept_beside_the_engines(extractor: FeatureExtractor, tiny, tmp_path: Path) -> None:
+def test_the_layout_is_kept_for_other_processes(extractor: FeatureExtractor, tiny, tmp_path: Path) -> None:
     extractor.conversions = tmp_path / "engines"
     layout = extractor.of(tiny("test_resnet")).layout
-    other = again(extractor).of(tiny("test_resnet"))
+    other = another_process(extractor).of(tiny("test_resnet"))
     assert other.layout == layout
     assert "graph_split" not in vars(other)  # no network was built for it
 
 
-def test_a_damaged_layout_is_found_again(extractor: FeatureExtractor, tiny, tmp_path: Path) -> None:
+def test_a_damaged_layout_file_is_replaced(extractor: FeatureExtractor, tiny, tmp_path: Path) -> None:
     extractor.conversions = tmp_path / "engines"
     layout = extractor.of(tiny("test_resnet")).layout
     next(extractor.conversions.glob("layout-*")).write_text("{")
-    assert again(extractor).of(tiny("test_resnet")).layout == layout
+    assert another_process(extractor).of(tiny("test_resnet")).layout == layout
 
 
-def test_out_of_time_no_engine_is_made(extractor: FeatureExtractor, tiny) -> None:
-    extractor.seconds_left = lambda: 1.0
+def test_nothing_is_compiled_shortly_before_the_deadline(extractor: FeatureExtractor, tiny) -> None:
+    extractor.deadline = Deadline(1.0)
     with pytest.raises(AutotlError, match="the time was up"):
         extractor.of(tiny("test_resnet")).levels("train", "last")
+
+
+@pytest.mark.parametrize("library", ["timm", "torch"])
+def test_features_of_another_library_version_are_extracted_again(
+    library: str, counting: FeatureExtractor, tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting.of(tiny("test_resnet")).levels("train", "last")
+    versions = extract.library_version
+    monkeypatch.setattr(extract, "library_version", lambda name: "99" if name == library else versions(name))
+    other = another_process(counting)
+    other.of(tiny("test_resnet")).levels("train", "last")
+    assert other.engine.images == 36
+
+
+def test_features_of_another_engine_version_are_extracted_again(counting: FeatureExtractor, tiny) -> None:
+    counting.of(tiny("test_resnet")).levels("train", "last")
+    other = another_process(counting)
+    other.engine.version = lambda: "torch 99"
+    other.of(tiny("test_resnet")).levels("train", "last")
+    assert other.engine.images == 36
+
+
+class Anywhere(Counting):
+    """Pretends to run on any device, in fp32."""
+
+    def precision(self, device: str) -> str:
+        return "fp32"
+
+    def compile(self, module, size, device, *args, **kwargs) -> Callable:
+        return super().compile(module, size, "cpu", *args, **kwargs)
+
+
+def test_features_of_another_device_type_are_extracted_again(extractor: FeatureExtractor, tiny) -> None:
+    num_extracted = {}
+    for device in ("cpu", "cuda:0", "cuda:1"):
+        other = another_process(extractor, engine=Anywhere(), device=device)
+        other.of(tiny("test_resnet")).levels("train", "last")
+        num_extracted[device] = other.engine.images
+    assert num_extracted == {"cpu": 36, "cuda:0": 36, "cuda:1": 0}
+
+
+def test_decoded_images_are_shared_by_all_engines_and_devices(extractor: FeatureExtractor, tiny) -> None:
+    folders = set()
+    for device in ("cpu", "cuda:0"):
+        other = another_process(extractor, engine=Anywhere(), device=device)
+        folders.add(other.of(tiny("test_resnet")).boundary("train", 0).table.folder)
+    assert len(folders) == 1
+
+
+@pytest.mark.parametrize("change", ["engine version", "device type", "library version"])
+def test_a_cosine_is_not_used_for_another_engine_version_device_type_or_library(
+    change: str, extractor: FeatureExtractor, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other(Anywhere):
+        name = "other"
+
+    def cosine_files(device: str, version: str) -> int:
+        engine = Other()
+        engine.version = lambda: version
+        other = another_process(extractor, engine=engine, device=device, conversions=tmp_path / "engines")
+        other.of(tiny("test_resnet")).levels("validation", "last")
+        return len(list((tmp_path / "engines").glob("cosine-*")))
+
+    assert cosine_files("cpu", "other 1") == 1
+    assert cosine_files("cpu", "other 1") == 1
+    if change == "library version":
+        monkeypatch.setattr(extract, "library_version", lambda name: "99")
+    device = "cuda:0" if change == "device type" else "cpu"
+    assert cosine_files(device, "other 2" if change == "engine version" else "other 1") == 2
+
+
+def test_a_damaged_cosine_file_is_replaced(extractor: FeatureExtractor, tiny, tmp_path: Path) -> None:
+    extractor.engine, extractor.conversions = Stray(bf16=False), tmp_path / "engines"
+    first = extractor.of(tiny("test_resnet")).levels("validation", "last")
+    (file,) = extractor.conversions.glob("cosine-*")
+    file.write_text("")
+    other = another_process(extractor, engine=Stray(bf16=False))
+    assert np.array_equal(other.of(tiny("test_resnet")).levels("validation", "last"), first)
+    assert float(file.read_text()) < 0.99
+
+
+def test_a_read_asks_for_no_version_twice(counting: FeatureExtractor, tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = counting.of(tiny("test_resnet"))
+    features.levels("train", "last")
+    monkeypatch.setattr("importlib.metadata.version", None)
+    features.levels("train", "last")
+
+
+def test_a_copy_of_an_extractor_begins_without_networks(extractor: FeatureExtractor, tiny) -> None:
+    features = extractor.of(tiny("test_resnet"))
+    assert extractor.of(tiny("test_resnet")) is features
+    assert replace(extractor).of(tiny("test_resnet")) is not features

@@ -9,12 +9,12 @@ from autotl.errors import AutotlError
 from autotl.heads.dense import MLP, Linear
 from autotl.heads.serialization import load_head, save_head
 from autotl.heads.sklearn import RBFSVM, LogisticRegression
-from autotl.testing.problem import problem, trained
+from autotl.testing.problem import separable_problem, trained
 
 
 @pytest.fixture
 def estimator():
-    features, labels = problem(2, 30)
+    features, labels = separable_problem(2, 30)
     return trained(LogisticRegression(), LogisticRegression().defaults(), features, labels, 2)
 
 
@@ -23,7 +23,7 @@ def load(spec, folder):
 
 
 def test_types_that_a_head_doesnt_trust_are_refused_by_name(tmp_path):
-    features, labels = problem(2, 30)
+    features, labels = separable_problem(2, 30)
     save_head(trained(RBFSVM(), RBFSVM().defaults(), features, labels, 2), tmp_path)
     with pytest.raises(AutotlError, match=r"logistic_regression.*autotl\.heads\.estimators\.GramSVC"):
         load(LogisticRegression(), tmp_path)
@@ -74,7 +74,7 @@ def test_a_loaded_dense_head_is_in_eval_mode(tmp_path):
 
 
 def test_a_dense_heads_running_statistics_are_saved(tmp_path):
-    features, labels = problem(2, 30)
+    features, labels = separable_problem(2, 30)
     head = trained(Linear(), Linear().defaults(), features, labels, 2)
     save_head(head, tmp_path)
     np.testing.assert_array_equal(load(Linear(), tmp_path)[0].running_var, head[0].running_var)

@@ -1,4 +1,4 @@
-"""A model says of an image what its trial said, however the image comes, and wherever its folder goes."""
+"""A model predicts what its trial predicted, for images of every form, from any folder."""
 
 import json
 import shutil
@@ -12,18 +12,16 @@ from PIL import Image
 from autotl.backbones.timm import autotl_find_backbone
 from autotl.data.decoding import UndecodableImage
 from autotl.data.sandbox import Readers
-from autotl.engines import torch as engines
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError
 from autotl.heads.inference import MISSING, probabilities
-from autotl.model.image_model import ImageModel, load
-from autotl.model.member import Member
+from autotl.model.image_model import load
 from autotl.recipe import Recipe
 from autotl.registry import Plugin, load_registry
 from autotl.strategies.base import Fitted, Result
 from autotl.trial.runner import _calibrate
 
-WAYS = [
+TRIALS = [
     ("test_resnet", "fast_extraction", "linear", {"levels": "stages+max"}),
     ("test_vit", "fast_extraction", "logistic_regression", {"levels": "stages"}),
     ("test_resnet", "fast_extraction", "lda", {"levels": "last"}),
@@ -34,75 +32,8 @@ WAYS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def fp32(monkeypatch):
-    """Chips differ: here the trial and the model compute in the same precision on all."""
-    monkeypatch.setattr(engines, "_cpu_has_bf16", lambda: False)
-
-
-@pytest.fixture(scope="module")
-def torch_only():
-    return load_registry(without=["features.openvino"])
-
-
-@pytest.fixture(scope="module")
-def kept():
-    return {}
-
-
-@pytest.fixture
-def fitted(task, torch_only, kept):
-    """`fitted(backbone, strategy, head, **params)`: a trial's member, and its validation probabilities."""
-
-    def fit(backbone, strategy, head, **params):
-        key = (backbone.digest, strategy, head, *params.items())
-        if key not in kept:
-            kept[key] = train(backbone, strategy, head, params)
-        return kept[key]
-
-    def train(backbone, strategy, head, params):
-        problem, way = task(backbone, head), torch_only.strategy(strategy)
-        params = {**way.defaults(problem.head), **params}
-        recipe = Recipe(backbone.name, strategy, head, 3, params, problem.head.defaults())
-        result = way.fit(recipe, problem, "cpu", lambda fraction, score: None)
-        _calibrate(result, problem.validation_labels)
-        return Member(result.recipe, result.fitted, backbone.digest, 3, trial=7), result.probabilities
-
-    return fit
-
-
-@pytest.fixture
-def make(patches, torch_only):
-    """`make(backbone, members)`: a model that holds them."""
-
-    def make(backbone, *members):
-        backbones = {backbone.digest: backbone}
-        return ImageModel(patches[0].classes, list(members), backbones, registry=torch_only, threads=1)
-
-    return make
-
-
-@pytest.fixture
-def validation(patches):
-    dataset, split = patches
-    return [dataset.paths[i] for i in split.validation]
-
-
-@pytest.fixture
-def frozen(tiny, fitted, make):
-    """A model of a frozen backbone with a linear head."""
-    backbone = tiny("test_resnet")
-    return make(backbone, fitted(backbone, "fast_extraction", "linear")[0])
-
-
-@pytest.fixture
-def folder(frozen, tmp_path):
-    """The same, saved."""
-    return frozen.save(tmp_path / "model")
-
-
-@pytest.mark.parametrize(("name", "strategy", "head", "params"), WAYS, ids=[f"{n} {s} {h}" for n, s, h, _ in WAYS])
-def test_saved_and_loaded_it_says_what_its_trial_said(
+@pytest.mark.parametrize(("name", "strategy", "head", "params"), TRIALS, ids=[f"{n} {s} {h}" for n, s, h, _ in TRIALS])
+def test_a_saved_and_loaded_model_predicts_what_its_trial_predicted(
     name, strategy, head, params, tiny, fitted, make, validation, torch_only, tmp_path
 ):
     backbone = tiny(name)
@@ -114,8 +45,8 @@ def test_saved_and_loaded_it_says_what_its_trial_said(
 
 
 @pytest.mark.parametrize("spread", [1, 30, 90])
-def test_the_temperature_is_for_what_the_head_itself_says(spread):
-    """Also where it is so sure that all but one of its probabilities are next to nothing."""
+def test_the_temperature_calibrates_the_logits_of_the_head(spread):
+    """Also where all but one of its probabilities are almost zero."""
     rng = np.random.default_rng(0)
     logits, labels = spread * rng.standard_normal((40, 3)), rng.integers(3, size=40)
     result = Result(Recipe("a", "b", "c", 1), probabilities(logits, 1.0), Fitted("last", head=None))
@@ -123,7 +54,7 @@ def test_the_temperature_is_for_what_the_head_itself_says(spread):
     np.testing.assert_allclose(result.probabilities, probabilities(logits, result.fitted.temperature), atol=1e-9)
 
 
-def test_a_class_that_a_head_never_saw_stays_impossible():
+def test_a_class_without_training_images_has_probability_zero():
     rng = np.random.default_rng(0)
     logits, labels = rng.standard_normal((40, 3)), rng.integers(2, size=40)
     logits[:, 2] = MISSING
@@ -132,10 +63,10 @@ def test_a_class_that_a_head_never_saw_stays_impossible():
     assert (result.probabilities[:, 2] == 0).all()
 
 
-# images, however they come
+# forms of images
 
 
-def test_paths_pictures_and_arrays_are_alike(frozen, validation):
+def test_paths_pil_images_and_arrays_give_the_same_probabilities(frozen, validation):
     pictures = [Image.open(path) for path in validation]
     arrays = [np.array(picture) for picture in pictures]
     expected = frozen.predict_proba(validation)
@@ -143,18 +74,18 @@ def test_paths_pictures_and_arrays_are_alike(frozen, validation):
         assert np.array_equal(frozen.predict_proba(images), expected)
 
 
-def test_a_lone_image_is_a_batch_of_one(frozen, validation):
+def test_a_single_image_is_a_batch_of_one(frozen, validation):
     expected = frozen.predict_proba(validation[:1])
     for image in (validation[0], str(validation[0]), Image.open(validation[0]), np.array(Image.open(validation[0]))):
         assert np.array_equal(frozen.predict_proba(image), expected)
 
 
-def test_no_image_gives_no_row(frozen):
+def test_no_images_give_an_empty_array(frozen):
     assert frozen.predict_proba([]).shape == (0, 3)
     assert frozen.predict([]).shape == (0,)
 
 
-def test_predict_names_the_most_probable_class(frozen, validation):
+def test_predict_returns_the_most_probable_class(frozen, validation):
     rows = frozen.predict_proba(validation)
     assert frozen.predict(validation).tolist() == [frozen.classes[i] for i in rows.argmax(1)]
 
@@ -169,31 +100,31 @@ def test_a_broken_image_is_an_error_that_names_it(frozen, validation, tmp_path):
 # streams
 
 
-def test_a_stream_gives_each_path_with_its_row_in_order(frozen, validation):
+def test_a_stream_yields_the_paths_in_order_with_their_probabilities(frozen, validation):
     rows = dict(frozen.stream(iter(validation)))
     assert list(rows) == validation
     assert np.array_equal(np.stack(list(rows.values())), frozen.predict_proba(validation))
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_stream_passes_over_a_broken_file_each_time_it_comes(times, frozen, validation, tmp_path):
+def test_a_stream_skips_a_broken_file_each_time(times, frozen, validation, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
-    told = []
+    skipped = []
     paths = [validation[0], *[broken] * times, validation[1]]
-    streamed = list(frozen.stream(paths, lambda path, reason: told.append((path, reason))))
+    streamed = list(frozen.stream(paths, lambda path, reason: skipped.append((path, reason))))
     assert [path for path, _ in streamed] == validation[:2]
     assert np.array_equal(np.stack([row for _, row in streamed]), frozen.predict_proba(validation[:2]))
-    assert told == [(broken, told[0][1])] * times
-    assert "isn't an image" in told[0][1]
+    assert skipped == [(broken, skipped[0][1])] * times
+    assert "isn't an image" in skipped[0][1]
 
 
-def test_a_stream_without_a_listener_raises_at_a_broken_file(frozen, tmp_path):
+def test_a_stream_without_on_skip_raises_for_a_broken_file(frozen, tmp_path):
     with pytest.raises(UndecodableImage):
         list(frozen.stream([tmp_path / "gone.png"]))
 
 
-def test_a_stream_takes_no_more_paths_than_it_needs(frozen, validation):
+def test_a_stream_reads_few_paths_ahead(frozen, validation):
     taken = []
 
     def endless():
@@ -225,18 +156,18 @@ def test_members_are_averaged_by_weight(tiny, fitted, make, validation, tmp_path
     np.testing.assert_allclose(loaded.predict_proba(validation), expected, atol=1e-6)
 
 
-def test_members_of_one_frozen_backbone_share_a_pass(tiny, fitted):
+def test_members_of_one_frozen_backbone_share_a_network(tiny, fitted):
     backbone = tiny("test_resnet")
     one, two = (fitted(backbone, "fast_extraction", head)[0] for head in ("linear", "knn"))
     tuned = fitted(backbone, "fine_tuning", "linear", epochs=1)[0]
-    assert one.passes == two.passes != tuned.passes
+    assert one.network_key == two.network_key != tuned.network_key
 
 
 # the folder
 
 
-def test_a_loaded_model_needs_no_other_weights(fitted, make, validation, tiny, tmp_path, torch_only):
-    """Nor the file that its backbone came from."""
+def test_a_loaded_model_reads_no_weights_outside_of_its_folder(fitted, make, validation, tiny, tmp_path, torch_only):
+    """Not even the file that its backbone came from."""
     weights = shutil.copy(tiny("test_resnet").file, tmp_path / "weights.safetensors")
     backbone = autotl_find_backbone(f"test_resnet@{weights}")
     member, expected = fitted(backbone, "fast_extraction", "linear")
@@ -246,7 +177,7 @@ def test_a_loaded_model_needs_no_other_weights(fitted, make, validation, tiny, t
     np.testing.assert_allclose(loaded.predict_proba(validation), expected, atol=1e-3)
 
 
-def test_a_model_may_be_loaded_and_saved_elsewhere(folder, validation, tmp_path, torch_only):
+def test_a_loaded_model_can_be_saved_to_another_folder(folder, validation, tmp_path, torch_only):
     first = load(folder, registry=torch_only)
     copy = first.save(tmp_path / "copies" / "model")
     expected = first.predict_proba(validation)
@@ -254,46 +185,48 @@ def test_a_model_may_be_loaded_and_saved_elsewhere(folder, validation, tmp_path,
     assert np.array_equal(load(copy, registry=torch_only).predict_proba(validation), expected)
 
 
-def test_saving_replaces_what_was_there(frozen, folder, tmp_path):
+def test_saving_replaces_the_folder(frozen, folder, tmp_path):
     (folder / "stale.json").write_text("{}")
     frozen.save(folder)
     assert not (folder / "stale.json").exists()
     assert [p.name for p in tmp_path.iterdir() if "model" in p.name] == ["model"]
 
 
-def test_a_studys_folder_will_do(folder, torch_only):
+def test_the_folder_of_a_study_is_accepted(folder, torch_only):
     assert load(folder.parent, registry=torch_only).classes == ("astronaut", "chelsea", "coffee")
 
 
-def edit(page, **changes):
-    page.write_text(json.dumps(json.loads(page.read_text()) | changes))
+def edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def test_another_format_is_refused_with_the_version_that_wrote_it(folder, torch_only):
+def test_another_format_is_an_error_that_names_the_version_that_wrote_it(folder, torch_only):
     edit(folder / "model.json", format=9, about={"versions": {"autotl": "9.1"}})
-    with pytest.raises(AutotlError, match=r"format 9; this autotl reads format 2.*autotl 9\.1"):
+    with pytest.raises(
+        AutotlError, match=r"format 9, and this autotl reads format 3\. Use the autotl that wrote it: autotl 9\.1"
+    ):
         load(folder, registry=torch_only)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 2}'])
-def test_a_damaged_page_is_refused(text, folder, torch_only):
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 3}'])
+def test_a_damaged_manifest_is_an_error(text, folder, torch_only):
     (folder / "model.json").write_text(text)
     with pytest.raises(AutotlError, match="model"):
         load(folder, registry=torch_only)
 
 
-def test_a_folder_without_a_model_is_refused(tmp_path, torch_only):
-    with pytest.raises(AutotlError, match=r"no model folder: it has no model\.json"):
+def test_a_folder_without_a_model_is_an_error(tmp_path, torch_only):
+    with pytest.raises(AutotlError, match=r"not a model folder: it has no model\.json"):
         load(tmp_path, registry=torch_only)
 
 
 MARTIAN = {"plugin": "mars", "distribution": "mars-parts", "version": "1.2"}
 
 
-def test_a_backbone_that_nobody_knows_is_named_with_its_plugin(folder, torch_only):
+def test_an_unknown_backbone_is_an_error_that_names_its_plugin(folder, torch_only):
     page = folder / "model.json"
     used = json.loads(page.read_text())["backbones"][0] | {"name": "martian_net"}
-    edit(page, backbones=[used], plugins=[MARTIAN | {"kind": "backbone", "name": "martian_net"}])
+    edit(page, backbones=[used], plugins=[MARTIAN | {"component": "backbone", "name": "martian_net"}])
     with pytest.raises(
         AutotlError, match=r"the backbone 'martian_net' of plugin 'mars' \(mars-parts 1\.2\), which isn't"
     ):
@@ -304,19 +237,19 @@ def test_a_backbone_that_nobody_knows_is_named_with_its_plugin(folder, torch_onl
     ("here", "why"),
     [
         (None, "which isn't installed, or is left out. Type: pip install mars-parts==1.2"),
-        (Plugin("mars", "mars-parts", "1.2", broken="OSError: no air"), "which takes no part here: OSError: no air"),
-        (Plugin("mars", "mars-parts", "2.0"), "and version 2.0, which is installed, doesn't have it."),
+        (Plugin("mars", "mars-parts", "1.2", broken="OSError: no air"), "which is disabled: OSError: no air"),
+        (Plugin("mars", "mars-parts", "2.0"), "and the installed version 2.0 doesn't have it."),
     ],
 )
-def test_a_head_of_a_plugin_is_asked_for_with_what_is_here_instead(here, why, folder, torch_only, monkeypatch):
-    edit(folder / "model.json", plugins=[MARTIAN | {"kind": "head", "name": "martian"}])
+def test_a_missing_head_of_a_plugin_is_an_error_that_says_what_is_installed(here, why, folder, torch_only, monkeypatch):
+    edit(folder / "model.json", plugins=[MARTIAN | {"component": "head", "name": "martian"}])
     monkeypatch.setattr(torch_only, "plugins", [*torch_only.plugins, *([here] if here else [])])
     with pytest.raises(AutotlError, match=r"needs the head 'martian' of plugin 'mars' \(mars-parts 1\.2\)") as refused:
         load(folder, registry=torch_only)
     assert why in str(refused.value)
 
 
-def test_a_head_that_nobody_knows_is_named(folder, torch_only):
+def test_an_unknown_head_is_an_error_that_names_it(folder, torch_only):
     page = folder / "members" / "0" / "member.json"
     edit(page, recipe=json.loads(page.read_text())["recipe"] | {"head": "martian"})
     with pytest.raises(AutotlError, match="no head named 'martian'"):
@@ -327,7 +260,9 @@ def test_a_head_that_nobody_knows_is_named(folder, torch_only):
     "lost", ["members/0/member.json", "members/0/head.safetensors", "members/0/backbone_state.safetensors"]
 )
 @pytest.mark.parametrize("damage", ["gone", "torn"])
-def test_a_lost_or_torn_part_is_named(lost, damage, tiny, fitted, make, tmp_path, torch_only):
+def test_a_missing_or_damaged_file_of_a_member_is_an_error_that_names_it(
+    lost, damage, tiny, fitted, make, tmp_path, torch_only
+):
     backbone = tiny("test_resnet")
     folder = make(backbone, fitted(backbone, "fine_tuning", "linear", epochs=1)[0]).save(tmp_path / "model")
     part = folder / lost
@@ -340,7 +275,7 @@ def test_a_lost_or_torn_part_is_named(lost, damage, tiny, fitted, make, tmp_path
 
 
 @pytest.mark.parametrize("damage", ["gone", "torn"])
-def test_lost_or_torn_weights_are_named(damage, folder, validation, torch_only):
+def test_missing_or_damaged_weights_are_an_error_that_names_the_file(damage, folder, validation, torch_only):
     (weights,) = (folder / "backbones").iterdir()
     if damage == "gone":
         weights.unlink()
@@ -350,14 +285,16 @@ def test_lost_or_torn_weights_are_named(damage, folder, validation, torch_only):
         load(folder, registry=torch_only).predict_proba(validation)
 
 
-def test_a_base_of_another_network_is_refused(tiny, fitted, make, validation, tmp_path, torch_only):
+def test_fine_tuned_weights_of_another_network_are_an_error(tiny, fitted, make, validation, tmp_path, torch_only):
     resnet, vit = tiny("test_resnet"), tiny("test_vit")
     member = fitted(resnet, "fine_tuning", "linear", epochs=1)[0]
-    with pytest.raises(AutotlError, match="isn't the one that was tuned"):
+    with pytest.raises(AutotlError, match="fine-tuned weights belong to another backbone"):
         make(vit, replace(member, backbone_digest=vit.digest)).predict_proba(validation)
 
 
-def test_a_model_of_a_local_folder_needs_that_folder_no_more(tiny, fitted, make, validation, tmp_path, torch_only):
+def test_a_model_of_a_local_dir_backbone_does_not_read_that_folder(
+    tiny, fitted, make, validation, tmp_path, torch_only
+):
     from timm.models._hub import save_for_hf
 
     save_for_hf(tiny("test_efficientnet")._build_whole(), tmp_path / "net", model_config={"num_classes": 1000})
@@ -371,8 +308,8 @@ def test_a_model_of_a_local_folder_needs_that_folder_no_more(tiny, fitted, make,
     np.testing.assert_allclose(again.predict_proba(validation), expected, atol=1e-3)
 
 
-def test_a_file_of_an_unusual_format_is_read_apart_first(frozen, validation, tmp_path, monkeypatch):
-    """What its bytes would do to a reader happens in a child process."""
+def test_a_file_of_an_unusual_format_is_first_read_in_a_child_process(frozen, validation, tmp_path, monkeypatch):
+    """A file that crashes its reader then crashes the child process alone."""
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\nkill -SEGV $$\n")
     program.chmod(0o755)
@@ -382,7 +319,7 @@ def test_a_file_of_an_unusual_format_is_read_apart_first(frozen, validation, tmp
     monkeypatch.setattr("sys.executable", str(program))
     monkeypatch.setattr(frozen, "_readers", Readers())
     skipped = []
-    rows = list(frozen.stream([tmp_path / "a.tif", validation[0]], lambda *told: skipped.append(told)))
+    rows = list(frozen.stream([tmp_path / "a.tif", validation[0]], lambda *args: skipped.append(args)))
     assert [path for path, _ in rows] == [validation[0]]
     assert skipped == [(tmp_path / "a.tif", "it crashes its reader (SIGSEGV)")]
     assert len(list(frozen.stream([tmp_path / "a.tif"], checked=True))) == 1
@@ -391,27 +328,27 @@ def test_a_file_of_an_unusual_format_is_read_apart_first(frozen, validation, tmp
 # engines
 
 
-class Stray(TorchEngine):
-    """Computes something else."""
+class Wrong(TorchEngine):
+    """Reverses the features."""
 
-    name = "stray"
+    name = "wrong"
 
     def compile(self, *args, **kwargs):
         run = super().compile(*args, **kwargs)
         return lambda images: run(images)[:, ::-1].copy()
 
 
-def test_an_engine_that_strays_is_not_believed(frozen, validation):
+def test_an_engine_with_wrong_features_is_not_used(frozen, validation):
     registry = load_registry()
-    registry.engines["stray"] = Stray(bf16=False)
-    doubting = replace(frozen, registry=registry, _passes={})
-    with pytest.warns(UserWarning, match="stray from PyTorch's"):
-        rows = dict(doubting.stream(validation))
+    registry.engines["wrong"] = Wrong(bf16=False)
+    checked = replace(frozen, registry=registry)
+    with pytest.warns(UserWarning, match="differ from PyTorch's"):
+        rows = dict(checked.stream(validation))
     assert np.array_equal(np.stack(list(rows.values())), frozen.predict_proba(validation))
 
 
 def test_a_fast_engine_predicts_the_same_for_many_images(frozen, validation, tmp_path):
-    fast = replace(frozen, registry=load_registry(), _passes={}, conversions=tmp_path / "engines")
+    fast = replace(frozen, registry=load_registry(), conversions=tmp_path / "engines")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         rows = dict(fast.stream(validation))

@@ -89,7 +89,7 @@ def a_small_disk_as_cache(folder: Path) -> Outcome:
         began = time.monotonic()
         error = one_error(search(folder / "studies", disk / "cache"))
         seconds = time.monotonic() - began
-        rows = sum(kept.rows for kept in FeatureStore(disk / "cache" / "features").usage())
+        rows = sum(table.num_rows for table in FeatureStore(disk / "cache" / "features").usage())
         damaged = sum(map(len, FeatureStore(disk / "cache" / "features").verify().values()))
         bad = torn(disk) + torn(folder / "studies")
         ballast.unlink()

@@ -9,7 +9,7 @@ from autotl.backbones.base import Backbone
 from autotl.backbones.weights import no_downloads
 from autotl.errors import AutotlError
 from autotl.registry import load_registry
-from autotl.testing import CHECKS, ContractBroken
+from autotl.testing import CHECKS, ContractViolation
 
 
 @by_fire
@@ -28,7 +28,7 @@ def every_listed_backbone_keeps_the_contract(folder: Path) -> Outcome:
                     kept += described
                 except pytest.skip.Exception:
                     skipped += 1
-                except ContractBroken as error:
+                except ContractViolation as error:
                     broken.append(f"{backbone.name}: {check.name}")
                     print(error)
     words = ", ".join(broken) or "none"

@@ -12,7 +12,7 @@ def resnet(tiny):
 
 @pytest.fixture
 def fit():
-    """`fit(strategy, problem, **params)`: train the strategy's defaults, updated by `params`, and the problem's head."""
+    """`fit(strategy, problem, **params)`: train the strategy's defaults, updated by `params`."""
 
     def run(strategy, problem, report=lambda fraction, score: None, seed=3, **params):
         head = problem.head

@@ -220,7 +220,7 @@ def scored(backbone, problem):
         return SCORES[len(predictions) - 1]
 
     problem = replace(problem, metric=Metric("scripted", score))
-    net = add_head(problem, recipe_of(backbone, lr=0.2, epochs=len(SCORES), views=2, freeze_bn=False), "cpu")
+    net = add_head(problem, recipe_of(backbone, lr=0.02, epochs=len(SCORES), views=2, freeze_bn=False), "cpu")
     net.freeze_base()
     net.unfreeze_last(TWO)
     trained = net.train_jointly(ignore)

@@ -17,7 +17,7 @@ from autotl.heads.base import Head
 from autotl.metrics import Metric
 from autotl.strategies.base import Fitted, Result
 from autotl.strategies.fast_extraction import FastExtraction
-from autotl.testing import CHECKS, ContractBroken
+from autotl.testing import CHECKS, ContractViolation
 
 # found as a program finds it: pytest's own name for this folder's modules is nothing that another process can import
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,7 +31,7 @@ def broken(kind, part, promise=None, **options):
     for check in (check for check in CHECKS[kind] if promise in (None, check.name)):
         try:
             check(part, **options)
-        except ContractBroken as error:
+        except ContractViolation as error:
             found[check.name] = (
                 next(line for line in str(error).splitlines() if "came:" in line).partition(":")[2].strip()
             )
@@ -245,7 +245,7 @@ def test_without_one_file_another_backbone_shows_that_the_digest_follows(weights
     check = next(check for check in CHECKS["backbone"] if check.name == "digest_follows_the_weights")
     with pytest.raises(pytest.skip.Exception, match="weights_file"):
         check(Folder(weights))
-    with pytest.raises(ContractBroken, match="has the same digest"):
+    with pytest.raises(ContractViolation, match="has the same digest"):
         check(Folder(weights), other=Folder(tmp_path / "other.safetensors"))
 
 
@@ -453,6 +453,11 @@ class Reusing(TorchEngine):
         return again
 
 
+class Unversioned(TorchEngine):
+    def version(self):
+        return ""
+
+
 class Hoarding(TorchEngine):
     """Keeps by no key at all."""
 
@@ -468,9 +473,10 @@ class Hoarding(TorchEngine):
 @pytest.mark.parametrize(
     ("engine", "promise", "came"),
     [
-        (Zero, "rows_are_pytorchs_own", "the mean cosine of features is 0.0"),
-        (Reusing, "takes_batches_of_any_length", "a later call changed the rows of an earlier one"),
-        (Hoarding, "what_it_keeps_is_keyed", "other weights under another key have the same rows"),
+        (Zero, "features_match_pytorch", "the mean cosine of features is 0.0"),
+        (Unversioned, "version_is_stated", "version is ''"),
+        (Reusing, "takes_batches_of_any_length", "a later call changed the features of an earlier one"),
+        (Hoarding, "cache_is_keyed", "other weights under another key have the same features"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -581,12 +587,12 @@ def test_a_plugin_that_breaks_a_promise_is_found_out(install_plugin):
 
 def test_a_failure_says_what_was_promised_what_came_and_where_it_says_so(weights):
     check = next(check for check in CHECKS["backbone"] if check.name == "features_are_sound")
-    with pytest.raises(ContractBroken) as failed:
+    with pytest.raises(ContractViolation) as failed:
         check(Misstated(weights))
     first, promised, came, see = str(failed.value).splitlines()
     assert first == "backbone 'whole' doesn't keep features_are_sound"
     assert promised.startswith("  promised: Real images [N, 3, size, size] become finite features")
-    assert came == "  came:     12 features; it says 1280"
+    assert came == "  came:     12 features, and num_features is 1280"
     file, line = see.removeprefix("  see:      Backbone.build, ").split(":")
     source = (Path(__file__).parents[2] / file).read_text().splitlines()
     assert "build" in "".join(source[int(line) - 1 : int(line) + 1])

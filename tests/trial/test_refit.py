@@ -1,108 +1,105 @@
-"""The members of a model are fitted on all images that aren't test images, where there is time."""
+"""Members are fitted again on all images that are not test images, if there is time."""
 
-import json
 import math
 
 import numpy as np
 import pytest
 
-from autotl.api import search
-from autotl.coordinator.setup import kept_config, prepare
-from autotl.devices import parse_devices
 from autotl.model.member import load_member
-from autotl.registry import load_registry
-from autotl.trial import refit as refit_module
+from autotl.trial import refit as module
 from autotl.trial.refit import refit
-from autotl.trial.runner import Bench
-from autotl.workers.messages import member_folder
-
-CHOICES = {"backbones": ["efficientnet_lite0"], "strategies": ["fast_extraction", "fine_tuning"]}
-
-
-@pytest.fixture(scope="module")
-def found(cells, tmp_path_factory):
-    """A nearest-neighbour trial, a linear one, and a fine-tuned one."""
-    return search(
-        str(cells),
-        output=tmp_path_factory.mktemp("studies"),
-        trials=6,
-        heads=["knn", "linear"],
-        devices="cpu",
-        **CHOICES,
-    )
+from autotl.workers.messages import Activity, Log, member_folder
 
 
 @pytest.fixture
-def bench(found):
-    """A worker's, whose words are kept."""
-    config = kept_config(found.folder)
-    context = prepare(config, load_registry(), parse_devices("cpu"), lambda line: None)
-    said = []
-    bench = Bench.set_up(context, lambda *message: said.append(message), lambda: math.inf)
-    bench.said = said
-    return bench
+def members(finished):
+    """Of each trial, by its head's name and whether its backbone was tuned."""
+    folders = [member_folder(finished.context.folder, trial.number) for trial in finished.study.trials]
+    loaded = [load_member(folder, finished.registry) for folder in folders]
+    return {(member.recipe.head, member.fitted.backbone_state is not None): member for member in loaded}
 
 
-def members(bench):
-    """Of each finished trial, by its head's name and whether its base was tuned."""
-    folders = [member_folder(bench.context.folder, trial.number) for trial in bench.study.get_trials()]
-    found = [load_member(folder, bench.registry) for folder in folders if folder.exists()]
-    return {(m.recipe.head, m.fitted.backbone_state is not None): m for m in found}
-
-
-def test_a_search_says_which_trials_it_fitted_again(found):
-    assert found.result["refitted"] == sorted(m["trial"] for m in found.result["members"])
-    assert json.loads((found.folder / "model" / "model.json").read_text())["about"]["refitted"]
-
-
-def test_an_estimator_has_then_seen_the_validation_images(bench):
-    member = members(bench)["knn", False]
-    assert member.fitted.head[0].n_samples_seen_ == 77  # what the scaler was fitted on
-    assert refit(bench, [member], math.inf) == [member.trial]
-    assert member.fitted.head[0].n_samples_seen_ == 77 + 19
+def test_an_estimator_is_fitted_on_training_and_validation_images(finished, members, messages):
+    member = members["knn", False]
+    assert member.fitted.head[0].n_samples_seen_ == 36  # the scaler's
+    assert refit(finished, [member], math.inf) == [member.trial]
+    assert member.fitted.head[0].n_samples_seen_ == 36 + 12
+    assert messages[0] == Activity(f"fitting trial {member.trial} on training and validation images")
 
 
 @pytest.mark.parametrize("tuned", [False, True])
-def test_what_trains_in_epochs_trains_as_many_as_its_trial_kept(bench, tuned, monkeypatch):
-    member = members(bench)["linear", tuned]
-    told = bench.study.get_trials()[member.trial].user_attrs["best_epoch"]
-    trained = []
-    train = refit_module.train
-    monkeypatch.setattr(refit_module, "train", lambda *args: trained.append(train(*args)) or trained[-1])
-    assert refit(bench, [member], math.inf) == [member.trial]
-    assert len(trained[0].history) == trained[0].best_epoch == told
+def test_a_network_trains_as_many_epochs_as_its_trial_kept(finished, members, tuned, monkeypatch):
+    member = members["linear", tuned]
+    best_epoch = finished.study.trials[member.trial].user_attrs["best_epoch"]
+    results = []
+    train = module.train
+    monkeypatch.setattr(module, "train", lambda *args: results.append(train(*args)) or results[-1])
+    assert refit(finished, [member], math.inf) == [member.trial]
+    assert len(results[0].history) == results[0].best_epoch == best_epoch
 
 
-def test_other_weights_come_of_it_and_the_temperature_stays(bench):
-    member = members(bench)["linear", False]
-    weights, temperature = member.fitted.head.state_dict(), member.fitted.temperature
-    refit(bench, [member], math.inf)
-    again = member.fitted.head.state_dict()
-    assert any(not np.array_equal(weights[name], again[name]) for name in weights)
+def test_the_weights_change_and_the_temperature_stays(finished, members):
+    member = members["linear", False]
+    before, temperature = member.fitted.head.state_dict(), member.fitted.temperature
+    refit(finished, [member], math.inf)
+    after = member.fitted.head.state_dict()
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
     assert member.fitted.temperature == temperature
 
 
-@pytest.mark.parametrize("out_of_time", ["the search's time", "Ctrl-C"])
-def test_without_time_all_stays_as_it_was(bench, out_of_time):
-    member = members(bench)["knn", False]
+@pytest.mark.parametrize("cause", ["no time is left", "Ctrl-C"])
+def test_without_time_a_member_keeps_its_fit(finished, members, cause):
+    member = members["knn", False]
     before = member.fitted
-    if out_of_time == "Ctrl-C":
-        bench.deadline = lambda: 0.0
-    assert refit(bench, [member], math.inf if out_of_time == "Ctrl-C" else 0.0) == []
+    if cause == "Ctrl-C":
+        finished.deadline.move(-1)
+    assert refit(finished, [member], 0.0 if cause == "no time is left" else math.inf) == []
     assert member.fitted is before
 
 
-def test_what_fails_stays_as_it_was_and_the_others_go_on(bench, monkeypatch):
-    one, other = members(bench)["knn", False], members(bench)["linear", False]
-    before = one.fitted
-    train = refit_module.train
+def test_ctrl_c_ends_a_refit_after_the_member_that_is_fitted(finished, members, monkeypatch):
+    train = module.train
 
-    def fails(larger, recipe, *more):
+    def interrupt(*args):
+        result = train(*args)
+        finished.deadline.move(-1)
+        return result
+
+    monkeypatch.setattr(module, "train", interrupt)
+    assert len(refit(finished, [members["knn", False], members["linear", False]], math.inf)) == 1
+
+
+def test_fast_fits_come_first(finished, members, monkeypatch):
+    trials = []
+    monkeypatch.setattr(module, "train", lambda state, recipe, *more: trials.append(recipe.head) or 1 / 0)
+    slow, fast = members["linear", True], members["knn", False]
+    attributes = [{"seconds": 9.0, "extraction_seconds": 1.0}, {}, {"seconds": 10.0, "extraction_seconds": 1.5}]
+    stored = [type("Trial", (), {"number": n, "user_attrs": a}) for n, a in enumerate(attributes)]
+    monkeypatch.setattr(finished.study, "get_trials", lambda deepcopy: stored)
+    refit(finished, [slow, fast], math.inf)
+    assert trials == ["knn", "linear"]
+
+
+def test_a_member_whose_refit_fails_keeps_its_fit_and_the_others_go_on(finished, members, messages, monkeypatch):
+    one, other = members["knn", False], members["linear", False]
+    before = one.fitted
+    train = module.train
+
+    def fails_for_knn(larger, recipe, *more):
         if recipe.head == "knn":
             raise RuntimeError("no neighbours")
         return train(larger, recipe, *more)
 
-    monkeypatch.setattr(refit_module, "train", fails)
-    assert refit(bench, [one, other], math.inf) == [other.trial]
+    monkeypatch.setattr(module, "train", fails_for_knn)
+    assert refit(finished, [one, other], math.inf) == [other.trial]
     assert one.fitted is before
-    assert ("say", f"trial {one.trial} stays as it was fitted on the training images: no neighbours") in bench.said
+    line = f"Trial {one.trial} keeps its fit on the training images alone: no neighbours"
+    assert Log(line) in messages
+
+
+def test_a_refit_leaves_the_state_of_the_worker_as_it_was(finished, members):
+    split, deadline = finished.context.split, finished.deadline
+    refit(finished, [members["knn", False]], math.inf)
+    assert finished.context.split is split
+    assert finished.extractor.split is split
+    assert finished.extractor.deadline is deadline

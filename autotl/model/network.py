@@ -1,0 +1,111 @@
+"""A network of a model: built from saved weights, compiled, and run once for all members that share it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autotl.backbones.base import Backbone, Layout
+from autotl.data.augmentation import View
+from autotl.engines.base import Compiled
+from autotl.errors import AutotlError
+from autotl.features.extractor import FEATURE_DTYPE
+from autotl.features.table import to_stored_dtype
+from autotl.model.member import Member
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["SharedNetwork", "build_from_file", "load_backbone_state"]
+
+
+@dataclass
+class SharedNetwork:
+    """A compiled network and the members that use its features: all of one frozen backbone, or a fine-tuned one."""
+
+    backbone: Backbone
+    compiled: Compiled
+    layout: Layout
+    members: list[Member]
+
+    @property
+    def views(self) -> set[View]:
+        """The views that any of the members uses."""
+        return {view for member in self.members for view in member.fitted.views}
+
+    def probabilities(self, images: Mapping[View, np.ndarray]) -> np.ndarray:
+        """The sum of the members' probabilities, each times its weight: [n, num_classes].
+
+        Args:
+            images: for each of `views`, uint8 [n, size, size, 3].
+        """
+        # rounded as recorded features are, on which the heads were trained
+        features = {
+            view: to_stored_dtype(self.compiled(pixels), FEATURE_DTYPE).astype(np.float32)
+            for view, pixels in images.items()
+        }
+        total = np.zeros(())
+        for member in self.members:
+            levels = self.layout.features(member.fitted.levels)
+            total = total + member.weight * member.probabilities(
+                [features[view][:, levels] for view in member.fitted.views]
+            )
+        return total
+
+
+def build_from_file(backbone: Backbone, file: Path) -> "nn.Module":
+    """The backbone's network with the weights in a safetensors file of a model folder.
+
+    Raises:
+        AutotlError: the file is missing, damaged, or holds other weights.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(file)
+        _check_size(backbone, file)
+        module = backbone.build(pretrained=False)
+        module.load_state_dict(tensors, strict=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise AutotlError(
+            f"{file} doesn't hold the weights of {backbone.name}: {error} Copy the model's folder again."
+        ) from error
+    return module
+
+
+def load_backbone_state(module: "nn.Module", state: "dict[str, Tensor]", backbone: str) -> None:
+    """Load the weights of the unfrozen blocks over the pretrained ones.
+
+    Raises:
+        AutotlError: they belong to another network.
+    """
+    try:
+        unexpected = module.load_state_dict(state, strict=False).unexpected_keys
+    except RuntimeError as error:
+        raise AutotlError(f"The fine-tuned weights don't fit backbone {backbone!r}: {error}") from error
+    if unexpected:
+        raise AutotlError(
+            f"Backbone {backbone!r} has no {unexpected[0]!r}: the fine-tuned weights belong to another backbone."
+        )
+
+
+def _check_size(backbone: Backbone, file: Path) -> None:
+    """Raise AutotlError where the network's weights take more bytes than `file` has.
+
+    A hostile model.json may name a network of many gigabytes, so the shapes are computed on torch's meta device before
+    the network is built.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            shapes = backbone.build(pretrained=False).state_dict().values()
+    except Exception:  # some constructors read the values of tensors, which meta tensors don't have
+        return
+    if sum(tensor.numel() for tensor in shapes) > file.stat().st_size:  # a number takes at least one byte
+        raise AutotlError(
+            f"{file} doesn't hold the weights of {backbone.name}: it is too small. Copy the model's folder again."
+        )

@@ -1,0 +1,126 @@
+"""The last job of a search, on a study with three complete trials."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autotl.errors import AutotlError
+from autotl.model.image_model import load
+from autotl.trial import finalize as module
+from autotl.trial.finalize import finalize
+from autotl.workers.messages import Extracting, Finalize, Log, ModelSaved, SearchFacts
+
+FACTS = SearchFacts(100.0, {"complete": 3, "pruned": 0, "failed": 0}, {"torch": "2"})
+
+
+def of_type(messages, cls):
+    return [message for message in messages if isinstance(message, cls)]
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """The time limits that `choose_members` and `refit` got."""
+    limits = {}
+    choose_members, refit = module.choose_members, module.refit
+
+    def choose(state, candidates, seconds_per_image, time_limit):
+        limits["selection"] = time_limit
+        members, _ = choose_members(state, candidates, seconds_per_image)
+        return members, 7.0
+
+    def fit(state, members, time_budget):
+        limits["refit"] = time_budget
+        return refit(state, members, 0.0)
+
+    monkeypatch.setattr(module, "choose_members", choose)
+    monkeypatch.setattr(module, "refit", fit)
+    return limits
+
+
+def test_the_model_is_saved_and_tested(finished, messages):
+    result = finalize(finished, Finalize(None, {}, FACTS))
+    folder = finished.context.folder
+    written = json.loads((folder / "result.json").read_text())
+    assert result == written | {key: result[key] for key in ("leaderboard", "members", "model")}
+    assert result["test"]["n"] == 12
+    assert result["test"]["accuracy"] > 0.5
+    assert result["refitted"] == sorted(member["trial"] for member in result["members"])
+    assert [row["trial"] for row in result["leaderboard"] if row["in_model"]]
+    assert result["seconds"] >= 100
+    model = load(folder / "model", registry=finished.registry)
+    assert model.about["refitted"] == result["refitted"]
+    predicted = model.predict_proba([finished.context.dataset.paths[i] for i in finished.context.split.test])
+    assert (predicted.argmax(1) == finished.labels("test")).mean() == pytest.approx(result["test"]["accuracy"])
+
+
+def test_the_model_is_announced_before_the_test_images_are_predicted(finished, messages, monkeypatch):
+    monkeypatch.setattr(module, "PROGRESS_INTERVAL", 5)
+    result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
+    [saved] = of_type(messages, ModelSaved)
+    assert saved.result["test"] is None
+    assert saved.result | {"test": result["test"], "baseline": result["baseline"], "seconds": 0} == result | {
+        "seconds": 0
+    }
+    after = messages[messages.index(saved) + 1 :]
+    assert [(m.backbone, m.done, m.total) for m in of_type(after, Extracting)] == [("", 5, 12), ("", 10, 12)]
+
+
+def test_after_a_crash_nothing_is_refitted(finished):
+    result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
+    assert result["refitted"] == []
+
+
+def test_without_a_time_limit_selection_and_refit_have_none(finished, limits):
+    finalize(finished, Finalize(None, {}, FACTS))
+    assert limits == {"selection": math.inf, "refit": math.inf}
+
+
+def test_time_for_saving_and_predictions_is_kept_from_selection_and_refit(finished, limits):
+    finalize(finished, Finalize(60.0, {}, FACTS))
+    assert limits["selection"] == pytest.approx(60 - 5, abs=2)
+    assert limits["refit"] == pytest.approx(60 - 5 - 7, abs=2)
+
+
+def test_an_interrupted_search_skips_test_images_that_take_too_long(finished, messages):
+    result = finalize(finished, Finalize(0.5, {}, FACTS, refit=False, interrupted=True))
+    assert result["test"] is None
+    assert result["baseline"] is None
+    assert any("no time to predict the test images" in message.text for message in of_type(messages, Log))
+    assert (finished.context.folder / "model" / "model.json").exists()
+
+
+def test_an_interrupted_search_predicts_test_images_in_time(finished):
+    result = finalize(finished, Finalize(60.0, {}, FACTS, refit=False, interrupted=True))
+    assert result["test"]["n"] == 12
+
+
+def test_a_late_search_that_was_not_interrupted_predicts_the_test_images(finished):
+    result = finalize(finished, Finalize(-5.0, {}, FACTS))
+    assert result["test"]["n"] == 12
+    assert len(result["members"]) == 1
+    assert result["refitted"] == []
+
+
+def test_without_test_images_there_are_no_test_scores(finished):
+    split = replace(finished.context.split, test=np.arange(0))
+    state = replace(finished, context=replace(finished.context, split=split))
+    result = finalize(state, Finalize(None, {}, FACTS, refit=False))
+    assert (result["test"], result["baseline"], result["images"]["test"]) == (None, None, 0)
+
+
+def test_plugins_are_notified_of_the_model(finished, monkeypatch):
+    events = []
+    monkeypatch.setattr(finished.registry, "notify", lambda event, **arguments: events.append((event, arguments)))
+    finalize(finished, Finalize(None, {}, FACTS, refit=False))
+    [(event, arguments)] = events
+    assert event == "autotl_search_finished"
+    assert arguments["study"] is finished.study
+    assert arguments["model"].classes == ("astronaut", "chelsea", "coffee")
+
+
+def test_a_study_without_fitted_models_is_an_error(state):
+    with pytest.raises(AutotlError, match="No complete trial has a fitted model in"):
+        finalize(state, Finalize(None, {}, FACTS))

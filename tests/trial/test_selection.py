@@ -1,0 +1,138 @@
+"""Which trials become members, and how the remaining time limits them."""
+
+import json
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from autotl.trial import selection
+from autotl.trial.selection import COMPILE_SECONDS, LOAD_SECONDS, Candidate, choose_members, kept_candidates
+from autotl.workers.messages import Log, member_folder
+
+NUM_TEST = 100
+
+
+@dataclass
+class LoadedMember:
+    folder: str
+    weight: float = 1.0
+
+
+@pytest.fixture
+def stub_state(registry, monkeypatch):
+    """The attributes of a worker's state that the selection reads; members are loaded without files."""
+    monkeypatch.setattr(selection, "load_member", lambda folder, registry: LoadedMember(folder))
+    config = SimpleNamespace(metric="accuracy", ensemble=8)
+    split = SimpleNamespace(test=np.arange(NUM_TEST))
+    labels = np.arange(12) % 3
+    context = SimpleNamespace(config=config, split=split)
+    return SimpleNamespace(registry=registry, context=context, labels=lambda subset: labels)
+
+
+def candidate(number, backbone=None, tuned=False, views=("none-0",)):
+    """A candidate that is as good as all others, so that the model combines as many as are allowed."""
+    probabilities = np.eye(3)[np.arange(12) % 3]
+    return Candidate(number, number, 1.0, backbone or f"backbone{number}", "linear", tuned, views, probabilities)
+
+
+def numbers(members):
+    return [member.folder for member in members]
+
+
+def test_without_a_time_limit_all_eight_become_members_however_slow(stub_state):
+    candidates = [candidate(i) for i in range(10)]
+    members, seconds = choose_members(stub_state, candidates, dict.fromkeys((c.backbone for c in candidates), 60.0))
+    assert numbers(members) == list(range(8))
+    assert [member.weight for member in members] == [1 / 8] * 8
+    assert seconds == pytest.approx(8 * (LOAD_SECONDS + NUM_TEST * 60.0))
+
+
+def test_with_little_time_only_those_that_fit_become_members(stub_state):
+    candidates = [candidate(i) for i in range(8)]
+    seconds_per_image = {"backbone0": 0.1, "backbone1": 0.3, "backbone2": 0.1}  # 10 s, 30 s, 10 s; the others 3 s
+    members, seconds = choose_members(stub_state, candidates, seconds_per_image, 25.0)
+    assert numbers(members) == [0, 2, 3]
+    assert seconds == pytest.approx(10 + 10 + 3 + 3 * LOAD_SECONDS)
+
+
+def test_the_best_candidate_becomes_a_member_even_without_time(stub_state):
+    members, _ = choose_members(stub_state, [candidate(i) for i in range(3)], {}, -10.0)
+    assert numbers(members) == [0]
+
+
+def test_one_pass_serves_all_heads_on_a_frozen_backbone(stub_state):
+    one, other = candidate(0, "shared"), candidate(1, "shared")
+    other = Candidate(**{**vars(other), "head": "knn"})
+    _, seconds = choose_members(stub_state, [one, other], {"shared": 0.1})
+    assert seconds == pytest.approx(LOAD_SECONDS + 10)
+
+
+def test_each_view_and_each_tuned_network_costs_a_pass(stub_state):
+    frozen = candidate(0, "shared", views=("none-0", "flip-1"))
+    tuned = candidate(1, "shared", tuned=True)
+    _, seconds = choose_members(stub_state, [frozen, tuned], {"shared": 0.1})
+    assert seconds == pytest.approx(LOAD_SECONDS + 2 * 10 + COMPILE_SECONDS + 10)
+
+
+def test_only_the_best_of_a_group_becomes_a_member(stub_state):
+    members, _ = choose_members(stub_state, [candidate(0, "shared"), candidate(1, "shared"), candidate(2)], {})
+    assert numbers(members) == [0, 2]
+
+
+# which trials are candidates
+
+
+def test_complete_trials_are_candidates_best_first(finished):
+    candidates = kept_candidates(finished)
+    assert {c.number: (c.head, c.tuned) for c in candidates} == {
+        0: ("knn", False),
+        1: ("linear", False),
+        2: ("linear", True),
+    }
+    values = [c.value for c in candidates]
+    assert values == sorted(values, reverse=True)
+    assert values == [finished.study.trials[c.number].value for c in candidates]
+
+
+def test_equal_scores_are_ordered_by_log_loss(finished):
+    labels = finished.labels("validation")
+    losses = []
+    for number, confidence in enumerate((0.7, 0.9, 0.8)):
+        folder = member_folder(finished.context.folder, number)
+        probabilities = np.full((12, 3), (1 - confidence) / 2)
+        probabilities[np.arange(12), labels] = confidence
+        np.save(folder / "validation.npy", probabilities)
+        manifest = json.loads((folder / "member.json").read_text()) | {"validation": 1.0}
+        (folder / "member.json").write_text(json.dumps(manifest))
+        losses.append(-math.log(confidence))
+    assert [c.number for c in kept_candidates(finished)] == [1, 2, 0]
+
+
+def test_a_model_of_a_trial_that_was_not_told_is_ignored(finished, messages):
+    source = member_folder(finished.context.folder, 1)
+    target = member_folder(finished.context.folder, 7)
+    target.mkdir()
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    assert 7 not in {c.number for c in kept_candidates(finished)}
+    assert messages == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "member.json").write_text("{"),
+        lambda folder: (folder / "validation.npy").unlink(),
+        lambda folder: np.save(folder / "validation.npy", np.ones((11, 3))),
+        lambda folder: np.save(folder / "validation.npy", np.full((12, 3), np.nan)),
+    ],
+)
+def test_a_damaged_model_is_left_out_and_logged(finished, messages, damage):
+    damage(member_folder(finished.context.folder, 1))
+    assert {c.number for c in kept_candidates(finished)} == {0, 2}
+    [message] = messages
+    assert isinstance(message, Log)
+    assert message.text.startswith("Trial 1 is left out of the model: ")
