@@ -52,7 +52,8 @@ class SearchResult:
     @property
     def test(self) -> dict[str, float] | None:
         """Scores on the test images, and their number `n`; None where there are none."""
-        return self.result["test"]
+        scores: dict[str, float] | None = self.result["test"]
+        return scores
 
     @property
     def model_path(self) -> Path:

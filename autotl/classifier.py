@@ -59,9 +59,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         result_: what `result.json` holds, with `leaderboard` and `members`.
         folder_: the study's folder; None without `output`.
 
-    Trains networks for minutes, so the tests don't run this example:
+    The tests don't run what trains networks for minutes:
 
-    >>> classifier = ImageClassifier(time="5m", backbones=["resnet18"])  # doctest: +SKIP
+    >>> classifier = ImageClassifier(time="5m", backbones=["resnet18"])
     >>> classifier.fit(["a.jpg", "b.jpg", ...], ["cat", "dog", ...])  # doctest: +SKIP
     >>> classifier.predict(["new.jpg"])  # doctest: +SKIP
     array(['cat'], dtype='<U3')
@@ -168,7 +168,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             InputError: X are not images.
             UndecodableImage: an image can't be read.
         """
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        return np.asarray(self.classes_[best])
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities, float64 [n, num_classes], columns in the order of `classes_`. Raises as `predict`."""
@@ -216,7 +217,7 @@ def _rows_of(array: np.ndarray) -> list[Any]:
         if array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]
         if array.ndim == 1:
-            return array.tolist()
+            return list(array.tolist())
     elif array.ndim in (3, 4):
         return list(array)
     raise InputError(
@@ -229,7 +230,7 @@ def _as_labels(y: Any) -> np.ndarray:
     """One label for each image, [n], none of them missing. Raises InputError, or ValueError as scikit-learn does."""
     if y is None:
         raise InputError("ImageClassifier requires y to be passed, but the target y is None.")
-    labels = column_or_1d(y, warn=True)
+    labels: np.ndarray = column_or_1d(y, warn=True)
     missing = [i for i, label in enumerate(labels) if _is_missing(label)]
     if missing:
         positions = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")

@@ -34,10 +34,18 @@ class Deadline:
         seconds: from now until the deadline; infinity means never.
         clock: the clock to read.
         parent: a deadline that bounds this one, also when the parent moves later.
+
+    >>> search = Deadline(60)
+    >>> trial = search.within(3600)
+    >>> trial.remaining() <= 60, trial.passed()
+    (True, False)
+    >>> search.move(0)
+    >>> trial.passed()
+    True
     """
 
     def __init__(self, seconds: float = math.inf, clock: Clock | None = None, parent: "Deadline | None" = None):
-        self.clock = clock or (parent.clock if parent else SystemClock())
+        self.clock: Clock = clock or (parent.clock if parent else SystemClock())
         self.parent = parent
         self.move(seconds)
 

@@ -37,7 +37,14 @@ class Space(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a trial trains: registered names, parameters and a seed."""
+    """What a trial trains: registered names, parameters and a seed.
+
+    >>> recipe = Recipe("resnet18", "fine_tuning", "linear", 1, {"unfrozen_blocks": 2}, {"dropout": 0.25})
+    >>> recipe.describe()
+    'resnet18 · fine_tuning (unfrozen_blocks 2) · linear (dropout 0.25)'
+    >>> Recipe.from_dict(recipe.to_dict()) == recipe
+    True
+    """
 
     backbone: str
     strategy: str

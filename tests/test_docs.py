@@ -1,5 +1,6 @@
-"""The docs say what the code does: every command, study-file key and hook is documented, and study files are valid."""
+"""The docs match the code: every command, flag, study-file key, event and hook is documented; study files are valid."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ import typer
 from autotl import hookspecs
 from autotl.cli import app
 from autotl.config import StudyConfig, load_study_file
+from autotl.events import SearchStarted, TrialFinished
+from autotl.ui.progress import Snapshot
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -24,33 +27,35 @@ def test_every_command_is_in_the_readme():
     assert not missing
 
 
-def test_the_readme_names_no_command_that_is_not_there():
+def test_every_command_in_the_readme_exists():
     named = set(re.findall(r"`autotl ([a-z]+)", README))
     assert named <= set(typer.main.get_command(app).commands)
 
 
 def commands() -> Iterator[tuple[str, Any]]:
-    """Every built-in command by what is typed, those of groups too."""
+    """Every built-in command with its full name, also those of groups."""
 
-    def within(words, command):
-        yield words, command
-        for name, inner in getattr(command, "commands", {}).items():
-            yield from within(f"{words} {name}", inner)
+    def within(name, command):
+        yield name, command
+        for inner_name, inner in getattr(command, "commands", {}).items():
+            yield from within(f"{name} {inner_name}", inner)
 
     yield from within("autotl", typer.main.get_command(app))
 
 
 def reference() -> str:
-    """docs/commands.md, from the commands themselves. `python tests/test_docs.py` writes it."""
-    lines = ["# Commands", "", "Written by `python tests/test_docs.py` from what `--help` knows.", ""]
-    for words, command in commands():
-        lines += [f"## `{words}`", "", (command.help or "").split("\n\n")[0].replace("\n", " ").strip(), ""]
+    """The text of docs/commands.md."""
+    lines = ["# Commands", "", "Generated from `--help` by `python tests/test_docs.py`.", ""]
+    for name, command in commands():
+        lines += [f"## `{name}`", "", (command.help or "").split("\n\n")[0].replace("\n", " ").strip(), ""]
         options = [p for p in command.params if not (p.name == "help" or "--help" in p.opts)]
         if options:
             lines += ["| | |", "|---|---|"]
         for option in options:
-            typed = " ".join([", ".join(option.opts) if option.opts[0].startswith("-") else "", option.metavar or ""])
-            lines.append(f"| `{typed.strip()}` | {(option.help or '').strip()} |".replace("DATA|", "DATA\\|"))
+            is_flag = option.opts[0].startswith("-")
+            metavar = option.metavar or ("" if is_flag else option.name.upper())
+            usage = " ".join(filter(None, [", ".join(option.opts) if is_flag else "", metavar]))
+            lines.append(f"| `{usage}` | {(option.help or '').strip()} |".replace(usage, usage.replace("|", "\\|")))
         lines += [""] if options else []
     return "\n".join(lines)
 
@@ -59,23 +64,33 @@ def test_every_command_and_flag_is_in_the_reference():
     assert (ROOT / "docs" / "commands.md").read_text() == reference(), "type: python tests/test_docs.py"
 
 
-def test_every_flag_says_what_it_does():
-    silent = [
-        f"{words} {option.opts[0]}"
-        for words, command in commands()
-        for option in command.params
-        if option.name != "help" and not (getattr(option, "help", None) or "").strip()
-    ]
-    assert not silent
+def study_keys() -> str:
+    """The rows of the table at the end of studies/README.md."""
+    return "".join(f"| `{key}` | {field.description} |\n" for key, field in StudyConfig.model_fields.items())
 
 
 def test_every_study_file_key_is_documented():
-    missing = [key for key in StudyConfig.model_fields if f"| `{key}` |" not in STUDIES]
-    assert not missing
+    assert STUDIES.endswith(study_keys()), "type: python tests/test_docs.py"
 
 
-def test_every_documented_key_exists():
-    assert set(re.findall(r"^\| `(\w+)` \|", STUDIES, re.MULTILINE)) == set(StudyConfig.model_fields)
+EVENTS = {"search_started": SearchStarted, "progress": Snapshot, "trial_finished": TrialFinished}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_every_json_event_is_documented_with_its_fields(event):
+    row = next(line for line in README.splitlines() if line.startswith(f"| `{event}` |"))
+    documented = re.findall(r"`(\w+)`", row.split("|")[3])
+    assert documented == [field.name for field in dataclasses.fields(EVENTS[event])]
+
+
+def test_every_flag_has_help():
+    without_help = [
+        f"{name} {option.opts[0]}"
+        for name, command in commands()
+        for option in command.params
+        if option.name != "help" and not (getattr(option, "help", None) or "").strip()
+    ]
+    assert not without_help
 
 
 def test_every_hook_is_documented_for_plugin_authors():
@@ -90,7 +105,7 @@ def test_study_files_are_valid(file):
     assert load_study_file(file).name == file.stem
 
 
-def test_pictures_and_pages_that_the_readme_links_to_are_there():
+def test_links_of_the_readme_lead_to_files():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert links
     assert not [link for link in links if not (ROOT / link).exists()]
@@ -109,3 +124,5 @@ def test_the_plugin_in_the_readme_works():
 
 if __name__ == "__main__":
     (ROOT / "docs" / "commands.md").write_text(reference())
+    prose = re.split(r"^\| `data` \|", STUDIES, flags=re.MULTILINE)[0]
+    (ROOT / "studies" / "README.md").write_text(prose + study_keys())

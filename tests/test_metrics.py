@@ -1,6 +1,10 @@
+"""The built-in metrics, and what `Metric` promises of every score."""
+
 import numpy as np
 import pytest
 
+from autotl import metrics
+from autotl.errors import MetricError
 from autotl.metrics import Metric, all_scores, autotl_register_metrics, majority_baseline
 from autotl.testing import metric_checks
 
@@ -9,18 +13,18 @@ autotl_register_metrics(lambda metric: METRICS.update({metric.name: metric}))
 
 
 def graded(labels, num_classes, right=0.6):
-    """Every row gives its label `right` and shares the rest out evenly."""
+    """Probabilities: `right` for the label of each row, the rest in equal parts for the other classes."""
     rest = (1 - right) / (num_classes - 1)
     return np.where(np.eye(num_classes, dtype=bool)[labels], right, rest)
 
 
 @metric_checks
 @pytest.mark.parametrize("name", ["accuracy", "auroc", "balanced_accuracy", "log_loss", "macro_f1"])
-def test_a_built_in_metric_keeps_the_contract(name, check):
+def test_a_built_in_metric_passes_the_checks_of_the_kit(name, check):
     check(METRICS[name])
 
 
-def test_the_built_in_metrics_are_all_there():
+def test_the_names_of_the_built_in_metrics():
     assert sorted(METRICS) == ["accuracy", "auroc", "balanced_accuracy", "log_loss", "macro_f1"]
 
 
@@ -29,14 +33,14 @@ def test_the_built_in_metrics_are_all_there():
     ("name", "perfect"),
     [("accuracy", 1), ("balanced_accuracy", 1), ("macro_f1", 1), ("auroc", 1), ("log_loss", -np.log(0.6))],
 )
-def test_right_answers_score_the_best(name, perfect, num_classes):
+def test_right_predictions_have_the_best_score(name, perfect, num_classes):
     labels = np.arange(21) % num_classes
     assert METRICS[name](labels, graded(labels, num_classes)) == pytest.approx(perfect)
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", sorted(METRICS))
-def test_a_class_missing_from_the_labels_is_scored_without_a_warning(name):
+def test_labels_without_a_class_are_scored_without_a_warning(name):
     labels = np.array([0, 0, 1, 1, 3, 3])
     score = METRICS[name](labels, graded((labels + (np.arange(6) == 0)) % 4, 4))
     assert np.isfinite(score)
@@ -44,7 +48,7 @@ def test_a_class_missing_from_the_labels_is_scored_without_a_warning(name):
 
 @pytest.mark.parametrize("num_classes", [2, 7])
 @pytest.mark.parametrize("name", sorted(METRICS))
-def test_right_answers_are_better_than_wrong_ones_in_its_direction(name, num_classes):
+def test_right_predictions_are_better_than_wrong_ones(name, num_classes):
     metric, labels = METRICS[name], np.arange(21) % num_classes
     right = metric(labels, graded(labels, num_classes))
     wrong = metric(labels, graded((labels + 1) % num_classes, num_classes))
@@ -65,20 +69,20 @@ def test_balanced_accuracy_counts_each_class_once():
     assert METRICS["balanced_accuracy"](labels, always_zero) == pytest.approx(0.5)
 
 
-def test_binary_auroc_is_the_chance_that_a_positive_ranks_above_a_negative():
+def test_binary_auroc_is_the_share_of_pairs_in_the_right_order():
     labels = np.array([0, 0, 1, 1])
     positive = np.array([0.1, 0.4, 0.35, 0.8])
     assert METRICS["auroc"](labels, np.stack([1 - positive, positive], 1)) == pytest.approx(0.75)
 
 
-def test_auroc_of_many_classes_is_the_mean_over_those_present():
+def test_auroc_of_many_classes_is_the_mean_over_the_classes_of_the_labels():
     labels = np.array([0, 0, 1, 1])
     p = np.array([[0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.3, 0.4, 0.3], [0.1, 0.6, 0.3]])
-    # class 0 ranks three of its four pairs right; class 1 ranks three of four, too
+    # in both classes three of four pairs are in the right order
     assert METRICS["auroc"](labels, p) == pytest.approx(0.75)
 
 
-def test_all_scores_are_those_of_the_result_file():
+def test_all_scores_has_the_names_of_the_result_file():
     labels = np.arange(21) % 7
     scores = all_scores(labels, graded(labels, 7))
     assert scores == pytest.approx(
@@ -86,8 +90,21 @@ def test_all_scores_are_those_of_the_result_file():
     )
 
 
-def test_the_baseline_answers_the_training_frequencies():
+def test_the_baseline_predicts_the_frequencies_of_the_training_labels():
     scores = majority_baseline(np.array([0, 1, 1, 1]), np.array([1, 1, 0, 1]), 3)
     assert scores["accuracy"] == pytest.approx(0.75)
     assert scores["balanced_accuracy"] == pytest.approx(0.5)
     assert scores["log_loss"] == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_not_finite_is_an_error_that_names_metric_and_value(value):
+    metric = Metric("strange", lambda labels, probabilities: value)
+    with pytest.raises(MetricError, match=f"metric 'strange' returned {value} for 4 images"):
+        metric(np.array([0, 1, 0, 1]), np.full((4, 2), 0.5))
+
+
+def test_all_scores_leave_out_a_score_that_is_not_finite(monkeypatch):
+    broken = Metric("macro_f1", lambda labels, probabilities: float("nan"))
+    monkeypatch.setattr(metrics, "BUILT_IN", tuple(broken if m.name == "macro_f1" else m for m in metrics.BUILT_IN))
+    assert set(all_scores(np.array([0, 1]), np.eye(2))) == {"accuracy", "balanced_accuracy", "log_loss", "n"}

@@ -1,13 +1,16 @@
-"""A real run with a number to reach: the smallest study file, from the command line, on all of the solar cells."""
+"""A real search with an accuracy to reach: the smallest study file, from the command line, on all solar cells."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_the_small_study_reaches_its_accuracy(tmp_path):
     command = [sys.executable, "-m", "autotl", "search", str(ROOT / "studies" / "small.toml")]
     subprocess.run([*command, "--output", str(tmp_path), "--quiet"], check=True, timeout=400)

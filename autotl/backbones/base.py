@@ -188,4 +188,4 @@ class Layout:
     def num_features(self, levels: str) -> int:
         """The number of features of `levels`, one of `LEVELS`."""
         features = self.features(levels)
-        return features.stop - features.start
+        return int(features.stop - features.start)

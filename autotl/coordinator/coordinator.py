@@ -18,7 +18,7 @@ from autotl.coordinator.supervisor import INTERRUPTED_SEARCH, Supervisor, fail_t
 from autotl.discovery import cause_of
 from autotl.errors import BrokenPlugin, NoTrialSucceeded
 from autotl.events import Callback, EpochEnded, SearchStarted, TrialFinished, TrialStarted
-from autotl.features.extractor import BATCH
+from autotl.features.batching import BATCH
 from autotl.metrics import Metric
 from autotl.study.scheduler import Scheduler
 from autotl.study.trials import Trials

@@ -83,7 +83,7 @@ def _attempt(search: Coordinator, end: float, *, refit: bool) -> Mapping[str, An
         elif search.clock.now() - chosen.last_message > SILENCE_LIMIT:
             pool.kill(chosen, f"it sent no sign of life for {SILENCE_LIMIT:.0f} s, and was killed")
         if search.saved and search.interrupts.overdue():
-            search.log("There was no time to predict the test images: the same command goes on, and does.")
+            search.log("There was no time to predict the test images: run the same command again to predict them.")
             return search.saved
         search.give_up_when_overdue()
         search.redraw()

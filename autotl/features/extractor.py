@@ -3,17 +3,14 @@
 import functools
 import hashlib
 import importlib.metadata
-import itertools
 import json
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -29,6 +26,7 @@ from autotl.engines.base import Compiled, Engine
 from autotl.engines.parity import MIN_COSINE, engine_cosine
 from autotl.engines.torch import TorchEngine
 from autotl.errors import DataError
+from autotl.features.batching import batches
 from autotl.features.progress import ExtractionProgress
 from autotl.features.sharing import StoreTimeout, extract_missing
 from autotl.features.store import FORMAT, FeatureStore, FeatureTable
@@ -38,53 +36,14 @@ if TYPE_CHECKING:
 
     from autotl.backbones.graph_split import GraphSplit
 
-__all__ = [
-    "BATCH",
-    "FEATURE_DTYPE",
-    "BackboneFeatures",
-    "FeatureExtractor",
-    "StoredSamples",
-    "batches",
-    "conversion_key",
-]
+__all__ = ["FEATURE_DTYPE", "BackboneFeatures", "FeatureExtractor", "StoredSamples", "conversion_key"]
 
-BATCH = 32
-"""Number of images that a thread decodes and infers at a time, and that are recorded together."""
 COMPILE_SECONDS = 5.0
 """Seconds that compiling a network may take. It can't be interrupted, so it starts only with this much time left."""
 FEATURE_DTYPE = "float16"
 """The dtype of recorded features: 11 bits of mantissa, more than the bf16 of any engine has."""
 BOUNDARY_BYTES = 4
 """Boundary activations are recorded if they take at most this many times the bytes of the image; else the image is."""
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-def batches(
-    items: Iterable[T], work: Callable[[list[T]], R], threads: int, batch: int = BATCH
-) -> Iterator[tuple[list[T], R]]:
-    """Yield each batch of items, in order, with the result of `work`, which runs in `threads` threads.
-
-    Each thread decodes and infers its own batch; separate decoding and inference threads would oversubscribe the cores
-    two to one. At most two batches per thread are in progress beyond the one being waited for: memory stays bounded,
-    and a slow thread doesn't block the others.
-
-    An exception in `work` is raised where the result of its batch would have been yielded.
-    """
-    source = iter(items)
-    with ThreadPoolExecutor(threads, thread_name_prefix="batch") as pool:
-        queue: deque[tuple[list[T], Future[R]]] = deque()
-        try:
-            while True:
-                while len(queue) <= 2 * threads and (chunk := list(itertools.islice(source, batch))):
-                    queue.append((chunk, pool.submit(work, chunk)))
-                if not queue:
-                    return
-                chunk, future = queue.popleft()
-                yield chunk, future.result()
-        finally:
-            for _, future in queue:
-                future.cancel()
 
 
 @functools.cache

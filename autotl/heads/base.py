@@ -47,7 +47,7 @@ class Head(ABC):
           estimator on the validation images, so the estimator must be able to predict, and it may raise to end the
           fit: let the exception through.
 
-        skops must be able to save the fitted estimator. State that skops can't save goes through `__getstate__` as bytes
-        in its library's own format, and back through `__setstate__`, which raises ValueError for damaged bytes. Name
-        the estimator's type in `trusted`.
+        skops must be able to save the fitted estimator. `__getstate__` converts what skops can't save to bytes in its
+        library's own format, and `__setstate__` converts it back, raising ValueError for damaged bytes. Name the
+        estimator's type in `trusted`.
         """

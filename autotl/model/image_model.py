@@ -23,7 +23,8 @@ from autotl.engines.base import Compiled
 from autotl.engines.parity import checked_engine
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError
-from autotl.features.extractor import batches, conversion_key
+from autotl.features.batching import batches
+from autotl.features.extractor import conversion_key
 from autotl.model.device import resolve_device
 from autotl.model.manifest import FORMAT, read_model_manifest
 from autotl.model.member import Member, load_member, save_member
@@ -73,7 +74,8 @@ class ImageModel:
 
     def predict(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """The name of the most probable class of each image, [n]. Takes what `predict_proba` takes."""
-        return np.array(self.classes)[self.predict_proba(images).argmax(1)]
+        best = self.predict_proba(images).argmax(1)
+        return np.asarray(np.array(self.classes)[best])
 
     def predict_proba(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """Probabilities, float64 [n, num_classes], in the order of `classes`.

@@ -61,14 +61,17 @@ def fit_head(
     features: np.ndarray,
     labels: np.ndarray,
     views: tuple[View, ...] = (ORIGINAL,),
+    groups: np.ndarray | None = None,
 ) -> Result:
     """Train a new head, dense or estimator, on recorded features.
 
     Args:
         levels: the feature levels that `features` are of.
-        features: [n, num_features]: one view of all training images in the order of the task, then the next view.
+        features: [n, num_features].
         labels: [n].
         views: test-time augmentation: predictions are averaged over these.
+        groups: [n], the number of the image that each sample is of. By default `features` holds one view of all
+            training images in the order of the task, then the next view.
 
     Raises:
         OutOfTime: the deadline passed.
@@ -81,7 +84,7 @@ def fit_head(
     fitted = Fitted(levels, head, views=views)
     if task.head.type == "estimator":
         optional = {
-            "groups": np.arange(len(labels)) % len(task.train_labels),
+            "groups": np.arange(len(labels)) % len(task.train_labels) if groups is None else groups,
             "on_progress": _progress_callback(head, validation, task, report),
         }
         accepted = inspect.signature(head.fit).parameters

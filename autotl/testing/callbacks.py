@@ -1,4 +1,4 @@
-"""The promises of every callback."""
+"""The requirements of a callback, tested with the events of a short search."""
 
 import dataclasses
 import re

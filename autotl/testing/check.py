@@ -23,7 +23,7 @@ class Unexpected(Exception):
 
 
 def expect(condition: Any, got: str) -> None:
-    """Inside a check: raise Unexpected with `got`, a description of what the component did, unless `condition` holds."""
+    """Inside a check: unless `condition` holds, raise Unexpected with `got`, which describes what the component did."""
     __tracebackhide__ = True
     if not condition:
         raise Unexpected(got)

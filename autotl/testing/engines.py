@@ -144,4 +144,6 @@ def _images(n: int) -> np.ndarray:
 
 def _compile(engine: Engine, module: "nn.Module", device: str, **cache: Any) -> Compiled:
     _skip_unless_usable(engine, device)
-    return engine.compile(module, sample_problem().backbone.preprocessing.size, device, 1, engine.precision(device), **cache)
+    return engine.compile(
+        module, sample_problem().backbone.preprocessing.size, device, 1, engine.precision(device), **cache
+    )

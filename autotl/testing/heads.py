@@ -101,8 +101,8 @@ def _expect_probabilities(array: np.ndarray, n: int, num_classes: int, source: s
 
 @HEAD.requires(Head.build)
 def a_missing_class_keeps_its_column(head: Head) -> None:
-    """Of the labels 0 … num_classes-1 some may have no training sample: the others are still classified, each in its own
-    column, and an estimator gives a missing class a probability of 0."""
+    """Of the labels 0 … num_classes-1 some may have no training sample: the others are still classified, each in its
+    own column, and an estimator gives a missing class a probability of 0."""
     features, labels = separable_problem(7, 140)
     unseen, truth = separable_problem(7, 70, seed=1)
     built = trained(head, head.defaults(), features[labels != 2], labels[labels != 2], 7)

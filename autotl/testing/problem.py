@@ -56,7 +56,7 @@ class RandomSpace:
         self.num_train, self.num_classes, self.accelerator = num_train, num_classes, accelerator
 
     def categorical(self, name: str, choices: Sequence[Value]) -> Any:
-        return choices[self.rng.integers(len(choices))]
+        return choices[int(self.rng.integers(len(choices)))]
 
     def int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
         _check_range(name, low, high, log=log)

@@ -96,7 +96,7 @@ def _predict_test_images(
     for _, row in model.stream(paths, many=len(paths) > MANY_IMAGES, checked=True):
         probabilities.append(row)
         if interrupted and deadline.remaining() < STOP_SECONDS:
-            state.send(Log("There was no time to predict the test images: the same command goes on, and does."))
+            state.send(Log("There was no time to predict the test images: run the same command again to predict them."))
             return None
         if len(probabilities) % PROGRESS_INTERVAL == 0:
             speed = len(probabilities) / (time.monotonic() - began)

@@ -50,8 +50,8 @@ class Candidate:
         return self.backbone, self.head, self.tuned
 
     @property
-    def network(self) -> str:
-        """Candidates with the same network share one pass over the images for each view."""
+    def network_key(self) -> str:
+        """Candidates with the same key share one pass over the images for each view."""
         return f"{self.backbone}/{self.number}" if self.tuned else self.backbone
 
 
@@ -118,8 +118,9 @@ def choose_members(
     num_test = len(state.context.split.test)
 
     def estimated_seconds(chosen: Collection[int]) -> float:
-        networks = {candidates[i].network: candidates[i].tuned for i in chosen}
-        passes = {(candidates[i].network, view): candidates[i].backbone for i in chosen for view in candidates[i].views}
+        members = [candidates[i] for i in chosen]
+        networks = {member.network_key: member.tuned for member in members}
+        passes = {(member.network_key, view): member.backbone for member in members for view in member.views}
         loading = sum(COMPILE_SECONDS if tuned else LOAD_SECONDS for tuned in networks.values())
         speeds = [seconds_per_image.get(backbone, DEFAULT_SECONDS_PER_IMAGE) for backbone in passes.values()]
         return loading + num_test * sum(speeds)

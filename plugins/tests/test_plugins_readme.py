@@ -1,5 +1,5 @@
-"""The guide, plugins/README.md, is true: every block of it runs, in its order, in a fresh environment that has autotl
-and nothing of this checkout; and what comes out of it works in a second one."""
+"""The guide, plugins/README.md: every block runs, in its order, in a fresh environment that has autotl from a wheel and
+nothing of this checkout; its model and plugins work in a second one."""
 
 import json
 import os
@@ -26,23 +26,23 @@ BLOCKS = [match.groupdict() for match in BLOCK.finditer(GUIDE)]
 
 @dataclass
 class Environment:
-    """A virtual environment: heavy packages are borrowed from this one, autotl and its plugins are installed by pip."""
+    """A virtual environment: heavy packages are linked from this one, autotl and its plugins are installed by pip."""
 
     folder: Path
     work: Path
 
-    def run(self, *command: str, fails: bool = False, **more: str) -> str:
-        """What it printed, both streams, in the folder `work`."""
+    def run(self, *command: str, fails: bool = False, **variables: str) -> str:
+        """Run a command in the folder `work`; returns the output of both streams."""
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "AUTOTL", "PYTEST"))},
             "PATH": os.pathsep.join([str(self.folder / "bin"), os.environ["PATH"]]),
             "AUTOTL_CACHE": str(self.folder / "cache"),
-            "PIP_NO_DEPS": "1",  # they are borrowed
-            "PIP_NO_BUILD_ISOLATION": "0",  # pip's own way to say: build with what is here, fetch nothing
+            "PIP_NO_DEPS": "1",  # they are linked
+            "PIP_NO_BUILD_ISOLATION": "0",  # pip inverts this variable: no isolation, so that nothing is downloaded
             "PIP_NO_INDEX": "1",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "COLUMNS": "200",
-            **more,
+            **variables,
         }
         done = subprocess.run(
             command,
@@ -58,11 +58,11 @@ class Environment:
 
 
 @pytest.fixture(scope="module")
-def borrowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All that is installed here but autotl and its plugins."""
+def linked_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with links to all installed packages except autotl and its plugins."""
     if not find_spec("hatchling") or not find_spec("editables"):
         pytest.skip('hatchling and editables are not installed. Type: pip install -e ".[dev]"')
-    folder = tmp_path_factory.mktemp("borrowed")
+    folder = tmp_path_factory.mktemp("linked")
     for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
         if (
             not entry.name.startswith(("autotl", "_editable_impl", "__editable__", "__pycache__"))
@@ -72,11 +72,11 @@ def borrowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def fresh(folder: Path, borrowed: Path) -> Environment:
-    """With autotl from a wheel of this checkout."""
+def fresh(folder: Path, linked_packages: Path) -> Environment:
+    """An environment with the linked packages, pip and pytest."""
     venv.create(folder / "venv", with_pip=False, symlinks=True)
     site = next((folder / "venv" / "lib").glob("python*/site-packages"))
-    (site / "borrowed.pth").write_text(f"{borrowed}\n")
+    (site / "linked.pth").write_text(f"{linked_packages}\n")
     for name in ("pip", "pytest"):
         script = folder / "venv" / "bin" / name
         script.write_text(f"#!/bin/sh\nexec '{folder / 'venv' / 'bin' / 'python'}' -m {name} \"$@\"\n")
@@ -87,14 +87,14 @@ def fresh(folder: Path, borrowed: Path) -> Environment:
 
 
 @pytest.fixture(scope="module")
-def wheel(borrowed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    wheels = fresh(tmp_path_factory.mktemp("wheels"), borrowed)
+def wheel(linked_packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    wheels = fresh(tmp_path_factory.mktemp("wheels"), linked_packages)
     wheels.run("pip", "wheel", "--quiet", "-w", ".", str(ROOT))
     return next(wheels.work.glob("autotl-*.whl"))
 
 
 def photos(folder: Path) -> None:
-    """Class folders with pieces of two photographs: what the guide calls `photos/`."""
+    """Class folders with pieces of two photographs: the guide's `photos/`."""
     from PIL import Image
 
     from autotl.testing.images import photographs
@@ -108,24 +108,24 @@ def photos(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def followed(borrowed: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """An environment in which a reader has typed the whole guide, from top to bottom."""
-    reader = fresh(tmp_path_factory.mktemp("reader"), borrowed)
+def followed(linked_packages: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment in which all blocks of the guide have run, from top to bottom."""
+    reader = fresh(tmp_path_factory.mktemp("reader"), linked_packages)
     reader.run("pip", "install", "--quiet", str(wheel))
     photos(reader.work)
-    shown: list[str] = []
+    modules: list[str] = []
     for number, block in enumerate(BLOCKS):
         if block["file"]:
-            continue  # it is what `autotl plugin new` writes: see below
+            continue  # a file that `autotl plugin new` has written, compared below
         if block["language"] == "python":
             (reader.work / f"block_{number}.py").write_text(block["code"])
-            shown.append(f"block_{number}")
+            modules.append(f"block_{number}")
         elif block["language"] == "sh":
-            if shown:
-                reader.run("python", "-c", RUN, *shown)  # in one process, which is quicker
-            shown = []
+            if modules:
+                reader.run("python", "-c", RUN, *modules)  # in one process, which is quicker
+            modules = []
             reader.run("sh", "-e", "-c", block["code"])
-    reader.run("python", "-c", RUN, *shown)
+    reader.run("python", "-c", RUN, *modules)
     return reader
 
 
@@ -137,8 +137,8 @@ for name in sys.argv[1:]:
     module = __import__(name)
     if not any(name.startswith('autotl_') for name in vars(module)):
         continue
-    registry = Registry()  # a plugin: register it as an installed one
-    registry.add('shown', module, 'shown', '1')
+    registry = Registry()
+    registry.add('example', module, 'example', '1')
     assert registry.plugins[0].hooks
     if hasattr(module, 'autotl_register_commands'):
         cli = typer.Typer(callback=lambda: None)
@@ -152,35 +152,34 @@ def test_every_block_of_the_guide_runs(followed: Environment) -> None:
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b["file"]], ids=lambda b: b["file"])
-def test_a_file_that_the_guide_shows_is_what_the_command_writes(block: dict[str, str], followed: Environment) -> None:
+def test_a_file_in_the_guide_equals_the_written_one(block: dict[str, str], followed: Environment) -> None:
     assert (followed.work / block["file"]).read_text() == block["code"]
 
 
-def test_the_guides_blocks_are_all_of_kinds_that_run() -> None:
-    kinds = {(b["language"], bool(b["file"])) for b in BLOCKS}
-    assert kinds == {("sh", False), ("python", False), ("python", True), ("toml", True), ("", False)}
-    shown = [b["code"] for b in BLOCKS if not b["language"]]  # what a command prints
-    assert len(shown) == 1
-    assert "doesn't keep" in shown[0]
+def test_all_blocks_of_the_guide_are_run_or_compared() -> None:
+    languages = {(b["language"], bool(b["file"])) for b in BLOCKS}
+    assert languages == {("sh", False), ("python", False), ("python", True), ("toml", True), ("", False)}
+    (output,) = [b["code"] for b in BLOCKS if not b["language"]]
+    assert "violates" in output
 
 
-def test_the_new_parts_are_listed_with_where_they_come_from(followed: Environment) -> None:
+def test_the_new_plugins_are_listed_with_their_distributions(followed: Environment) -> None:
     plugins = {p["name"]: p for p in json.loads(followed.run("autotl", "plugins", "--json"))}
     assert (plugins["our_network"]["distribution"], plugins["our_network"]["version"]) == (
         "autotl-our-network",
         "0.1.0",
     )
-    assert plugins["our_network"]["adds"] == {"backbone": ["our_network"]}
-    assert plugins["naive_bayes"]["adds"] == {"head": ["naive_bayes"]}
+    assert plugins["our_network"]["components"] == {"backbone": ["our_network"]}
+    assert plugins["naive_bayes"]["components"] == {"head": ["naive_bayes"]}
     assert not [p["name"] for p in plugins.values() if p["broken"]]
 
 
-def test_a_second_environment_asks_for_the_plugins_and_then_predicts(
-    followed: Environment, borrowed: Path, wheel: Path, tmp_path: Path
+def test_a_second_environment_requires_the_plugins_of_a_model(
+    followed: Environment, linked_packages: Path, wheel: Path, tmp_path: Path
 ) -> None:
     model = str(followed.work / "studies" / "photos" / "model")
     image = str(followed.work / "photos" / "flower" / "00.png")
-    second = fresh(tmp_path, borrowed)
+    second = fresh(tmp_path, linked_packages)
     second.run("pip", "install", "--quiet", str(wheel))
     refused = second.run("autotl", "predict", model, image, fails=True)
     assert "needs the backbone 'our_network' of plugin 'our_network' (autotl-our-network 0.1.0)" in refused
@@ -194,17 +193,19 @@ def test_a_second_environment_asks_for_the_plugins_and_then_predicts(
     assert "flower" in second.run("autotl", "predict", model, image).splitlines()[-1]
 
 
-def test_a_new_plugin_of_each_other_kind_passes_its_own_tests(borrowed: Path, wheel: Path, tmp_path: Path) -> None:
-    author = fresh(tmp_path, borrowed)
+def test_a_new_plugin_of_each_other_component_passes_its_own_tests(
+    linked_packages: Path, wheel: Path, tmp_path: Path
+) -> None:
+    author = fresh(tmp_path, linked_packages)
     author.run("pip", "install", "--quiet", str(wheel))
-    kinds = [kind for kind in COMPONENTS if kind not in ("backbone", "head")]  # the guide's reader has made those
-    folders = [str(new_plugin(f"my_{kind}", kind, author.work)) for kind in kinds]
+    components = [name for name in COMPONENTS if name not in ("backbone", "head")]  # the guide has these
+    folders = [str(new_plugin(f"my_{name}", name, author.work)) for name in components]
     author.run("pip", "install", "--quiet", *folders)
-    answer = author.run("pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", *folders)
-    assert re.search(r"^\d+ passed", answer, re.MULTILINE), answer
-    assert "skipped" not in answer
+    output = author.run("pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", *folders)
+    assert re.search(r"^\d+ passed", output, re.MULTILINE), output
+    assert "skipped" not in output
     listed = author.run("autotl", "plugins")
-    assert all(f"my_{kind}" in listed for kind in kinds)
+    assert all(f"my_{name}" in listed for name in components)
 
 
 def test_the_table_has_every_hook_and_its_arguments() -> None:

@@ -1,4 +1,4 @@
-"""The six plugins of this folder, installed together, take part in one search on real images."""
+"""One search on real images with the six plugins of this folder installed together."""
 
 import csv
 import os
@@ -25,10 +25,11 @@ import autotl
 from autotl_elpv import Elpv, four_classes
 
 class FewCells(Elpv):
-    """Of the cells that the experts were sure of, a few to train on and a few to test."""
+    """A few cells with certain labels, to train and to test."""
 
     def images(self, location):
-        left = {(label, part): n for label in ("functional", "defective") for part, n in (("train", 45), ("test", 15))}
+        counts = (("train", 45), ("test", 15))
+        left = {(label, subset): n for label in ("functional", "defective") for subset, n in counts}
         chosen = []
         for image in super().images(location):
             if left.get((image.label, image.subset), 0):
@@ -44,7 +45,7 @@ def autotl_register_datasets(register):
 
 @pytest.fixture
 def few_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A data set of a plugin on top of autotl-elpv, installed the way pip would: worker processes find it too."""
+    """A data set of a plugin based on autotl-elpv, installed as by pip, so that worker processes find it too."""
     site = tmp_path / "site"
     (site / "few_cells-1.0.dist-info").mkdir(parents=True)
     (site / "few_cells.py").write_text(FEW_CELLS)
@@ -55,33 +56,33 @@ def few_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "few_cells"
 
 
-def test_a_search_uses_a_part_of_the_first_four(few_cells: str, tmp_path: Path) -> None:
-    """Their data set, a backbone of each, their head. There is no hub here: torchvision's weights are from a seed."""
+def test_a_search_uses_components_of_four_plugins(few_cells: str, tmp_path: Path) -> None:
+    """Data set, two backbones and a head. Tests download nothing, so the torchvision weights are random."""
     torch.manual_seed(0)
     weights = tmp_path / "resnet18.safetensors"
     save_file(TorchvisionBackbone("torchvision:resnet18").build(pretrained=False).state_dict(), weights)
     backbones = ["efficientnet_lite0", f"torchvision:resnet18@{weights}"]
-    found = autotl.search(
+    result = autotl.search(
         few_cells,
         output=tmp_path / "studies",
         cache=tmp_path / "cache",
         backbones=backbones,
         heads=["xgboost"],
         strategies=["fast_extraction"],
-        engine="torch",  # nothing to convert
+        engine="torch",  # it converts nothing
         devices="cpu*1",
-        trials=3,  # a first one, then one with each backbone
+        trials=3,  # at least one with each backbone
     )
-    assert found.result["trials"] == {"complete": 3, "pruned": 0, "failed": 0}
-    assert found.result["images"] == {"train": 72, "validation": 18, "test": 30, "skipped": 0}
-    assert set(found.result["versions"]) >= ALL
-    with (found.folder / "leaderboard.csv").open() as file:
+    assert result.result["trials"] == {"complete": 3, "pruned": 0, "failed": 0}
+    assert result.result["images"] == {"train": 72, "validation": 18, "test": 30, "skipped": 0}
+    assert set(result.result["versions"]) >= ALL
+    with (result.folder / "leaderboard.csv").open() as file:
         assert {row["backbone"] for row in csv.DictReader(file)} == set(backbones)
-    assert found.result["test"]["accuracy"] >= 0.7  # the majority has 0.5
-    kinds = {path.suffix for path in (found.folder / "model").rglob("*") if path.is_file()}
-    assert kinds <= {".json", ".safetensors", ".skops"}
+    assert result.result["test"]["accuracy"] >= 0.7  # the majority has 0.5
+    suffixes = {path.suffix for path in (result.folder / "model").rglob("*") if path.is_file()}
+    assert suffixes <= {".json", ".safetensors", ".skops"}
     cells = load_registry().datasets[few_cells].images(few_cells)
-    assert set(autotl.load(found.folder / "model").predict([cell.path for cell in cells[:4]])) <= {
+    assert set(autotl.load(result.folder / "model").predict([cell.path for cell in cells[:4]])) <= {
         "functional",
         "defective",
     }

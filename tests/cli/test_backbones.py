@@ -147,7 +147,7 @@ def test_heads_are_filtered_and_sorted(listed):
     every = listed("heads")
     assert listed("heads", "--type", "dense") == [row for row in every if row["type"] == "dense"]
     assert {row["plugin"] for row in listed("heads", "--plugin", "sklearn")} == {"heads.sklearn"}
-    rows = [row["rows"] for row in listed("heads", "--sort", "rows")]
-    limited = [most for most in rows if most is not None]
-    assert rows == sorted(limited) + [None] * (len(rows) - len(limited))
+    limits = [row["samples"] for row in listed("heads", "--sort", "samples")]
+    limited = [limit for limit in limits if limit is not None]
+    assert limits == sorted(limited) + [None] * (len(limits) - len(limited))
     assert text("heads", "--type", "wooden").exit_code == 2

@@ -1,3 +1,5 @@
+"""The estimators that scikit-learn lacks."""
+
 import numpy as np
 import pytest
 from sklearn.metrics.pairwise import rbf_kernel
@@ -33,7 +35,7 @@ def test_gram_svc_decides_exactly_as_svc_on_the_same_matrix(blobs):
     np.testing.assert_allclose(ours, SVC(kernel="precomputed").fit(kernel, y).decision_function(kernel), atol=1e-9)
 
 
-def test_gram_svc_keeps_the_support_vectors_alone():
+def test_gram_svc_keeps_only_the_support_vectors():
     rng = np.random.default_rng(0)
     y = np.arange(200) % 2
     svc = GramSVC().fit(rng.standard_normal((200, 4)) + 6 * y[:, None], y)
@@ -42,15 +44,15 @@ def test_gram_svc_keeps_the_support_vectors_alone():
 
 @pytest.mark.parametrize("estimator", [GramSVC(), Components(2), Neighbours()], ids=lambda e: type(e).__name__)
 @pytest.mark.filterwarnings("ignore")  # the checks provoke them
-def test_keeps_scikit_learns_conventions(estimator):
+def test_an_estimator_follows_scikit_learns_conventions(estimator):
     check_estimator(estimator, on_skip=None)
 
 
-def test_components_are_no_more_than_the_rows():
+def test_there_are_no_more_components_than_samples():
     x = np.random.default_rng(0).standard_normal((5, 30)).astype(np.float32)
     assert Components(64).fit_transform(x).shape == (5, 5)
 
 
-def test_neighbours_are_no_more_than_the_rows():
+def test_there_are_no_more_neighbours_than_samples():
     x = np.array([[0.0], [1.0], [5.0]])
     assert Neighbours(50).fit(x, [0, 0, 1]).predict([[0.4], [4.9]]).tolist() == [0, 1]

@@ -1,3 +1,5 @@
+"""Saving and loading heads: what is refused, and with which message."""
+
 import os
 
 import numpy as np
@@ -22,14 +24,14 @@ def load(spec, folder):
     return load_head(spec, spec.defaults(), 48, 2, folder)
 
 
-def test_types_that_a_head_doesnt_trust_are_refused_by_name(tmp_path):
+def test_untrusted_types_are_refused_by_name(tmp_path):
     features, labels = separable_problem(2, 30)
     save_head(trained(RBFSVM(), RBFSVM().defaults(), features, labels, 2), tmp_path)
     with pytest.raises(AutotlError, match=r"logistic_regression.*autotl\.heads\.estimators\.GramSVC"):
         load(LogisticRegression(), tmp_path)
 
 
-def test_a_function_smuggled_into_an_estimator_is_refused(estimator, tmp_path):
+def test_an_estimator_that_would_call_a_function_is_refused(estimator, tmp_path):
     save_head(make_pipeline(FunctionTransformer(os.getcwd), estimator), tmp_path)
     with pytest.raises(AutotlError, match="getcwd"):
         load(LogisticRegression(), tmp_path)
@@ -37,34 +39,34 @@ def test_a_function_smuggled_into_an_estimator_is_refused(estimator, tmp_path):
 
 @pytest.mark.parametrize("spec", [Linear(), LogisticRegression()], ids=lambda spec: spec.name)
 def test_a_missing_file_is_named(spec, tmp_path):
-    with pytest.raises(AutotlError, match=r"head\.(safetensors|skops) isn't there"):
+    with pytest.raises(AutotlError, match=r"head\.(safetensors|skops) is missing"):
         load(spec, tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5])
-def test_a_cut_off_dense_head_is_called_damaged(keep, tmp_path):
+def test_a_truncated_dense_head_is_damaged(keep, tmp_path):
     save_head(Linear().build(Linear().defaults(), 48, 2, seed=0), tmp_path)
-    cut(tmp_path / "head.safetensors", keep)
+    truncate(tmp_path / "head.safetensors", keep)
     with pytest.raises(AutotlError, match="damaged"):
         load(Linear(), tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5])
-def test_a_cut_off_estimator_is_called_damaged(keep, estimator, tmp_path):
+def test_a_truncated_estimator_is_damaged(keep, estimator, tmp_path):
     save_head(estimator, tmp_path)
-    cut(tmp_path / "head.skops", keep)
+    truncate(tmp_path / "head.skops", keep)
     with pytest.raises(AutotlError, match="damaged"):
         load(LogisticRegression(), tmp_path)
 
 
-def cut(path, keep):
+def truncate(path, keep):
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
 
 
 def test_a_dense_head_of_another_design_is_refused(tmp_path):
     save_head(MLP().build(MLP().defaults(), 48, 2, seed=0), tmp_path)
-    with pytest.raises(AutotlError, match="doesn't hold the head"):
+    with pytest.raises(AutotlError, match="is not the head that its model describes"):
         load(Linear(), tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""A trial is told whatever happens to it, and the coordinator gets its messages."""
+"""Every trial reaches a final state in the study, and its messages reach the coordinator."""
 
 import errno
 import math

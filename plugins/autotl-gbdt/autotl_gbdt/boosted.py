@@ -1,4 +1,4 @@
-"""Scikit-learn classifiers around LightGBM and XGBoost. Only imported to build or load a head, never for registering one.
+"""Scikit-learn classifiers around LightGBM and XGBoost. Not imported when the heads are registered.
 
 Trees are grown on principal components: on thousands of raw features they take a hundred times as long and are no
 more accurate. The saved state is the library's own format (LightGBM's text, XGBoost's UBJSON), not a pickle.

@@ -1,4 +1,4 @@
-"""A backbone that keeps every promise, in a module that another process can import, without torch."""
+"""A backbone that satisfies its contract, in a module that other processes can import, and without importing torch."""
 
 from autotl.backbones.base import Backbone, Preprocessing
 from autotl.backbones.blocks import blocks_from_groups
@@ -15,8 +15,8 @@ def network():
     )
 
 
-class Whole(Backbone):
-    name, pretrained_on, license, is_cached = "whole", "noise", "Apache-2.0", True
+class ValidBackbone(Backbone):
+    name, pretrained_on, license, is_cached = "valid", "noise", "Apache-2.0", True
     num_params, num_features = 8 * 28 + 16 + 12 * 73, 12
     preprocessing = Preprocessing(32, 0.9, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
