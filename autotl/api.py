@@ -301,7 +301,7 @@ def evaluate(
 
     from autotl.data.loading import load_dataset
     from autotl.metrics import all_scores
-    from autotl.model.image_model import ImageModel, load
+    from autotl.model.image_model import MAX_UNCOMPILED, ImageModel, load
     from autotl.registry import load_registry
 
     registry = load_registry()
@@ -312,7 +312,7 @@ def evaluate(
     chosen = [i for i in range(len(dataset)) if subset == "all" or dataset.subsets[i] == "test"]
     if not chosen:
         raise AutotlError(f"{data} has no test subset. Evaluate on all of it: --subset all")
-    predictions = loaded.stream([dataset.paths[i] for i in chosen], many=len(chosen) > 256, checked=True)
+    predictions = loaded.stream([dataset.paths[i] for i in chosen], many=len(chosen) > MAX_UNCOMPILED, checked=True)
     probabilities, labels = np.stack([row for _, row in predictions]), dataset.labels[chosen]
     every = np.arange(len(loaded.classes))
     columns = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)

@@ -16,6 +16,7 @@ from autotl.testing.check import Check, Checks, ContractViolation
 from autotl.testing.datasets import DATASET
 from autotl.testing.engines import ENGINE
 from autotl.testing.heads import HEAD
+from autotl.testing.launchers import LAUNCHER
 from autotl.testing.metrics import METRIC
 from autotl.testing.plugins import PLUGIN
 from autotl.testing.strategies import STRATEGY
@@ -30,12 +31,16 @@ __all__ = [
     "dataset_checks",
     "engine_checks",
     "head_checks",
+    "launcher_checks",
     "metric_checks",
     "plugin_checks",
     "strategy_checks",
 ]
 
-CHECKS = {checks.component: checks for checks in (BACKBONE, HEAD, STRATEGY, ENGINE, DATASET, METRIC, CALLBACK, PLUGIN)}
+CHECKS = {
+    checks.component: checks
+    for checks in (BACKBONE, HEAD, STRATEGY, ENGINE, DATASET, METRIC, CALLBACK, LAUNCHER, PLUGIN)
+}
 """All checks, by component type."""
 
 backbone_checks = BACKBONE.parametrize()
@@ -59,6 +64,9 @@ metric_checks = METRIC.parametrize()
 
 callback_checks = CALLBACK.parametrize()
 """`check(callback)`"""
+
+launcher_checks = LAUNCHER.parametrize()
+"""`check(launcher)`, or `check(launcher, slot=…)` for other workers than one on the CPU. Starts real processes."""
 
 plugin_checks = PLUGIN.parametrize()
 """`check("entry_point")`: the plugin is installed once, is enabled, and imports nothing heavy."""

@@ -1,4 +1,4 @@
-"""What every launcher promises, seen on real workers: each check starts one, and leaves none behind."""
+"""Checks of the launcher contract with real worker processes: each check starts workers and leaves none behind."""
 
 import time
 from collections.abc import Iterator

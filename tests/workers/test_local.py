@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from autotl.devices import Slot, parse_devices
+from autotl.testing import launcher_checks
 from autotl.workers.local import LocalLauncher
 from autotl.workers.messages import Hello, Log, Ready, Stop
 from autotl.workers.rendezvous import Rendezvous
@@ -185,3 +186,12 @@ def test_closing_leaves_no_process_and_no_socket(tmp_path):
     launcher.close()
     assert not _alive(pid)
     assert not rendezvous.folder.exists()
+
+
+@launcher_checks
+def test_the_local_launcher_keeps_the_contract(check, tmp_path):
+    own = LocalLauncher(tmp_path / "logs", Rendezvous(tmp_path))
+    try:
+        check(own)
+    finally:
+        own.close()

@@ -1,6 +1,6 @@
-"""Logs each trial of a search, and its model, to the MLflow server or folder that MLFLOW_TRACKING_URI names.
+"""Logs each trial of a search, and the model, to the MLflow server or folder in MLFLOW_TRACKING_URI.
 
-Without that variable the plugin does nothing.
+The plugin does nothing unless that variable is set.
 """
 
 import os

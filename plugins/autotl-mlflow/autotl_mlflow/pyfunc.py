@@ -1,4 +1,4 @@
-"""The model of a search as MLflow's pyfunc: `mlflow.pyfunc.load_model(uri).predict(paths)`."""
+"""The model of a search in MLflow's pyfunc form: `mlflow.pyfunc.load_model(uri).predict(paths)`."""
 
 from typing import Any
 
@@ -10,25 +10,25 @@ __all__ = ["Predictor"]
 
 
 class Predictor:
-    """A model that reads files: what MLflow serves and scores."""
+    """A model that predicts image files, for MLflow to serve and evaluate."""
 
     def __init__(self, folder: str):
         self.model = autotl.load(folder)
 
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """For each image its most probable class, `label`, and the probability of each class, a column by its name.
+        """The most probable class of each image in the column `label`, and a column of probabilities for each class.
 
         Args:
             data: paths of images, as a list or in the first column of a data frame.
-            params: none are known; MLflow passes them.
+            params: ignored; MLflow passes it.
         """
         paths = data.iloc[:, 0].tolist() if isinstance(data, pd.DataFrame) else list(data)
         probabilities = self.model.predict_proba(paths)
-        answer = pd.DataFrame(probabilities, columns=list(self.model.classes))
-        answer.insert(0, "label", [self.model.classes[i] for i in probabilities.argmax(1)])
-        return answer
+        table = pd.DataFrame(probabilities, columns=list(self.model.classes))
+        table.insert(0, "label", [self.model.classes[i] for i in probabilities.argmax(1)])
+        return table
 
 
 def _load_pyfunc(folder: str) -> Predictor:
-    """What MLflow calls: the name is its own."""
+    """Load the model. MLflow calls this function by this name."""
     return Predictor(folder)

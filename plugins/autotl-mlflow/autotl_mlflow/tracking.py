@@ -1,4 +1,4 @@
-"""A study as a run of MLflow, its trials as runs inside it. Many workers log to one study at once."""
+"""A study as a run of MLflow, and its trials as runs inside of it. Several workers may log to one study at once."""
 
 import hashlib
 import json
@@ -24,38 +24,38 @@ if TYPE_CHECKING:
 __all__ = ["log_search", "log_trial"]
 
 EXPERIMENT = "autotl"
-"""Where MLFLOW_EXPERIMENT_NAME names none."""
+"""Name of the experiment unless MLFLOW_EXPERIMENT_NAME is set."""
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""Unless the environment says otherwise. A search doesn't wait for minutes, as MLflow does, where a server is away."""
-PAUSE = 60.0
-"""Seconds without another try after a server didn't answer; what is missed is logged when the search is over."""
+"""Defaults of environment variables. With MLflow's own defaults a search would wait minutes for an absent server."""
+RETRY_SECONDS = 60.0
+"""Seconds until the next attempt after a server did not answer. Trials missed meanwhile are logged after the search."""
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
-LONGEST = 500
-"""Characters of a tag or parameter."""
+MAX_LENGTH = 500
+"""Maximum number of characters of a tag or parameter."""
 
-_silent_until = 0.0
+_retry_at = 0.0
 
 
 def log_trial(study: optuna.Study, trial: FrozenTrial, history: list[dict[str, float]]) -> None:
-    """Log a trial while the search goes on, unless the server was away a moment ago. Raises what MLflow raises."""
-    global _silent_until
-    if time.monotonic() < _silent_until:
+    """Log a trial during the search, unless the server did not answer a moment ago. Raises the errors of MLflow."""
+    global _retry_at
+    if time.monotonic() < _retry_at:
         return
     try:
-        with Tracking.of(study).alone() as tracking:
+        with Tracking.of(study).locked() as tracking:
             tracking.log(trial, history)
     except Exception:
-        _silent_until = time.monotonic() + PAUSE
+        _retry_at = time.monotonic() + RETRY_SECONDS
         raise
 
 
 def log_search(study: optuna.Study, model: "ImageModel | None") -> None:
-    """Log what the workers didn't: pruned and failed trials, those that a server missed; then the model."""
-    with Tracking.of(study).alone() as tracking:
+    """Log the pruned and failed trials, those that were missed during the search, and the model."""
+    with Tracking.of(study).locked() as tracking:
         for trial in study.get_trials(deepcopy=False):
             if trial.state in STATUS:
                 tracking.log(trial, [])
@@ -68,7 +68,7 @@ class Tracking:
 
     study: optuna.Study
     key: str
-    """Of the study: its name and when it began. A study that is resumed has the same, another of its name hasn't."""
+    """Hash of the study's name and start time. A resumed study has the same key, another study of the same name has not."""
 
     @classmethod
     def of(cls, study: optuna.Study) -> "Tracking":
@@ -76,10 +76,10 @@ class Tracking:
         return cls(study, hashlib.sha256(f"{study.study_name} {began}".encode()).hexdigest()[:16])
 
     @contextmanager
-    def alone(self) -> Iterator["Tracking"]:
-        """Workers log one after another, so that a study has one run and a trial has one."""
-        place = hashlib.sha256(f"{os.environ['MLFLOW_TRACKING_URI']} {self.key}".encode()).hexdigest()[:16]
-        with FileLock(Path(tempfile.gettempdir()) / f"autotl-mlflow-{place}.lock"):
+    def locked(self) -> Iterator["Tracking"]:
+        """Hold a file lock, so that workers log one after another: a study and each trial get one run only."""
+        digest = hashlib.sha256(f"{os.environ['MLFLOW_TRACKING_URI']} {self.key}".encode()).hexdigest()[:16]
+        with FileLock(Path(tempfile.gettempdir()) / f"autotl-mlflow-{digest}.lock"):
             yield self
 
     @cached_property
@@ -92,13 +92,14 @@ class Tracking:
 
     @cached_property
     def experiment(self) -> str:
+        """Id of the experiment, which is created if it doesn't exist."""
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-        found = self.client.get_experiment_by_name(name)
-        return found.experiment_id if found else self.client.create_experiment(name)
+        experiment = self.client.get_experiment_by_name(name)
+        return experiment.experiment_id if experiment else self.client.create_experiment(name)
 
     @cached_property
     def run(self) -> str:
-        """The study's own run."""
+        """Id of the study's run, which is created if it doesn't exist."""
         for run in self._runs(f"tags.`autotl.study` = '{self.key}'"):
             return run.info.run_id
         first = min((t.datetime_start for t in self.study.get_trials(deepcopy=False) if t.datetime_start), default=None)
@@ -109,19 +110,19 @@ class Tracking:
 
     @cached_property
     def logged(self) -> set[int]:
-        """Numbers of the trials that have their run already."""
+        """Numbers of the trials that are logged already."""
         runs = self._runs(f"tags.`mlflow.parentRunId` = '{self.run}'")
         return {int(run.data.tags["autotl.trial"]) for run in runs if run.info.status != "RUNNING"}
 
     def log(self, trial: FrozenTrial, history: list[dict[str, float]]) -> None:
-        """A finished trial as a run: recipe, scores, learning curve, artifacts. Once."""
+        """Create the run of a finished trial: recipe, scores, learning curve, artifacts. Does nothing the second time."""
         if trial.number in self.logged:
             return
         began, ended = (_milliseconds(t) if t else None for t in (trial.datetime_start, trial.datetime_complete))
         tags = {"mlflow.parentRunId": self.run, "mlflow.source.name": "autotl", "autotl.trial": str(trial.number)}
-        words = {k: str(trial.user_attrs[k]) for k in ("description", "device", "cause") if k in trial.user_attrs}
-        tags |= {f"autotl.{k}": v[:LONGEST] for k, v in words.items()} | {
-            "mlflow.note.content": words.get("description", "")
+        texts = {k: str(trial.user_attrs[k]) for k in ("description", "device", "cause") if k in trial.user_attrs}
+        tags |= {f"autotl.{k}": v[:MAX_LENGTH] for k, v in texts.items()} | {
+            "mlflow.note.content": texts.get("description", "")
         }
         run = self.client.create_run(self.experiment, began, tags, run_name=f"trial {trial.number}")
         recipe = trial.user_attrs.get("recipe")
@@ -136,7 +137,7 @@ class Tracking:
         self.logged.add(trial.number)
 
     def finish(self, model: "ImageModel | None") -> None:
-        """The study's run: its choices, its best score, and the model with all that MLflow needs to load it."""
+        """Complete the study's run: its choices, its best score, and the model in the form that MLflow loads."""
         from mlflow.entities import Metric, Param
 
         now = int(time.time() * 1000)
@@ -147,8 +148,8 @@ class Tracking:
             metrics.append(Metric("score", self.study.best_value, now, 0))
             self.client.set_tag(self.run, "autotl.best_trial", str(self.study.best_trial.number))
         choices = self.study.user_attrs.get("choices", {})
-        known = self.client.get_run(self.run).data.params  # a study that is resumed has them already
-        params = [Param(k, _short(v)) for k, v in choices.items() if k not in known]
+        logged = self.client.get_run(self.run).data.params  # MLflow refuses to change a parameter of a resumed study
+        params = [Param(k, _short(v)) for k, v in choices.items() if k not in logged]
         self.client.log_batch(self.run, metrics=metrics, params=params)
         if model is not None:
             with tempfile.TemporaryDirectory(prefix="autotl-mlflow-") as folder:
@@ -166,17 +167,17 @@ class Tracking:
 
 
 def save_model(model: "ImageModel", folder: Path) -> Path:
-    """The model's folder inside a folder that `mlflow.pyfunc.load_model` reads. No pickle."""
+    """Write the model's folder inside of a folder that `mlflow.pyfunc.load_model` reads. No pickle."""
     import mlflow.pyfunc
 
     saved = model.save(folder / "autotl")
     versions = model.about.get("versions", {})
-    needed = [f"{name}=={version}" for name, version in versions.items()]
+    requirements = [f"{name}=={version}" for name, version in versions.items()]
     mlflow.pyfunc.save_model(
         folder / "model",
         loader_module="autotl_mlflow.pyfunc",
         data_path=str(saved),
-        pip_requirements=[*needed, *([] if "autotl-mlflow" in versions else ["autotl-mlflow"])],
+        pip_requirements=[*requirements, *([] if "autotl-mlflow" in versions else ["autotl-mlflow"])],
     )
     return folder / "model"
 
@@ -198,7 +199,7 @@ def _metrics(trial: FrozenTrial, history: list[dict[str, float]], ended: int | N
 
 
 def _params(recipe: dict[str, Any]) -> Iterator[Any]:
-    """Named by their owner, as in a study: `fine_tuning.unfrozen_blocks`."""
+    """Parameters of the recipe, prefixed as in a study: `fine_tuning.unfrozen_blocks`."""
     from mlflow.entities import Param
 
     for name, value in recipe.items():
@@ -217,7 +218,7 @@ def _table(history: list[dict[str, float]]) -> str:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 1]}…"
 
 
 def _milliseconds(moment: Any) -> int:

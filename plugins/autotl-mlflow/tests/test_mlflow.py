@@ -1,4 +1,4 @@
-"""A study and its trials arrive at a real MLflow server, once each, and the model can be loaded from there."""
+"""A study and its trials are logged to a real MLflow server, once each, and the model can be loaded from it."""
 
 import json
 import os
@@ -39,13 +39,13 @@ CURVE = [{"epoch": e, "loss": 1 / e, "score": 0.5 + e / 10, "seconds": 2.0 * e} 
 
 
 @plugin_checks
-def test_the_plugin_keeps_the_contract(check: Check) -> None:
+def test_the_plugin_passes_the_checks_of_the_kit(check: Check) -> None:
     check("mlflow")
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an MLflow server of our own, on loopback."""
+    """The address of an MLflow server on this machine."""
     folder = tmp_path_factory.mktemp("mlflow")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -80,16 +80,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def experiment(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[], list[Any]]:
-    """`experiment()`: the runs of an experiment that is this test's own, at the server."""
+    """`experiment()`: the runs of the test's own experiment."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
-    monkeypatch.setattr(tracking, "_silent_until", 0.0)
+    monkeypatch.setattr(tracking, "_retry_at", 0.0)
     client = MlflowClient(server)
     return lambda: list(client.search_runs([client.get_experiment_by_name(request.node.name).experiment_id]))
 
 
 def study_of(*states: TrialState) -> optuna.Study:
-    """A study with trials that ended in these ways."""
+    """A study with one trial in each of these states."""
     study = optuna.create_study(study_name="cells", direction="maximize")
     study.set_user_attr("choices", {"metric": "accuracy", "heads": ["linear"]})
     for state in states:
@@ -112,7 +112,7 @@ def result_of(history: list[dict[str, float]]) -> Result:
 
 
 def finished(study: optuna.Study, number: int, history: list[dict[str, float]] = CURVE) -> FrozenTrial:
-    """The event of a trial."""
+    """Call the hook for a trial, and return it."""
     trial = study.trials[number]
     autotl_trial_finished(study=study, trial=trial, result=result_of(history))
     return trial
@@ -130,7 +130,7 @@ def text_of(run: Any, path: str) -> str:
     return Path(MlflowClient().download_artifacts(run.info.run_id, path)).read_text()
 
 
-def test_a_trial_arrives_with_recipe_scores_curve_and_artifacts(experiment: Callable[[], list[Any]]) -> None:
+def test_a_trial_is_logged_with_recipe_scores_curve_and_artifacts(experiment: Callable[[], list[Any]]) -> None:
     study = study_of(TrialState.COMPLETE)
     trial = finished(study, 0)
     run = children(experiment())["trial 0"]
@@ -156,7 +156,7 @@ def test_a_trial_arrives_with_recipe_scores_curve_and_artifacts(experiment: Call
     assert abs(took - trial.duration) < timedelta(milliseconds=2)
 
 
-def test_workers_that_log_at_once_make_one_run_of_the_study(experiment: Callable[[], list[Any]]) -> None:
+def test_workers_that_log_at_once_create_one_run_of_the_study(experiment: Callable[[], list[Any]]) -> None:
     study = study_of(*[TrialState.COMPLETE] * 4)
     with ThreadPoolExecutor(4) as workers:
         list(workers.map(lambda number: finished(study, number), range(4)))
@@ -166,7 +166,7 @@ def test_workers_that_log_at_once_make_one_run_of_the_study(experiment: Callable
     assert len(experiment()) == 5
 
 
-def test_the_end_of_a_search_logs_what_the_workers_did_not(experiment: Callable[[], list[Any]]) -> None:
+def test_the_end_of_a_search_logs_the_other_trials(experiment: Callable[[], list[Any]]) -> None:
     study = study_of(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE)
     finished(study, 0)
     autotl_search_finished(study=study, model=None)
@@ -186,7 +186,7 @@ def test_the_end_of_a_search_logs_what_the_workers_did_not(experiment: Callable[
     assert parent.data.tags["autotl.best_trial"] == "0"
 
 
-def test_a_resumed_study_goes_on_in_its_own_run_and_another_of_its_name_does_not(
+def test_a_resumed_study_continues_in_its_run_and_another_of_its_name_has_its_own(
     experiment: Callable[[], list[Any]],
 ) -> None:
     study = study_of(TrialState.COMPLETE)
@@ -202,7 +202,7 @@ def test_a_resumed_study_goes_on_in_its_own_run_and_another_of_its_name_does_not
 
 @pytest.fixture
 def model(tmp_path: Path) -> ImageModel:
-    """A logistic regression on a tiny network that sees colours."""
+    """A logistic regression on features of a tiny network."""
     torch.manual_seed(0)
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
     backbone = load_registry().backbone(f"test_resnet@{tmp_path / 'weights.safetensors'}")
@@ -226,9 +226,9 @@ def test_the_model_is_loaded_from_the_server_and_predicts(
     for name in ("coffee", "chelsea"):
         Image.fromarray(getattr(skimage.data, name)()).save(tmp_path / f"{name}.png")
         paths.append(str(tmp_path / f"{name}.png"))
-    answer = loaded.predict(paths)
-    np.testing.assert_allclose(answer[["dark", "light"]].to_numpy(), model.predict_proba(paths), atol=1e-6)
-    assert answer["label"].tolist() == model.predict(paths).tolist()
+    table = loaded.predict(paths)
+    np.testing.assert_allclose(table[["dark", "light"]].to_numpy(), model.predict_proba(paths), atol=1e-6)
+    assert table["label"].tolist() == model.predict(paths).tolist()
     files = [Path(f) for f in _all_artifacts(parent.info.run_id, "model")]
     assert {f.suffix for f in files} <= {".safetensors", ".skops", ".json", ".txt", ".yaml", ""}  # "": MLmodel
     requirements = next(f for f in files if f.name == "requirements.txt")
@@ -236,26 +236,26 @@ def test_the_model_is_loaded_from_the_server_and_predicts(
 
 
 def _all_artifacts(run: str, path: str) -> list[str]:
-    found = MlflowClient().list_artifacts(run, path)
-    return [f for a in found for f in (_all_artifacts(run, a.path) if a.is_dir else [a.path])]
+    artifacts = MlflowClient().list_artifacts(run, path)
+    return [f for a in artifacts for f in (_all_artifacts(run, a.path) if a.is_dir else [a.path])]
 
 
 def test_a_folder_instead_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow asks for this where the folder is plain files
     monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path / "mlruns"))
-    monkeypatch.setattr(tracking, "_silent_until", 0.0)
+    monkeypatch.setattr(tracking, "_retry_at", 0.0)
     finished(study_of(TrialState.COMPLETE), 0)
     client = MlflowClient(str(tmp_path / "mlruns"))
     runs = list(client.search_runs([client.get_experiment_by_name("autotl").experiment_id]))
     assert {run.info.run_name for run in runs} == {"cells", "trial 0"}
 
 
-def test_a_server_that_is_away_costs_some_seconds_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_tried_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody)
-    monkeypatch.setattr(tracking, "_silent_until", 0.0)
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setattr(tracking, "_retry_at", 0.0)
     study = study_of(TrialState.COMPLETE)
     began = time.monotonic()
     with pytest.raises(Exception, match=r"127\.0\.0\.1"):
@@ -266,7 +266,7 @@ def test_a_server_that_is_away_costs_some_seconds_once(monkeypatch: pytest.Monke
     assert time.monotonic() - began < 0.5
 
 
-def test_without_an_address_nothing_is_logged_and_mlflow_is_not_imported(tmp_path: Path) -> None:
+def test_without_an_address_the_plugin_does_not_import_mlflow(tmp_path: Path) -> None:
     script = (
         "import sys, optuna\nfrom autotl_mlflow import autotl_search_finished, autotl_trial_finished\n"
         "study = optuna.create_study(); study.tell(study.ask(), 1.0)\n"
@@ -276,6 +276,6 @@ def test_without_an_address_nothing_is_logged_and_mlflow_is_not_imported(tmp_pat
     )
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-c", script]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
-    assert answer.stdout.strip() == "False"
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
+    assert done.stdout.strip() == "False"
     assert list(tmp_path.iterdir()) == []
