@@ -288,7 +288,8 @@ def evaluate(
         model: a model, its folder, or the name or folder of its study.
         data: a folder of class folders, a CSV manifest, or the name of a dataset.
         subset: "test" or "all" images of `data`; "auto" is the test subset where there is one, else all.
-        device: "auto" (the first GPU that works, else the CPU), "cpu", "mps", "cuda" or "cuda:N".
+        device: "auto" (the first GPU that works, else the CPU), "cpu", "mps", "cuda" or "cuda:N". A loaded model stays
+            on its own.
 
     Returns:
         `scores`, `per_class` (a dict for each class), `confusion` (rows: true class, columns: predicted class),

@@ -132,9 +132,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(f"y has one class, {classes[0]!r}: a classifier needs at least two.")
         names = [str(label) for label in classes]
         keywords = self._search_keywords()
-        with (
-            tempfile.TemporaryDirectory(prefix="autotl-") if self.output is None else nullcontext(self.output) as output
-        ):
+        with _scratch_folder() if self.output is None else nullcontext(self.output) as output:
             folder = study_config(IN_MEMORY, **keywords, output=output).folder  # raises AutotlError for invalid values
             try:
                 labelled = _in_files(images, [names[i] for i in indices], folder / "inputs")
@@ -188,6 +186,11 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.one_d_array = tags.input_tags.three_d_array = tags.input_tags.string = True
         tags.input_tags.two_d_array = False
         return tags
+
+
+def _scratch_folder() -> "tempfile.TemporaryDirectory[str]":
+    # a file that can't be removed must not cost the result of a search
+    return tempfile.TemporaryDirectory(prefix="autotl-", ignore_cleanup_errors=True)
 
 
 def _progress(*, verbose: bool) -> "Progress":

@@ -1,4 +1,4 @@
-"""Clocks and deadlines. A moment is only meaningful on the clock of one process: between processes pass seconds left."""
+"""Clocks and deadlines. A moment has a meaning on the clock of one process alone: processes exchange seconds left."""
 
 import math
 import time

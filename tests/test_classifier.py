@@ -29,7 +29,7 @@ from autotl.events import Callback
 
 
 class NearestMean:
-    """A model that knows the mean pixels of each class. Its classes are in reverse order, as a model's may be."""
+    """A nearest-mean classifier of pixels. Its classes are in reverse order, as a model's may be."""
 
     def __init__(self, images):
         self.classes = tuple(sorted({image.label for image in images}, reverse=True))
@@ -281,7 +281,7 @@ def test_images_that_can_not_be_decoded_are_counted_in_a_warning(monkeypatch):
 # as an estimator
 
 
-def test_an_estimator_that_is_not_fitted_says_so():
+def test_an_estimator_that_is_not_fitted_raises_not_fitted_error():
     with pytest.raises(NotFittedError):
         ImageClassifier().predict(["a.png"])
 

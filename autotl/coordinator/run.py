@@ -74,8 +74,8 @@ def _how_to_free_space(path: Path, config: StudyConfig) -> str:
     cache = f" --cache {config.cache}" if config.cache != default_cache() else ""
     remedy = f"`autotl cache clear{cache}` would free {format_bytes(freed)} there" if freed else "Free space there"
     return (
-        f"{remedy}, or use another disk with {option}. Finished trials are kept: the same command goes on once there is "
-        "space."
+        f"{remedy}, or use another disk with {option}. Finished trials are kept: run the same command again once there "
+        "is space."
     )
 
 

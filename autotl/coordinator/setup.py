@@ -215,7 +215,7 @@ def _record_versions(study: optuna.Study, now: dict[str, str]) -> list[str]:
         *(f"{name} {now[name]} is new" for name in sorted(now.keys() - kept.keys())),
         *(f"{name} {kept[name]} is gone" for name in sorted(kept.keys() - now.keys())),
     ]
-    return [f"Since the study last ran: {'; '.join(changed)}. What a trial gives may change with it."]
+    return [f"Since the study last ran: {'; '.join(changed)}. The results of trials may change with them."]
 
 
 def _write_skipped(folder: Path, dataset: ImageDataset) -> None:

@@ -42,8 +42,10 @@ class Interrupts:
 
 @contextmanager
 def handle_signals(clock: Clock | None = None) -> Iterator[Interrupts]:
-    """Handle SIGINT and SIGTERM while in the block, and restore the previous handlers. Does nothing off the main thread,
-    where Python handles no signals."""
+    """Handle SIGINT and SIGTERM while in the block, and restore the previous handlers.
+
+    Does nothing off the main thread, where Python handles no signals.
+    """
     interrupts = Interrupts(clock)
     if threading.current_thread() is not threading.main_thread():
         yield interrupts

@@ -21,10 +21,12 @@ INTERRUPTED_SEARCH = "the search ended while the trial ran"
 KILL_GRACE = 2.0
 """Seconds past the deadline after which a worker that is still busy is killed."""
 SILENCE_LIMIT = 3600.0
-"""Seconds without a message after which a worker hangs, unless --trial-timeout says otherwise: a fit inside of a library
-sends none and may take long."""
+"""Seconds without a message after which a worker counts as hung, unless --trial-timeout sets them: a fit inside of a
+library sends none and may take long."""
 START_LIMIT = 300.0
 """The same for a worker that starts."""
+RESTART_SECONDS = 30.0
+"""Seconds before the deadline from which no worker is restarted without need."""
 MAX_TRIALS_PER_PROCESS = 300
 """Trials after which a worker's process is replaced: whatever a library has leaked goes with it."""
 
@@ -113,9 +115,12 @@ class Supervisor:
         self.crashes.succeeded(worker.slot.place)
         if worker.slot.place in self.disabled:
             self.pool.drop(worker)
-        elif worker.num_trials >= MAX_TRIALS_PER_PROCESS and not worker.joined:
-            if self.clock.now() < self.trials_end() - 30:
-                self.pool.leave(worker)
+        elif (
+            worker.num_trials >= MAX_TRIALS_PER_PROCESS
+            and not worker.joined
+            and self.clock.now() < self.trials_end() - RESTART_SECONDS
+        ):
+            self.pool.leave(worker)
 
     def device_error(self, worker: Worker, trial: FrozenTrial, cause: str) -> None:
         """An accelerator error failed the trial: it is retried once in another process, and this one ends."""
@@ -134,13 +139,13 @@ class Supervisor:
         elif not worker.leaving and not worker.killed:
             self.log(f"{worker.slot.name}: {ending.cause}{f' (see {ending.log})' if ending.log else ''}")
         if worker.leaving or (worker.killed and late):
-            self._replace(worker, late)
+            self._replace(worker, late=late)
         elif self.crashes.crashed(worker.slot.place) and not late:
             self._disable(worker, ending.cause)
         else:
-            self._replace(worker, late)
+            self._replace(worker, late=late)
 
-    def _replace(self, worker: Worker, late: bool) -> None:
+    def _replace(self, worker: Worker, *, late: bool) -> None:
         """Start a process in the worker's place, unless another process restarts it or the others suffice."""
         if worker.joined or (late and len(self.pool.workers) > 1) or worker.slot.place in self.disabled:
             self.pool.drop(worker)

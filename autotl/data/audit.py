@@ -1,4 +1,4 @@
-"""What a user should know about a dataset before trusting a score: each finding with its words, count and examples."""
+"""Audit of a dataset: leakage between subsets, label noise, class imbalance and other causes of misleading scores."""
 
 import re
 import unicodedata
@@ -9,203 +9,229 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotl.data.dataset import Finding, ImageDataset, Subset
-from autotl.data.near_duplicates import MOST, is_plain, near_duplicates
+from autotl.data.near_duplicates import MAX_IMAGES, is_uniform, near_duplicates
 
-__all__ = ["look_at"]
+__all__ = ["audit_dataset"]
 
-UNEVEN = 10
-"""Times that the largest class may outnumber the smallest before it is worth a word."""
-FOLDS = 5
-"""A class with fewer images than this has none in some fold of a usual cross-validation."""
-WORTH_A_WORD = 0.01
-"""Share of the images that look like another one from which a search says so: a few pairs change no score."""
-EXAMPLES = 5
+IMBALANCE_RATIO = 10
+"""Class imbalance (largest / smallest) from which to warn."""
+MIN_CLASS_SIZE = 5
+"""Number of training images of a class below which to warn: fewer than the folds of a usual cross-validation."""
+NEAR_DUPLICATE_SHARE = 0.01
+"""Share of images with a near-duplicate from which the finding is serious. Fewer pairs barely change a score."""
+MAX_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
 class _Pair:
+    """Indices of two images."""
+
     a: int
     b: int
 
 
-def look_at(
+def audit_dataset(
     dataset: ImageDataset, thumbnails: Sequence[bytes] | None = None, to_train: bool = True
 ) -> tuple[Finding, ...]:
-    """Everything that is odd, the serious first.
+    """Find the data-quality problems of a dataset.
 
     Args:
-        thumbnails: of each image, as `autotl.data.decoding.verify` makes them; without them no looks are compared.
-        to_train: where nothing is going to be trained on the dataset, class sizes are no concern.
+        thumbnails: one of each image, as `autotl.data.decoding.verify` returns them. Without them near-duplicates and
+            uniform images are not searched for.
+        to_train: whether a model is going to be trained on the dataset. If not, class sizes are not checked.
+
+    Returns:
+        Findings, the serious ones first.
     """
-    found = [
-        *(_sizes(dataset) if to_train else ()),
-        *_names(dataset.classes),
+    findings = [
+        *(_class_sizes(dataset) if to_train else ()),
+        *_similar_class_names(dataset.classes),
         *_classes_missing_from_subsets(dataset),
-        *_duplicates(dataset),
-        *(_looks(dataset, thumbnails) if thumbnails is not None else ()),
-        *_groups_in_several_subsets(dataset),
+        *_exact_duplicates(dataset),
+        *(_near_duplicates(dataset, thumbnails) if thumbnails is not None else ()),
+        *_groups_across_subsets(dataset),
     ]
-    return tuple(sorted(found, key=lambda finding: not finding.serious))
+    return tuple(sorted(findings, key=lambda finding: not finding.serious))
 
 
-def _sizes(dataset: ImageDataset) -> Iterator[Finding]:
+def _class_sizes(dataset: ImageDataset) -> Iterator[Finding]:
     to_train = np.isin(dataset.subsets, ("", "train"))
     counts = np.bincount(dataset.labels[to_train], minlength=len(dataset.classes))
-    sized = dict(zip(dataset.classes, counts.tolist(), strict=True))
-    single = [name for name, count in sized.items() if count == 1]
+    sizes = dict(zip(dataset.classes, counts.tolist(), strict=True))
+    single = [name for name, count in sizes.items() if count == 1]
     if single:
-        text = f"Only one image to train on: {_few(single)}. It can't be learned from, nor checked. Add images."
-        yield Finding("one_image", True, text, len(single), tuple(single[:EXAMPLES]))
-    rare = [f"{name} ({count})" for name, count in sized.items() if 1 < count < FOLDS]
-    if rare:
-        text = f"Fewer than {FOLDS} images to train on: {_few(rare)}. Scores of these classes are chance. Add images."
-        yield Finding("few_images", False, text, len(rare), tuple(rare[:EXAMPLES]))
-    if counts.min() and counts.max() >= UNEVEN * counts.min():
-        most, least = int(counts.argmax()), int(counts.argmin())
+        text = f"Only one training image of {_join(single)}: too few to learn the class or to validate it. Add images."
+        yield Finding("one_image", True, text, len(single), tuple(single[:MAX_EXAMPLES]))
+    small = [f"{name} ({count})" for name, count in sizes.items() if 1 < count < MIN_CLASS_SIZE]
+    if small:
+        text = f"Fewer than {MIN_CLASS_SIZE} training images of {_join(small)}: their scores are noise. Add images."
+        yield Finding("few_images", False, text, len(small), tuple(small[:MAX_EXAMPLES]))
+    if counts.min() and counts.max() >= IMBALANCE_RATIO * counts.min():
+        largest, smallest = int(counts.argmax()), int(counts.argmin())
         text = (
-            f"Classes are uneven: {dataset.classes[most]!r} has {counts[most]:,} images to train on, "
-            f"{dataset.classes[least]!r} {counts[least]:,}. --metric balanced_accuracy counts all classes alike."
+            f"Class imbalance: {dataset.classes[largest]!r} has {counts[largest]:,} training images, "
+            f"{dataset.classes[smallest]!r} {counts[smallest]:,}. "
+            "--metric balanced_accuracy gives all classes the same weight."
         )
-        by_size = sorted(sized.items(), key=lambda item: -item[1])
-        few = [*by_size[:2], *by_size[-2:]] if len(by_size) > 4 else by_size
-        yield Finding("uneven_classes", True, text, len(sized), tuple(f"{name} ({count:,})" for name, count in few))
+        by_size = sorted(sizes.items(), key=lambda item: -item[1])
+        extremes = [*by_size[:2], *by_size[-2:]] if len(by_size) > 4 else by_size
+        examples = tuple(f"{name} ({count:,})" for name, count in extremes)
+        yield Finding("class_imbalance", True, text, len(sizes), examples)
 
 
-def _names(classes: Sequence[str]) -> Iterator[Finding]:
-    alike: dict[str, list[str]] = defaultdict(list)
+def _similar_class_names(classes: Sequence[str]) -> Iterator[Finding]:
+    by_normal_form: dict[str, list[str]] = defaultdict(list)
     for name in classes:
-        words = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-        alike[re.sub(r"[\s_-]+", " ", words).strip()].append(name)
-    groups = [" and ".join(repr(name) for name in names) for names in alike.values() if len(names) > 1]
-    if groups:
+        # casefold can leave text that isn't in normal form, hence NFKC twice
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+        by_normal_form[re.sub(r"[\s_-]+", " ", folded).strip()].append(name)
+    similar = [" and ".join(repr(name) for name in names) for names in by_normal_form.values() if len(names) > 1]
+    if similar:
         text = (
-            f"Classes whose names differ by case, spaces or Unicode form alone: {_few(groups)}. "
-            "If they are one, give them one name."
+            f"Class names that differ only in case, spaces, hyphens or Unicode form: {_join(similar)}. "
+            "If they are one class, give them the same name."
         )
-        yield Finding("names_alike", True, text, len(groups), tuple(groups[:EXAMPLES]))
+        yield Finding("similar_class_names", True, text, len(similar), tuple(similar[:MAX_EXAMPLES]))
 
 
 def _classes_missing_from_subsets(dataset: ImageDataset) -> Iterator[Finding]:
     subsets = np.array(dataset.subsets)
-    given: tuple[Subset, ...] = ("validation", "test")
-    for subset in given:
+    held_out: tuple[Subset, ...] = ("validation", "test")
+    for subset in held_out:
         present = set(dataset.labels[subsets == subset].tolist())
         missing = [name for i, name in enumerate(dataset.classes) if i not in present]
         if present and missing:
-            text = f"No {subset} image of {_few(missing)}: the {subset} score says nothing about it."
-            yield Finding(f"class_missing_from_{subset}", True, text, len(missing), tuple(missing[:EXAMPLES]))
+            text = f"No {subset} image of {_join(missing)}: the {subset} score doesn't cover it."
+            yield Finding(f"class_missing_from_{subset}", True, text, len(missing), tuple(missing[:MAX_EXAMPLES]))
 
 
-def _duplicates(dataset: ImageDataset) -> Iterator[Finding]:
-    copies: dict[str, list[int]] = defaultdict(list)
+def _exact_duplicates(dataset: ImageDataset) -> Iterator[Finding]:
+    by_digest: dict[str, list[int]] = defaultdict(list)
     for i, digest in enumerate(dataset.digests):
-        copies[digest].append(i)
-    repeated = [rows for rows in copies.values() if len(rows) > 1]
-    across = [rows for rows in repeated if len({dataset.subsets[i] for i in rows}) > 1]
-    at_odds = [rows for rows in repeated if len({int(dataset.labels[i]) for i in rows}) > 1]
-    within = [rows for rows in repeated if len({dataset.subsets[i] for i in rows}) < len(rows)]
-    if across:
-        subsets = sorted({dataset.subsets[i] or "train" for rows in across for i in rows})
-        pairs = [_differing(rows, [dataset.subsets[i] for i in rows]) for rows in across]
+        by_digest[digest].append(i)
+    duplicates = [copies for copies in by_digest.values() if len(copies) > 1]
+    across_subsets = [copies for copies in duplicates if len({dataset.subsets[i] for i in copies}) > 1]
+    conflicting = [copies for copies in duplicates if len({int(dataset.labels[i]) for i in copies}) > 1]
+    within_subset = [copies for copies in duplicates if len({dataset.subsets[i] for i in copies}) < len(copies)]
+    if across_subsets:
+        subsets = _subset_names(dataset, (i for copies in across_subsets for i in copies))
+        pairs = [_first_difference(copies, [dataset.subsets[i] for i in copies]) for copies in across_subsets]
         text = (
-            f"{_images(len(across))} in several subsets ({', '.join(subsets)}), byte for byte: scores there will flatter. "
-            f"For example {_names_of(dataset, pairs[0])}."
+            f"{_are_duplicated(len(across_subsets))} across subsets ({subsets}), byte for byte: the scores are "
+            f"optimistic because of this leakage. For example {_two_paths(dataset, pairs[0])}."
         )
-        yield Finding("same_in_subsets", True, text, len(across), _examples(dataset, pairs))
-    if at_odds:
-        pairs = [_differing(rows, dataset.labels[rows].tolist()) for rows in at_odds]
-        example = _labels_of(dataset, pairs[0])
-        text = f"{_images(len(at_odds))} under different labels, byte for byte. For example {example}."
-        yield Finding("same_with_labels", True, text, len(at_odds), _examples(dataset, pairs, _labels_of))
-    if within:
-        pairs = [_Pair(*rows[:2]) for rows in within]
-        text = f"{_images(len(within))} more than once, byte for byte. For example {_names_of(dataset, pairs[0])}."
-        yield Finding("same_twice", True, text, len(within), _examples(dataset, pairs))
+        yield Finding("duplicates_across_subsets", True, text, len(across_subsets), _examples(dataset, pairs))
+    if conflicting:
+        pairs = [_first_difference(copies, dataset.labels[copies].tolist()) for copies in conflicting]
+        text = (
+            f"{_are_duplicated(len(conflicting))} under different labels, byte for byte: label noise. "
+            f"For example {_two_labels(dataset, pairs[0])}."
+        )
+        examples = _examples(dataset, pairs, _two_labels)
+        yield Finding("duplicates_with_different_labels", True, text, len(conflicting), examples)
+    if within_subset:
+        pairs = [_Pair(*copies[:2]) for copies in within_subset]
+        text = (
+            f"{_are_duplicated(len(within_subset))} within a subset, byte for byte. "
+            f"For example {_two_paths(dataset, pairs[0])}."
+        )
+        yield Finding("duplicates", True, text, len(within_subset), _examples(dataset, pairs))
 
 
-def _looks(dataset: ImageDataset, thumbnails: Sequence[bytes]) -> Iterator[Finding]:
-    """What looks nearly the same, and what shows nothing."""
-    if len(dataset) > MOST:
-        text = f"Images that look alike weren't searched for: there are more than {MOST:,}."
-        yield Finding("not_compared", False, text, len(dataset))
+def _near_duplicates(dataset: ImageDataset, thumbnails: Sequence[bytes]) -> Iterator[Finding]:
+    """Near-duplicates across subsets, with different labels and otherwise; and images of a uniform colour."""
+    if len(dataset) > MAX_IMAGES:
+        text = f"Near-duplicates were not searched for: there are more than {MAX_IMAGES:,} images."
+        yield Finding("near_duplicates_not_checked", False, text, len(dataset))
         return
-    small = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(len(thumbnails), -1)
+    pixels = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(len(thumbnails), -1)
     labels, subsets = dataset.labels, np.array(dataset.subsets)
-    pairs = near_duplicates(small, np.array(dataset.digests))
-    across = subsets[pairs[:, 0]] != subsets[pairs[:, 1]]
-    at_odds = labels[pairs[:, 0]] != labels[pairs[:, 1]]
-    chosen = [_Pair(*pair) for pair in pairs[across].tolist()]
-    if chosen:
-        names = ", ".join(sorted({dataset.subsets[i] or "train" for pair in chosen for i in (pair.a, pair.b)}))
+    all_pairs = near_duplicates(pixels, np.array(dataset.digests))
+    across_subsets = subsets[all_pairs[:, 0]] != subsets[all_pairs[:, 1]]
+    conflicting = labels[all_pairs[:, 0]] != labels[all_pairs[:, 1]]
+    pairs = [_Pair(*pair) for pair in all_pairs[across_subsets].tolist()]
+    if pairs:
+        names = _subset_names(dataset, (i for pair in pairs for i in (pair.a, pair.b)))
         text = (
-            f"{_pairs(len(chosen))} nearly the same, in several subsets ({names}): scores there will flatter. "
-            f"For example {_names_of(dataset, chosen[0])}."
+            f"{_pairs_of_near_duplicates(len(pairs))} across subsets ({names}): the scores are optimistic because of "
+            f"this leakage. For example {_two_paths(dataset, pairs[0])}."
         )
-        serious = len(chosen) >= WORTH_A_WORD * sum(subset in ("validation", "test") for subset in dataset.subsets)
-        yield Finding("alike_in_subsets", serious, text, len(chosen), _examples(dataset, chosen))
-    chosen = [_Pair(*pair) for pair in pairs[at_odds].tolist()]
-    if chosen:
+        num_held_out = sum(subset in ("validation", "test") for subset in dataset.subsets)
+        serious = len(pairs) >= NEAR_DUPLICATE_SHARE * num_held_out
+        yield Finding("near_duplicates_across_subsets", serious, text, len(pairs), _examples(dataset, pairs))
+    pairs = [_Pair(*pair) for pair in all_pairs[conflicting].tolist()]
+    if pairs:
         text = (
-            f"{_pairs(len(chosen))} nearly the same, under different labels. "
-            f"For example {_labels_of(dataset, chosen[0])}."
+            f"{_pairs_of_near_duplicates(len(pairs))} under different labels: label noise. "
+            f"For example {_two_labels(dataset, pairs[0])}."
         )
-        serious = len(chosen) >= WORTH_A_WORD * len(dataset)
-        yield Finding("alike_with_labels", serious, text, len(chosen), _examples(dataset, chosen, _labels_of))
-    chosen = [_Pair(*pair) for pair in pairs[~across & ~at_odds].tolist()]
-    if chosen:
+        serious = len(pairs) >= NEAR_DUPLICATE_SHARE * len(dataset)
+        examples = _examples(dataset, pairs, _two_labels)
+        yield Finding("near_duplicates_with_different_labels", serious, text, len(pairs), examples)
+    pairs = [_Pair(*pair) for pair in all_pairs[~across_subsets & ~conflicting].tolist()]
+    if pairs:
         text = (
-            f"{_pairs(len(chosen))} nearly the same, in one subset and class. A column group in a manifest keeps such "
-            "images in one subset."
+            f"{_pairs_of_near_duplicates(len(pairs))} within a subset and class. A column group in a manifest keeps "
+            "such images in one subset."
         )
-        yield Finding("alike", False, text, len(chosen), _examples(dataset, chosen))
-    plain = np.flatnonzero(is_plain(small)).tolist()
-    if plain:
-        text = f"{len(plain):,} {'image shows' if len(plain) == 1 else 'images show'} one colour, or nearly."
-        yield Finding("plain", False, text, len(plain), tuple(str(dataset.paths[i]) for i in plain[:EXAMPLES]))
+        yield Finding("near_duplicates", False, text, len(pairs), _examples(dataset, pairs))
+    uniform = np.flatnonzero(is_uniform(pixels)).tolist()
+    if uniform:
+        text = f"{len(uniform):,} {'image is' if len(uniform) == 1 else 'images are'} of one colour, or nearly."
+        examples = tuple(str(dataset.paths[i]) for i in uniform[:MAX_EXAMPLES])
+        yield Finding("uniform_images", False, text, len(uniform), examples)
 
 
-def _groups_in_several_subsets(dataset: ImageDataset) -> Iterator[Finding]:
-    subsets: dict[str, set[Subset]] = defaultdict(set)
+def _groups_across_subsets(dataset: ImageDataset) -> Iterator[Finding]:
+    subsets_of: dict[str, set[Subset]] = defaultdict(set)
     for group, subset in zip(dataset.groups, dataset.subsets, strict=True):
         if group:
-            subsets[group].add(subset)
-    torn = [group for group, where in subsets.items() if len(where) > 1]
-    if torn:
-        where = ", ".join(sorted(subset or "train" for subset in subsets[torn[0]]))
-        text = f"{len(torn):,} of the groups lie in several subsets, {torn[0]!r} in {where}: scores there will flatter."
-        yield Finding("torn_groups", True, text, len(torn), tuple(torn[:EXAMPLES]))
+            subsets_of[group].add(subset)
+    across = [group for group, subsets in subsets_of.items() if len(subsets) > 1]
+    if across:
+        subsets = ", ".join(sorted(subset or "train" for subset in subsets_of[across[0]]))
+        text = (
+            f"{len(across):,} {'group is' if len(across) == 1 else 'groups are'} in several subsets, {across[0]!r} in "
+            f"{subsets}: the scores are optimistic because of this leakage."
+        )
+        yield Finding("groups_across_subsets", True, text, len(across), tuple(across[:MAX_EXAMPLES]))
 
 
-# --- words
+# --- texts
 
 
-def _differing(rows: Sequence[int], of: Sequence[object]) -> _Pair:
-    """The first, and the first that differs from it."""
-    return _Pair(rows[0], next(row for row, value in zip(rows, of, strict=True) if value != of[0]))
+def _first_difference(indices: Sequence[int], values: Sequence[object]) -> _Pair:
+    """The first image, and the first one whose value differs from the first image's."""
+    return _Pair(indices[0], next(i for i, value in zip(indices, values, strict=True) if value != values[0]))
 
 
-def _names_of(dataset: ImageDataset, pair: _Pair) -> str:
+def _subset_names(dataset: ImageDataset, indices: Iterator[int]) -> str:
+    return ", ".join(sorted({dataset.subsets[i] or "train" for i in indices}))
+
+
+def _two_paths(dataset: ImageDataset, pair: _Pair) -> str:
     return f"{dataset.paths[pair.a]} and {dataset.paths[pair.b]}"
 
 
-def _labels_of(dataset: ImageDataset, pair: _Pair) -> str:
+def _two_labels(dataset: ImageDataset, pair: _Pair) -> str:
     a, b = (dataset.classes[dataset.labels[i]] for i in (pair.a, pair.b))
     return f"{dataset.paths[pair.a]} is {a!r} and {dataset.paths[pair.b]} {b!r}"
 
 
 def _examples(
-    dataset: ImageDataset, pairs: Sequence[_Pair], words: Callable[[ImageDataset, _Pair], str] = _names_of
+    dataset: ImageDataset, pairs: Sequence[_Pair], describe: Callable[[ImageDataset, _Pair], str] = _two_paths
 ) -> tuple[str, ...]:
-    return tuple(words(dataset, pair) for pair in pairs[:EXAMPLES])
+    return tuple(describe(dataset, pair) for pair in pairs[:MAX_EXAMPLES])
 
 
-def _images(count: int) -> str:
-    return "1 image is there" if count == 1 else f"{count:,} images are there"
+def _are_duplicated(count: int) -> str:
+    return "1 image is duplicated" if count == 1 else f"{count:,} images are duplicated"
 
 
-def _pairs(count: int) -> str:
-    return "1 pair of images looks" if count == 1 else f"{count:,} pairs of images look"
+def _pairs_of_near_duplicates(count: int) -> str:
+    return f"{count:,} {'pair' if count == 1 else 'pairs'} of near-duplicates"
 
 
-def _few(names: Sequence[str], most: int = EXAMPLES) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+def _join(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_EXAMPLES:,} more" if len(names) > MAX_EXAMPLES else ""
+    return ", ".join(names[:MAX_EXAMPLES]) + more

@@ -1,22 +1,22 @@
-"""Labelled images: their files, classes, and a digest of each image's bytes."""
+"""Labelled images: their files, classes, and a digest of each file's bytes."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:  # a plugin that registers a data set is loaded by `autotl --help`: NumPy would be half of its time
+if TYPE_CHECKING:  # `autotl --help` imports the plugins that register a dataset; NumPy would take half of its time
     import numpy as np
 
 __all__ = ["DatasetSource", "Finding", "ImageDataset", "LabelledImage", "Skipped", "Subset"]
 
 Subset = Literal["", "train", "validation", "test"]
+"""Subset of an image; "" if the source assigns none: such images are split by the search."""
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One row of what a source lists. `subset` is "" where the source doesn't say; images of one `group` (a patient, a
-    module) never end up in different subsets."""
+    """One image that a source lists. Images of one `group` (a patient, a module) never end up in different subsets."""
 
     path: Path
     label: str
@@ -26,7 +26,7 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that was left out, and why, in words."""
+    """An image that was left out, and the reason as a sentence for users."""
 
     path: Path
     reason: str
@@ -34,37 +34,43 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a user should know about a dataset."""
+    """A data-quality problem of a dataset: leakage between subsets, label noise, class imbalance, …"""
 
     code: str
-    """A word for programs: `same_in_subsets`, `uneven_classes`, …"""
+    """Stable identifier for programs: `duplicates_across_subsets`, `class_imbalance`, …"""
     serious: bool
-    """It puts a score in doubt: a search says it too."""
+    """Whether the problem puts scores in doubt. A search warns of serious findings only; `autotl doctor` shows all."""
     text: str
-    """A line for people."""
+    """One line for users."""
     count: int
+    """Number of images, pairs, classes or groups concerned."""
     examples: tuple[str, ...] = ()
-    """The first few."""
+    """The first few of them."""
 
 
 class DatasetSource(ABC):
-    """A kind of place that labelled images come from: a folder, a manifest, a data set by name."""
+    """A kind of location that labelled images come from: a folder, a manifest, a dataset with a name."""
 
     name: str
 
     @abstractmethod
     def matches(self, location: str) -> bool:
-        """Whether `location`, as the user typed it, is one of this source's."""
+        """Return whether this source can load `location`, which is text as the user typed it."""
 
     @abstractmethod
     def images(self, location: str) -> list[LabelledImage]:
-        """All images there, undecoded. Raises DataError where the place isn't as it should be; what it leaves out it
-        says with `warnings.warn`, which the user gets to see."""
+        """List all images at `location` without decoding them.
+
+        Report files that are left out with `warnings.warn`: `load_dataset` shows these warnings to the user.
+
+        Raises:
+            DataError: the location has an invalid layout.
+        """
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Labelled images that can all be decoded."""
+    """Labelled images, all decodable."""
 
     name: str
     classes: tuple[str, ...]
@@ -72,13 +78,14 @@ class ImageDataset:
     labels: "np.ndarray"
     """int64 [n]: indices into `classes`."""
     digests: tuple[str, ...]
-    """Of each file's bytes: 32 hex digits."""
+    """Digest of each file's bytes: 32 hex digits."""
     subsets: tuple[Subset, ...]
     groups: tuple[str, ...]
+    """Group of each image; "" if it has none."""
     skipped: tuple[Skipped, ...] = ()
     findings: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()
-    """What the user should know before trusting a score, a line each."""
+    """Warnings of the source and the texts of the serious findings, one line each."""
 
     def __len__(self) -> int:
         return len(self.paths)

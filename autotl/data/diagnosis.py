@@ -1,4 +1,4 @@
-"""Everything that is odd about a dataset, errors included: what `autotl doctor` shows."""
+"""Diagnosis of a dataset, errors included: the findings that `autotl doctor` shows."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -10,21 +10,21 @@ from autotl.data.loading import load_dataset
 from autotl.data.splits import make_split
 from autotl.errors import DataError
 
-__all__ = ["Diagnosis", "examine"]
+__all__ = ["Diagnosis", "diagnose"]
 
-EXAMPLES = 5
+MAX_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`dataset` is what could be looked at; None where that is nothing."""
+    """What `diagnose` returns. `dataset` is None if no image could be loaded."""
 
     dataset: ImageDataset | None
     findings: tuple[Finding, ...]
-    """The serious first."""
+    """The serious ones first."""
 
 
-def examine(
+def diagnose(
     location: str,
     sources: Mapping[str, DatasetSource],
     *,
@@ -34,20 +34,22 @@ def examine(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Diagnosis:
-    """Look at a dataset as a search would, and go on where it would stop. Arguments as for `load_dataset`; `seed` is
-    that of the split. Raises nothing for what is wrong with the data."""
-    found: list[Finding] = []
+    """Load and split a dataset as a search does, but turn errors into findings and continue.
+
+    Arguments are those of `load_dataset`; `seed` is the seed of the split. Problems of the data raise nothing.
+    """
+    findings: list[Finding] = []
     try:
         dataset = load_dataset(
-            location, sources, test=test, threads=threads, cache=cache, progress=progress, tolerate=found.append
+            location, sources, test=test, threads=threads, cache=cache, progress=progress, tolerate=findings.append
         )
     except DataError as error:
-        return Diagnosis(None, (*found, Finding("unusable", True, str(error), 1)))
-    found += dataset.findings
-    found += _undecodable(dataset.skipped)
-    if not any(finding.code in ("one_class", "class_without_images") for finding in found):
-        found += _split(dataset, seed)
-    return Diagnosis(dataset, tuple(sorted(found, key=lambda finding: not finding.serious)))
+        return Diagnosis(None, (*findings, Finding("unusable", True, str(error), 1)))
+    findings += dataset.findings
+    findings += _undecodable(dataset.skipped)
+    if not any(finding.code in ("one_class", "class_without_images") for finding in findings):
+        findings += _split(dataset, seed)
+    return Diagnosis(dataset, tuple(sorted(findings, key=lambda finding: not finding.serious)))
 
 
 def _undecodable(skipped: Sequence[Skipped]) -> list[Finding]:
@@ -59,18 +61,18 @@ def _undecodable(skipped: Sequence[Skipped]) -> list[Finding]:
         Finding(
             "undecodable",
             False,
-            f"{len(some):,} {'file is' if len(some) == 1 else 'files are'} left out: {reason}",
-            len(some),
-            tuple(str(image.path) for image in some[:EXAMPLES]),
+            f"{len(images):,} {'file is' if len(images) == 1 else 'files are'} left out: {reason}",
+            len(images),
+            tuple(str(image.path) for image in images[:MAX_EXAMPLES]),
         )
-        for reason, some in sorted(by_reason.items(), key=lambda item: -len(item[1]))
+        for reason, images in sorted(by_reason.items(), key=lambda item: -len(item[1]))
     ]
 
 
 def _split(dataset: ImageDataset, seed: int) -> list[Finding]:
-    """What a search would say of the subsets that it makes."""
+    """The warnings of the split that a search would make, or its error."""
     try:
         split = make_split(dataset, seed)
     except DataError as error:
         return [Finding("no_split", True, str(error), 1)]
-    return [Finding("split", True, text, 1) for text in split.warnings]
+    return [Finding("split_warning", True, text, 1) for text in split.warnings]

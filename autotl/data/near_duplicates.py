@@ -1,64 +1,69 @@
-"""Images that look nearly the same: copies that were resized, compressed again or brightened. Arrays only."""
+"""Near-duplicates: copies of an image that were resized, compressed again or brightened. Computes on arrays only."""
 
 import numpy as np
 
-__all__ = ["MOST", "is_plain", "near_duplicates"]
+__all__ = ["MAX_IMAGES", "is_uniform", "near_duplicates"]
 
-MOST = 100_000
-"""Images up to which all are compared with all: some ten seconds on two cores."""
-LEAST = 0.97
-"""Correlation of two thumbnails below which nothing is called the same. Measured on five real data sets: a copy at half
-the size, at JPEG quality 40 or without colour has 0.993 and more; one that is a quarter brighter, and clips, 0.95."""
-NEARER = 4.0
-"""Times that a copy is nearer than the nearest other image usually is: solar cells, all in one pose, have neighbours at
-0.96, photographs at 0.6 to 0.86."""
-PLAIN = 4.0
-"""Standard deviation, in grey levels, below which a thumbnail shows nothing to compare."""
-BLOCK = 1024
-
-
-def is_plain(thumbnails: np.ndarray) -> np.ndarray:
-    """bool [n]: of one colour, or nearly. `thumbnails` are uint8 [n, pixels]."""
-    return thumbnails.std(1) < PLAIN
+MAX_IMAGES = 100_000
+"""Number of images up to which all pairs are compared, which takes some ten seconds on two cores."""
+MIN_CORRELATION = 0.97
+"""Correlation of two thumbnails below which they are never near-duplicates. Measured on five real datasets: a copy at
+half the size, at JPEG quality 40 or without colour correlates at 0.993 or more; one that is a quarter brighter, and
+clips, at 0.95."""
+DISTANCE_RATIO = 4.0
+"""A copy is at least this many times nearer than the nearest other image in the median. Solar cells, all in one pose,
+have neighbours at a correlation of 0.96, photographs at 0.6 to 0.86."""
+UNIFORM_STD = 4.0
+"""Standard deviation, in grey levels, below which a thumbnail is uniform: nothing in it can be compared."""
+BLOCK_SIZE = 1024
+"""Thumbnails compared with all others in one matrix product. Bounds the memory."""
 
 
-def near_duplicates(thumbnails: np.ndarray, names: np.ndarray) -> np.ndarray:
-    """int64 [m, 2]: pairs of rows that look nearly the same, the most alike first.
+def is_uniform(thumbnails: np.ndarray) -> np.ndarray:
+    """bool [n]: whether a thumbnail is of one colour, or nearly. `thumbnails` are uint8 [n, pixels]."""
+    return thumbnails.std(1) < UNIFORM_STD
 
-    The thumbnails are a perceptual hash that is compared by its correlation, which brightness and contrast leave alone
-    (a hash of 64 bits, as in Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010, takes
-    all solar cells for one). How alike is too alike depends on the data: see `NEARER`.
+
+def near_duplicates(thumbnails: np.ndarray, digests: np.ndarray) -> np.ndarray:
+    """Find pairs of images that look nearly the same.
+
+    The thumbnails are a perceptual hash that is compared by correlation, which ignores brightness and contrast.
+    (A hash of 64 bits, as in Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010, makes
+    all solar cells duplicates.) The threshold depends on the dataset: see `DISTANCE_RATIO`.
 
     Args:
-        thumbnails: uint8 [n, pixels]; plain ones are in no pair.
-        names: [n], rows of the same name (digest) are no pair: they are known to be the same.
+        thumbnails: uint8 [n, pixels]. Uniform ones are in no pair.
+        digests: [n]. Images with the same digest are exact duplicates and make no pair.
+
+    Returns:
+        int64 [m, 2]: indices of the pairs, by descending correlation.
     """
-    rows = np.flatnonzero(~is_plain(thumbnails))
-    if len(rows) < 3 or len(thumbnails) > MOST:
+    indices = np.flatnonzero(~is_uniform(thumbnails))
+    if len(indices) < 3 or len(thumbnails) > MAX_IMAGES:
         return np.empty((0, 2), np.int64)
-    unit = thumbnails[rows].astype(np.float32)
+    unit = thumbnails[indices].astype(np.float32)
     unit -= unit.mean(1, keepdims=True)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    _, name = np.unique(names[rows], return_inverse=True)
-    least = max(LEAST, _usual(unit, name))
-    firsts, seconds, likeness = [], [], []
-    for start in range(0, len(unit), BLOCK):
-        block = unit[start : start + BLOCK] @ unit[start:].T
-        i, j = np.nonzero(block >= least)
+    _, identity = np.unique(digests[indices], return_inverse=True)
+    threshold = max(MIN_CORRELATION, _relative_threshold(unit, identity))
+    firsts, seconds, correlations = [], [], []
+    for start in range(0, len(unit), BLOCK_SIZE):
+        block = unit[start : start + BLOCK_SIZE] @ unit[start:].T
+        i, j = np.nonzero(block >= threshold)
         j += start
         i += start
-        later = (j > i) & (name[i] != name[j])
-        firsts.append(i[later])
-        seconds.append(j[later])
-        likeness.append(block[i[later] - start, j[later] - start])
-    order = np.argsort(-np.concatenate(likeness), kind="stable")
-    return np.stack([rows[np.concatenate(firsts)], rows[np.concatenate(seconds)]], axis=1)[order]
+        new = (j > i) & (identity[i] != identity[j])
+        firsts.append(i[new])
+        seconds.append(j[new])
+        correlations.append(block[i[new] - start, j[new] - start])
+    order = np.argsort(-np.concatenate(correlations), kind="stable")
+    return np.stack([indices[np.concatenate(firsts)], indices[np.concatenate(seconds)]], axis=1)[order]
 
 
-def _usual(unit: np.ndarray, name: np.ndarray, sample: int = 500) -> float:
-    """The correlation of images that are `NEARER` times as near as the nearest other one usually is."""
-    chosen = np.random.default_rng(0).permutation(len(unit))[:sample]
-    likeness = unit[chosen] @ unit.T
-    likeness[name[chosen][:, None] == name[None, :]] = -1
-    usual = float(np.median(likeness.max(1)))
-    return 1 - (1 - usual) / NEARER**2  # the squared distance of unit vectors is 2 - 2 × their correlation
+def _relative_threshold(unit: np.ndarray, identity: np.ndarray, num_samples: int = 500) -> float:
+    """Correlation of two images `DISTANCE_RATIO` times nearer than the median distance to the nearest other image."""
+    sample = np.random.default_rng(0).permutation(len(unit))[:num_samples]
+    correlations = unit[sample] @ unit.T
+    correlations[identity[sample][:, None] == identity[None, :]] = -1
+    to_nearest = float(np.median(correlations.max(1)))
+    return 1 - (1 - to_nearest) / DISTANCE_RATIO**2  # the squared distance of unit vectors is 2 - 2 × correlation

@@ -34,7 +34,7 @@ class BackboneEntry(_Strict):
 class RequiredPlugin(_Strict):
     """A plugin that the model needs (see `autotl.model.requirements`).
 
-    Distribution and version become part of a command that the user is told to type.
+    Distribution and version become part of the command in an error message.
     """
 
     component: Literal["backbone", "head"]

@@ -8,6 +8,9 @@ from torch import nn
 
 __all__ = ["no_weight_decay", "parameter_groups"]
 
+EMBEDDINGS = ("*pos_embed*", "*position_embed*", "*cls_token*", "*class_token*")
+"""Names of class tokens and position embeddings in timm, torchvision and transformers: not every network lists its own."""
+
 
 def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
@@ -17,8 +20,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """A group with weight decay and a group without; an empty group is left out.
 
-    Weight decay doesn't apply to biases, to other 1-D parameters (the weights of norms, layer scales), and to
-    `excluded`: the rule of timm's `param_groups_layer_decay` (timm/optim/_param_groups.py), after BEiT (Bao et al.,
+    Weight decay doesn't apply to biases, to other 1-D parameters (the weights of norms, layer scales), to
+    EMBEDDINGS, and to `excluded`: the rule of timm's `param_groups_layer_decay` (timm/optim/_param_groups.py), after BEiT (Bao et al.,
     ICLR 2022).
 
     Args:
@@ -29,7 +32,7 @@ def parameter_groups(
     exempt: list[nn.Parameter] = []
     for name, parameter in named_parameters:
         is_exempt = parameter.ndim <= 1 or name.rpartition(".")[2] == "bias"
-        is_exempt = is_exempt or any(fnmatchcase(name, pattern) for pattern in excluded)
+        is_exempt = is_exempt or any(fnmatchcase(name, pattern) for pattern in (*EMBEDDINGS, *excluded))
         (exempt if is_exempt else decayed).append(parameter)
     groups = [
         {"params": decayed, "lr": lr, "weight_decay": weight_decay},

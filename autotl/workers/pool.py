@@ -126,8 +126,8 @@ class WorkerPool:
         return remaining_or_none(self._deadline - self.clock.now())
 
     def poll(self, timeout: float) -> Iterator[tuple[Worker, FromWorker | Ending]]:
-        """Messages that have arrived, waiting up to `timeout` seconds for the first; then the Ending of each worker that
-        is gone, after its last message. The caller drops or replaces a worker whose Ending it got."""
+        """Yield messages that have arrived, then the Ending of each worker that is gone; waits up to `timeout` seconds
+        for the first message. The caller drops or replaces a worker whose Ending it gets."""
         yield from self._messages(timeout)
         gone = [worker for worker in self.workers if not self._alive(worker)]
         if gone:

@@ -55,8 +55,8 @@ class Reaper:
 
 def main() -> None:
     """The reaper process."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
     groups: set[int] = set()
     for line in sys.stdin:
         number = int(line)

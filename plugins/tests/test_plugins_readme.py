@@ -147,10 +147,12 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_every_block_of_the_guide_runs(followed: Environment) -> None:
     assert (followed.work / "studies" / "photos" / "model" / "model.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b["file"]], ids=lambda b: b["file"])
 def test_a_file_in_the_guide_equals_the_written_one(block: dict[str, str], followed: Environment) -> None:
     assert (followed.work / block["file"]).read_text() == block["code"]
@@ -163,6 +165,7 @@ def test_all_blocks_of_the_guide_are_run_or_compared() -> None:
     assert "violates" in output
 
 
+@pytest.mark.slow
 def test_the_new_plugins_are_listed_with_their_distributions(followed: Environment) -> None:
     plugins = {p["name"]: p for p in json.loads(followed.run("autotl", "plugins", "--json"))}
     assert (plugins["our_network"]["distribution"], plugins["our_network"]["version"]) == (
@@ -174,6 +177,7 @@ def test_the_new_plugins_are_listed_with_their_distributions(followed: Environme
     assert not [p["name"] for p in plugins.values() if p["broken"]]
 
 
+@pytest.mark.slow
 def test_a_second_environment_requires_the_plugins_of_a_model(
     followed: Environment, linked_packages: Path, wheel: Path, tmp_path: Path
 ) -> None:
@@ -193,6 +197,7 @@ def test_a_second_environment_requires_the_plugins_of_a_model(
     assert "flower" in second.run("autotl", "predict", model, image).splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_new_plugin_of_each_other_component_passes_its_own_tests(
     linked_packages: Path, wheel: Path, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ def few_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "few_cells"
 
 
+@pytest.mark.slow
 def test_a_search_uses_components_of_four_plugins(few_cells: str, tmp_path: Path) -> None:
     """Data set, two backbones and a head. Tests download nothing, so the torchvision weights are random."""
     torch.manual_seed(0)

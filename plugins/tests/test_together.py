@@ -125,6 +125,7 @@ def test_eight_broken_plugins_cost_a_line_each(eight_broken: Path) -> None:
         assert line.startswith(f"warning: plugin '{name}' of {name} 1.0 is disabled: {cause}")
 
 
+@pytest.mark.slow
 def test_a_search_with_all_eight_has_a_line_for_each_and_succeeds(eight_broken: Path, tmp_path: Path) -> None:
     left = {"functional": 20, "defective": 20}
     for image in Elpv("elpv", four_classes).images("elpv"):

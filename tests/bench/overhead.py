@@ -23,11 +23,13 @@ def ask_to_tell(ground: Ground) -> list[Row]:
     registry = ground.registry
     choices = Choices((ground.backbone.name,), tuple(registry.strategies), tuple(registry.heads), 1574, 2)
 
+    rng = random.Random(0)
+
     def trial(study: optuna.Study) -> None:
-        study.enqueue_trial({"strategy": random.choice(choices.strategies)})
+        study.enqueue_trial({"strategy": rng.choice(choices.strategies)})
         asked = study.ask()
         suggest(asked, choices, registry, 0)
-        study.tell(asked, random.random())
+        study.tell(asked, rng.random())
 
     def median(study: optuna.Study) -> float:
         trial(study)  # it reads what others have done

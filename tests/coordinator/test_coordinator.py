@@ -409,7 +409,9 @@ def test_an_exception_in_a_users_callback_ends_the_search(scene):
 
 def test_an_exception_in_a_plugins_callback_costs_one_warning(scene):
     one = scene(trials=3, plugin_callbacks=[Notes(fail_at=TrialFinished)])
-    with pytest.warns(UserWarning, match="callback 'notes' failed in on_trial_finished: RuntimeError: no good") as caught:
+    with pytest.warns(
+        UserWarning, match="callback 'notes' failed in on_trial_finished: RuntimeError: no good"
+    ) as caught:
         one.run()
     assert len(caught) == 1
     assert len(one.study.trials) == 3

@@ -3,14 +3,16 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 import autotl
 from autotl.api import search
-from autotl.coordinator.setup import record_versions
-from autotl.errors import AutotlError, BrokenPlugin
+from autotl.errors import AutotlError, BrokenPlugin, NoTrialSucceeded
 from autotl.ui.progress import Progress
+
+pytestmark = pytest.mark.slow
 
 STRANGER = """
 import autotl
@@ -40,14 +42,14 @@ def autotl_search_finished(model):
 """
 
 
-class Listening(Progress):
+class Recorder(Progress):
     """Keeps the log lines."""
 
     def __init__(self):
-        self.said = []
+        self.lines = []
 
     def log(self, line):
-        self.said.append(line)
+        self.lines.append(line)
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def test_without_the_built_in_heads_a_strangers_is_searched(install_plugin, tiny
     page = json.loads((found.model_path / "model.json").read_text())
     (needed,) = page["plugins"]
     assert needed == {
-        "kind": "head",
+        "component": "head",
         "name": "naive_bayes",
         "plugin": "stranger",
         "distribution": "stranger",
@@ -90,10 +92,10 @@ def test_without_the_built_in_heads_a_strangers_is_searched(install_plugin, tiny
 
 def test_a_plugin_that_fails_in_its_events_costs_a_line_for_each(install_plugin, tiny_search):
     install_plugin("failing_events", FAILING)
-    progress = Listening()
+    progress = Recorder()
     found = tiny_search(progress)
     assert found.result["trials"]["complete"] == 2
-    about = [line for line in progress.said if "failing_events" in line]
+    about = [line for line in progress.lines if "failing_events" in line]
     assert len(about) == 2
     start = r"plugin 'failing_events' of failing_events 1\.0 failed in "
     assert re.match(start + r"autotl_trial_finished: RuntimeError: no luck with trial 0", about[0])
@@ -112,30 +114,65 @@ def test_a_resumed_study_says_which_plugins_have_changed(install_plugin, tiny_se
     metadata = tmp_path / "site" / "stranger-1.0.dist-info" / "METADATA"
     metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 1.1"))
     install_plugin("newcomer", STRANGER.replace("naive_bayes", "naive_bayes_2"))
-    progress = Listening()
+    progress = Recorder()
     tiny_search(progress, heads=["logistic_regression"], trials=2)
-    assert [line for line in progress.said if line.startswith("Since the study last ran")] == [
-        "Since the study last ran: stranger 1.0 is now 1.1; newcomer 1.0 is new. What a trial gives may change with it."
+    assert [line for line in progress.lines if line.startswith("Since the study last ran")] == [
+        "Since the study last ran: stranger 1.0 is now 1.1; newcomer 1.0 is new. "
+        "The results of trials may change with them."
     ]
 
 
-class Attributes:
-    """The part of a study that versions are kept in."""
+CALLBACK = """
+import os
+from pathlib import Path
+import autotl
 
-    def __init__(self):
-        self.user_attrs, self.trials = {}, []
+class Notes(autotl.Callback):
+    name = "notes"
 
-    def set_user_attr(self, name, value):
-        self.user_attrs[name] = value
+    def on_trial_finished(self, event):
+        with open(os.environ["AUTOTL_TEST_NOTES"], "a") as file:
+            print(event.number, event.state, file=file)
+        return event.number == 1
+
+@autotl.hookimpl
+def autotl_register_callbacks(register):
+    register(Notes())
+"""
 
 
-def test_earlier_versions_are_kept_with_the_trials_that_had_them():
-    study = Attributes()
-    assert record_versions(study, {"torch": "2", "elpv": "1"}) == []
-    assert record_versions(study, {"torch": "2", "elpv": "1"}) == []
-    study.trials = [None] * 7
-    assert record_versions(study, {"torch": "3"}) == [
-        "Since the study last ran: torch 2 is now 3; elpv 1 is gone. What a trial gives may change with it."
-    ]
-    assert study.user_attrs["versions"] == {"torch": "3"}
-    assert study.user_attrs["earlier_versions"] == [{"until_trial": 7, "versions": {"torch": "2", "elpv": "1"}}]
+def test_a_plugins_callback_hears_of_trials_and_stops_the_search(install_plugin, tiny_search, tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOTL_TEST_NOTES", str(tmp_path / "notes"))
+    install_plugin("callbacks", CALLBACK)
+    found = tiny_search(trials=30)
+    assert (tmp_path / "notes").read_text().splitlines()[:2] == ["0 complete", "1 complete"]
+    assert found.result["trials"]["complete"] < 30
+    assert found.model_path.exists()
+
+
+def test_a_backbone_whose_path_has_spaces_and_dots_is_searched(tiny_search, tiny, tmp_path):
+    weights = Path(tiny("test_resnet").name.partition("@")[2])
+    folder = tmp_path / "my weights · at home"
+    folder.mkdir()
+    shutil.copyfile(weights, folder / "version 2.safetensors")
+    name = f"test_resnet@{folder / 'version 2.safetensors'}"
+    found = tiny_search(backbones=[name], time=40, trials=None)
+    assert found.result["best"]["recipe"]["backbone"] == name
+    assert found.result["trials"]["failed"] == 0
+
+
+NOT_A_NUMBER = """
+import autotl
+
+@autotl.hookimpl
+def autotl_register_metrics(register):
+    register(autotl.Metric("not_a_number", lambda labels, probabilities: float("nan")))
+"""
+
+
+def test_a_metric_that_is_not_a_number_fails_each_trial_with_its_name(install_plugin, tiny_search, tmp_path):
+    install_plugin("nan_metric", NOT_A_NUMBER)
+    with pytest.raises(NoTrialSucceeded, match=r"3 × MetricError: .*'not_a_number'.*nan") as failed:
+        tiny_search(trials=3, metric="not_a_number")
+    assert "disabled" not in str(failed.value)
+    assert len(list((tmp_path / "studies" / "tiny" / "logs").iterdir())) == 1

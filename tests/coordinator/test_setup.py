@@ -147,7 +147,9 @@ def test_a_torn_journal_is_repaired_with_a_line(config, context, registry):
     with (config().folder / "journal.log").open("ab") as file:
         file.write(b'{"op_code": 4, "wor')
     begin_study(config(), context, registry, None, lines.append)
-    assert lines == ["the journal ended in a torn line, which was cut; the journal as it was is beside it: journal.log.torn"]
+    assert lines == [
+        "the journal ended in a torn line, which was cut; the journal as it was is beside it: journal.log.torn"
+    ]
 
 
 def test_splits_are_plain_numbers(config, registry):

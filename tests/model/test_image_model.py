@@ -224,9 +224,9 @@ MARTIAN = {"plugin": "mars", "distribution": "mars-parts", "version": "1.2"}
 
 
 def test_an_unknown_backbone_is_an_error_that_names_its_plugin(folder, torch_only):
-    page = folder / "model.json"
-    used = json.loads(page.read_text())["backbones"][0] | {"name": "martian_net"}
-    edit(page, backbones=[used], plugins=[MARTIAN | {"component": "backbone", "name": "martian_net"}])
+    manifest = folder / "model.json"
+    used = json.loads(manifest.read_text())["backbones"][0] | {"name": "martian_net"}
+    edit(manifest, backbones=[used], plugins=[MARTIAN | {"component": "backbone", "name": "martian_net"}])
     with pytest.raises(
         AutotlError, match=r"the backbone 'martian_net' of plugin 'mars' \(mars-parts 1\.2\), which isn't"
     ):
@@ -250,8 +250,8 @@ def test_a_missing_head_of_a_plugin_is_an_error_that_says_what_is_installed(here
 
 
 def test_an_unknown_head_is_an_error_that_names_it(folder, torch_only):
-    page = folder / "members" / "0" / "member.json"
-    edit(page, recipe=json.loads(page.read_text())["recipe"] | {"head": "martian"})
+    manifest = folder / "members" / "0" / "member.json"
+    edit(manifest, recipe=json.loads(manifest.read_text())["recipe"] | {"head": "martian"})
     with pytest.raises(AutotlError, match="no head named 'martian'"):
         load(folder, registry=torch_only)
 

@@ -41,7 +41,7 @@ def memory_of_a_worker_over_200_trials(folder: Path) -> Outcome:
     parts = ("--strategy", "fast_extraction", *(word for head in heads for word in ("--head", head)))
     process = study.search("--devices", "cpu", "--trials", "200", parts=parts)
     for line in process.stdout:
-        if line.startswith('{"event": "trial"'):
+        if line.startswith('{"event": "trial_finished"'):
             pid = next(p for p in children(process.pid) if b"trial.worker" in Path(f"/proc/{p}/cmdline").read_bytes())
             pids.add(pid)
             pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])

@@ -52,7 +52,7 @@ def one_error(process: subprocess.CompletedProcess[str]) -> str:
     clear = (
         len(errors) == 1
         and re.search(r"no room on the disk for .*: (it needs .* more, and )?.* free there", errors[0])
-        and ("autotl cache clear" in errors[0] or "Make room there" in errors[0])
+        and ("autotl cache clear" in errors[0] or "Free space there" in errors[0])
         and "Traceback" not in said
         and process.returncode == 1
     )

@@ -52,7 +52,7 @@ def workers_killed_20_times(folder: Path) -> Outcome:
     reader.join()
     states, trials = study.states(), study.trials()
     lost = [trial for trial in trials if trial.state.name == "FAIL"]
-    told = [event["number"] for event in events if event.get("event") == "trial"]
+    told = [event["number"] for event in events if event.get("event") == "trial_finished"]
     named = sum("killed by signal 9" in trial.user_attrs.get("cause", "") for trial in lost)
     over = sum(states[name] for name in ("COMPLETE", "PRUNED", "FAIL"))
     return Outcome(
@@ -134,9 +134,9 @@ def journal_cut_at_every_byte(folder: Path) -> Outcome:
 @by_fire
 def out_of_memory_at_64_32_and_16(folder: Path) -> Outcome:
     """A stand-in device without room for more than 8 rows: the test that counts what it was given."""
-    test = Path(__file__).parents[1] / "test_micro_batch.py"
+    test = Path(__file__).parents[1] / "engines" / "test_micro_batch.py"
     command = [sys.executable, "-m", "pytest", str(test), "-k", "64_32_and_16", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=test.parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=test.parents[2])
     return Outcome(
         done.stdout.strip().splitlines()[-1],
         "the trial completes at micro-batch 8, its weights those of the whole batch of 64",

@@ -29,7 +29,7 @@ class Noop(Strategy):
         seconds = float(os.environ.get("AUTOTL_NOOP_SECONDS", "0"))
         for step in range(1, 11):
             time.sleep(seconds / 10)
-            if task.seconds_left() <= 0:
+            if task.deadline.passed():
                 break
             report(step / 10, recipe.strategy_params["x"])
         right = np.random.default_rng(recipe.seed).random(len(task.validation_labels)) < recipe.strategy_params["x"]

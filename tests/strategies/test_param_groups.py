@@ -61,6 +61,15 @@ def test_exempt_names_may_be_patterns():
     assert len(exempt["params"]) == 3
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["pos_embed", "encoder.pos_embedding", "embeddings.position_embeddings", "embeddings.cls_token", "class_token"],
+)
+def test_embeddings_of_networks_that_do_not_list_them_have_no_weight_decay(name):
+    (group,) = parameter_groups([(name, nn.Parameter(torch.zeros(1, 5, 3)))], 0.1, 0.2)
+    assert group["weight_decay"] == 0.0
+
+
 def test_an_empty_group_is_left_out():
     groups = parameter_groups([("bias", nn.Parameter(torch.zeros(3)))], 0.1, 0.2)
     assert [group["weight_decay"] for group in groups] == [0.0]

@@ -93,7 +93,7 @@ def impatient(monkeypatch):
     [
         (Valid, set()),
         (Silent, {"starts_at_once_and_greets"}),
-        (LogsFirst, {"starts_at_once_and_greets", "receives_within_the_timeout"}),
+        (LogsFirst, {"starts_at_once_and_greets"}),
         (NamesAnotherSlot, {"starts_at_once_and_greets"}),
         (ReceivesAtOnce, {"receives_within_the_timeout"}),
         (NeverStops, {"stops_a_worker_that_is_asked_to"}),

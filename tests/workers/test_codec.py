@@ -89,7 +89,7 @@ def test_a_context_survives_with_names_that_are_not_unicode(tmp_path):
         ("", "test"),
         ("", "patient 1"),
         skipped=(Skipped(Path("/images/c.png"), "it is empty"),),
-        findings=(Finding("few_images", False, "Few.", 1, ("a",)),),
+        findings=(Finding("few_images", "Few.", 1, ("a",), serious=False),),
         warnings=("Few.",),
     )
     config = StudyConfig(data="cells", output=tmp_path, time="90s", backbones=["resnet18@/a folder/w.pth"])

@@ -68,7 +68,7 @@ class Tracking:
 
     study: optuna.Study
     key: str
-    """Hash of the study's name and start time. A resumed study has the same key, another study of the same name has not."""
+    """Hash of the study's name and start time, so that another study of the same name has another key."""
 
     @classmethod
     def of(cls, study: optuna.Study) -> "Tracking":
@@ -115,7 +115,7 @@ class Tracking:
         return {int(run.data.tags["autotl.trial"]) for run in runs if run.info.status != "RUNNING"}
 
     def log(self, trial: FrozenTrial, history: list[dict[str, float]]) -> None:
-        """Create the run of a finished trial: recipe, scores, learning curve, artifacts. Does nothing the second time."""
+        """Create the run of a finished trial, with recipe, scores, learning curve and artifacts, unless it exists."""
         if trial.number in self.logged:
             return
         began, ended = (_milliseconds(t) if t else None for t in (trial.datetime_start, trial.datetime_complete))

@@ -241,7 +241,7 @@ def _all_artifacts(run: str, path: str) -> list[str]:
 
 
 def test_a_folder_instead_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow asks for this where the folder is plain files
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow requires this for a folder of plain files
     monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path / "mlruns"))
     monkeypatch.setattr(tracking, "_retry_at", 0.0)
     finished(study_of(TrialState.COMPLETE), 0)
