@@ -86,8 +86,8 @@ def autotl_register_commands(cli: "typer.Typer") -> None:
 @hookspec(firstresult=True)
 def autotl_find_backbone(name: str) -> "Backbone | None":
     """Called with a backbone name that no plugin registered: return the backbone if the name belongs to your family (a
-    hub id, for example), else None. May import what it needs. May raise AutotlError for a name of your family that can't
-    be provided. The families are tried from the last registered to the first."""
+    hub id, for example), else None. May import what it needs. May raise AutotlError for a name of your family that it
+    can't provide. The families are tried from the last registered to the first."""
 
 
 @hookspec

@@ -254,7 +254,7 @@ class Registry:
     # -- events
 
     def notify(self, event: str, **arguments: Any) -> None:
-        """Call all implementations of an event hook. One that raises costs a warning, and the others are still called."""
+        """Call all implementations of an event hook. One that raises costs a warning; the others are still called."""
         for implementation in getattr(self.manager.hook, event).get_hookimpls():
             try:
                 with traced(implementation.plugin_name, event):

@@ -390,8 +390,8 @@ HOSTILE_MANIFESTS: dict[str, tuple[str, str]] = {
     "a root of another system": (r"\secret.png,a", r"is absolute"),
     "the folder above": ("..,a", r"leaves the manifest's folder"),
     "a path with a NUL": ("a\0b.png,a", r"NUL"),
-    "a value without end": (f"{'a' * 200_000},a", r"not CSV: field larger than field limit"),
-    "quotes without end": ('"a.png,a\n' * 3, r"not CSV"),
+    "a value without end": (f"{'a' * 200_000},a", r"invalid CSV: field larger than field limit"),
+    "quotes without end": ('"a.png,a\n' * 3, r"invalid CSV"),
     "a value without a column": ("a.png,a,__class__", r"3 values for 2 columns"),
 }
 

@@ -1,4 +1,4 @@
-"""`autotl doctor`: what is odd about labelled images, before a search is spent on them."""
+"""`autotl doctor`: find the problems of a dataset before a search."""
 
 import json
 from collections import Counter
@@ -21,26 +21,26 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def doctor(
-    data: Annotated[str, typer.Argument(help="Labelled images: a folder, a CSV manifest, or a data set by name.")],
-    test: Annotated[str | None, typer.Option(metavar="DATA", help="Test images of their own.")] = None,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the split, as in a search.")] = 0,
+    data: Annotated[str, typer.Argument(help="Labelled images: a folder, a CSV manifest, or the name of a data set.")],
+    test: Annotated[str | None, typer.Option(metavar="DATA", help="Separate test images.")] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the split, as in a search.")] = 0,
     cache: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The cache's folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object.")] = False,
 ) -> None:
-    """Look for what misleads in labelled images: broken files; images twice, in several subsets or under different
-    labels, also where they only look the same; rare, uneven and misspelt classes.
+    """Find problems of labelled images that make scores unreliable: corrupt files; duplicates and near-duplicates,
+    leakage between subsets, contradictory labels; rare classes, class imbalance and misspelt class names.
 
-    It changes nothing. The exit code is 1 where a search couldn't begin.
+    Changes nothing. The exit code is 1 if a search couldn't start.
     """
     import os
 
     from autotl.config import default_cache
-    from autotl.data.diagnosis import examine
+    from autotl.data.diagnosis import diagnose
     from autotl.registry import load_registry
 
     errors = Console(stderr=True)
-    with errors.status("looking") as status:
-        found = examine(
+    with errors.status("reading images") as status:
+        diagnosis = diagnose(
             data,
             load_registry().datasets,
             test=test,
@@ -51,35 +51,31 @@ def doctor(
         )
     from autotl.atomic_io import escape
 
-    stops = any(f.code in STOPS for f in found.findings)
+    summary = _summary(diagnosis.dataset) if diagnosis.dataset else None
     if as_json:
-        about = _about(found.dataset) if found.dataset else None
-        print(json.dumps({"dataset": about, "findings": [asdict(f) for f in found.findings]}, indent=2))
-        raise typer.Exit(int(stops))
+        findings = [asdict(finding) for finding in diagnosis.findings]
+        print(json.dumps({"dataset": summary, "findings": findings}, indent=2))
+        raise typer.Exit(int(diagnosis.blocks_search))
     console = Console()
-    if found.dataset:
-        about = _about(found.dataset)
-        subsets = " · ".join(f"{n:,} {subset}" for subset, n in about["subsets"].items())
-        console.print(f"{about['images']:,} images ({subsets}), {len(about['classes']):,} classes", soft_wrap=True)
-    for finding in found.findings:
+    if summary:
+        subsets = " · ".join(f"{n:,} {subset}" for subset, n in summary["subsets"].items())
+        console.print(f"{summary['images']:,} images ({subsets}), {len(summary['classes']):,} classes", soft_wrap=True)
+    for finding in diagnosis.findings:
         mark, style = ("!", "bold yellow") if finding.serious else ("·", "dim")
-        words = finding.text.split(" For example ")[0] if finding.examples else finding.text
-        console.print(Text.assemble((f"{mark} ", style), escape(words)), soft_wrap=True)
+        console.print(Text.assemble((f"{mark} ", style), escape(finding.text)), soft_wrap=True)
         for example in finding.examples:
             console.print(Text(f"    {escape(example)}", "dim"), soft_wrap=True)
         more = finding.count - len(finding.examples)
         if finding.examples and more > 0:
             console.print(Text(f"    and {more:,} more", "dim"))
-    if not found.findings:
-        console.print(Text("Nothing odd was found.", "green"))
-    raise typer.Exit(int(stops))
+    if not diagnosis.findings:
+        console.print(Text("No problems found.", "green"))
+    raise typer.Exit(int(diagnosis.blocks_search))
 
 
-STOPS = ("unusable", "one_class", "class_without_images", "unknown_class", "no_split")
-
-
-def _about(dataset: "ImageDataset") -> dict:
-    """In numbers. Images whose subset nobody gave are called `all`: a search splits them."""
+def _summary(dataset: "ImageDataset") -> dict:
+    """Image counts. Images without a given subset, which a search splits, count as `all`; beside other subsets they
+    are training images."""
     counts = Counter(subset or "all" for subset in dataset.subsets)
     labels = Counter(dataset.classes[label] for label in dataset.labels)
     return {

@@ -1,7 +1,7 @@
-"""Views: an augmentation drawn from a seed of (image digest, policy, view number), so that it can be recorded.
+"""Views: augmentations drawn from a seed of (image digest, policy, view number), so that their features can be cached.
 
-The policies are torchvision's v2 transforms, or the symmetries of a rectangle and of a square, of which there are so
-few that the views of an image are all different. A view is the same for the same image, whoever draws it.
+A view of an image is the same in every process and thread. The policies are torchvision's v2 transforms, or the
+symmetries of a rectangle or a square. These are so few that the views of an image enumerate them without repetition.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ __all__ = ["ORIGINAL", "POLICIES", "View", "draw", "views_of"]
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at every image: an augmentation policy and which of its draws."""
+    """An augmentation policy and the number of one of its draws. Each image has a different draw of the same view."""
 
     policy: str = "none"
     number: int = 0
@@ -28,21 +28,22 @@ class View:
 
 
 ORIGINAL = View()
+"""The image without augmentation."""
 
 T = Image.Transpose
 SYMMETRIES = {
-    # left and right change nothing for most photographs
+    # for most photographs: mirrored ones show the same class
     "flip": (T.FLIP_LEFT_RIGHT,),
-    # for images without an up, such as cells and tiles
+    # for images without a top, such as solar cells and tiles
     "dihedral": (
         T.ROTATE_180, T.FLIP_LEFT_RIGHT, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_90, T.TRANSVERSE, T.ROTATE_270,
     ),
 }  # fmt: skip
-"""What turns the plain image into its other views, one by one."""
+"""By policy: the transposes that make the views of an image, one each. The identity is left out: it is ORIGINAL."""
 
 
 def _crop(v2: Any) -> list[Any]:
-    """Flip, and look at half of the image or more."""
+    """Random flip, then a random crop of 50 to 100 % of the area."""
     return [v2.RandomHorizontalFlip(), _RandomCrop(v2, 0.5)]
 
 
@@ -51,31 +52,33 @@ def _crop_colour(v2: Any) -> list[Any]:
 
 
 def _trivial(v2: Any) -> list[Any]:
-    """TrivialAugment (Müller & Hutter, ICCV 2021): one random operation of random strength."""
+    """Random flip, then TrivialAugment (Müller & Hutter, ICCV 2021): one random operation of random strength."""
     return [v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()]
 
 
-RANDOM: dict[str, Callable[[Any], list[Any]]] = {
+RANDOM_TRANSFORMS: dict[str, Callable[[Any], list[Any]]] = {
     "crop": _crop,
     "crop_colour": _crop_colour,
     "trivial": _trivial,
 }
+"""By policy: a function from torchvision's `transforms.v2` to a list of transforms."""
 
-POLICIES = (*SYMMETRIES, *RANDOM)
+POLICIES = (*SYMMETRIES, *RANDOM_TRANSFORMS)
 
 
 def views_of(policy: str, n: int) -> list[View]:
-    """The plain image and `n` other views of a policy, or as many as it has."""
+    """ORIGINAL and `n` views of a policy, fewer if the policy has fewer. Only ORIGINAL for the policy "none"."""
     if policy == "none":
         return [ORIGINAL]
-    return [ORIGINAL, *(View(policy, number) for number in range(min(n, len(SYMMETRIES.get(policy, range(n))))))]
+    num_views = min(n, len(SYMMETRIES[policy])) if policy in SYMMETRIES else n
+    return [ORIGINAL, *(View(policy, number) for number in range(num_views))]
 
 
 class _RandomCrop:
-    """RandomResizedCrop's draw without its resize, which the backbone's preprocessing does after it."""
+    """RandomResizedCrop without the resize, which is left to the backbone's preprocessing."""
 
-    def __init__(self, v2: Any, smallest: float):
-        self.sampler = v2.RandomResizedCrop(size=1, scale=(smallest, 1.0))
+    def __init__(self, v2: Any, min_area: float):
+        self.sampler = v2.RandomResizedCrop(size=1, scale=(min_area, 1.0))
         self.crop = v2.functional.crop
 
     def __call__(self, image: Image.Image) -> Image.Image:
@@ -87,28 +90,38 @@ class _RandomCrop:
 def _transforms(policy: str) -> tuple[Any, ...]:
     from torchvision.transforms import v2
 
-    return tuple(RANDOM[policy](v2))
+    return tuple(RANDOM_TRANSFORMS[policy](v2))
 
 
-_generator = threading.Lock()  # v2 draws from torch's one global generator
+_generator_lock = threading.Lock()
+"""For PyTorch's global generator, which torchvision's transforms draw from."""
 
 
 def draw(image: Image.Image, digest: str, view: View) -> Image.Image:
-    """The view of an RGB image whose bytes have this digest. Raises KeyError for a policy that doesn't exist."""
+    """One view of an image.
+
+    Args:
+        image: mode RGB or L.
+        digest: of the image file's bytes; seeds the draw.
+        view: which view.
+
+    Raises:
+        KeyError: unknown policy.
+    """
     if view.policy == "none":
         return image
-    if view.policy in SYMMETRIES:  # each image begins elsewhere, so that one view shows every symmetry to a network
-        turns = SYMMETRIES[view.policy]
-        return image.transpose(turns[(_seed(f"{digest}/{view.policy}") + view.number) % len(turns)])
+    if view.policy in SYMMETRIES:  # starts at a different transpose for each image, so that each view has all of them
+        transposes = SYMMETRIES[view.policy]
+        return image.transpose(transposes[(_seed(f"{digest}/{view.policy}") + view.number) % len(transposes)])
     import torch
 
     transforms = _transforms(view.policy)
-    with _generator, torch.random.fork_rng(devices=[]):
+    with _generator_lock, torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(f"{digest}/{view.policy}/{view.number}"))
         for transform in transforms:
             image = transform(image)
     return image
 
 
-def _seed(words: str) -> int:
-    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "big")
+def _seed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")

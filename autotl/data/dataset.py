@@ -1,14 +1,15 @@
 """Labelled images: their files, classes, and a digest of each file's bytes."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # `autotl --help` imports the plugins that register a dataset; NumPy would take half of its time
     import numpy as np
 
-__all__ = ["DatasetSource", "Finding", "ImageDataset", "LabelledImage", "Skipped", "Subset"]
+__all__ = ["DatasetSource", "Finding", "ImageDataset", "LabelledImage", "Skipped", "Subset", "join_names"]
 
 Subset = Literal["", "train", "validation", "test"]
 """Subset of an image; "" if the source assigns none: such images are split by the search."""
@@ -38,14 +39,20 @@ class Finding:
 
     code: str
     """Stable identifier for programs: `duplicates_across_subsets`, `class_imbalance`, …"""
-    serious: bool
-    """Whether the problem puts scores in doubt. A search warns of serious findings only; `autotl doctor` shows all."""
     text: str
     """One line for users."""
     count: int
     """Number of images, pairs, classes or groups concerned."""
     examples: tuple[str, ...] = ()
     """The first few of them."""
+    example: str = ""
+    """A sentence with one example, for output that shows `text` without `examples`."""
+    serious: bool = field(kw_only=True)
+    """Whether the problem puts scores in doubt. A search warns of serious findings only; `autotl doctor` shows all."""
+
+    def line(self) -> str:
+        """The text, followed by the example sentence if there is one."""
+        return f"{self.text} {self.example}".rstrip()
 
 
 class DatasetSource(ABC):
@@ -89,3 +96,8 @@ class ImageDataset:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+
+def join_names(names: Sequence[str], limit: int = 5) -> str:
+    """`a, b, c and 7 more`: the first `limit` names and the number of the others."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")

@@ -1,14 +1,13 @@
-"""From an image file, or an image in memory, to the pixels that a backbone sees. Pillow reads: what it knows works.
+"""Decode an image file, or convert an image in memory, to an upright RGB image. Every format that Pillow reads works.
 
-Measured on one core of an Intel Xeon, images a second. Grey PNGs of 300 × 300 pixels: Pillow 1,170, torchvision 1,250.
-JPEGs of about 400 × 530: Pillow 1,000, torchvision 1,650, simplejpeg 1,730. A second reader, which knows no CMYK, no
-orientation and gives other pixels for a broken file, would make a search a twentieth faster. kornia-rs reads such PNGs
-in half of Pillow's time (0.38 ms, on an AMD EPYC of 2024), but holds Python's global lock while it does: two threads
-that also run a network end up no faster. Resizing cost more than reading: on an AMD EPYC of 2021 a JPEG took 1.5 ms to
-read, 3.0 to resize in Pillow, and takes 0.4 in PyTorch.
+Why Pillow is the only decoder: a faster one for JPEGs ignores CMYK and orientation, returns other pixels for a broken
+file, and would make a search 5 % faster. Images per second on one core of an Intel Xeon: grey PNGs of 300 × 300 pixels,
+Pillow 1,170, torchvision 1,250; JPEGs of about 400 × 530, Pillow 1,000, torchvision 1,650, simplejpeg 1,730. kornia-rs
+decodes such PNGs in half of Pillow's time (0.38 ms, AMD EPYC of 2024) but holds the GIL meanwhile, so that two threads
+that also run a network gain nothing.
 
-Colours of RGB files are taken as they are stored, as in pretraining: an embedded profile is used for CMYK alone, whose
-numbers mean little without one.
+RGB values are taken as stored, as in pretraining. An embedded colour profile is applied to CMYK images only, which
+can't be converted well without one.
 """
 
 import errno
@@ -22,37 +21,26 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from autotl.errors import DataError
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = [
-    "MAX_PIXELS",
-    "THUMBNAIL",
-    "UndecodableImage",
-    "UnusualImage",
-    "decode",
-    "to_rgb",
-    "verify",
-]
+__all__ = ["MAX_PIXELS", "THUMBNAIL_SIDE", "UndecodableImage", "UntrustedFormat", "decode", "to_rgb", "verify"]
 
 MAX_PIXELS = 178_956_970
-"""An image that claims more is refused by its header, unread. Where Pillow, unless told otherwise, refuses too."""
+"""An image with more pixels in its header is refused before it is decoded. Equals Pillow's default error limit."""
 
-USUAL = ("JPEG", "PNG")
-"""Formats whose readers every browser tries on strangers' files each day. Others may crash the process that reads a
-hostile file: `autotl.data.sandbox` lets a child process try first."""
+TRUSTED_FORMATS = ("JPEG", "PNG")
+"""Formats whose decoders are hardened by use in browsers, and run in this process. A hostile file of another format may
+crash its decoder: `autotl.data.sandbox` decodes it in a child process first."""
 
-THUMBNAIL = 16
-"""Pixels a side of what `verify` returns."""
+THUMBNAIL_SIDE = 16
+"""Pixels along a side of the thumbnail that `verify` returns."""
 
-_TURNS = {
+_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -61,91 +49,94 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets an image upright, by its EXIF orientation. (ImageOps.exif_transpose also writes the EXIF anew, and fails
-where a camera wrote nonsense into another tag.)"""
+"""The transpose that sets an image upright, by EXIF orientation. (ImageOps.exif_transpose also rewrites the EXIF block,
+and fails if another tag of it is invalid.)"""
 
-# Pillow logs oddities of files; without any handler Python prints those. A program's own handlers still get them.
+# Without a handler Python prints Pillow's log messages about odd files. Handlers of the calling program still get them.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class UndecodableImage(DataError):
-    """An image that can't be read. Its text is the reason, in words; `path` is the file, where it is one.
+    """An image can't be decoded. The text is the reason; `path` is the file, or None for an image in memory.
 
-    `passing` says that it may be read another time: memory was short, say.
+    `transient`: decoding may succeed another time, for example if memory was short.
     """
 
-    def __init__(self, reason: str, path: Path | None = None, passing: bool = False):
+    def __init__(self, reason: str, path: Path | None = None, *, transient: bool = False):
         super().__init__(reason)
-        self.path, self.passing = path, passing
+        self.path, self.transient = path, transient
 
 
-class UnusualImage(UndecodableImage):
-    """It isn't of a usual format, and only those were to be read."""
+class UntrustedFormat(UndecodableImage):
+    """The image has none of TRUSTED_FORMATS, and only those were allowed."""
 
 
 def decode(
-    path: str | os.PathLike[str], size_hint: int | None = None, usual_only: bool = False, grey: bool = False
+    path: str | os.PathLike[str], size_hint: int | None = None, *, trusted_only: bool = False, keep_grey: bool = False
 ) -> Image.Image:
-    """The image in a file as a person sees it: mode RGB, upright, on white, the first frame of an animation.
+    """Decode an image file: mode RGB, upright, on a white background, the first frame of an animation.
 
-    Grey values of more than 8 bits are scaled from their own minimum and maximum to 0 and 255.
+    Grey values of more than 8 bits are scaled linearly, from the image's minimum and maximum to 0 and 255.
 
     Args:
-        path: any file that Pillow reads.
-        size_hint: pixels that the caller needs along the shorter side. A JPEG may come at 1/2, 1/4 or 1/8 of its size
-            as long as its shorter side keeps that many, which is up to several times faster.
-        usual_only: leave formats but JPEG and PNG unread, and what else asks for a rarely tried reader.
-        grey: leave an image that is grey in mode L, a third of the work for whatever comes next.
+        path: a file of any format that Pillow reads.
+        size_hint: pixels needed along the shorter side. A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long
+            as its shorter side keeps this many pixels, which is up to several times faster.
+        trusted_only: decode JPEG and PNG only, and no JPEG in CMYK, which needs a colour profile's decoder.
+        keep_grey: return a grey image in mode L, which makes the following steps three times cheaper.
 
     Raises:
-        UndecodableImage: for whatever goes wrong with the file.
-        UnusualImage: with `usual_only`.
+        UndecodableImage: the file can't be decoded, for whatever reason.
+        UntrustedFormat: with `trusted_only`, the file has another format or is in CMYK.
     """
-    with _one_failure(Path(path), usual_only), _opened(path, usual_only) as image:
+    with _raise_undecodable(Path(path), trusted_only=trusted_only), _open(path, trusted_only=trusted_only) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise UndecodableImage(f"it is too large: {width} × {height} pixels, and up to {MAX_PIXELS:,} are read")
+            raise UndecodableImage(f"it is too large: {width} × {height} pixels, the limit is {MAX_PIXELS:,} in all")
         if size_hint:
-            image.draft(None, (size_hint, size_hint))  # does nothing where the format can't
-        return _as_seen(image, grey)
+            image.draft(None, (size_hint, size_hint))  # no effect on formats without reduced decoding
+        return _to_upright(image, keep_grey=keep_grey)
 
 
-def _opened(path: str | os.PathLike[str], usual_only: bool) -> Image.Image:
-    mode = os.stat(path).st_mode  # noqa: PTH116 - any path-like, and once for each decoding
+def _open(path: str | os.PathLike[str], *, trusted_only: bool) -> Image.Image:
+    mode = os.stat(path).st_mode  # noqa: PTH116 - takes any path-like, and is called for every image
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise UndecodableImage("it is a pipe, a socket or a device")  # to open it would wait for a writer
-    image = Image.open(path, formats=USUAL if usual_only else None)
-    if usual_only and image.mode == "CMYK":  # its colour profile has a reader of its own
+        raise UndecodableImage("it is a pipe, a socket or a device")  # opening a pipe would wait for a writer
+    image = Image.open(path, formats=TRUSTED_FORMATS if trusted_only else None)
+    if trusted_only and image.mode == "CMYK":  # its colour profile is parsed by another library
         image.close()
-        raise UnusualImage("it is in CMYK")
+        raise UntrustedFormat("it is in CMYK")
     return image
 
 
-def verify(path: str | os.PathLike[str], usual_only: bool = False) -> bytes:
-    """Read the whole file once, a JPEG at reduced size.
+def verify(path: str | os.PathLike[str], *, trusted_only: bool = False) -> bytes:
+    """Decode the whole file once, a JPEG at reduced size.
 
-    Returns a thumbnail to compare images by: THUMBNAIL × THUMBNAIL grey values, row by row. Raises UndecodableImage,
-    and UnusualImage as `decode` does.
+    Returns:
+        A thumbnail to find near-duplicates with: THUMBNAIL_SIDE × THUMBNAIL_SIDE grey values of a byte, row by row.
+
+    Raises:
+        UndecodableImage, UntrustedFormat: as `decode`.
     """
-    image = decode(path, 4 * THUMBNAIL, usual_only)
-    return image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR).tobytes()
+    image = decode(path, 4 * THUMBNAIL_SIDE, trusted_only=trusted_only)
+    return image.convert("L").resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR).tobytes()
 
 
 def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
-    """An image in memory as `decode` would return it.
+    """Convert an image in memory to what `decode` returns for a file.
 
     Args:
         image: a Pillow image of any mode; or an array [height, width], [height, width, 1], [height, width, 3] or
             [height, width, 4] (RGBA) of integers in 0..255, of floats in 0..1 or of booleans; or an array
-            [height, width] of larger integers, which are scaled from their own minimum and maximum to 0 and 255.
+            [height, width] of larger integers, which are scaled from their minimum and maximum to 0 and 255.
 
     Raises:
-        DataError: where the array is none of these.
-        UndecodableImage: where a Pillow image that is read lazily can't be read.
+        DataError: the array has another shape, type or range of values.
+        UndecodableImage: a lazily loaded Pillow image can't be decoded.
     """
     if isinstance(image, Image.Image):
-        with _one_failure(None):
-            return _as_seen(image)
+        with _raise_undecodable(None):
+            return _to_upright(image)
     array = np.asarray(image)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
@@ -155,68 +146,69 @@ def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
         raise DataError(
             f"An image array has the shape [height, width] or [height, width, 3 or 4], not {list(array.shape)}.{hint}"
         )
-    return _as_seen(Image.fromarray(_eight_bits(array)))
+    return _to_upright(Image.fromarray(_array_to_uint8(array)))
 
 
-def _as_seen(image: Image.Image, grey: bool = False) -> Image.Image:
+def _to_upright(image: Image.Image, *, keep_grey: bool = False) -> Image.Image:
+    """Mode RGB (L for a grey image with `keep_grey`), upright, on white."""
     image.load()
-    turn = _turn(image)  # after loading: a TIFF sets itself upright then
+    transpose = _upright_transpose(image)  # after load(), which already turns a TIFF upright
     if 0 in image.size:
         raise UndecodableImage("it has no pixels")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        seen = Image.fromarray(_deep_grey(image)).convert("RGB")
+        upright = Image.fromarray(_deep_grey_to_uint8(image)).convert("RGB")
     elif image.mode == "CMYK":
-        seen = _from_cmyk(image)
+        upright = _cmyk_to_rgb(image)
     elif image.has_transparency_data:
         rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        seen = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+        upright = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
     else:
-        seen = image.convert("L" if grey and image.mode == "L" else "RGB")
-    if turn is not None:
-        seen = seen.transpose(turn)
-    seen.info = {}  # the orientation it had must not turn it again
-    return seen
+        upright = image.convert("L" if keep_grey and image.mode == "L" else "RGB")
+    if transpose is not None:
+        upright = upright.transpose(transpose)
+    upright.info = {}  # without the EXIF orientation, so that a second call does not transpose again
+    return upright
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
+def _upright_transpose(image: Image.Image) -> Image.Transpose | None:
     try:
-        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # broken EXIF spoils no pixels
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # the pixels of an image with broken EXIF are still usable
         return None
 
 
-def _from_cmyk(image: Image.Image) -> Image.Image:
+def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
     from PIL import ImageCms
 
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        seen = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        return cast(Image.Image, seen)  # None is for in-place alone
-    except (KeyError, OSError, ValueError, ImageCms.PyCMSError):  # no profile, or a useless one
+        rgb = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        return cast(Image.Image, rgb)  # None is returned for inPlace=True only
+    except (KeyError, OSError, ValueError, ImageCms.PyCMSError):  # no profile, or not a valid CMYK profile
         return image.convert("RGB")
 
 
-def _deep_grey(image: Image.Image) -> np.ndarray:
+def _deep_grey_to_uint8(image: Image.Image) -> np.ndarray:
     values = np.asarray(image)
-    grey = _stretch(values)
+    grey = _scale_to_uint8(values)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey[values == transparent] = 255
     return grey
 
 
-def _stretch(values: np.ndarray) -> np.ndarray:
-    """Any numbers to uint8, their smallest to 0 and their largest to 255; NaN is 0, and so is all of a flat image."""
+def _scale_to_uint8(values: np.ndarray) -> np.ndarray:
+    """Scale the finite minimum to 0 and the finite maximum to 255. NaN becomes 0, as does a constant image."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    # halved first: the range of the largest floats is infinite
-    share = (np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low) / 2 - low / 2) / (
+    # halved first: max - min may overflow to infinity
+    fraction = (np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low) / 2 - low / 2) / (
         (high / 2 - low / 2) or 1.0
     )
-    return (share * 255).round().astype(np.uint8)
+    return (fraction * 255).round().astype(np.uint8)
 
 
-def _eight_bits(array: np.ndarray) -> np.ndarray:
+def _array_to_uint8(array: np.ndarray) -> np.ndarray:
     if array.dtype == bool:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint8:
@@ -225,79 +217,79 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
         raise DataError(f"An image array holds integers, floats or booleans, not {array.dtype}.")
     low, high = array.min(), array.max()
     if array.dtype.kind == "f":
-        if not (low >= 0 and high <= 1):  # NaN fails this too
+        if not (low >= 0 and high <= 1):  # also true of NaN
             raise DataError(
                 f"An image array of floats holds values from 0 to 1, not {low:g} to {high:g}. "
                 "Scale it, or give integers from 0 to 255."
             )
         return (array.astype(np.float64) * 255).round().astype(np.uint8)
-    if low >= 0 and high <= 255 and array.dtype.itemsize != 2:  # 16 bits are a deep grey image, however dark
+    if low >= 0 and high <= 255 and array.dtype.itemsize != 2:  # 16 bits: deep grey, even if dark
         return array.astype(np.uint8)
     if array.ndim == 2:
-        return _stretch(array)
-    raise DataError(f"A colour image's array of {array.dtype} can't be scaled: give uint8 values from 0 to 255.")
+        return _scale_to_uint8(array)
+    raise DataError(f"A colour image of {array.dtype} values can't be scaled. Give uint8 values from 0 to 255.")
 
 
 @contextmanager
-def _one_failure(path: Path | None, usual_only: bool = False) -> Iterator[None]:
-    """Whatever reading an image raises becomes UndecodableImage, and Pillow's warnings stay off the terminal."""
+def _raise_undecodable(path: Path | None, *, trusted_only: bool = False) -> Iterator[None]:
+    """Turn every exception of decoding into UndecodableImage, and suppress Pillow's warnings."""
     try:
-        with _silence:
+        with _no_pillow_warnings:
             yield
     except UndecodableImage as error:
         error.path = path
         raise
-    except Exception as error:  # Pillow's readers raise nearly every kind for broken files
-        unusual = usual_only and isinstance(error, UnidentifiedImageError)
-        kind = UnusualImage if unusual else UndecodableImage
-        raise kind(_reason(error, path), path, passing=isinstance(error, MemoryError)) from error
+    except Exception as error:  # Pillow's decoders raise nearly every exception type for broken files
+        is_untrusted = trusted_only and isinstance(error, UnidentifiedImageError)
+        error_type = UntrustedFormat if is_untrusted else UndecodableImage
+        raise error_type(_reason(error, path), path, transient=isinstance(error, MemoryError)) from error
 
 
 def _reason(error: Exception, path: Path | None) -> str:
     if isinstance(error, FileNotFoundError):
-        return "it is a link to nothing" if path and path.is_symlink() else "there is no such file"
+        return "it is a broken symbolic link" if path and path.is_symlink() else "there is no such file"
     if isinstance(error, IsADirectoryError):
         return "it is a folder"
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
-        return "it is a link that leads back to itself"
+        return "it is a symbolic link that leads back to itself"
     if isinstance(error, PermissionError):
         return "there is no permission to read it"
     if isinstance(error, Image.DecompressionBombError):
         return f"it is too large: {error}"
     if isinstance(error, UnidentifiedImageError):
         empty = path is not None and path.is_file() and path.stat().st_size == 0
-        return "it is empty" if empty else "it isn't an image in a format that Pillow knows"
+        return "it is empty" if empty else "it isn't an image in a format that Pillow reads"
     if isinstance(error, MemoryError):
         return "it doesn't fit into memory"
     return f"it is broken: {' '.join(str(error).split()) or type(error).__name__}"
 
 
-class _Silence:
-    """No warnings from Pillow while any thread reads an image.
+class _NoPillowWarnings:
+    """Suppress Pillow's warnings while any thread is inside of the context.
 
-    `warnings.catch_warnings` puts the filters of its own start back, whatever other threads did since; this adds one
-    filter and takes that one away.
+    `warnings.catch_warnings` isn't thread-safe: on exit it restores the filters that were set on entry, and undoes
+    what other threads changed meanwhile. This class inserts and removes its own filter only.
     """
 
     filter = ("ignore", None, Warning, re.compile(r"PIL\b"), 0)
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.readers = 0
+        self.num_inside = 0
 
     def __enter__(self) -> None:
         with self.lock:
-            self.readers += 1
+            self.num_inside += 1
             filters = cast("list[Any]", warnings.filters)
             if self.filter not in filters[:1]:
                 filters.insert(0, self.filter)
 
     def __exit__(self, *_: object) -> None:
         with self.lock:
-            self.readers -= 1
+            self.num_inside -= 1
             filters = cast("list[Any]", warnings.filters)
-            while not self.readers and self.filter in filters:
+            while not self.num_inside and self.filter in filters:
                 filters.remove(self.filter)
 
 
-_silence = _Silence()
+_no_pillow_warnings = _NoPillowWarnings()

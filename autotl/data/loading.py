@@ -1,4 +1,4 @@
-"""From a location, as the user typed it, to an image dataset: list, read every file once, say what is odd."""
+"""Loads an image dataset: lists the images at a location, verifies each file once and audits the result."""
 
 import os
 import re
@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from autotl.data.audit import look_at
-from autotl.data.dataset import DatasetSource, Finding, ImageDataset, LabelledImage, Skipped
+from autotl.data.audit import audit_dataset
+from autotl.data.dataset import DatasetSource, Finding, ImageDataset, LabelledImage, Skipped, join_names
 from autotl.data.sources import SUBSET_NAMES
-from autotl.data.verification import check_files
+from autotl.data.verification import verify_files
 from autotl.errors import DataError, nearest
 
 __all__ = ["load_dataset"]
+
+MAX_CLASS_NAMES = 12
+"""Class names that a message lists."""
 
 
 def load_dataset(
@@ -28,152 +31,163 @@ def load_dataset(
     threads: int = 2,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-    tolerate: Callable[[Finding], None] | None = None,
+    on_problem: Callable[[Finding], None] | None = None,
 ) -> ImageDataset:
-    """The labelled images at a location, each file read and decoded once.
+    """The labelled images at a location. Each file is read and decoded once.
 
     Args:
-        location: what one of the sources matches: a folder, a manifest, a name. The last source that matches is taken.
-        sources: by name, as plugins registered them.
-        test: another location; all of its images become the subset "test".
-        classes: the only classes there may be, in this order (a model's). Otherwise they are those of the images to
-            train on, numbers in the order of their values, names in natural order.
-        strict: whether a file that can't be decoded is a DataError instead of one of `skipped`.
-        threads: files read at the same time.
-        cache: a folder that remembers digests and verdicts of files that don't change. It may be shared.
-        progress: called with files checked and files in all.
-        tolerate: told of what would be an error and leaves something to look at, instead of raising it: a single class,
-            images of classes that aren't trained on (they are left out), a class without a sound image.
+        location: a folder, a manifest, or the name of a dataset. Of several matching sources the last one is used.
+        sources: dataset sources by name, in the order of their registration.
+        test: another location, all of whose images become the subset "test".
+        classes: the allowed classes in the order of their indices (those of a model). By default they are the classes
+            of the training images: numbers ordered by value, names in natural order.
+        strict: raise DataError for a file that can't be decoded, instead of adding it to `skipped`.
+        threads: how many files are read at the same time.
+        cache: a folder for the results of verification; unchanged files are not read again. Processes may share it.
+        progress: called with the number of files checked and the number of all files.
+        on_problem: called with a finding in place of raising DataError, where loading can continue: a single class;
+            images of a class without training images, which are left out; a class without a decodable image.
 
     Raises:
-        DataError: where the location isn't as it should be, or what is there can't make a classifier.
+        DataError: the location is invalid, or a classifier can't be trained on its images.
     """
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as source_warnings:
         warnings.simplefilter("always")
-        rows = _listed(location, sources)
+        images = _list_images(location, sources)
         if test is not None:
-            if any(row.subset == "test" for row in rows):
-                raise DataError(f"{location} has test images of its own: leave out the other ones, {test}.")
-            rows += [LabelledImage(r.path, r.label, "test", r.group) for r in _listed(test, sources)]
-    refuse = tolerate or _refuse
-    order = tuple(classes) if classes is not None else _classes(rows, location, refuse)
-    rows = _of_known_classes(rows, order, location, test, refuse)
+            if any(image.subset == "test" for image in images):
+                raise DataError(
+                    f"{location} already has test images. Remove the other location of test images, {test}."
+                )
+            images = [*images, *(replace(image, subset="test") for image in _list_images(test, sources))]
+    on_problem = on_problem or _raise
+    class_names = tuple(classes) if classes is not None else _training_classes(images, location, on_problem)
+    images = _of_known_classes(images, class_names, location, test, on_problem)
 
-    checks = check_files([row.path for row in rows], threads, cache, progress)
-    skipped = tuple(Skipped(row.path, c.reason) for row, c in zip(rows, checks, strict=True) if c.reason)
+    verifications = verify_files([image.path for image in images], threads, cache, progress)
+    skipped = tuple(Skipped(i.path, v.reason) for i, v in zip(images, verifications, strict=True) if v.reason)
     if skipped and strict:
         raise DataError(
-            f"{_images(skipped)} can't be decoded: {_first(skipped)}. Mend or remove them (--strict-images)."
+            f"{_count_images(skipped)} can't be decoded: {_first_reasons(skipped)}. "
+            "Repair or remove these files, or omit --strict-images."
         )
-    thumbnails = [check.thumbnail for check in checks if not check.reason]
-    sound = [(row, check.digest) for row, check in zip(rows, checks, strict=True) if not check.reason]
-    if not sound:
-        raise DataError(f"No image of {location} can be decoded: {_first(skipped)}.")
+    decodable = [(image, v) for image, v in zip(images, verifications, strict=True) if not v.reason]
+    if not decodable:
+        raise DataError(f"No image of {location} can be decoded: {_first_reasons(skipped)}.")
+    images = [image for image, _ in decodable]
     if classes is None:
-        _check_every_class_is_left(sound, order, skipped, refuse)
+        _check_classes_have_images(images, class_names, skipped, on_problem)
 
-    index = {label: i for i, label in enumerate(order)}
+    index = {label: i for i, label in enumerate(class_names)}
     dataset = ImageDataset(
-        name=_name(location),
-        classes=order,
-        paths=tuple(Path(os.path.abspath(row.path)) for row, _ in sound),  # noqa: PTH100 - links stay links
-        labels=np.array([index[row.label] for row, _ in sound], dtype=np.int64),
-        digests=tuple(digest for _, digest in sound),
-        subsets=tuple(row.subset for row, _ in sound),
-        groups=tuple(row.group for row, _ in sound),
+        name=_dataset_name(location),
+        classes=class_names,
+        paths=tuple(Path(os.path.abspath(image.path)) for image in images),  # noqa: PTH100 - symbolic links are kept
+        labels=np.array([index[image.label] for image in images], dtype=np.int64),
+        digests=tuple(v.digest for _, v in decodable),
+        subsets=tuple(image.subset for image in images),
+        groups=tuple(image.group for image in images),
         skipped=skipped,
     )
-    listing = dict.fromkeys(str(warning.message) for warning in said if issubclass(warning.category, UserWarning))
-    findings = look_at(dataset, thumbnails if classes is None else None, to_train=classes is None)
-    serious = [finding.text for finding in findings if finding.serious]
-    said_first = tuple(Finding("left_out", False, text, 1) for text in listing)
-    return replace(dataset, findings=(*findings, *said_first), warnings=(*listing, *serious))
+    thumbnails = [v.thumbnail for _, v in decodable] if classes is None else None
+    findings = audit_dataset(dataset, thumbnails, for_training=classes is None)
+    serious = [finding.line() for finding in findings if finding.serious]
+    # a dict removes repeated warnings and keeps their order
+    texts = dict.fromkeys(str(w.message) for w in source_warnings if issubclass(w.category, UserWarning))
+    from_source = tuple(Finding("source_warning", text, 1, serious=False) for text in texts)
+    return replace(dataset, findings=(*findings, *from_source), warnings=(*texts, *serious))
 
 
-def _refuse(finding: Finding) -> None:
-    raise DataError(finding.text)
+def _raise(finding: Finding) -> None:
+    raise DataError(finding.line())
 
 
-def _listed(location: str, sources: Mapping[str, DatasetSource]) -> list[LabelledImage]:
+def _list_images(location: str, sources: Mapping[str, DatasetSource]) -> list[LabelledImage]:
     matching = [source for source in sources.values() if source.matches(location)]
     if not matching:
         known = sorted(set(sources) - {"folder", "manifest"})
-        names = f", or a dataset by name: {', '.join(known)}" if known else ""
+        names = f", or the name of a dataset: {', '.join(known)}" if known else ""
         raise DataError(
-            f"{location!r} holds no dataset.{nearest(location, known)} "
+            f"{location!r} is not a dataset.{nearest(location, known)} "
             f"Give a folder of class folders, a CSV manifest (path,label){names}."
         )
     source = matching[-1]
     if len(matching) > 1 and location == source.name:
-        warnings.warn(f"{location!r} is the dataset of that name. For the folder type ./{location}", stacklevel=2)
-    rows = source.images(location)
-    if not rows:
-        raise DataError(f"{location!r} lists no images.")
-    return rows
+        warnings.warn(
+            f"{location!r} is read as the dataset of that name. For the folder type ./{location}", stacklevel=2
+        )
+    images = source.images(location)
+    if not images:
+        raise DataError(f"{location!r} has no images.")
+    return images
 
 
-def _classes(rows: Iterable[LabelledImage], location: str, refuse: Callable[[Finding], None]) -> tuple[str, ...]:
-    """Of the images to train on, in natural order."""
-    names = {row.label for row in rows if row.subset in ("", "train")}
+def _training_classes(
+    images: Iterable[LabelledImage], location: str, on_problem: Callable[[Finding], None]
+) -> tuple[str, ...]:
+    """The classes of the training images, in natural order."""
+    names = {image.label for image in images if image.subset in ("", "train")}
     if not names:
-        raise DataError(f"{location} has no images to train on, only validation or test ones.")
+        raise DataError(f"{location} has no training images, only validation or test images.")
     if len(names) == 1:
         (name,) = names
         inner = Path(location).expanduser() / name
-        below = f" If {inner} holds class folders, name it instead." if inner.is_dir() else ""
-        text = f"All images of {location} are of one class, {name!r}; it takes two to tell apart.{below}"
-        refuse(Finding("one_class", True, text, 1, (name,)))
+        hint = f" If {inner} holds class folders, give that folder instead." if inner.is_dir() else ""
+        text = f"All images of {location} belong to one class, {name!r}; a classifier needs at least two.{hint}"
+        on_problem(Finding("one_class", text, 1, (name,), serious=True))
     if all(re.fullmatch(r"[+-]?\d+(\.\d+)?", name) for name in names):
         return tuple(sorted(names, key=lambda name: (float(name), name)))
-    return tuple(sorted(names, key=_natural))
+    return tuple(sorted(names, key=_natural_order))
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
-    """Sorts `page 2` before `page 10`. Text and numbers take turns, so that like is compared with like."""
-    return [int(subset) if i % 2 else subset for i, subset in enumerate(re.split(r"(\d+)", name))], name
+def _natural_order(name: str) -> tuple[list[str | int], str]:
+    """Sort key by which `page 2` precedes `page 10`. Texts and numbers alternate, so that only equal types meet."""
+    return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split(r"(\d+)", name))], name
 
 
 def _of_known_classes(
-    rows: list[LabelledImage],
-    order: tuple[str, ...],
+    images: list[LabelledImage],
+    classes: tuple[str, ...],
     location: str,
     test: str | None,
-    refuse: Callable[[Finding], None],
+    on_problem: Callable[[Finding], None],
 ) -> list[LabelledImage]:
-    known = set(order)
-    strangers: dict[tuple[str, str, str], list[LabelledImage]] = {}
-    for row in rows:
-        if row.label not in known:
-            place = test if test is not None and row.subset == "test" else location
-            strangers.setdefault((place, row.subset, row.label), []).append(row)
-    for (place, subset, label), some in strangers.items():
+    """The images whose class is among `classes`; one problem for each unknown class of a subset."""
+    known = set(classes)
+    unknown: dict[tuple[str, str, str], list[LabelledImage]] = {}
+    for image in images:
+        if image.label not in known:
+            source = test if test is not None and image.subset == "test" else location
+            unknown.setdefault((source, image.subset, image.label), []).append(image)
+    for (source, subset, label), of_class in unknown.items():
         text = (
-            f"{place} has {subset + ' ' if subset else ''}images of {label!r}, a class that isn't among those to train on."
-            f"{nearest(label, order)} Known classes: {_few(order)}."
+            f"{source} has {subset + ' ' if subset else ''}images of {label!r}, which is not a class of the training "
+            f"images.{nearest(label, classes)} Known classes: {join_names(classes, MAX_CLASS_NAMES)}."
         )
-        refuse(Finding("unknown_class", True, text, len(some), tuple(str(row.path) for row in some[:5])))
-    return [row for row in rows if row.label in known] if strangers else rows
+        paths = tuple(str(image.path) for image in of_class[:5])
+        on_problem(Finding("unknown_class", text, len(of_class), paths, serious=True))
+    return [image for image in images if image.label in known] if unknown else images
 
 
-def _check_every_class_is_left(
-    sound: Iterable[tuple[LabelledImage, str]],
-    order: tuple[str, ...],
+def _check_classes_have_images(
+    decodable: Iterable[LabelledImage],
+    classes: tuple[str, ...],
     skipped: tuple[Skipped, ...],
-    refuse: Callable[[Finding], None],
+    on_problem: Callable[[Finding], None],
 ) -> None:
-    left = {row.label for row, _ in sound if row.subset in ("", "train")}
-    gone = [name for name in order if name not in left]
-    if gone:
+    present = {image.label for image in decodable if image.subset in ("", "train")}
+    missing = [name for name in classes if name not in present]
+    if missing:
         text = (
-            f"No image to train on of {_few([repr(name) for name in gone])} can be decoded. "
-            f"Of {_images(skipped)} left out: {_first(skipped)}."
+            f"No training image of {join_names([repr(name) for name in missing], MAX_CLASS_NAMES)} can be decoded. "
+            f"{_count_images(skipped)} left out: {_first_reasons(skipped)}."
         )
-        refuse(Finding("class_without_images", True, text, len(gone), tuple(gone[:5])))
+        on_problem(Finding("class_without_images", text, len(missing), tuple(missing[:5]), serious=True))
 
 
-def _name(location: str) -> str:
-    """What people would call it: the folder or file, or what holds the folder where that is called train."""
-    path = Path(os.path.abspath(Path(location).expanduser()))  # noqa: PTH100 - a link's own name
+def _dataset_name(location: str) -> str:
+    """The name of the folder or file, or of the parent folder if the folder is called train, val or test."""
+    path = Path(os.path.abspath(Path(location).expanduser()))  # noqa: PTH100 - the name of a link, not of its target
     if not path.exists():
         return location
     if path.is_dir() and path.name.lower() in SUBSET_NAMES and path.parent.name:
@@ -181,14 +195,10 @@ def _name(location: str) -> str:
     return path.name if path.is_dir() else path.stem
 
 
-def _images(skipped: Sequence[Skipped]) -> str:
+def _count_images(skipped: Sequence[Skipped]) -> str:
     return f"{len(skipped):,} image{'s' if len(skipped) > 1 else ''}"
 
 
-def _first(skipped: Sequence[Skipped], most: int = 3) -> str:
-    more = f"; and {len(skipped) - most:,} more" if len(skipped) > most else ""
-    return "; ".join(f"{s.path} ({s.reason})" for s in skipped[:most]) + more
-
-
-def _few(names: Sequence[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+def _first_reasons(skipped: Sequence[Skipped], limit: int = 3) -> str:
+    others = f"; and {len(skipped) - limit:,} more" if len(skipped) > limit else ""
+    return "; ".join(f"{s.path} ({s.reason})" for s in skipped[:limit]) + others

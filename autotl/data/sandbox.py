@@ -1,7 +1,7 @@
-"""Reads images of unusual formats in child processes: a file that crashes its reader takes one of those down, no more.
+"""Decode images of untrusted formats in child processes, so that a file that crashes its decoder ends only a child.
 
-A child is `python -m autotl.data.sandbox`. It is sent paths and answers with a thumbnail or a reason, each as a length
-of four bytes and that many bytes; it ends when its parent does.
+A child is `python -m autotl.data.sandbox`. It receives paths and answers each with a thumbnail or a reason. A message
+is its length in four bytes and that many bytes. A child ends when its parent closes the pipe or dies.
 """
 
 import os
@@ -16,60 +16,70 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from autotl.data.decoding import UndecodableImage, UnusualImage, verify
+from autotl.data.decoding import UndecodableImage, UntrustedFormat, verify
 
-__all__ = ["SECONDS", "Readers"]
+__all__ = ["DECODE_TIMEOUT", "SandboxedDecoder"]
 
-SECONDS = 30.0
-"""A reader that takes longer over one file has lost its way."""
-MEMORY = 8 << 30
-"""Bytes that a child may ask for: several times what the largest image that is read takes."""
-CRASHES = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE"}
-SOUND, BROKEN, UNKNOWN, PASSING = b"s", b"b", b"u", b"p"
+DECODE_TIMEOUT = 30.0
+"""Seconds after which decoding of one file counts as hung."""
+MEMORY_LIMIT = 8 << 30
+"""Address space of a child in bytes: several times what the largest allowed image takes."""
+CRASH_SIGNALS = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE"}
+"""Signals that a faulty decoder causes. Others, such as SIGKILL when memory runs out, may not be the file's fault."""
+OK, UNDECODABLE, UNKNOWN_FORMAT, TRANSIENT = b"o", b"d", b"u", b"t"
+"""First byte of an answer. After OK follows a thumbnail, after the others a reason."""
 
 
-class Readers:
-    """Child processes that read images, started when they are needed, as many as threads ask at the same time."""
+class SandboxedDecoder:
+    """Decodes images of untrusted formats in child processes: one for each thread that is decoding, started on demand.
 
-    def __init__(self, seconds: float = SECONDS):
-        self.seconds = seconds
+    Args:
+        timeout: seconds after which decoding of one file counts as hung.
+    """
+
+    def __init__(self, timeout: float = DECODE_TIMEOUT):
+        self.timeout = timeout
         self._idle: queue.LifoQueue[subprocess.Popen[bytes]] = queue.LifoQueue()
-        weakref.finalize(self, _end, self._idle)
+        weakref.finalize(self, _end_children, self._idle)
 
     def verify(self, path: str | os.PathLike[str]) -> bytes:
-        """As `autotl.data.decoding.verify`, for any format; what crashes or hangs a reader counts as undecodable."""
-        try:
-            return verify(path, usual_only=True)
-        except UnusualImage:
-            return self._verify_apart(Path(path))
+        """Decode a file of any format as `autotl.data.decoding.verify` does.
 
-    def _verify_apart(self, path: Path) -> bytes:
-        child = self._child()
-        timer = threading.Timer(self.seconds, child.kill)
+        Raises:
+            UndecodableImage: also if the file crashes its decoder, or decoding it takes longer than `timeout`.
+        """
+        try:
+            return verify(path, trusted_only=True)
+        except UntrustedFormat:
+            return self._verify_in_child(Path(path))
+
+    def _verify_in_child(self, path: Path) -> bytes:
+        child = self._take_child()
+        timer = threading.Timer(self.timeout, child.kill)
         timer.start()
         try:
             assert child.stdin is not None
             assert child.stdout is not None
-            _send(child.stdin, os.fsencode(os.path.abspath(path)))  # noqa: PTH100 - links stay links
+            _send(child.stdin, os.fsencode(os.path.abspath(path)))  # noqa: PTH100 - keeps symbolic links
             answer = _receive(child.stdout)
-        except OSError:  # it ended before it had read the path
+        except OSError:  # the child ended before it read the path
             answer = None
         finally:
-            hung = not timer.is_alive()
+            timed_out = not timer.is_alive()
             timer.cancel()
         if answer is None:
-            raise self._lost(child, path, hung)
+            raise self._error_of_ended(child, path, timed_out=timed_out)
         self._idle.put(child)
-        kind, words = answer[:1], answer[1:]
-        if kind == SOUND:
-            return words
-        if kind == UNKNOWN and _more_than_pillows_own():
-            return verify(path)  # by a reader that a plugin brought, after Pillow's own have all refused it
-        raise UndecodableImage(words.decode(errors="surrogateescape"), path, passing=kind == PASSING)
+        status, content = answer[:1], answer[1:]
+        if status == OK:
+            return content
+        if status == UNKNOWN_FORMAT and _has_third_party_decoders():
+            return verify(path)  # with the decoders that plugins registered in this process
+        raise UndecodableImage(content.decode(errors="surrogateescape"), path, transient=status == TRANSIENT)
 
-    def _child(self) -> "subprocess.Popen[bytes]":
+    def _take_child(self) -> "subprocess.Popen[bytes]":
         with suppress(queue.Empty):
             return self._idle.get_nowait()
         return subprocess.Popen(
@@ -77,39 +87,40 @@ class Readers:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the parent
+            start_new_session=True,  # so that Ctrl-C reaches the parent only
         )
 
-    def _lost(self, child: "subprocess.Popen[bytes]", path: Path, hung: bool) -> UndecodableImage:
+    def _error_of_ended(self, child: "subprocess.Popen[bytes]", path: Path, *, timed_out: bool) -> UndecodableImage:
+        """Clean up after a child that ended without an answer, and return the error with the cause."""
         child.kill()
         code = child.wait()
-        _close(child)
-        if hung:
-            return UndecodableImage(f"its reader hung: it took more than {self.seconds:.0f} s", path, passing=True)
-        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return UndecodableImage(f"it crashes its reader ({name})", path, passing=name not in CRASHES)
+        _close_pipes(child)
+        if timed_out:
+            return UndecodableImage(f"it hangs its decoder: more than {self.timeout:.0f} s", path, transient=True)
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return UndecodableImage(f"it crashes its decoder ({cause})", path, transient=cause not in CRASH_SIGNALS)
 
-    def __enter__(self) -> "Readers":
+    def __enter__(self) -> "SandboxedDecoder":
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the children that wait; a thread that still reads keeps its own."""
-        _end(self._idle)
+        """End the idle children. A child that is decoding becomes idle again and ends with this object."""
+        _end_children(self._idle)
 
 
-def _end(idle: "queue.LifoQueue[subprocess.Popen[bytes]]") -> None:
+def _end_children(idle: "queue.LifoQueue[subprocess.Popen[bytes]]") -> None:
     with suppress(queue.Empty):
         while True:
             child = idle.get_nowait()
-            _close(child)
+            _close_pipes(child)
             child.wait()
 
 
-def _more_than_pillows_own() -> bool:
-    return any(not reader[0].__module__.startswith("PIL.") for reader in Image.OPEN.values())
+def _has_third_party_decoders() -> bool:
+    return any(not opener[0].__module__.startswith("PIL.") for opener in Image.OPEN.values())
 
 
-def _close(child: "subprocess.Popen[bytes]") -> None:
+def _close_pipes(child: "subprocess.Popen[bytes]") -> None:
     for pipe in (child.stdin, child.stdout):
         with suppress(OSError):
             pipe.close() if pipe else None
@@ -121,7 +132,7 @@ def _send(stream: IO[bytes], content: bytes) -> None:
 
 
 def _receive(stream: IO[bytes]) -> bytes | None:
-    """None where the other side has ended."""
+    """The next message; None if the other side has ended."""
     head = stream.read(4)
     if len(head) < 4:
         return None
@@ -132,32 +143,33 @@ def _receive(stream: IO[bytes]) -> bytes | None:
 
 def _answer(path: Path) -> bytes:
     try:
-        return SOUND + verify(path)
+        return OK + verify(path)
     except UndecodableImage as error:
-        unknown = type(error.__cause__).__name__ == "UnidentifiedImageError"
-        kind = UNKNOWN if unknown else PASSING if error.passing else BROKEN
-        return kind + str(error).encode(errors="surrogateescape")
+        is_unknown = isinstance(error.__cause__, UnidentifiedImageError)
+        status = UNKNOWN_FORMAT if is_unknown else TRANSIENT if error.transient else UNDECODABLE
+        return status + str(error).encode(errors="surrogateescape")
 
 
 def main() -> None:
-    """The child: until its parent closes the pipe."""
+    """Run a child until its parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _limit()
+    _set_limits()
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a C library prints is no answer
+    os.dup2(2, 1)  # C libraries print to file descriptor 1: keep their output out of the answers
     paths = sys.stdin.buffer
     while (path := _receive(paths)) is not None:
         _send(answers, _answer(Path(os.fsdecode(path))))
 
 
-def _limit() -> None:
-    """No core files of hundreds of megabytes, and an error instead of the machine's last memory."""
-    if sys.platform == "linux":
+def _set_limits() -> None:
+    """Write no core files, and let a huge allocation fail with MemoryError before the machine runs out of memory."""
+    if sys.platform == "linux":  # macOS doesn't enforce RLIMIT_AS
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
+        soft = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 if __name__ == "__main__":

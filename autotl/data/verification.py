@@ -1,4 +1,4 @@
-"""Checks of image files: the digest of each one's bytes, and whether it decodes. Remembered between runs."""
+"""Verification of image files: the digest of their bytes and whether they decode. A cache keeps the results."""
 
 import hashlib
 import os
@@ -14,33 +14,34 @@ from pathlib import Path
 import PIL
 
 from autotl.data.decoding import UndecodableImage
-from autotl.data.sandbox import Readers
+from autotl.data.sandbox import SandboxedDecoder
 
-__all__ = ["Check", "check_files", "digest_file"]
-
-Progress = Callable[[int, int], None]
-"""Called with files done and files in all."""
+__all__ = ["Verification", "digest_file", "verify_files"]
 
 
 @dataclass(frozen=True)
-class Check:
-    """`reason` says why the file doesn't decode, or is "". `digest` is of its bytes, or "" where they couldn't be read
-    this time: such a check isn't remembered. `thumbnail` is what `autotl.data.decoding.verify` returns."""
+class Verification:
+    """Result for one file."""
 
     digest: str
+    """Of the file's bytes; "" if they can't be read or the failure is transient. Results without a digest are not
+    cached."""
     reason: str = ""
+    """Why the file can't be decoded; "" if it can."""
     thumbnail: bytes = b""
+    """As `autotl.data.decoding.verify` returns it."""
 
 
 @dataclass(frozen=True)
-class _State:
-    """What tells that a file is still the one that was checked."""
+class _FileState:
+    """A cached result is valid while the file's state is unchanged."""
 
-    path: str  # absolute
+    path: str
+    """Absolute."""
     size: int
     mtime_ns: int
     ctime_ns: int
-    """Tells where a tool put other bytes there and set the time of change back."""
+    """Changes even if a tool replaces the bytes and restores the modification time."""
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:
@@ -52,107 +53,117 @@ def digest_file(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def check_files(
-    paths: Sequence[Path], threads: int = 2, cache: Path | None = None, progress: Progress | None = None
-) -> list[Check]:
-    """A check of each file, in the order of `paths`.
+def verify_files(
+    paths: Sequence[Path],
+    threads: int = 2,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Verification]:
+    """Verify image files. A file that can't be read or decoded is a result with a reason, not an error.
 
     Args:
-        paths: image files, or what should be.
-        threads: how many files are read at the same time.
-        cache: a folder. Files that were checked with it before and have kept their path, size and times
-            aren't read again. Many processes may share it; one that can't be used costs time, nothing else.
-        progress: told how far it is, from the calling thread.
+        paths: the files.
+        threads: number of files read in parallel.
+        cache: a folder, which several processes may share. Files that were verified with it before and have kept
+            their path, size and times are not read again. An unusable cache only costs time.
+        progress: called in the calling thread with the number of files done and the number of all files.
+
+    Returns:
+        A verification for each path, in the same order.
     """
     states = [_state(path) for path in paths]
-    known = _remembered(cache, states) if cache else {}
-    checks = [known.get(state) if state else None for state in states]
-    missing = [i for i, check in enumerate(checks) if check is None]
+    cached = _read_cache(cache, states) if cache else {}
+    results = [cached.get(state) if state else None for state in states]
+    missing = [i for i, result in enumerate(results) if result is None]
     done = len(paths) - len(missing)
     if progress:
         progress(done, len(paths))
-    with _memory(cache) as remember, Readers() as readers, ThreadPoolExecutor(max(1, threads)) as pool:
-        # in portions, so that an interrupted run keeps what it did and stops soon
-        for portion in _portions(missing, 512):
-            for i, check in zip(portion, pool.map(partial(_check, readers), [paths[i] for i in portion]), strict=True):
-                checks[i] = check
+    with _cache_writer(cache) as store, SandboxedDecoder() as decoder, ThreadPoolExecutor(max(1, threads)) as pool:
+        # chunks, so that an interrupted run keeps its results and stops soon
+        for chunk in _chunks(missing, 512):
+            new = pool.map(partial(_verify, decoder), [paths[i] for i in chunk])
+            for i, result in zip(chunk, new, strict=True):
+                results[i] = result
                 done += 1
                 if progress:
                     progress(done, len(paths))
-            remember([(state, found) for i in portion if (state := states[i]) and (found := checks[i])])
-    return [check for check in checks if check is not None]
+            store([(state, result) for i in chunk if (state := states[i]) and (result := results[i])])
+    return [result for result in results if result is not None]
 
 
-def _check(readers: Readers, path: Path) -> Check:
+def _verify(decoder: SandboxedDecoder, path: Path) -> Verification:
     try:
-        digest = digest_file(path) if path.is_file() else ""  # to open a pipe would wait for a writer
+        digest = digest_file(path) if path.is_file() else ""  # opening a pipe would wait for a writer
     except (OSError, ValueError):
-        digest = ""  # verify finds the words
+        digest = ""  # decoder.verify raises the reason
     try:
-        thumbnail = readers.verify(path)
+        thumbnail = decoder.verify(path)
     except UndecodableImage as error:
-        return Check("" if error.passing else digest, str(error))
-    return Check(digest, thumbnail=thumbnail) if digest else Check("", "it can't be read")
+        return Verification("" if error.transient else digest, str(error))
+    return Verification(digest, thumbnail=thumbnail) if digest else Verification("", "it can't be read")
 
 
-def _state(path: Path) -> _State | None:
+def _state(path: Path) -> _FileState | None:
     try:
-        status = path.stat()  # before its bytes are read: a change in between is found next time
+        status = path.stat()  # before its bytes are read, so that a change in between is noticed by the next run
     except (OSError, ValueError):
         return None
-    return _State(os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # noqa: PTH100 - links stay links
+    absolute = os.path.abspath(path)  # noqa: PTH100 - keeps symbolic links
+    return _FileState(absolute, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _portions(items: Sequence[int], size: int) -> Iterator[list[int]]:
+def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
     remaining = iter(items)
-    while portion := list(islice(remaining, size)):
-        yield portion
+    while chunk := list(islice(remaining, size)):
+        yield chunk
 
 
-# --- what is remembered
+# --- cache
 
-_READER = f"3, Pillow {PIL.__version__}"
-"""Another Pillow may read what this one doesn't, so each has its verdicts. A change of `verify` raises the number."""
+_DECODER = f"4, Pillow {PIL.__version__}"
+"""Results are kept for each Pillow version, because versions decode different files. Bump the number when `verify`
+returns other thumbnails or reasons."""
 
-_FILE = "checks-2.sqlite"
-"""A change of the table raises the number."""
-_TABLE = """CREATE TABLE IF NOT EXISTS checks (
-    path BLOB, reader TEXT, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
+_DATABASE = "verifications-1.sqlite"
+"""Bump the number when the table changes."""
+_TABLE = """CREATE TABLE IF NOT EXISTS verifications (
+    path BLOB, decoder TEXT, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
     digest TEXT, reason TEXT, thumbnail BLOB,
-    PRIMARY KEY (path, reader)
+    PRIMARY KEY (path, decoder)
 ) WITHOUT ROWID"""
 
 
 def _connect(cache: Path) -> sqlite3.Connection:
-    return sqlite3.connect(cache / _FILE, timeout=30)
+    return sqlite3.connect(cache / _DATABASE, timeout=30)
 
 
-def _remembered(cache: Path, states: Sequence[_State | None]) -> dict[_State, Check]:
-    known: dict[_State, Check] = {}
-    present = {os.fsencode(state.path): state for state in states if state}  # names needn't be UTF-8
-    names = iter(present)
+def _read_cache(cache: Path, states: Sequence[_FileState | None]) -> dict[_FileState, Verification]:
+    """The valid results. An unusable cache counts as empty."""
+    cached: dict[_FileState, Verification] = {}
+    by_path = {os.fsencode(state.path): state for state in states if state}  # a name may not be UTF-8
+    paths = iter(by_path)
     try:
-        if not (cache / _FILE).is_file():
-            return known
+        if not (cache / _DATABASE).is_file():
+            return cached
         with closing(_connect(cache)) as database:
-            while some := list(islice(names, 500)):
-                marks = ",".join("?" * len(some))
+            while chunk := list(islice(paths, 500)):
+                marks = ",".join("?" * len(chunk))
                 query = (
-                    "SELECT path, size, mtime_ns, ctime_ns, digest, reason, thumbnail FROM checks "
-                    f"WHERE reader = ? AND path IN ({marks})"
+                    "SELECT path, size, mtime_ns, ctime_ns, digest, reason, thumbnail FROM verifications "
+                    f"WHERE decoder = ? AND path IN ({marks})"
                 )
-                for path, size, mtime_ns, ctime_ns, *found in database.execute(query, [_READER, *some]):
-                    state = present[path]
+                for path, size, mtime_ns, ctime_ns, *result in database.execute(query, [_DECODER, *chunk]):
+                    state = by_path[path]
                     if (state.size, state.mtime_ns, state.ctime_ns) == (size, mtime_ns, ctime_ns):
-                        known[state] = Check(*found)
+                        cached[state] = Verification(*result)
     except (OSError, sqlite3.Error):
-        pass  # they are checked again
-    return known
+        pass  # the files are verified again
+    return cached
 
 
 @contextmanager
-def _memory(cache: Path | None) -> Iterator[Callable[[list[tuple[_State, Check]]], None]]:
-    """A function that remembers checks, until the first time it can't."""
+def _cache_writer(cache: Path | None) -> Iterator[Callable[[list[tuple[_FileState, Verification]]], None]]:
+    """Yield a function that stores results in the cache. After its first failure it does nothing."""
     database: sqlite3.Connection | None = None
     try:
         if cache:
@@ -163,32 +174,32 @@ def _memory(cache: Path | None) -> Iterator[Callable[[list[tuple[_State, Check]]
     except (OSError, sqlite3.Error):
         usable = False
 
-    def remember(new: list[tuple[_State, Check]]) -> None:
+    def store(results: list[tuple[_FileState, Verification]]) -> None:
         nonlocal usable
         if database is None or not usable:
             return
         rows = [
             (
                 os.fsencode(state.path),
-                _READER,
+                _DECODER,
                 state.size,
                 state.mtime_ns,
                 state.ctime_ns,
-                check.digest,
-                check.reason,
-                check.thumbnail,
+                result.digest,
+                result.reason,
+                result.thumbnail,
             )
-            for state, check in new
-            if check.digest
+            for state, result in results
+            if result.digest
         ]
         try:
             with database:  # one transaction
-                database.executemany("INSERT OR REPLACE INTO checks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                database.executemany("INSERT OR REPLACE INTO verifications VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         except sqlite3.Error:
             usable = False
 
     try:
-        yield remember
+        yield store
     finally:
         if database is not None:
             database.close()

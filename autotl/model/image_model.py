@@ -15,9 +15,9 @@ from PIL import Image
 from autotl.atomic_io import refuse_links_out, replaced_folder, write_atomically, write_json
 from autotl.backbones.base import Backbone, Layout
 from autotl.data.augmentation import ORIGINAL, View, draw
-from autotl.data.decoding import UndecodableImage, UnusualImage, to_rgb
+from autotl.data.decoding import UndecodableImage, UntrustedFormat, to_rgb
 from autotl.data.preprocessing import load_views, preprocess
-from autotl.data.sandbox import Readers
+from autotl.data.sandbox import SandboxedDecoder
 from autotl.data.verification import digest_file
 from autotl.engines.base import Compiled
 from autotl.engines.parity import checked_engine
@@ -70,7 +70,7 @@ class ImageModel:
     """Filled by `read_into_memory`: the backbones' networks, by digest."""
     _configs: dict[str, bytes] = field(default_factory=dict, repr=False)
     """Filled by `read_into_memory`: `config.json` of `local-dir:` backbones, by digest."""
-    _readers: Readers = field(default_factory=Readers, repr=False)
+    _decoder: SandboxedDecoder = field(default_factory=SandboxedDecoder, repr=False)
 
     def predict(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """The name of the most probable class of each image, [n]. Takes what `predict_proba` takes."""
@@ -149,9 +149,9 @@ class ImageModel:
             digest = ""
         if not checked:
             try:
-                return load_views(path, digest, backbone.preprocessing, views, usual_only=True)
-            except UnusualImage:
-                self._readers.verify(path)
+                return load_views(path, digest, backbone.preprocessing, views, trusted_only=True)
+            except UntrustedFormat:
+                self._decoder.verify(path)
         return load_views(path, digest, backbone.preprocessing, views)
 
     def _predicted(

@@ -9,7 +9,7 @@ from torch import nn
 __all__ = ["no_weight_decay", "parameter_groups"]
 
 EMBEDDINGS = ("*pos_embed*", "*position_embed*", "*cls_token*", "*class_token*")
-"""Names of class tokens and position embeddings in timm, torchvision and transformers: not every network lists its own."""
+"""Class tokens and position embeddings in timm, torchvision and transformers: not every network lists its own."""
 
 
 def parameter_groups(
@@ -20,9 +20,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """A group with weight decay and a group without; an empty group is left out.
 
-    Weight decay doesn't apply to biases, to other 1-D parameters (the weights of norms, layer scales), to
-    EMBEDDINGS, and to `excluded`: the rule of timm's `param_groups_layer_decay` (timm/optim/_param_groups.py), after BEiT (Bao et al.,
-    ICLR 2022).
+    Weight decay doesn't apply to biases, to other 1-D parameters (the weights of norms, layer scales), to EMBEDDINGS,
+    and to `excluded`: the rule of timm's `param_groups_layer_decay` (timm/optim/_param_groups.py), after BEiT (Bao et
+    al., ICLR 2022).
 
     Args:
         lr: the peak learning rate of both groups.

@@ -6,6 +6,7 @@ Names come from users and plugins, so they are wrapped in `Text`: rich would rea
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
@@ -271,10 +272,16 @@ def summary(result: Mapping[str, Any], width: int = 80, rows: int = 8) -> Render
         of = f"  {len(members)} trials combined" if len(members) > 1 else ""
         if result.get("refitted"):
             of += f"{',' if of else ' '} fitted again with the validation images"
-        parts.append(Text.assemble(("model    ", "dim"), str(model), (of, "dim"), overflow="fold"))
-        command = f"autotl predict {shlex.quote(str(model))} IMAGES"
+        path = _below_current_folder(Path(model))
+        parts.append(Text.assemble(("model    ", "dim"), str(path), (of, "dim"), overflow="fold"))
+        command = f"autotl predict {shlex.quote(str(path))} IMAGES"
         parts.append(Text.assemble(("predict  ", "dim"), (command, "bold cyan"), overflow="fold"))
     return Padding(Group(*parts), (1, 0, 0, 0))
+
+
+def _below_current_folder(path: Path) -> Path:
+    """A path relative to the current folder, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _leaderboard(rows: Sequence[Mapping[str, Any]], metric: str) -> Table:

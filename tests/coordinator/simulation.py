@@ -25,26 +25,10 @@ from autotl.events import SearchStarted
 from autotl.metrics import Metric
 from autotl.testing.scripted import VirtualClock
 from autotl.ui.progress import Progress
+from autotl.workers import messages
 from autotl.workers.launcher import Ending, Launcher
-from autotl.workers.messages import (
-    DeviceError,
-    Finalize,
-    Finalized,
-    Hello,
-    ModelSaved,
-    Ready,
-    RunTrial,
-    SetDeadline,
-    Setup,
-    Stop,
-    TrialAsked,
-    TrialEnded,
-    TrialProgress,
-    TrialStarted,
-)
 from autotl.workers.pool import WorkerPool
 
-STARTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
 
 
 @dataclass
@@ -192,23 +176,23 @@ class SimulatedLauncher(Launcher):
         if not process.alive:
             return
         match message:
-            case Setup(_, remaining):
+            case messages.Setup(_, remaining):
                 self._set_deadline(worker, remaining)
-                self.at(self.rng.uniform(0.5, 2), worker, self._say, Ready())
-            case SetDeadline(remaining):
+                self.at(self.rng.uniform(0.5, 2), worker, self._say, messages.Ready())
+            case messages.SetDeadline(remaining):
                 self._set_deadline(worker, remaining)
-            case RunTrial():
+            case messages.RunTrial():
                 process.job += 1
                 self.jobs += 1
                 self.at(self.rng.uniform(0.001, 0.05), worker, self._ask)
-            case Finalize():
+            case messages.Finalize():
                 process.job += 1
-                self.at(1.0, worker, self._say, ModelSaved({"saved": True}))
+                self.at(1.0, worker, self._say, messages.ModelSaved({"saved": True}))
                 if self.rng.random() < 0.3:
                     self.at(1.5, worker, self._die)
                 else:
-                    self.at(2.0, worker, self._say, Finalized({"test": True}))
-            case Stop():
+                    self.at(2.0, worker, self._say, messages.Finalized({"test": True}))
+            case messages.Stop():
                 process.alive = False
 
     def receive(self, timeout):
@@ -223,8 +207,8 @@ class SimulatedLauncher(Launcher):
                 action(worker, *arguments)
         if not self.inbox:
             self.clock.time = max(self.clock.time, end)
-        messages, self.inbox = self.inbox, []
-        return messages
+        arrived, self.inbox = self.inbox, []
+        return arrived
 
     def alive(self, worker):
         return self.processes[worker].alive
@@ -244,7 +228,7 @@ class SimulatedLauncher(Launcher):
         if self.rng.random() < 0.02:
             self._die(worker)
         else:
-            self._say(worker, Hello(worker, self.processes[worker].slot))
+            self._say(worker, messages.Hello(worker, self.processes[worker].slot))
 
     def _die(self, worker):
         self.processes[worker].alive = False
@@ -271,8 +255,10 @@ class SimulatedLauncher(Launcher):
         process.trial = self.trials.ask()
         if self._crashes(0.2):
             return self._die(worker)
-        self._say(worker, TrialAsked(process.trial))
-        self._say(worker, TrialStarted(process.trial, "strategy", "a backbone with spaces", "head", "a recipe"))
+        self._say(worker, messages.TrialAsked(process.trial))
+        self._say(
+            worker, messages.TrialStarted(process.trial, "strategy", "a backbone with spaces", "head", "a recipe")
+        )
         process.ignores_deadline = rng.random() < self.faults.ignores_deadline
         seconds = rng.uniform(0.5, 8.0)
         self.at(seconds / 2, worker, self._report)
@@ -292,10 +278,10 @@ class SimulatedLauncher(Launcher):
             number, process.trial = process.trial, None
             self.trials.book[number].user_attrs["cause"] = "CUDA error: an illegal memory access was encountered"
             self.trials.tell(number, TrialState.FAIL)
-            self._say(worker, DeviceError(number, "CUDA error: an illegal memory access was encountered"))
+            self._say(worker, messages.DeviceError(number, "CUDA error: an illegal memory access was encountered"))
             self._die(worker)
         else:
-            self._say(worker, TrialProgress(process.trial, 0.5, 0.9))
+            self._say(worker, messages.TrialProgress(process.trial, 0.5, 0.9))
 
     def _finish(self, worker, state):
         process = self.processes[worker]
@@ -305,7 +291,7 @@ class SimulatedLauncher(Launcher):
         self.trials.tell(number, state, self.rng.random() if state == TrialState.COMPLETE else None)
         if self._crashes(0.2):
             return self._die(worker)
-        self._say(worker, TrialEnded(number))
+        self._say(worker, messages.TrialEnded(number))
         if self._crashes(0.2):
             self._die(worker)
 
@@ -342,7 +328,7 @@ class Outcome:
     def violations(self, num_trials):
         """Broken promises, in words."""
         states = Counter(trial.state for trial in self.trials.book)
-        finished = [t.number for t in self.trials.book if t.state in STARTED and t.state != TrialState.RUNNING]
+        finished = [t.number for t in self.trials.book if t.state.is_finished()]
         counts = self.search.scoreboard.counts
         disabled = len(self.search.supervisor.disabled) == len(self.search.pool.slots)
         found = {

@@ -1,161 +1,32 @@
 """A coordinator, whole, with scripted workers, a virtual clock and a study in memory: no process, no image."""
 
-import math
 from pathlib import Path
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 
 from autotl.atomic_io import DiskFull
-from autotl.config import StudyConfig
-from autotl.coordinator.coordinator import Coordinator
 from autotl.coordinator.finalization import finalize
 from autotl.coordinator.scoreboard import HOPELESS_FAILURES
-from autotl.coordinator.signals import INTERRUPT_SECONDS, Interrupts
-from autotl.devices import Slot
-from autotl.errors import AutotlError, BrokenPlugin, NoTrialSucceeded
-from autotl.events import Callback, EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
-from autotl.metrics import Metric
-from autotl.study.trials import StudyTrials
-from autotl.testing.scripted import ScriptedLauncher, VirtualClock
-from autotl.ui.progress import Progress
+from autotl.coordinator.signals import INTERRUPT_SECONDS
+from autotl.errors import BrokenPlugin, NoTrialSucceeded
+from autotl.events import Callback, EpochEnded, SearchStarted, TrialFinished, TrialStarted
 from autotl.workers import messages
 from autotl.workers.messages import (
     Crashed,
     DeviceError,
     DiskIsFull,
     Extracting,
-    Finalize,
     Finalized,
-    Hello,
     Log,
-    ModelSaved,
     PluginFailed,
     PluginIsBroken,
     Ready,
     RunTrial,
     SetDeadline,
     TrialAsked,
-    TrialEnded,
     TrialProgress,
 )
-from autotl.workers.pool import WorkerPool
-
-
-class Recorder(Progress):
-    """Keeps what it is shown."""
-
-    def __init__(self):
-        self.lines, self.events, self.snapshots = [], [], []
-
-    def on_search_started(self, event):
-        self.events.append(event)
-
-    def on_trial_finished(self, event):
-        self.events.append(event)
-
-    def on_search_finished(self, event):
-        self.events.append(event)
-
-    def update(self, snapshot):
-        self.snapshots.append(snapshot)
-
-    def log(self, line):
-        self.lines.append(line)
-
-
-class StubScheduler:
-    """Wants one trial after the other, and keeps what it learns."""
-
-    time_share, default_seconds_per_image = 0.5, 0.01
-
-    def __init__(self):
-        self.speeds, self.results, self.budgets = [], [], []
-
-    def next(self, time_budget, running, number):
-        self.budgets.append((time_budget, dict(running), number))
-        return {"x": number / 100}
-
-    def finished(self, params, seconds, value, extraction_seconds=0.0):
-        self.results.append((params, value))
-
-    def observe_speed(self, backbone, ran, device_type, speed):
-        self.speeds.append((backbone, ran, device_type, speed))
-
-    def measured_speeds(self):
-        return {"resnet18": 0.5} if self.speeds else {}
-
-
-class Scene:
-    """A coordinator and what it was made of."""
-
-    def __init__(self, folder, callbacks=(), plugin_callbacks=(), devices=("cpu:0", "cpu:1"), num_test=0, **config):
-        self.clock = VirtualClock()
-        self.launcher = ScriptedLauncher(self.clock)
-        slots = [Slot(name, name.split(":")[0], "cpu", 2) for name in devices]
-        self.pool = WorkerPool(self.launcher, slots, self.clock)
-        self.study = optuna.create_study(direction="maximize")
-        self.scheduler, self.recorder, self.interrupts = StubScheduler(), Recorder(), Interrupts(self.clock)
-        self.search = Coordinator(
-            config=StudyConfig(data="cells", output=folder, **config),
-            trials=StudyTrials(self.study),
-            scheduler=self.scheduler,
-            pool=self.pool,
-            clock=self.clock,
-            progress=self.recorder,
-            interrupts=self.interrupts,
-            metric=Metric("accuracy", lambda labels, probabilities: 0.0),
-            started=self.clock.now(),
-            num_test=num_test,
-            versions={"torch": "2"},
-            callbacks=callbacks,
-            plugin_callbacks=plugin_callbacks,
-        )
-        self.interrupts.searching = True
-        self.answers = iter(lambda: 0.5, None)
-        """What trials are worth, one after the other; an exception's text fails one."""
-        self.seconds = 1.0
-        self.launcher.send = self._send
-
-    def start(self):
-        for worker in self.pool.workers:
-            self.launcher.deliver(worker.identity, [Hello(worker.identity, worker.slot), Ready()])
-
-    def _send(self, worker, message):
-        """Workers that run each job at once."""
-        self.launcher.sent.append((worker, message))
-        if isinstance(message, RunTrial):
-            trial = self.study.ask()
-            trial.suggest_float("x", 0, 1)
-            self.launcher.deliver(worker, [TrialAsked(trial.number)])
-            answer = next(self.answers)
-            self.clock.sleep(self.seconds)
-            if isinstance(answer, str):
-                trial.set_user_attr("cause", answer)
-                self.study.tell(trial, state=TrialState.FAIL)
-            else:
-                trial.set_user_attr("recipe", {"strategy": "s", "backbone": "b", "head": "h"})
-                self.study.tell(trial, answer)
-            self.launcher.deliver(worker, [TrialEnded(trial.number)])
-
-    def answer(self, *values):
-        self.answers = iter(values)
-
-    def run(self):
-        self.start()
-        self.search.run()
-        return self
-
-    @property
-    def jobs(self):
-        return [message for _, message in self.launcher.sent if isinstance(message, RunTrial)]
-
-
-@pytest.fixture
-def scene(tmp_path):
-    """`scene(trials=3, …)`"""
-    return lambda **more: Scene(tmp_path, **more)
 
 
 def event(folder=Path("studies/cells")):
@@ -437,116 +308,3 @@ def test_a_trial_that_never_ends_after_ctrl_c_ends_the_wait(scene):
     with pytest.raises(KeyboardInterrupt):
         one.search.run()
     assert INTERRUPT_SECONDS < one.clock.now() - one.search.started < INTERRUPT_SECONDS + 2
-
-
-# the last step
-
-
-def finished(one):
-    """A scene whose trials are done and whose workers are idle."""
-    one.run()
-    one.launcher.sent.clear()
-    return one
-
-
-def answer_finalize(one, *replies):
-    """`replies`: for each Finalize the messages that come back, or "crash"."""
-    replies = iter(replies)
-
-    def send(worker, message):
-        one.launcher.sent.append((worker, message))
-        if isinstance(message, Finalize):
-            reply = next(replies)
-            if reply == "crash":
-                one.launcher.dead.add(worker)
-            else:
-                one.launcher.deliver(worker, reply)
-
-    one.launcher.send = send
-
-
-def finalizes(one):
-    return [message for _, message in one.launcher.sent if isinstance(message, Finalize)]
-
-
-def test_one_idle_worker_makes_the_model(scene):
-    one = finished(scene(trials=2))
-    answer_finalize(one, [ModelSaved({"test": None}), Finalized({"test": {"accuracy": 1.0}})])
-    assert finalize(one.search) == {"test": {"accuracy": 1.0}}
-    (job,) = finalizes(one)
-    assert job.facts.trials == {"complete": 2, "pruned": 0, "failed": 0}
-    assert job.facts.elapsed == pytest.approx(one.clock.now() - one.search.started, abs=1)
-    assert (job.refit, job.interrupted) == (True, False)
-    assert isinstance(one.recorder.events[-1], SearchFinished)
-
-
-def test_without_a_time_limit_the_last_step_has_none_either(scene):
-    one = finished(scene(trials=2))
-    answer_finalize(one, [Finalized({})])
-    finalize(one.search)
-    assert finalizes(one)[0].remaining is None
-
-
-def test_with_a_time_limit_the_last_step_has_what_is_left(scene):
-    one = finished(scene(time=60))
-    left = one.search.started + 60 - one.clock.now()
-    answer_finalize(one, [Finalized({})])
-    finalize(one.search)
-    assert finalizes(one)[0].remaining == pytest.approx(left, abs=1)
-
-
-def test_measured_speeds_are_passed_on_with_a_margin(scene):
-    one = scene(trials=1)
-    one.search.handle(one.pool.workers[0], Extracting("resnet18", "levels", "none", 500, 500, 80.0))
-    answer_finalize(finished(one), [Finalized({})])
-    finalize(one.search)
-    assert finalizes(one)[0].seconds_per_image == {"resnet18": pytest.approx(0.65)}
-
-
-def test_a_worker_that_crashes_over_the_model_is_replaced_and_nothing_is_refitted(scene):
-    one = finished(scene(trials=2))
-    answer_finalize(one, "crash", [Finalized({"second": True})])
-    assert finalize(one.search) == {"second": True}
-    assert [job.refit for job in finalizes(one)] == [True, False]
-
-
-def test_where_every_worker_crashes_over_the_model_the_error_says_that_trials_are_kept(scene):
-    one = finished(scene(trials=2))
-    answer_finalize(one, *["crash"] * 9)
-    with pytest.raises(AutotlError, match="the trials are kept"):
-        finalize(one.search)
-
-
-def test_a_disabled_device_is_not_used_for_the_model(scene):
-    one = finished(scene(trials=2, devices=("cuda:0", "cuda:1")))
-    one.search.supervisor.disabled["cuda:0"] = "it is broken"
-    answer_finalize(one, [Finalized({})])
-    finalize(one.search)
-    ((worker, _),) = [entry for entry in one.launcher.sent if isinstance(entry[1], Finalize)]
-    assert worker.startswith("cuda:1")
-
-
-def test_with_every_device_disabled_the_cpu_makes_the_model(scene):
-    one = finished(scene(trials=2, devices=("cuda:0",)))
-    one.search.supervisor.disabled["cuda:0"] = "it is broken"
-    started = one.launcher.start
-    answer_finalize(one, [Finalized({"cpu": True})])
-
-    def start(slot):
-        identity = started(slot)
-        one.launcher.late += [(identity, Hello(identity, slot)), (identity, Ready())]
-        return identity
-
-    one.launcher.start = start
-    assert finalize(one.search) == {"cpu": True}
-    assert one.pool.workers[-1].slot.device_type == "cpu"
-
-
-def test_a_saved_model_is_enough_where_a_user_waits_too_long_for_the_test_images(scene):
-    one = finished(scene(trials=2))
-    one.interrupts()
-    answer_finalize(one, [ModelSaved({"test": None})])
-    assert finalize(one.search) == {"test": None}
-    assert finalizes(one)[0].interrupted
-    assert finalizes(one)[0].remaining == pytest.approx(INTERRUPT_SECONDS, abs=1)
-    assert not math.isinf(finalizes(one)[0].remaining)

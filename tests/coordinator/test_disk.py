@@ -15,6 +15,8 @@ from autotl.features.store import FeatureStore
 from autotl.study.storage import Journal, open_storage
 from autotl.ui.progress import Progress
 
+pytestmark = pytest.mark.slow
+
 resource = pytest.importorskip("resource", reason="a limit on the size of files stands in for a full disk")
 
 PARTS = {"strategies": ["fast_extraction"], "heads": ["logistic_regression"], "devices": "cpu"}

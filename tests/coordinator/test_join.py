@@ -13,6 +13,8 @@ from autotl.api import join, search
 from autotl.errors import AutotlError
 from autotl.study.storage import open_storage
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"backbones": ["efficientnet_lite0"], "strategies": ["fast_extraction"], "devices": "cpu", "test": "none"}
 
 

@@ -17,6 +17,8 @@ import autotl
 from autotl.api import replay, search
 from autotl.errors import AutotlError, NoTrialSucceeded
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"backbones": ["efficientnet_lite0"], "heads": ["logistic_regression", "linear"], "devices": "cpu*2"}
 
 

@@ -1,4 +1,4 @@
-"""Views: the same for the same image, wherever and whenever they are drawn."""
+"""Views: reproducible draws that depend on the image, the policy and the view's number only."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from autotl.data.augmentation import ORIGINAL, POLICIES, View, draw
+from autotl.data.augmentation import ORIGINAL, POLICIES, SYMMETRIES, View, draw, views_of
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_view_is_the_same_in_any_thread_and_after_any_other_draw(policy: str, patches) -> None:
+def test_a_view_is_independent_of_threads_and_other_draws(policy: str, patches) -> None:
     images = [Image.open(path).convert("RGB") for path in patches[0].paths[:8]]
     digests, view = patches[0].digests[:8], View(policy, 1)
     expected = [np.array(draw(*pair, view)) for pair in zip(images, digests, strict=True)]
@@ -26,9 +26,11 @@ def test_views_differ_by_their_number_and_by_image(policy: str, patches) -> None
     image = Image.open(patches[0].paths[0]).convert("RGB")
     numbers = {draw(image, patches[0].digests[0], View(policy, n)).tobytes() for n in range(12)}
     digests = {draw(image, digest, View(policy, 0)).tobytes() for digest in patches[0].digests[:12]}
-    num_symmetries = {"flip": 1, "dihedral": 7}.get(policy)
-    assert len(numbers) == num_symmetries if num_symmetries else len(numbers) > 1
-    assert len(digests) > 1 or policy == "flip"
+    if policy in SYMMETRIES:
+        assert len(numbers) == len(SYMMETRIES[policy]) == {"flip": 1, "dihedral": 7}[policy]
+    else:
+        assert len(numbers) > 1
+    assert len(digests) > 1 or policy == "flip"  # which has one view
 
 
 def test_drawing_leaves_the_global_generator_unchanged(patches) -> None:
@@ -54,3 +56,15 @@ def test_dihedral_views_keep_every_pixel() -> None:
 def test_the_original_view_is_the_image(patches) -> None:
     image = Image.open(patches[0].paths[0]).convert("RGB")
     assert draw(image, patches[0].digests[0], ORIGINAL) is image
+
+
+def test_views_of_a_policy_begin_with_the_original_and_end_with_its_last_symmetry() -> None:
+    assert views_of("none", 5) == [ORIGINAL]
+    assert views_of("flip", 5) == [ORIGINAL, View("flip", 0)]
+    assert views_of("crop", 2) == [ORIGINAL, View("crop", 0), View("crop", 1)]
+    assert len(views_of("dihedral", 100)) == 8
+
+
+def test_an_unknown_policy_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        draw(Image.new("RGB", (4, 4)), "0" * 32, View("unknown", 0))

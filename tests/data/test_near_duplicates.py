@@ -1,4 +1,4 @@
-"""Near-duplicates on real photographs: copies are found, neighbours are not."""
+"""Near-duplicates of real photographs: copies are found, other images of the same scene are not."""
 
 import io
 import time
@@ -11,10 +11,10 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from autotl.data.decoding import verify
-from autotl.data.near_duplicates import MOST, near_duplicates
+from autotl.data.near_duplicates import MAX_COMPARED, near_duplicates
 
 COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "compressed again": lambda image: _again(image, 40),
+    "compressed again": lambda image: _recompress(image, 40),
     "half the size": lambda image: image.resize((image.width // 2, image.height // 2), Image.Resampling.BICUBIC),
     "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
     "without colour": lambda image: image.convert("L"),
@@ -22,7 +22,7 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def _again(image: Image.Image, quality: int) -> Image.Image:
+def _recompress(image: Image.Image, quality: int) -> Image.Image:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     return Image.open(file)
@@ -34,7 +34,7 @@ def thumbnails(paths: list[Path]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """60 views of eight photographs, at different places: of one scene, and yet not the same."""
+    """60 crops of four photographs at different positions: the same scenes, but no duplicates."""
     from skimage import data
 
     folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
@@ -49,14 +49,14 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("kind", COPIES)
-def test_copies_are_found_and_nothing_else(kind: str, photographs: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", COPIES)
+def test_only_copies_are_found(change: str, photographs: list[Path], tmp_path: Path) -> None:
     copied = [7, 18, 31, 42, 55]
     copies = []
     for i in copied:
         with Image.open(photographs[i]) as image:
-            copies.append(tmp_path / f"{i}.{'webp' if kind == 'another format' else 'jpg'}")
-            COPIES[kind](image).save(copies[-1], quality=85)
+            copies.append(tmp_path / f"{i}.{'webp' if change == 'another format' else 'jpg'}")
+            COPIES[change](image).save(copies[-1], quality=85)
     everything = thumbnails([*photographs, *copies])
     before = {tuple(pair) for pair in near_duplicates(everything[:60], np.arange(60)).tolist()}
     after = {tuple(pair) for pair in near_duplicates(everything, np.arange(65)).tolist()}
@@ -64,44 +64,44 @@ def test_copies_are_found_and_nothing_else(kind: str, photographs: list[Path], t
     assert len(before) <= 1
 
 
-def test_solar_cells_in_one_pose_are_not_all_one(tmp_path: Path) -> None:
+def test_solar_cells_in_one_pose_are_not_near_duplicates(tmp_path: Path) -> None:
     spec = find_spec("elpv_dataset")
     assert spec is not None
     assert spec.origin is not None
     cells = sorted((Path(spec.origin).parent / "data" / "images").glob("*.png"))[:300]
-    small = thumbnails(cells)
-    assert len(near_duplicates(small, np.arange(300))) <= 3
+    pixels = thumbnails(cells)
+    assert len(near_duplicates(pixels, np.arange(300))) <= 3
     with Image.open(cells[9]) as image:
         image.save(tmp_path / "copy.jpg", quality=60)
-    pairs = near_duplicates(np.vstack([small, thumbnails([tmp_path / "copy.jpg"])]), np.arange(301))
+    pairs = near_duplicates(np.vstack([pixels, thumbnails([tmp_path / "copy.jpg"])]), np.arange(301))
     assert [9, 300] in pairs.tolist()
 
 
-def test_what_is_known_to_be_the_same_is_no_pair(photographs: list[Path]) -> None:
-    small = thumbnails(photographs)
-    small[11] = small[10]
-    names = np.arange(60)
-    assert [10, 11] in near_duplicates(small, names).tolist()
-    names[11] = 10
-    assert [10, 11] not in near_duplicates(small, names).tolist()
+def test_exact_duplicates_make_no_pair(photographs: list[Path]) -> None:
+    pixels = thumbnails(photographs)
+    pixels[11] = pixels[10]
+    digests = np.arange(60)
+    assert [10, 11] in near_duplicates(pixels, digests).tolist()
+    digests[11] = 10
+    assert [10, 11] not in near_duplicates(pixels, digests).tolist()
 
 
-def test_plain_images_are_in_no_pair(photographs: list[Path]) -> None:
-    small = thumbnails(photographs)
-    small[:20] = np.arange(20, dtype=np.uint8)[:, None]
-    small[41] = small[40]
-    assert near_duplicates(small, np.arange(60)).tolist() == [[40, 41]]
+def test_uniform_images_make_no_pair(photographs: list[Path]) -> None:
+    pixels = thumbnails(photographs)
+    pixels[:20] = np.arange(20, dtype=np.uint8)[:, None]
+    pixels[41] = pixels[40]
+    assert near_duplicates(pixels, np.arange(60)).tolist() == [[40, 41]]
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, MOST + 1])
+@pytest.mark.parametrize("n", [0, 1, 2, MAX_COMPARED + 1])
 def test_too_few_and_too_many_are_not_compared(n: int) -> None:
-    small = np.random.default_rng(0).integers(0, 255, (n, 4)).astype(np.uint8)
-    assert near_duplicates(small, np.arange(n)).shape == (0, 2)
+    pixels = np.random.default_rng(0).integers(0, 255, (n, 4)).astype(np.uint8)
+    assert near_duplicates(pixels, np.arange(n)).shape == (0, 2)
 
 
 def test_twenty_thousand_are_compared_within_seconds() -> None:
-    small = np.random.default_rng(0).integers(0, 255, (20_000, 256), dtype=np.uint8)
-    small[19_999] = small[3]
-    began = time.monotonic()
-    assert near_duplicates(small, np.arange(20_000)).tolist() == [[3, 19_999]]
-    assert time.monotonic() - began < 30
+    pixels = np.random.default_rng(0).integers(0, 255, (20_000, 256), dtype=np.uint8)
+    pixels[19_999] = pixels[3]
+    start = time.monotonic()
+    assert near_duplicates(pixels, np.arange(20_000)).tolist() == [[3, 19_999]]
+    assert time.monotonic() - start < 30

@@ -1,4 +1,4 @@
-"""A file that crashes, hangs or starves its reader costs a child process and is named; the search goes on."""
+"""Decoding in child processes: a file that crashes, hangs or starves its decoder ends a child and is reported."""
 
 import os
 import subprocess
@@ -11,30 +11,29 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from autotl.data import sandbox as apart
-from autotl.data.decoding import THUMBNAIL, UndecodableImage, verify
-from autotl.data.sandbox import Readers
-from autotl.data.verification import check_files
+from autotl.data import sandbox
+from autotl.data.decoding import THUMBNAIL_SIDE, UndecodableImage, verify
+from autotl.data.sandbox import SandboxedDecoder
 
 FAULTY = """#!{python}
 import ctypes, os, signal, sys, time
-import autotl.data.sandbox as apart
-real = apart.verify
+from autotl.data import sandbox
+real = sandbox.verify
 def verify(path):
     if "segfault" in path.name: ctypes.string_at(0)
     if "killed" in path.name: os.kill(os.getpid(), signal.SIGKILL)
     if "exits" in path.name: os._exit(3)
     if "hangs" in path.name: time.sleep(60)
-    if "prints" in path.name: os.write(1, b"a C library has something to say")
+    if "prints" in path.name: os.write(1, b"a message of a C library")
     return real(path)
-apart.verify = verify
-apart.main()
+sandbox.verify = verify
+sandbox.main()
 """
 
 
 @pytest.fixture
 def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Children in which a file's name says what its bytes would do to a real reader."""
+    """Children whose decoder has a fault, which the name of the file selects."""
     program = tmp_path / "python"
     program.write_text(FAULTY.format(python=sys.executable))
     program.chmod(0o755)
@@ -53,82 +52,76 @@ def tiff(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.mark.usefixtures("faulty")
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("name", "reason", "transient"),
     [
-        ("segfault.tif", "it crashes its reader (SIGSEGV)"),
-        ("killed.tif", "it crashes its reader (SIGKILL)"),
-        ("exits.tif", "it crashes its reader (exit code 3)"),
-        ("hangs.tif", "its reader hung: it took more than 1 s"),
+        ("segfault.tif", "it crashes its decoder (SIGSEGV)", False),
+        ("killed.tif", "it crashes its decoder (SIGKILL)", True),
+        ("exits.tif", "it crashes its decoder (exit code 3)", True),
+        ("hangs.tif", "it hangs its decoder: more than 1 s", True),
     ],
 )
-def test_what_ends_its_reader_is_named_and_the_next_file_is_read(
-    name: str, reason: str, tiff: Callable[[str], Path]
+def test_a_file_that_ends_a_child_is_undecodable_and_the_next_file_is_decoded(
+    name: str, reason: str, transient: bool, tiff: Callable[[str], Path]
 ) -> None:
-    with Readers(seconds=1) as readers:
+    with SandboxedDecoder() as decoder:
+        assert len(decoder.verify(tiff("sound.tif"))) == THUMBNAIL_SIDE**2  # starts the child, which takes a while
+        decoder.timeout = 1.0
         with pytest.raises(UndecodableImage) as caught:
-            readers.verify(tiff(name))
-        assert str(caught.value) == reason
-        assert len(readers.verify(tiff("sound.tif"))) == THUMBNAIL**2
+            decoder.verify(tiff(name))
+        assert (str(caught.value), caught.value.transient) == (reason, transient)
+        decoder.timeout = 30.0
+        assert len(decoder.verify(tiff("sound.tif"))) == THUMBNAIL_SIDE**2
 
 
 @pytest.mark.usefixtures("faulty")
-def test_a_crash_is_remembered_and_what_may_have_other_causes_is_not(
-    tmp_path: Path, tiff: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = [tiff("segfault.tif"), tiff("killed.tif"), tiff("sound.tif")]
-    first = check_files(paths, cache=tmp_path / "cache")
-    assert [bool(check.reason) for check in first] == [True, True, False]
-    monkeypatch.undo()  # readers without faults
-    again = check_files(paths, cache=tmp_path / "cache")
-    assert [check.reason for check in again] == ["it crashes its reader (SIGSEGV)", "", ""]
+def test_output_of_a_c_library_does_not_reach_the_answers(tiff: Callable[[str], Path]) -> None:
+    with SandboxedDecoder() as decoder:
+        assert decoder.verify(tiff("prints.tif")) == verify(tiff("sound.tif"))
 
 
-@pytest.mark.usefixtures("faulty")
-def test_what_a_c_library_prints_is_no_answer(tiff: Callable[[str], Path]) -> None:
-    with Readers() as readers:
-        assert readers.verify(tiff("prints.tif")) == verify(tiff("sound.tif"))
-
-
-@pytest.mark.usefixtures("faulty")
-def test_usual_formats_are_read_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: object, **__: object) -> None:
+def test_trusted_formats_are_decoded_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError("a child was started")
 
-    monkeypatch.setattr(subprocess, "Popen", never)
+    monkeypatch.setattr(subprocess, "Popen", fail)
     for suffix in ("png", "jpg"):
-        Image.new("RGB", (40, 30)).save(tmp_path / f"segfault.{suffix}")
-        assert Readers().verify(tmp_path / f"segfault.{suffix}")
+        Image.new("RGB", (40, 30)).save(tmp_path / f"a.{suffix}")
+        assert SandboxedDecoder().verify(tmp_path / f"a.{suffix}")
     with pytest.raises(UndecodableImage, match="no such file"):
-        Readers().verify(tmp_path / "missing.tif")
+        SandboxedDecoder().verify(tmp_path / "missing.tif")
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.tif")
+    with pytest.raises(AssertionError, match="a child was started"):
+        SandboxedDecoder().verify(tmp_path / "a.tif")
 
 
-def test_a_jpeg_in_cmyk_is_read_apart_for_its_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cmyk_jpeg_is_decoded_in_a_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("CMYK", (40, 30), (0, 0, 0, 255)).save(tmp_path / "a.jpg")
     started: list[object] = []
     real = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(a) or real(*a, **k))
-    with Readers() as readers:
-        assert max(readers.verify(tmp_path / "a.jpg")) < 50
+    with SandboxedDecoder() as decoder:
+        assert max(decoder.verify(tmp_path / "a.jpg")) < 50
     assert len(started) == 1
 
 
 @pytest.mark.parametrize("name", ['with "quotes" and \n lines.tif', os.fsdecode(b"caf\xe9.tif"), "ünï.tif"])
-def test_any_name_reaches_the_child(name: str, tiff: Callable[[str], Path]) -> None:
-    with Readers() as readers:
-        assert readers.verify(tiff(name))
+def test_every_file_name_reaches_the_child(name: str, tiff: Callable[[str], Path]) -> None:
+    with SandboxedDecoder() as decoder:
+        assert decoder.verify(tiff(name)) == verify(tiff("plain.tif"))
 
 
-def test_a_reason_comes_back_as_it_would_be_here(tmp_path: Path, tiff: Callable[[str], Path]) -> None:
+def test_a_child_returns_the_same_reason_as_this_process(tiff: Callable[[str], Path]) -> None:
     path = tiff("a.tif")
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UndecodableImage) as here:
+    with pytest.raises(UndecodableImage) as in_process:
         verify(path)
-    with Readers() as readers, pytest.raises(UndecodableImage) as there:
-        readers.verify(path)
-    assert str(there.value) == str(here.value)
+    with SandboxedDecoder() as decoder, pytest.raises(UndecodableImage) as in_child:
+        decoder.verify(path)
+    assert str(in_child.value) == str(in_process.value)
+    assert in_child.value.path == path
 
 
-def test_a_reader_that_a_plugin_brought_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugins_decoder_is_used_where_pillows_own_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Own(TiffImagePlugin.ImageFile.ImageFile):
         format = "OWN"
 
@@ -141,41 +134,47 @@ def test_a_reader_that_a_plugin_brought_is_asked_last(tmp_path: Path, monkeypatc
 
     Own.__module__ = "someones_plugin"
     (tmp_path / "a.own").write_bytes(b"OWN" + bytes(range(256)))
-    with Readers() as readers, pytest.raises(UndecodableImage, match="isn't an image"):
-        readers.verify(tmp_path / "a.own")
+    with SandboxedDecoder() as decoder, pytest.raises(UndecodableImage, match="isn't an image"):
+        decoder.verify(tmp_path / "a.own")
     monkeypatch.setitem(Image.OPEN, "OWN", (Own, None))
     monkeypatch.setattr(Image, "ID", [*Image.ID, "OWN"])
-    with Readers() as readers:
-        assert readers.verify(tmp_path / "a.own") == bytes(range(256))
+    with SandboxedDecoder() as decoder:
+        assert decoder.verify(tmp_path / "a.own") == bytes(range(256))
 
 
-def test_children_end_with_the_readers(tiff: Callable[[str], Path]) -> None:
-    with Readers() as readers:
-        readers.verify(tiff("a.tif"))
-        (child,) = readers._idle.queue
+def test_idle_children_end_with_the_context(tiff: Callable[[str], Path]) -> None:
+    with SandboxedDecoder() as decoder:
+        decoder.verify(tiff("a.tif"))
+        (child,) = decoder._idle.queue
         assert child.poll() is None
     assert child.poll() == 0
 
 
-def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path, tiff: Callable[[str], Path]) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_child_ends_when_its_parent_is_killed(tiff: Callable[[str], Path]) -> None:
     code = (
-        "import sys, time; from autotl.data.sandbox import Readers; readers = Readers(); "
-        f"readers.verify({str(tiff('a.tif'))!r}); print(readers._idle.queue[0].pid, flush=True); time.sleep(60)"
+        "import sys, time; from autotl.data.sandbox import SandboxedDecoder; decoder = SandboxedDecoder(); "
+        f"decoder.verify({str(tiff('a.tif'))!r}); print(decoder._idle.queue[0].pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    child = int(parent.stdout.readline())
+    command_line = Path(f"/proc/{int(parent.stdout.readline())}/cmdline")
+    assert b"autotl.data.sandbox" in command_line.read_bytes()
     parent.kill()
     parent.wait()
-    until = time.monotonic() + 5
-    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
-        assert time.monotonic() < until, "the child lives on"
+    deadline = time.monotonic() + 5
+    while command_line.exists() and command_line.read_bytes():  # empty for a zombie
+        assert time.monotonic() < deadline, "the child is still running"
         time.sleep(0.05)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the limit is set on Linux")
-def test_a_child_may_not_take_all_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "from autotl.data import apart; apart.MEMORY = 1 << 30; apart._limit(); bytearray(2 << 30)"
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is set on Linux only")
+def test_the_memory_of_a_child_is_limited() -> None:
+    code = (
+        "from autotl.data import sandbox; sandbox.MEMORY_LIMIT = 1 << 30; sandbox._set_limits(); bytearray(1 << 20); "
+        "print('small', flush=True); bytearray(2 << 30)"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "MemoryError" in ended.stderr
-    assert apart.MEMORY > 2**32
+    assert ended.stdout == "small\n"
+    assert ended.stderr.rstrip().endswith("MemoryError")
+    assert sandbox.MEMORY_LIMIT > 2**32

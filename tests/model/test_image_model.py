@@ -11,7 +11,7 @@ from PIL import Image
 
 from autotl.backbones.timm import autotl_find_backbone
 from autotl.data.decoding import UndecodableImage
-from autotl.data.sandbox import Readers
+from autotl.data.sandbox import SandboxedDecoder
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError
 from autotl.heads.inference import MISSING, probabilities
@@ -317,11 +317,11 @@ def test_a_file_of_an_unusual_format_is_first_read_in_a_child_process(frozen, va
         image.save(tmp_path / "a.tif")
     assert frozen.predict([tmp_path / "a.tif"])[0] == frozen.predict([validation[0]])[0]
     monkeypatch.setattr("sys.executable", str(program))
-    monkeypatch.setattr(frozen, "_readers", Readers())
+    monkeypatch.setattr(frozen, "_decoder", SandboxedDecoder())
     skipped = []
     rows = list(frozen.stream([tmp_path / "a.tif", validation[0]], lambda *args: skipped.append(args)))
     assert [path for path, _ in rows] == [validation[0]]
-    assert skipped == [(tmp_path / "a.tif", "it crashes its reader (SIGSEGV)")]
+    assert skipped == [(tmp_path / "a.tif", "it crashes its decoder (SIGSEGV)")]
     assert len(list(frozen.stream([tmp_path / "a.tif"], checked=True))) == 1
 
 

@@ -1,4 +1,4 @@
-"""Two thousand mutations of real images: none crashes or hangs us, each is decoded or named."""
+"""Two thousand mutations of real images: none crashes or hangs this process, each is decoded or rejected with a reason."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from PIL import Image
 from autotl.backbones.base import Preprocessing
 from autotl.data.decoding import UndecodableImage
 from autotl.data.preprocessing import load_view
-from autotl.data.sandbox import Readers
+from autotl.data.sandbox import SandboxedDecoder
 
 N = 2000
 SLOWEST = 5.0
@@ -38,44 +38,46 @@ FORMATS: dict[str, list[dict]] = {
 
 
 def originals() -> list[tuple[str, bytes]]:
-    """Real photographs and cells in every format that is written here, and Pillow's odd ones where they are."""
+    """Format and bytes of two photographs and a solar cell in each of FORMATS, and of the odd images if present."""
     from skimage import data
 
     spec = find_spec("elpv_dataset")
     cell = Path(spec.origin).parent / "data" / "images" / "cell0001.png"
     pictures = [Image.fromarray(data.chelsea()).resize((180, 120)), Image.open(cell).resize((96, 96))]
     pictures.append(pictures[0].convert("CMYK"))
-    found = []
+    files = []
     for picture in pictures:
-        for kind, settings in FORMATS.items():
-            for more in settings:
+        for image_format, variants in FORMATS.items():
+            for options in variants:
                 file = io.BytesIO()
                 try:
-                    picture.save(file, kind, **{key: value for key, value in more.items() if value is not None})
-                except (OSError, ValueError, KeyError):  # this mode can't be written so, or this Pillow can't
+                    picture.save(
+                        file, image_format, **{key: value for key, value in options.items() if value is not None}
+                    )
+                except (OSError, ValueError, KeyError):  # not for this mode, or not in this build of Pillow
                     continue
-                found.append((kind, file.getvalue()))
+                files.append((image_format, file.getvalue()))
     if ODD.is_dir():
-        found += [(path.suffix, path.read_bytes()) for path in sorted(ODD.iterdir()) if path.suffix != ".csv"]
-    return found
+        files += [(path.suffix, path.read_bytes()) for path in sorted(ODD.iterdir()) if path.suffix != ".csv"]
+    return files
 
 
 def mutated(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """Bytes flipped, overwritten, cut off, cut out, or another file's spliced in; headers more often than the rest."""
+    """Flip, overwrite, truncate, cut out or insert bytes (of another file), in the header more often than elsewhere."""
     changed = bytearray(content)
     for _ in range(int(rng.integers(1, 4))):
         place = int(rng.integers(min(len(changed), 256) if rng.random() < 0.5 else len(changed)))
         length = int(rng.integers(1, 64))
-        what = int(rng.integers(6))
-        if what == 0:
+        operation = int(rng.integers(6))
+        if operation == 0:
             changed[place] ^= 1 << int(rng.integers(8))
-        elif what == 1:
+        elif operation == 1:
             changed[place : place + length] = rng.bytes(length)
-        elif what == 2:
+        elif operation == 2:
             changed[place : place + 4] = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff")[int(rng.integers(3))]
-        elif what == 3:
+        elif operation == 3:
             del changed[max(1, place) :]
-        elif what == 4:
+        elif operation == 4:
             del changed[place : place + length]
         else:
             start = int(rng.integers(len(other)))
@@ -86,41 +88,41 @@ def mutated(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
 
 
 def run(folder: Path) -> dict:
-    """What became of each mutation."""
+    """Count the mutations by outcome."""
     rng, sources = np.random.default_rng(0), originals()
-    seen = Preprocessing(64, 0.9, "bicubic", (0.5,) * 3, (0.5,) * 3)
-    counts = {"decoded": 0, "named": 0, "crashed a reader": 0, "hung a reader": 0}
+    preprocessing = Preprocessing(64, 0.9, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    counts = {"decoded": 0, "rejected": 0, "crashed a decoder": 0, "hung a decoder": 0}
     slowest, file = 0.0, folder / "mutation"
-    with Readers() as readers:
+    with SandboxedDecoder() as decoder:
         for _ in range(N):
             content, other = sources[rng.integers(len(sources))][1], sources[rng.integers(len(sources))][1]
             file.write_bytes(mutated(content, other, rng))
             began = time.monotonic()
             try:
-                readers.verify(file)
-                assert load_view(file, "", seen).shape == (64, 64, 3)
+                decoder.verify(file)
+                assert load_view(file, "", preprocessing).shape == (64, 64, 3)
                 counts["decoded"] += 1
             except UndecodableImage as error:
-                counts["named"] += bool(str(error))
-                counts["crashed a reader"] += "crashes its reader" in str(error)
-                counts["hung a reader"] += "hung" in str(error)
+                counts["rejected"] += bool(str(error))
+                counts["crashed a decoder"] += "crashes its decoder" in str(error)
+                counts["hung a decoder"] += "hangs its decoder" in str(error)
             slowest = max(slowest, time.monotonic() - began)
     return {**counts, "slowest": slowest, "originals": len(sources)}
 
 
 @by_fire
 def mutations_of_real_images(folder: Path) -> Outcome:
-    """In a process of its own, so that a crash is seen."""
+    """Run in a child process, so that a crash is reported."""
     process = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, timeout=1800)
     if process.returncode:
         return Outcome(f"exit {process.returncode}: {process.stderr.strip()[-300:]}", "no crash", False)
-    found = json.loads(process.stdout)
+    counts = json.loads(process.stdout)
     return Outcome(
-        f"{N:,} mutations of {found['originals']} images: {found['decoded']:,} decoded, {found['named']:,} named, of "
-        f"those {found['crashed a reader']} crashed a reader and {found['hung a reader']} hung one; the slowest "
-        f"took {found['slowest']:.1f} s",
-        f"no crash, none over {SLOWEST:.0f} s, each decoded or named",
-        found["decoded"] + found["named"] == N and found["slowest"] < SLOWEST,
+        f"{N:,} mutations of {counts['originals']} images: {counts['decoded']:,} decoded, {counts['rejected']:,} "
+        f"rejected, of those {counts['crashed a decoder']} crashed a decoder and {counts['hung a decoder']} hung one; "
+        f"the slowest took {counts['slowest']:.1f} s",
+        f"no crash, none over {SLOWEST:.0f} s, each decoded or rejected",
+        counts["decoded"] + counts["rejected"] == N and counts["slowest"] < SLOWEST,
     )
 
 

@@ -1,4 +1,4 @@
-"""Each check of a dataset source finds its violation."""
+"""Each check of a dataset source detects its violation."""
 
 import pytest
 
@@ -28,8 +28,8 @@ def test_a_valid_source_has_no_violations(images, violations):
 
 
 def test_a_source_that_matches_every_location(images, violation):
-    got = violation("dataset", "matches_its_own_locations_alone", Listed(images, greedy=True))
-    assert "'no/such/place.of.anybody') is True" in got
+    got = violation("dataset", "matches_only_its_own_locations", Listed(images, greedy=True))
+    assert "'no/such/location.at.all') is True" in got
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ def test_a_source_that_violates_its_contract(change, check, got, images, tmp_pat
     assert got in violation("dataset", check, Listed(change(images, tmp_path)))
 
 
-def test_a_source_that_lists_another_order_each_time(images, violation):
+def test_a_source_whose_order_changes(images, violation):
     class Shuffled(Listed):
         def images(self, location):
             self.listed = self.listed[1:] + self.listed[:1]
             return list(self.listed)
 
-    assert violation("dataset", "lists_the_same_each_time", Shuffled(images))
+    assert violation("dataset", "lists_the_same_images_each_time", Shuffled(images))

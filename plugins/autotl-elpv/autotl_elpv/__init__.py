@@ -1,4 +1,4 @@
-"""The elpv data set: electroluminescence images of functional and defective solar cells (Deitsch et al. 2019)."""
+"""The elpv dataset: electroluminescence images of functional and defective solar cells (Deitsch et al. 2019)."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Elpv", "autotl_register_datasets"]
 
-JUDGEMENTS = ("functional", "probably functional", "probably defective", "defective")
-"""What the experts' probabilities 0, 1/3, 2/3 and 1 mean."""
+PROBABILITY_LABELS = ("functional", "probably functional", "probably defective", "defective")
+"""Labels of the experts' probabilities of a defect: 0, 1/3, 2/3 and 1."""
 
 
 def two_classes(probability: float) -> str:
@@ -23,11 +23,15 @@ def two_classes(probability: float) -> str:
 
 
 def four_classes(probability: float) -> str:
-    return JUDGEMENTS[round(probability * 3)]
+    return PROBABILITY_LABELS[round(probability * 3)]
 
 
 class Elpv(DatasetSource):
-    """The images of PyPI's elpv-dataset, under labels made from the probability that a cell is defective."""
+    """The images of PyPI's elpv-dataset.
+
+    Args:
+        label: the class for the probability that a cell is defective.
+    """
 
     def __init__(self, name: str, label: Callable[[float], str]):
         self.name, self.label = name, label
@@ -36,19 +40,23 @@ class Elpv(DatasetSource):
         return location == self.name
 
     def images(self, location: str) -> list[LabelledImage]:
-        """In the order of labels.csv, 75 % in part `train` and 25 % in part `test`. Raises DataError."""
+        """The images in the order of labels.csv: 75 % in the subset `train`, 25 % in `test`.
+
+        Raises:
+            DataError: elpv-dataset is not installed.
+        """
         folder = _folder()
         rows = [line.split() for line in (folder / "labels.csv").read_text().splitlines() if line.strip()]
         probabilities = [float(probability) for _, probability, _ in rows]
-        tests = _test_rows(probabilities, [cell_type for _, _, cell_type in rows])
+        test_indices = _test_indices(probabilities, [cell_type for _, _, cell_type in rows])
         return [
-            LabelledImage(folder / path, self.label(probability), "test" if row in tests else "train")
-            for row, ((path, _, _), probability) in enumerate(zip(rows, probabilities, strict=True))
+            LabelledImage(folder / path, self.label(probability), "test" if i in test_indices else "train")
+            for i, ((path, _, _), probability) in enumerate(zip(rows, probabilities, strict=True))
         ]
 
 
 def _folder() -> Path:
-    """Where the package keeps its data; found without importing it, which would decode every image's libraries."""
+    """The data folder of elpv-dataset. The package isn't imported: that would import libraries that aren't needed."""
     spec = find_spec("elpv_dataset")
     folder = Path(spec.origin).parent / "data" if spec and spec.origin else None
     if folder is None or not (folder / "labels.csv").is_file():
@@ -56,12 +64,12 @@ def _folder() -> Path:
     return folder
 
 
-def _test_rows(probabilities: list[float], types: list[str]) -> set[int]:
-    """The fixed test quarter, in which every judgement of both cell types has its share."""
+def _test_indices(probabilities: list[float], cell_types: list[str]) -> set[int]:
+    """The fixed test subset, a quarter of the images, stratified by probability and cell type."""
     import numpy as np
     from sklearn.model_selection import StratifiedShuffleSplit
 
-    strata = np.array([f"{probability:.2f} {kind}" for probability, kind in zip(probabilities, types, strict=True)])
+    strata = np.array([f"{p:.2f} {cell_type}" for p, cell_type in zip(probabilities, cell_types, strict=True)])
     split = StratifiedShuffleSplit(1, test_size=0.25, random_state=0)
     _, test = next(split.split(np.zeros(len(strata)), strata))
     return set(test.tolist())

@@ -1,0 +1,131 @@
+"""A coordinator, whole, with scripted workers, a virtual clock and a study in memory: no process, no image."""
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from autotl.config import StudyConfig
+from autotl.coordinator.coordinator import Coordinator
+from autotl.coordinator.signals import Interrupts
+from autotl.devices import Slot
+from autotl.metrics import Metric
+from autotl.study.trials import StudyTrials
+from autotl.testing.scripted import ScriptedLauncher, VirtualClock
+from autotl.ui.progress import Progress
+from autotl.workers.messages import Hello, Ready, RunTrial, TrialAsked, TrialEnded
+from autotl.workers.pool import WorkerPool
+
+
+class Recorder(Progress):
+    """Keeps what it is shown."""
+
+    def __init__(self):
+        self.lines, self.events, self.snapshots = [], [], []
+
+    def on_search_started(self, event):
+        self.events.append(event)
+
+    def on_trial_finished(self, event):
+        self.events.append(event)
+
+    def on_search_finished(self, event):
+        self.events.append(event)
+
+    def update(self, snapshot):
+        self.snapshots.append(snapshot)
+
+    def log(self, line):
+        self.lines.append(line)
+
+
+class StubScheduler:
+    """Wants one trial after the other, and keeps what it learns."""
+
+    time_share, default_seconds_per_image = 0.5, 0.01
+
+    def __init__(self):
+        self.speeds, self.results, self.budgets = [], [], []
+
+    def next(self, time_budget, running, number):
+        self.budgets.append((time_budget, dict(running), number))
+        return {"x": number / 100}
+
+    def finished(self, params, seconds, value, extraction_seconds=0.0):
+        self.results.append((params, value))
+
+    def observe_speed(self, backbone, ran, device_type, speed):
+        self.speeds.append((backbone, ran, device_type, speed))
+
+    def measured_speeds(self):
+        return {"resnet18": 0.5} if self.speeds else {}
+
+
+class Scene:
+    """A coordinator and what it was made of."""
+
+    def __init__(self, folder, callbacks=(), plugin_callbacks=(), devices=("cpu:0", "cpu:1"), num_test=0, **config):
+        self.clock = VirtualClock()
+        self.launcher = ScriptedLauncher(self.clock)
+        slots = [Slot(name, name.split(":")[0], "cpu", 2) for name in devices]
+        self.pool = WorkerPool(self.launcher, slots, self.clock)
+        self.study = optuna.create_study(direction="maximize")
+        self.scheduler, self.recorder, self.interrupts = StubScheduler(), Recorder(), Interrupts(self.clock)
+        self.search = Coordinator(
+            config=StudyConfig(data="cells", output=folder, **config),
+            trials=StudyTrials(self.study),
+            scheduler=self.scheduler,
+            pool=self.pool,
+            clock=self.clock,
+            progress=self.recorder,
+            interrupts=self.interrupts,
+            metric=Metric("accuracy", lambda labels, probabilities: 0.0),
+            started=self.clock.now(),
+            num_test=num_test,
+            versions={"torch": "2"},
+            callbacks=callbacks,
+            plugin_callbacks=plugin_callbacks,
+        )
+        self.interrupts.searching = True
+        self.answers = iter(lambda: 0.5, None)
+        """What trials are worth, one after the other; an exception's text fails one."""
+        self.seconds = 1.0
+        self.launcher.send = self._send
+
+    def start(self):
+        for worker in self.pool.workers:
+            self.launcher.deliver(worker.identity, [Hello(worker.identity, worker.slot), Ready()])
+
+    def _send(self, worker, message):
+        """Workers that run each job at once."""
+        self.launcher.sent.append((worker, message))
+        if isinstance(message, RunTrial):
+            trial = self.study.ask()
+            trial.suggest_float("x", 0, 1)
+            self.launcher.deliver(worker, [TrialAsked(trial.number)])
+            answer = next(self.answers)
+            self.clock.sleep(self.seconds)
+            if isinstance(answer, str):
+                trial.set_user_attr("cause", answer)
+                self.study.tell(trial, state=TrialState.FAIL)
+            else:
+                trial.set_user_attr("recipe", {"strategy": "s", "backbone": "b", "head": "h"})
+                self.study.tell(trial, answer)
+            self.launcher.deliver(worker, [TrialEnded(trial.number)])
+
+    def answer(self, *values):
+        self.answers = iter(values)
+
+    def run(self):
+        self.start()
+        self.search.run()
+        return self
+
+    @property
+    def jobs(self):
+        return [message for _, message in self.launcher.sent if isinstance(message, RunTrial)]
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """`scene(trials=3, …)`"""
+    return lambda **more: Scene(tmp_path, **more)

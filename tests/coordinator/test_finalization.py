@@ -1,0 +1,121 @@
+"""The last step of a search: which worker makes the model, and what happens where one crashes over it."""
+
+import math
+
+import pytest
+
+from autotl.coordinator.finalization import finalize
+from autotl.coordinator.signals import INTERRUPT_SECONDS
+from autotl.errors import AutotlError
+from autotl.events import SearchFinished
+from autotl.workers.messages import Extracting, Finalize, Finalized, Hello, ModelSaved, Ready
+
+
+def finished(one):
+    """A scene whose trials are done and whose workers are idle."""
+    one.run()
+    one.launcher.sent.clear()
+    return one
+
+
+def answer_finalize(one, *replies):
+    """`replies`: for each Finalize the messages that come back, or "crash"."""
+    replies = iter(replies)
+
+    def send(worker, message):
+        one.launcher.sent.append((worker, message))
+        if isinstance(message, Finalize):
+            reply = next(replies)
+            if reply == "crash":
+                one.launcher.dead.add(worker)
+            else:
+                one.launcher.deliver(worker, reply)
+
+    one.launcher.send = send
+
+
+def finalizes(one):
+    return [message for _, message in one.launcher.sent if isinstance(message, Finalize)]
+
+
+def test_one_idle_worker_makes_the_model(scene):
+    one = finished(scene(trials=2))
+    answer_finalize(one, [ModelSaved({"test": None}), Finalized({"test": {"accuracy": 1.0}})])
+    assert finalize(one.search) == {"test": {"accuracy": 1.0}}
+    (job,) = finalizes(one)
+    assert job.facts.trials == {"complete": 2, "pruned": 0, "failed": 0}
+    assert job.facts.elapsed == pytest.approx(one.clock.now() - one.search.started, abs=1)
+    assert (job.refit, job.interrupted) == (True, False)
+    assert isinstance(one.recorder.events[-1], SearchFinished)
+
+
+def test_without_a_time_limit_the_last_step_has_none_either(scene):
+    one = finished(scene(trials=2))
+    answer_finalize(one, [Finalized({})])
+    finalize(one.search)
+    assert finalizes(one)[0].remaining is None
+
+
+def test_with_a_time_limit_the_last_step_has_what_is_left(scene):
+    one = finished(scene(time=60))
+    left = one.search.started + 60 - one.clock.now()
+    answer_finalize(one, [Finalized({})])
+    finalize(one.search)
+    assert finalizes(one)[0].remaining == pytest.approx(left, abs=1)
+
+
+def test_measured_speeds_are_passed_on_with_a_margin(scene):
+    one = scene(trials=1)
+    one.search.handle(one.pool.workers[0], Extracting("resnet18", "levels", "none", 500, 500, 80.0))
+    answer_finalize(finished(one), [Finalized({})])
+    finalize(one.search)
+    assert finalizes(one)[0].seconds_per_image == {"resnet18": pytest.approx(0.65)}
+
+
+def test_a_worker_that_crashes_over_the_model_is_replaced_and_nothing_is_refitted(scene):
+    one = finished(scene(trials=2))
+    answer_finalize(one, "crash", [Finalized({"second": True})])
+    assert finalize(one.search) == {"second": True}
+    assert [job.refit for job in finalizes(one)] == [True, False]
+
+
+def test_where_every_worker_crashes_over_the_model_the_error_says_that_trials_are_kept(scene):
+    one = finished(scene(trials=2))
+    answer_finalize(one, *["crash"] * 9)
+    with pytest.raises(AutotlError, match="the trials are kept"):
+        finalize(one.search)
+
+
+def test_a_disabled_device_is_not_used_for_the_model(scene):
+    one = finished(scene(trials=2, devices=("cuda:0", "cuda:1")))
+    one.search.supervisor.disabled["cuda:0"] = "it is broken"
+    answer_finalize(one, [Finalized({})])
+    finalize(one.search)
+    ((worker, _),) = [entry for entry in one.launcher.sent if isinstance(entry[1], Finalize)]
+    assert worker.startswith("cuda:1")
+
+
+def test_with_every_device_disabled_the_cpu_makes_the_model(scene):
+    one = finished(scene(trials=2, devices=("cuda:0",)))
+    one.search.supervisor.disabled["cuda:0"] = "it is broken"
+    started = one.launcher.start
+    answer_finalize(one, [Finalized({"cpu": True})])
+
+    def start(slot):
+        identity = started(slot)
+        one.launcher.late += [(identity, Hello(identity, slot)), (identity, Ready())]
+        return identity
+
+    one.launcher.start = start
+    assert finalize(one.search) == {"cpu": True}
+    assert one.pool.workers[-1].slot.device_type == "cpu"
+
+
+def test_a_saved_model_is_enough_where_a_user_waits_too_long_for_the_test_images(scene):
+    one = finished(scene(trials=2))
+    one.interrupts()
+    answer_finalize(one, [ModelSaved({"test": None})])
+    assert finalize(one.search) == {"test": None}
+    assert finalizes(one)[0].interrupted
+    assert finalizes(one)[0].remaining == pytest.approx(INTERRUPT_SECONDS, abs=1)
+    assert not math.isinf(finalizes(one)[0].remaining)
