@@ -157,7 +157,7 @@ class Coordinator:
     def give_up_when_overdue(self) -> None:
         """Raises KeyboardInterrupt where a user has waited long enough after Ctrl-C."""
         if self.interrupts.overdue():
-            self.log("There was no time for a model. The trials are kept: the same command goes on.")
+            self.log("There was no time to save a model. The trials are kept: run the same command again to continue.")
             raise KeyboardInterrupt
 
     def _wants_trial(self) -> bool:

@@ -81,13 +81,13 @@ def verify_files(
     with _cache_writer(cache) as store, SandboxedDecoder() as decoder, ThreadPoolExecutor(max(1, threads)) as pool:
         # chunks, so that an interrupted run keeps its results and stops soon
         for chunk in _chunks(missing, 512):
-            new = pool.map(partial(_verify, decoder), [paths[i] for i in chunk])
-            for i, result in zip(chunk, new, strict=True):
+            verified = pool.map(partial(_verify, decoder), [paths[i] for i in chunk])
+            for i, result in zip(chunk, verified, strict=True):
                 results[i] = result
                 done += 1
                 if progress:
                     progress(done, len(paths))
-            store([(state, result) for i in chunk if (state := states[i]) and (result := results[i])])
+            store([(state, new) for i in chunk if (state := states[i]) and (new := results[i])])
     return [result for result in results if result is not None]
 
 

@@ -109,8 +109,8 @@ class ImageModel:
             on_skip: called with the path of a file that can't be read, and the reason. Without it such a file raises
                 UndecodableImage.
             many: compile the networks with the fastest engine, which pays off from some hundred images.
-            checked: the files were verified before. Files that were not, and have an unusual format, are first read in
-                a child process, because a hostile one may crash its reader.
+            checked: the files were verified before. Other files of untrusted formats are first decoded in a child
+                process, because a hostile one may crash its decoder.
         """
 
         def load(path: Path, backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:

@@ -30,7 +30,6 @@ from autotl.workers.launcher import Ending, Launcher
 from autotl.workers.pool import WorkerPool
 
 
-
 @dataclass
 class SimulatedTrial:
     """As much of an Optuna trial as a coordinator reads."""

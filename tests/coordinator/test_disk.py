@@ -1,4 +1,4 @@
-"""A disk that is full ends the search with one error, and the same command goes on; a cache that goes away costs a
+"""A disk that is full ends the search with one error, and the same command continues it; a cache that goes away costs a
 warning."""
 
 import json
@@ -76,7 +76,7 @@ def test_a_full_disk_ends_the_search_and_the_same_command_goes_on(cells: Path, b
     (error,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert f"no room on the disk for {tmp_path / 'cache' / 'features'}: it needs " in error
     assert "autotl cache clear" in error
-    assert "the same command goes on" in error
+    assert "run the same command again" in error
     assert "Traceback" not in ended.stderr + ended.stdout
     assert not list(tmp_path.rglob("*.partial"))
     assert not any(FeatureStore(tmp_path / "cache" / "features").verify().values())
@@ -115,7 +115,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(cells: Path, backbone: s
     assert found.result["trials"] == {"complete": 2, "pruned": 0, "failed": 0}
     warnings = [line for line in heard.lines if line.startswith("warning: The feature store")]
     assert len(warnings) == 1  # not one from each worker
-    assert "goes on without it" in warnings[0]
+    assert "keeps its features in its own folder" in warnings[0]
     assert not (found.folder / "cache").exists()
 
 
@@ -132,5 +132,5 @@ def test_a_cache_that_vanishes_in_the_middle_costs_a_warning(
     )  # fmt: skip
     assert features.is_file()
     assert found.result["trials"] == {"complete": 3, "pruned": 0, "failed": 0}
-    assert [line for line in heard.lines if "goes on without it" in line]
+    assert [line for line in heard.lines if "keeps its features in its own folder" in line]
     assert (found.folder / "model" / "model.json").exists()

@@ -24,7 +24,7 @@ def trials(folder):
 
 def test_without_a_search_there_is_none_to_join(cells, tmp_path):
     with pytest.raises(AutotlError, match="there is none to join: start it without --join"):
-        join(str(cells), output=tmp_path, **QUICK)
+        join("cells", output=tmp_path, devices="cpu")
     assert not (tmp_path / "cells").exists()
 
 

@@ -308,8 +308,8 @@ def test_a_model_of_a_local_dir_backbone_does_not_read_that_folder(
     np.testing.assert_allclose(again.predict_proba(validation), expected, atol=1e-3)
 
 
-def test_a_file_of_an_unusual_format_is_first_read_in_a_child_process(frozen, validation, tmp_path, monkeypatch):
-    """A file that crashes its reader then crashes the child process alone."""
+def test_a_file_of_an_untrusted_format_is_first_decoded_in_a_child_process(frozen, validation, tmp_path, monkeypatch):
+    """A file that crashes its decoder then crashes the child process alone."""
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\nkill -SEGV $$\n")
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Two thousand mutations of real images: none crashes or hangs this process, each is decoded or rejected with a reason."""
+"""Two thousand mutations of real images: none crashes or hangs, each is decoded or rejected with a reason."""
 
 import io
 import json
