@@ -1,7 +1,6 @@
 """The coordinator of a search: hands out jobs, watches the clock and the workers, and keeps the score."""
 
 import math
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,7 +63,8 @@ class Coordinator:
         num_test: number of test images, for which time is reserved.
         versions: of libraries and plugins, for the result.
         callbacks: the user's; an exception in one ends the search.
-        plugin_callbacks: an exception in one costs a warning, once for each method.
+        plugin_callbacks: an exception in one costs a warning, once for each method; under --strict-plugins it ends the
+            search.
     """
 
     config: StudyConfig
@@ -87,7 +87,6 @@ class Coordinator:
     _stopped: float = math.inf
     """The moment at which a callback asked the search to stop."""
     _logged: set[str] = field(default_factory=set)
-    _failed_callbacks: set[tuple[str, str]] = field(default_factory=set)
     _speed_of: dict[str, tuple[float, float]] = field(default_factory=dict)
     """By worker: when it last reported its extraction speed, and images a second."""
     _drawn: float = -math.inf
@@ -296,9 +295,10 @@ class Coordinator:
             try:
                 stop |= bool(getattr(callback, method)(event))
             except Exception as error:
-                if (callback.name, method) not in self._failed_callbacks:
-                    self._failed_callbacks.add((callback.name, method))
-                    warnings.warn(f"callback {callback.name!r} failed in {method}: {cause_of(error)}", stacklevel=2)
+                line = f"callback {callback.name!r} failed in {method}: {cause_of(error)}"
+                if self.config.strict_plugins:
+                    raise BrokenPlugin(f"{line} (--strict-plugins)") from error
+                self._log_once(f"{callback.name} {method}", f"warning: {line}")
         if stop and math.isinf(self._stopped):
             self.log("A callback stops the search: the model is made of the finished trials.")
             self._stopped = self.clock.now()

@@ -189,7 +189,7 @@ def main(address: str) -> None:
 
 def _kill_process_group() -> None:
     """End this process and its children immediately: without a coordinator their results are of no use."""
-    if os.name == "posix" and os.getpgrp() == os.getpid():
+    if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 

@@ -280,12 +280,15 @@ def test_an_exception_in_a_users_callback_ends_the_search(scene):
 
 def test_an_exception_in_a_plugins_callback_costs_one_warning(scene):
     one = scene(trials=3, plugin_callbacks=[Notes(fail_at=TrialFinished)])
-    with pytest.warns(
-        UserWarning, match="callback 'notes' failed in on_trial_finished: RuntimeError: no good"
-    ) as caught:
-        one.run()
-    assert len(caught) == 1
+    one.run()
+    assert one.recorder.lines == ["warning: callback 'notes' failed in on_trial_finished: RuntimeError: no good"]
     assert len(one.study.trials) == 3
+
+
+def test_with_strict_plugins_an_exception_in_a_plugins_callback_ends_the_search(scene):
+    one = scene(trials=3, plugin_callbacks=[Notes(fail_at=TrialFinished)], strict_plugins=True)
+    with pytest.raises(BrokenPlugin, match="failed in on_trial_finished: RuntimeError: no good"):
+        one.run()
 
 
 # Ctrl-C
