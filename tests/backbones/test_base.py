@@ -28,7 +28,10 @@ class ReadsValues(Network):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rates = [rate.item() for rate in torch.linspace(0, 1, 3)]
+        rates = torch.linspace(0, 1, 3)
+        if rates.is_meta:
+            raise NotImplementedError("a tensor on the meta device has no values")
+        self.rates = rates.tolist()
 
 
 class Raises(Network):

@@ -101,6 +101,9 @@ class Counted(Engine):
     def usable(self, device: str) -> bool:
         return self.engine.usable(device)
 
+    def version(self) -> str:
+        return self.engine.version()
+
     def precision(self, device: str) -> str:
         return self.engine.precision(device)
 

@@ -30,12 +30,12 @@ def test_without_a_search_there_is_none_to_join(cells, tmp_path):
 
 @pytest.fixture
 def running(cells, until, tmp_path):
-    """The command of a search, and its process of 45 seconds, which has finished a trial."""
+    """The command of a search, and its process of 35 seconds, which has finished a trial."""
     command = [
         sys.executable, "-m", "autotl", "search", str(cells), "--output", str(tmp_path), "--devices", "cpu",
         "--backbone", "efficientnet_lite0", "--strategy", "fast_extraction", "--test", "none",
     ]  # fmt: skip
-    first = subprocess.Popen([*command, "--time", "45s"], stdout=subprocess.DEVNULL)
+    first = subprocess.Popen([*command, "--time", "35s"], stdout=subprocess.DEVNULL)
     until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
     return command, first
 

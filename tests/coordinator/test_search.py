@@ -92,13 +92,6 @@ def test_the_same_name_resumes(cells, tmp_path):
     assert [t.number for t in _study(again.folder).get_trials()] == [0, 1, 2, 3]
 
 
-def test_other_choices_are_refused_on_resume_with_what_differs(cells, tmp_path):
-    search(str(cells), output=tmp_path, trials=1, strategies=["fast_extraction"], **QUICK)
-    other = {**QUICK, "heads": ["linear_svm"]}
-    with pytest.raises(AutotlError, match=r"heads: was \['logistic_regression', 'linear'\], is \['linear_svm'\]"):
-        search(str(cells), output=tmp_path, trials=1, strategies=["fast_extraction"], **other)
-
-
 def test_without_test_images_there_is_no_test_score(cells, tmp_path):
     found = search(str(cells), output=tmp_path, trials=1, strategies=["fast_extraction"], test="none", **QUICK)
     assert found.result["test"] is None
@@ -253,16 +246,6 @@ def test_the_coordinator_imports_no_torch(cells, tmp_path):
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_the_classifier_speaks_scikit_learn(cells, tmp_path):
-    paths = [str(p) for p in sorted(cells.glob("*/*"))]
-    labels = [int(Path(p).parent.name == "defective") for p in paths]
-    classifier = autotl.ImageClassifier(trials=2, strategies=["fast_extraction"], output=tmp_path, **QUICK)
-    classifier.fit(paths, labels)
-    assert classifier.classes_.tolist() == [0, 1]
-    assert classifier.predict(paths[:3]).dtype.kind == "i"
-    assert classifier.score(paths, labels) > 0.8
 
 
 def _study(folder: Path) -> optuna.Study:

@@ -4,6 +4,7 @@ import os
 import stat
 import tempfile
 from multiprocessing.connection import Client
+from pathlib import Path
 
 import pytest
 
@@ -84,14 +85,21 @@ def test_without_a_folder_that_is_short_enough_the_error_names_tmpdir(temporary,
         rendezvous_folder(tmp_path)
 
 
-def test_only_this_user_may_enter(temporary, tmp_path):
-    temporary(tmp_path / "t")
+@pytest.fixture
+def short_folder():
+    """A temporary folder whose path leaves room for a socket, however long pytest's own is."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_only_this_user_may_enter(temporary, tmp_path, short_folder):
+    temporary(short_folder / "t")
     folder = rendezvous_folder(tmp_path)
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
 
 
-def test_a_folder_that_others_may_enter_is_refused(temporary, tmp_path):
-    root = temporary(tmp_path / "t") / f"autotl-{os.getuid()}"
+def test_a_folder_that_others_may_enter_is_refused(temporary, tmp_path, short_folder):
+    root = temporary(short_folder / "t") / f"autotl-{os.getuid()}"
     root.mkdir()
     root.chmod(0o755)
     with pytest.raises(AutotlError, match="is open to other users"):
