@@ -17,6 +17,8 @@ from autotl.events import SearchStarted, TrialFinished
 from autotl.ui.progress import Snapshot
 
 ROOT = Path(__file__).resolve().parents[1]
+SUPPORT = {"py", "templates"}
+"""Folders and files of the package that hold no code of their own."""
 README = (ROOT / "README.md").read_text()
 STUDIES = (ROOT / "studies" / "README.md").read_text()
 
@@ -120,6 +122,13 @@ def test_the_plugin_in_the_readme_works():
     registry = Registry()
     registry.add("readme", SimpleNamespace(**namespace), "readme", "1")
     assert registry.head("naive_bayes").build({"var_smoothing": 1e-9}, 4, 2, 0).get_params()["var_smoothing"] == 1e-9
+
+
+def test_the_architecture_page_names_every_room():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = [path.stem for path in (ROOT / "autotl").iterdir() if not path.stem.startswith(("_", "py.typed"))]
+    assert len(rooms) > 20
+    assert not [room for room in rooms if f"`{room}`" not in page and f"`{room}/`" not in page and room not in SUPPORT]
 
 
 if __name__ == "__main__":
