@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotl.backbones.weights import no_downloads
 from autotl.config import StudyConfig
+from autotl.data.dataset import join_names
 from autotl.errors import AutotlError
 
 __all__ = ["replay_trial"]
@@ -66,6 +67,8 @@ def _replay(config: StudyConfig, number: int, log: Callable[[str], None]) -> dic
 def _complete_trial(trials: list[FrozenTrial], number: int, study: str) -> FrozenTrial:
     complete = {trial.number: trial for trial in trials if trial.state == TrialState.COMPLETE}
     if number not in complete:
-        numbers = ", ".join(map(str, sorted(complete))) or "none"
-        raise AutotlError(f"Study {study!r} has no complete trial {number}. Complete trials: {numbers}.")
+        numbers = join_names([str(n) for n in sorted(complete)], 10) or "none"
+        raise AutotlError(
+            f"Study {study!r} has no complete trial {number}. Complete trials: {numbers}. See leaderboard.csv there."
+        )
     return complete[number]

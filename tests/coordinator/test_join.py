@@ -30,12 +30,12 @@ def test_without_a_search_there_is_none_to_join(cells, tmp_path):
 
 @pytest.fixture
 def running(cells, until, tmp_path):
-    """The command of a search, and its process of 35 seconds, which has finished a trial."""
+    """The command of a search, and its process of 60 seconds, which has finished a trial."""
     command = [
         sys.executable, "-m", "autotl", "search", str(cells), "--output", str(tmp_path), "--devices", "cpu",
         "--backbone", "efficientnet_lite0", "--strategy", "fast_extraction", "--test", "none",
     ]  # fmt: skip
-    first = subprocess.Popen([*command, "--time", "35s"], stdout=subprocess.DEVNULL)
+    first = subprocess.Popen([*command, "--time", "60s"], stdout=subprocess.DEVNULL)
     until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
     return command, first
 
@@ -45,7 +45,7 @@ def test_workers_that_join_take_tickets_and_end_with_the_search(running, tmp_pat
     second = subprocess.run([*command, "--join"], capture_output=True, text=True, timeout=120)
     assert second.returncode == 0, second.stderr
     assert "joined the search" in second.stdout
-    assert first.wait(60) == 0
+    assert first.wait(90) == 0
     devices = {trial.user_attrs.get("device", "") for trial in trials(tmp_path / "cells")}
     assert "cpu:0" in devices
     assert any(name.startswith("cpu:0@") for name in devices)
@@ -65,7 +65,7 @@ def test_ctrl_c_takes_joined_workers_out_and_the_search_goes_on(running, until, 
     assert "Traceback" not in output
     assert first.poll() is None
     n_before = len(trials(tmp_path / "cells"))
-    assert first.wait(60) == 0
+    assert first.wait(90) == 0
     after = trials(tmp_path / "cells")
     assert len(after) > n_before
     assert optuna.trial.TrialState.RUNNING not in {trial.state for trial in after}
