@@ -101,7 +101,7 @@ class Coordinator:
             self.interrupts,
             self.config.trial_timeout,
             self.log,
-            self._trial_over,
+            self._trial_lost,
             self._trials_end,
         )
 
@@ -268,8 +268,11 @@ class Coordinator:
     def _trial_over(self, trial: FrozenTrial) -> None:
         self.emit("on_trial_finished", self._count(trial))
 
-    def _count(self, trial: FrozenTrial) -> TrialFinished:
-        event = self.scoreboard.add(trial)
+    def _trial_lost(self, trial: FrozenTrial) -> None:
+        self.emit("on_trial_finished", self._count(trial, worker_lost=True))
+
+    def _count(self, trial: FrozenTrial, *, worker_lost: bool = False) -> TrialFinished:
+        event = self.scoreboard.add(trial, worker_lost=worker_lost)
         extraction = trial.user_attrs.get("extraction_seconds", 0.0)
         self.scheduler.finished(trial.params, event.seconds, event.value, extraction)
         return event

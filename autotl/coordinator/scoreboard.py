@@ -44,12 +44,12 @@ class Scoreboard:
     def num_finished(self) -> int:
         return sum(self.counts.values())
 
-    def add(self, trial: FrozenTrial) -> TrialFinished:
+    def add(self, trial: FrozenTrial, *, worker_lost: bool = False) -> TrialFinished:
         """Count a finished trial. Removes the fitted model of whichever trial of the same strategy, backbone and head
         scores worse, since a model is made of the best of each and fitted models fill disks."""
         event = trial_event(trial)
         self.counts[event.state] += 1
-        if event.state == "failed":
+        if event.state == "failed" and not worker_lost:  # lost workers disable their device instead
             self.causes[event.cause or "unknown"] += 1
         better = event.value is not None and (
             self.best is None or self.metric.better(event.value, self.best.value or 0.0)
@@ -81,4 +81,4 @@ class Scoreboard:
     def hopeless(self) -> bool:
         """Whether nothing but one cause of failure came of at least HOPELESS_FAILURES trials."""
         alone = len(self.causes) == 1 and self.num_finished == self.counts["failed"]
-        return alone and self.counts["failed"] >= HOPELESS_FAILURES
+        return alone and self.causes.total() >= HOPELESS_FAILURES

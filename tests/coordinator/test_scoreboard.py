@@ -17,14 +17,14 @@ def board(tmp_path):
     def make(metric=ACCURACY):
         scoreboard, study = Scoreboard(tmp_path, metric), optuna.create_study(direction=metric.direction)
 
-        def add(value=None, head="linear", cause="", **attributes):
+        def add(value=None, head="linear", cause="", *, worker_lost=False, **attributes):
             trial = study.ask()
             trial.set_user_attr("recipe", {"strategy": "fast", "backbone": "b", "head": head})
             for name, attribute in {**attributes, **({"cause": cause} if cause else {})}.items():
                 trial.set_user_attr(name, attribute)
             (tmp_path / "trials" / f"{trial.number:05}").mkdir(parents=True)
             state = optuna.trial.TrialState.FAIL if value is None else None
-            return scoreboard.add(study.tell(trial, value, state=state))
+            return scoreboard.add(study.tell(trial, value, state=state), worker_lost=worker_lost)
 
         return scoreboard, add
 
@@ -63,6 +63,13 @@ def test_one_cause_alone_is_hopeless(board):
     add(cause="ValueError: no")
     assert scoreboard.hopeless
     add(0.5)
+    assert not scoreboard.hopeless
+
+
+def test_trials_that_lost_their_worker_are_no_reason_to_give_up(board):
+    scoreboard, add = board()
+    for _ in range(2 * HOPELESS_FAILURES):
+        add(cause="the worker ended (killed by signal 9, SIGKILL)", worker_lost=True)
     assert not scoreboard.hopeless
 
 
