@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError, Pipe
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Connection, Listener
 from pathlib import Path
+from socket import AF_UNIX, socket
 
 from autotl.atomic_io import write_atomically
 from autotl.errors import AutotlError
@@ -78,11 +79,11 @@ class Rendezvous:
     def __init__(self, study: Path):
         self.folder = rendezvous_folder(study)
         self.folder.mkdir(exist_ok=True)
-        socket = self.folder / "socket"
-        socket.unlink(missing_ok=True)
-        self.endpoint = Endpoint(str(socket), secrets.token_bytes(32))
-        self._listener = Listener(str(socket), "AF_UNIX", backlog=64, authkey=self.endpoint.key)
-        write_atomically(self.folder / "key", f"{socket}\n{self.endpoint.key.hex()}".encode())
+        path = self.folder / "socket"
+        path.unlink(missing_ok=True)
+        self.endpoint = Endpoint(str(path), secrets.token_bytes(32))
+        self._listener = Listener(str(path), "AF_UNIX", backlog=64, authkey=self.endpoint.key)
+        write_atomically(self.folder / "key", f"{path}\n{self.endpoint.key.hex()}".encode())
         self._accepted: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         self._closing = False
         self.bell, self._ring = Pipe(duplex=False)
@@ -112,8 +113,11 @@ class Rendezvous:
         if self._closing:
             return
         self._closing = True
-        with suppress(OSError, EOFError, AuthenticationError):
-            Client(self.endpoint.address, authkey=self.endpoint.key).close()  # ends accept(), which blocks
+        # A connection ends accept(), which blocks. It awaits no answer: the thread may have ended already, or may wait
+        # for a process that never answers.
+        with suppress(OSError), socket(AF_UNIX) as wake:
+            wake.settimeout(1)
+            wake.connect(self.endpoint.address)
         with suppress(OSError):
             self._listener.close()
         for name in ("key", "socket"):

@@ -3,8 +3,10 @@
 import os
 import stat
 import tempfile
+import threading
 from multiprocessing.connection import Client
 from pathlib import Path
+from socket import AF_UNIX, socket
 
 import pytest
 
@@ -61,6 +63,18 @@ def test_closed_it_leaves_nothing_and_is_not_found(tmp_path):
     assert not meeting.folder.exists()
     with pytest.raises(AutotlError, match="none to join"):
         Endpoint.find(tmp_path)
+
+
+def test_it_closes_while_a_process_that_never_answers_is_being_accepted(tmp_path):
+    meeting = Rendezvous(tmp_path)
+    with socket(AF_UNIX) as silent:
+        silent.connect(meeting.endpoint.address)
+        assert silent.recv(64)  # the challenge: the thread waits for the answer
+        closing = threading.Thread(target=meeting.close, daemon=True)
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive()
+    assert not meeting.folder.exists()
 
 
 @pytest.mark.parametrize("length", [91, 200])
