@@ -35,12 +35,18 @@ CHUNK = 1 << 20
 
 
 @contextmanager
-def no_downloads() -> Iterator[None]:
+def no_downloads(*, when: bool = True) -> Iterator[None]:
     """Forbid downloads in this process, and in the processes that it starts, while the context is open.
 
     Sets the environment variable AUTOTL_OFFLINE and restores it afterwards. A process that was started inside of the
     context keeps the environment that it inherited.
+
+    Args:
+        when: False changes nothing.
     """
+    if not when:
+        yield
+        return
     before = os.environ.get("AUTOTL_OFFLINE")
     os.environ["AUTOTL_OFFLINE"] = "1"
     try:

@@ -18,8 +18,10 @@ from autotl.discovery import cause_of
 from autotl.errors import BrokenPlugin, NoTrialSucceeded
 from autotl.events import Callback, EpochEnded, SearchStarted, TrialFinished, TrialStarted
 from autotl.features.batching import BATCH
+from autotl.features.progress import ExtractionProgress
 from autotl.metrics import Metric
 from autotl.study.scheduler import Scheduler
+from autotl.study.study import TrialAttribute
 from autotl.study.trials import Trials
 from autotl.ui.progress import Progress, Snapshot, WorkerLine
 from autotl.workers.launcher import Ending
@@ -28,7 +30,6 @@ from autotl.workers.messages import (
     Crashed,
     DeviceError,
     DiskIsFull,
-    Extracting,
     Finalized,
     FromWorker,
     Log,
@@ -113,7 +114,9 @@ class Coordinator:
             fail_trial(self.trials, self.config.folder, trial.number, INTERRUPTED_SEARCH)
             retry_trial(self.trials, trial, worker_lost=False)
         trials = self.trials.all()
-        self.scoreboard.resumable = sum(trial.user_attrs.get("cause") == INTERRUPTED_SEARCH for trial in trials)
+        self.scoreboard.resumable = sum(
+            trial.user_attrs.get(TrialAttribute.CAUSE) == INTERRUPTED_SEARCH for trial in trials
+        )
         for trial in trials:
             if trial.state in FINISHED_STATES:
                 self._count(trial)
@@ -227,7 +230,7 @@ class Coordinator:
             case TrialProgress(number, fraction, score):
                 worker.activity = f"{fraction:.0%}, best {score:.4f}"
                 self.emit("on_epoch_ended", EpochEnded(number, fraction, score))
-            case Extracting():
+            case ExtractionProgress():
                 self._extracting(worker, message)
             case TrialEnded(number):
                 self._trial_ended(worker, number)
@@ -252,7 +255,7 @@ class Coordinator:
             case Finalized(result):
                 self.result = result
 
-    def _extracting(self, worker: Worker, message: Extracting) -> None:
+    def _extracting(self, worker: Worker, message: ExtractionProgress) -> None:
         if message.backbone and (message.done > 2 * BATCH or message.done == message.total):  # first batches are slow
             speed = message.images_per_second / worker.slot.threads
             self.scheduler.observe_speed(message.backbone, message.ran, worker.slot.device_type, speed)
@@ -273,7 +276,7 @@ class Coordinator:
 
     def _count(self, trial: FrozenTrial, *, worker_lost: bool = False) -> TrialFinished:
         event = self.scoreboard.add(trial, worker_lost=worker_lost)
-        extraction = trial.user_attrs.get("extraction_seconds", 0.0)
+        extraction = trial.user_attrs.get(TrialAttribute.EXTRACTION_SECONDS, 0.0)
         self.scheduler.finished(trial.params, event.seconds, event.value, extraction)
         return event
 
@@ -346,7 +349,7 @@ class Coordinator:
         causes: dict[str, int] = defaultdict(int)
         for trial in self.trials.all():
             if trial.state in FINISHED_STATES and trial.state != TrialState.COMPLETE:
-                causes[trial.user_attrs.get("cause", "unknown")] += 1
+                causes[trial.user_attrs.get(TrialAttribute.CAUSE, "unknown")] += 1
         lines = [f"  {count} × {cause}" for cause, count in sorted(causes.items(), key=lambda c: -c[1])]
         lines += [f"  {place} is disabled: {cause}" for place, cause in self.supervisor.disabled.items()]
         if not lines:

@@ -13,7 +13,7 @@ from autotl.config import StudyConfig
 from autotl.errors import AutotlError
 from autotl.registry import Registry
 from autotl.study.space import suggest
-from autotl.study.study import open_study
+from autotl.study.study import StudyAttribute, TrialAttribute, open_study
 from autotl.workers.messages import Context, member_folder
 
 __all__ = ["extension_of", "take_over"]
@@ -38,7 +38,7 @@ def extension_of(config: StudyConfig, registry: Registry) -> StudyConfig:
 
 def _choices_of(config: StudyConfig, registry: Registry) -> dict:
     study = open_study(config.folder, config.name, registry.metric(config.metric).direction, config.seed)
-    return study.user_attrs.get("choices", {})
+    return study.user_attrs.get(StudyAttribute.CHOICES, {})
 
 
 def take_over(old: Path, study: optuna.Study, context: Context, registry: Registry) -> str:
@@ -54,7 +54,7 @@ def take_over(old: Path, study: optuna.Study, context: Context, registry: Regist
             study.add_trial(fitting)
             _take_model(member_folder(old, trial.number), member_folder(context.folder, num_taken), num_taken)
             num_taken += 1
-    study.set_user_attr("extends", old.name)
+    study.set_user_attr(StudyAttribute.EXTENDS, old.name)
     return f"{num_taken} of the {len(finished)} finished trials of {old.name} fit what {config.name} chooses from"
 
 
@@ -74,7 +74,7 @@ def _fitting(trial: FrozenTrial, source: str, context: Context, registry: Regist
         value=trial.value,
         params=trial.params,
         distributions=asked.distributions,
-        user_attrs={**trial.user_attrs, "taken_from": f"{source}/{trial.number}"},
+        user_attrs={**trial.user_attrs, TrialAttribute.TAKEN_FROM: f"{source}/{trial.number}"},
         intermediate_values=trial.intermediate_values,
     )
 

@@ -10,7 +10,7 @@ from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError
 from autotl.events import SearchFinished
 from autotl.workers.launcher import Ending
-from autotl.workers.messages import Finalize, SearchFacts
+from autotl.workers.messages import NO_TIME_TO_TEST, Finalize, SearchFacts
 from autotl.workers.pool import MAX_CRASHES, Worker, remaining_or_none
 
 __all__ = ["finalize"]
@@ -83,7 +83,7 @@ def _attempt(search: Coordinator, end: float, *, refit: bool) -> Mapping[str, An
         elif search.clock.now() - chosen.last_message > SILENCE_LIMIT:
             pool.kill(chosen, f"it sent no sign of life for {SILENCE_LIMIT:.0f} s, and was killed")
         if search.saved and search.interrupts.overdue():
-            search.log("There was no time to predict the test images: run the same command again to predict them.")
+            search.log(NO_TIME_TO_TEST)
             return search.saved
         search.give_up_when_overdue()
         search.redraw()

@@ -1,7 +1,6 @@
 """Attach worker processes to a running search; its coordinator schedules them like its own."""
 
 import os
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,8 +50,7 @@ def join_search(config: StudyConfig, progress: Progress) -> int:
     endpoint = Endpoint.find(config.folder)
     slots = [_joined(slot) for slot in parse_devices(config.devices)]
     crashes = CrashCounter()
-    offline = no_downloads() if config.offline else nullcontext()  # the workers inherit it
-    with offline, handle_signals(clock) as interrupts:
+    with no_downloads(when=config.offline), handle_signals(clock) as interrupts:
         interrupts.searching = True
         pool = WorkerPool(LocalLauncher(config.folder / "logs", endpoint), slots, clock)
         try:

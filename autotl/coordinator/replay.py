@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ def replay_trial(folder: Path, number: int, log: Callable[[str], None] = lambda 
     from autotl.coordinator.setup import kept_config
 
     config = kept_config(folder)
-    with no_downloads() if config.offline else nullcontext():
+    with no_downloads(when=config.offline):
         return _replay(config, number, log)
 
 

@@ -19,7 +19,7 @@ from autotl.coordinator.join import search_runs
 from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, prepare
 from autotl.coordinator.signals import handle_signals
 from autotl.data.dataset import LabelledImage
-from autotl.devices import parse_devices
+from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError
 from autotl.events import Callback, SearchStarted
 from autotl.registry import Registry, load_registry
@@ -98,8 +98,7 @@ def _run(
             raise AutotlError(f"A search runs in {extends}: extend it when that has ended.")
         config = extension_of(config, registry)
     with ExitStack() as stack:
-        if config.offline:
-            stack.enter_context(no_downloads())  # workers inherit it
+        stack.enter_context(no_downloads(when=config.offline))  # workers inherit it
         stack.enter_context(_exclusive(config.folder))
         interrupts = stack.enter_context(handle_signals(clock))
         if extends:  # its images keep their subsets
@@ -113,7 +112,7 @@ def _run(
             search = Coordinator(
                 config=config,
                 trials=trials,
-                scheduler=_scheduler(config, context, registry, trials, clock),
+                scheduler=_scheduler(config, slots, context, registry, trials, clock),
                 pool=pool,
                 clock=clock,
                 progress=progress,
@@ -126,7 +125,7 @@ def _run(
                 plugin_callbacks=tuple(registry.callbacks.values()),
             )
             search.resume()
-            search.start(_search_started(config, context))
+            search.start(_search_started(config, slots, context))
             pool.set_up(context)
             interrupts.searching = True
             search.run()
@@ -139,10 +138,15 @@ def _run(
 
 
 def _scheduler(
-    config: StudyConfig, context: Context, registry: Registry, trials: StudyTrials, clock: Clock
+    config: StudyConfig,
+    slots: Sequence[Slot],
+    context: Context,
+    registry: Registry,
+    trials: StudyTrials,
+    clock: Clock,
 ) -> Scheduler:
     threads: dict[str, int] = {}
-    for slot in parse_devices(config.devices):
+    for slot in slots:
         threads[slot.device_type] = threads.get(slot.device_type, 0) + slot.threads
     return Scheduler(
         context.choices,
@@ -156,7 +160,7 @@ def _scheduler(
     )
 
 
-def _search_started(config: StudyConfig, context: Context) -> SearchStarted:
+def _search_started(config: StudyConfig, slots: Sequence[Slot], context: Context) -> SearchStarted:
     dataset, split = context.dataset, context.split
     return SearchStarted(
         study=config.name,
@@ -170,7 +174,7 @@ def _search_started(config: StudyConfig, context: Context) -> SearchStarted:
             "skipped": len(dataset.skipped),
         },
         metric=config.metric,
-        devices=tuple(slot.name for slot in parse_devices(config.devices)),
+        devices=tuple(slot.name for slot in slots),
         backbones=context.choices.backbones,
         warnings=(*dataset.warnings, *split.warnings),
     )

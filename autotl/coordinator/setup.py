@@ -24,7 +24,7 @@ from autotl.errors import AutotlError
 from autotl.registry import Registry
 from autotl.study.space import Choices
 from autotl.study.storage import Journal
-from autotl.study.study import open_study
+from autotl.study.study import StudyAttribute, open_study
 from autotl.workers.messages import Context
 
 __all__ = ["begin_study", "kept_config", "library_versions", "prepare"]
@@ -179,9 +179,9 @@ def _freeze_choices(study: optuna.Study, context: Context) -> None:
         "seed": context.config.seed,
     }
     now = json.loads(json.dumps(now))
-    kept = study.user_attrs.get("choices")
+    kept = study.user_attrs.get(StudyAttribute.CHOICES)
     if kept is None:
-        study.set_user_attr("choices", now)
+        study.set_user_attr(StudyAttribute.CHOICES, now)
         return
     differing = [f"{k}: was {kept[k]}, is {now[k]}" for k in now if kept.get(k) != now[k]]
     if differing:
@@ -198,14 +198,15 @@ def _record_versions(study: optuna.Study, now: dict[str, str]) -> list[str]:
     The study's attribute `versions` holds the current ones, `earlier_versions` each former set with the number of the
     first trial that did not run with it.
     """
-    kept: dict[str, str] | None = study.user_attrs.get("versions")
+    kept: dict[str, str] | None = study.user_attrs.get(StudyAttribute.VERSIONS)
     if kept == now:
         return []
-    study.set_user_attr("versions", now)
+    study.set_user_attr(StudyAttribute.VERSIONS, now)
     if kept is None:
         return []
-    earlier = [*study.user_attrs.get("earlier_versions", []), {"until_trial": len(study.trials), "versions": kept}]
-    study.set_user_attr("earlier_versions", earlier)
+    earlier = study.user_attrs.get(StudyAttribute.EARLIER_VERSIONS, [])
+    former = {"until_trial": len(study.trials), "versions": kept}
+    study.set_user_attr(StudyAttribute.EARLIER_VERSIONS, [*earlier, former])
     changed = [
         *(
             f"{name} {kept[name]} is now {now[name]}"

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotl.clock import Clock
 from autotl.coordinator.signals import Interrupts
+from autotl.study.study import TrialAttribute
 from autotl.study.trials import Trials
 from autotl.workers.launcher import Ending
 from autotl.workers.messages import member_folder
@@ -43,9 +44,10 @@ def retry_trial(trials: Trials, trial: FrozenTrial, *, worker_lost: bool = True)
     A trial that took a worker with it is retried once; one whose search ended is retried always.
     """
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    is_retry = "retry_of" in trial.user_attrs
+    is_retry = TrialAttribute.RETRY_OF in trial.user_attrs
     if params and not (worker_lost and is_retry):
-        trials.enqueue(params, {"retry_of" if worker_lost or is_retry else "resumes": trial.number})
+        relation = TrialAttribute.RETRY_OF if worker_lost or is_retry else TrialAttribute.RESUMES
+        trials.enqueue(params, {relation: trial.number})
 
 
 @dataclass

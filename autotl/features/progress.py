@@ -7,9 +7,10 @@ __all__ = ["ExtractionProgress"]
 
 @dataclass(frozen=True)
 class ExtractionProgress:
-    """State of one extraction after a batch."""
+    """State of one extraction, or of the predictions of test images, after a batch; a worker sends it as a message."""
 
     backbone: str
+    """"" for predictions of the whole model."""
     ran: str
     """What ran: "levels" (the network with all feature levels), "prefix-N" (the network up to block N) or "images"
     (decoding alone), so that the speed of decoding is never taken for the speed of the network."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from autotl.clock import Deadline
 from autotl.errors import AutotlError
+from autotl.features.progress import ExtractionProgress
 from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
 from autotl.trial.refit import refit
@@ -15,7 +16,7 @@ from autotl.trial.results import SearchResults, annotate_study
 from autotl.trial.runner import release_memory
 from autotl.trial.selection import SAVING_SECONDS, choose_members, kept_candidates
 from autotl.trial.state import WorkerState
-from autotl.workers.messages import Extracting, Finalize, Log, ModelSaved
+from autotl.workers.messages import NO_TIME_TO_TEST, Finalize, Log, ModelSaved
 
 __all__ = ["finalize"]
 
@@ -96,9 +97,9 @@ def _predict_test_images(
     for _, row in model.stream(paths, many=len(paths) > MANY_IMAGES, checked=True):
         probabilities.append(row)
         if interrupted and deadline.remaining() < STOP_SECONDS:
-            state.send(Log("There was no time to predict the test images: run the same command again to predict them."))
+            state.send(Log(NO_TIME_TO_TEST))
             return None
         if len(probabilities) % PROGRESS_INTERVAL == 0:
             speed = len(probabilities) / (time.monotonic() - began)
-            state.send(Extracting("", "", "", len(probabilities), len(paths), speed))
+            state.send(ExtractionProgress("", "", "", len(probabilities), len(paths), speed))
     return np.stack(probabilities)

@@ -1,7 +1,7 @@
 """What a worker keeps between its jobs: plugins, the study, networks, and memory maps of features."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -13,7 +13,7 @@ from autotl.features.extractor import FeatureExtractor
 from autotl.features.store import FeatureStore, StoreUnavailable
 from autotl.registry import Registry, load_registry
 from autotl.study.study import open_study
-from autotl.workers.messages import Context, Extracting, FromWorker, Log, PluginFailed
+from autotl.workers.messages import Context, FromWorker, Log, PluginFailed
 
 __all__ = ["Send", "WorkerState"]
 
@@ -58,7 +58,7 @@ class WorkerState:
             threads=slot.threads,
             conversions=study_cache / "engines",
             deadline=deadline,
-            on_progress=lambda progress: send(Extracting(**asdict(progress))),
+            on_progress=send,
             log=lambda line: send(Log(line)),
         )
         micro_batch.persist_to(context.folder / "micro_batches" / f"{slot.place.replace(':', '-')}.json")

@@ -13,17 +13,18 @@ from autotl.config import StudyConfig
 from autotl.data.dataset import ImageDataset
 from autotl.data.splits import Split
 from autotl.devices import Slot
+from autotl.features.progress import ExtractionProgress
 from autotl.study.space import Choices
 
 __all__ = [
     "FROM_COORDINATOR",
     "FROM_WORKER",
+    "NO_TIME_TO_TEST",
     "Activity",
     "Context",
     "Crashed",
     "DeviceError",
     "DiskIsFull",
-    "Extracting",
     "Finalize",
     "Finalized",
     "FromWorker",
@@ -45,6 +46,8 @@ __all__ = [
     "TrialStarted",
     "member_folder",
 ]
+
+NO_TIME_TO_TEST = "There was no time to predict the test images: run the same command again to predict them."
 
 
 @dataclass(frozen=True)
@@ -182,20 +185,6 @@ class DeviceError:
 
 
 @dataclass(frozen=True)
-class Extracting:
-    """Features of images are being extracted, or test images predicted."""
-
-    backbone: str
-    """"" for predictions of the whole model."""
-    ran: str
-    """What ran: "levels" (the network with all feature levels), "prefix-N" (up to block N), "images" (decoding)."""
-    view: str
-    done: int
-    total: int
-    images_per_second: float
-
-
-@dataclass(frozen=True)
 class Activity:
     """What the worker does now, in words for people."""
 
@@ -263,7 +252,7 @@ FromWorker: TypeAlias = (
     | TrialProgress
     | TrialEnded
     | DeviceError
-    | Extracting
+    | ExtractionProgress
     | Activity
     | Log
     | PluginFailed
@@ -278,8 +267,8 @@ FROM_COORDINATOR = {cls.__name__: cls for cls in (Setup, SetDeadline, RunTrial, 
 FROM_WORKER = {
     cls.__name__: cls
     for cls in (
-        *(Hello, Ready, TrialAsked, TrialStarted, TrialProgress, TrialEnded, DeviceError, Extracting, Activity, Log),
-        *(PluginFailed, PluginIsBroken, DiskIsFull, ModelSaved, Finalized, Crashed),
+        *(Hello, Ready, TrialAsked, TrialStarted, TrialProgress, TrialEnded, DeviceError, Activity, Log),
+        *(ExtractionProgress, PluginFailed, PluginIsBroken, DiskIsFull, ModelSaved, Finalized, Crashed),
     )
 }
 

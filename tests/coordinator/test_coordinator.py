@@ -11,12 +11,12 @@ from autotl.coordinator.scoreboard import HOPELESS_FAILURES
 from autotl.coordinator.signals import INTERRUPT_SECONDS
 from autotl.errors import BrokenPlugin, NoTrialSucceeded
 from autotl.events import Callback, EpochEnded, SearchStarted, TrialFinished, TrialStarted
+from autotl.features.progress import ExtractionProgress
 from autotl.workers import messages
 from autotl.workers.messages import (
     Crashed,
     DeviceError,
     DiskIsFull,
-    Extracting,
     Finalized,
     Log,
     PluginFailed,
@@ -106,15 +106,15 @@ def test_each_trial_is_counted_and_announced_once(scene):
 def test_a_backbone_with_spaces_keeps_its_name(scene):
     one = scene(trials=1)
     name = "resnet18@/my photos · at home/weights 2.safetensors"
-    one.search.handle(one.pool.workers[0], Extracting(name, "levels", "none", 500, 500, 80.0))
+    one.search.handle(one.pool.workers[0], ExtractionProgress(name, "levels", "none", 500, 500, 80.0))
     assert one.scheduler.speeds == [(name, "levels", "cpu", 40.0)]
     assert one.pool.workers[0].activity == f"{name} none: 500/500 images"
 
 
 def test_the_first_batches_and_the_test_images_say_nothing_of_a_backbones_speed(scene):
     one = scene(trials=1)
-    one.search.handle(one.pool.workers[0], Extracting("b", "levels", "none", 32, 500, 80.0))
-    one.search.handle(one.pool.workers[0], Extracting("", "levels", "", 500, 500, 80.0))
+    one.search.handle(one.pool.workers[0], ExtractionProgress("b", "levels", "none", 32, 500, 80.0))
+    one.search.handle(one.pool.workers[0], ExtractionProgress("", "levels", "", 500, 500, 80.0))
     assert one.scheduler.speeds == []
 
 

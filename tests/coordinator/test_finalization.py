@@ -8,7 +8,8 @@ from autotl.coordinator.finalization import finalize
 from autotl.coordinator.signals import INTERRUPT_SECONDS
 from autotl.errors import AutotlError
 from autotl.events import SearchFinished
-from autotl.workers.messages import Extracting, Finalize, Finalized, Hello, ModelSaved, Ready
+from autotl.features.progress import ExtractionProgress
+from autotl.workers.messages import Finalize, Finalized, Hello, ModelSaved, Ready
 
 
 def finished(one):
@@ -66,7 +67,7 @@ def test_with_a_time_limit_the_last_step_has_what_is_left(scene):
 
 def test_measured_speeds_are_passed_on_with_a_margin(scene):
     one = scene(trials=1)
-    one.search.handle(one.pool.workers[0], Extracting("resnet18", "levels", "none", 500, 500, 80.0))
+    one.search.handle(one.pool.workers[0], ExtractionProgress("resnet18", "levels", "none", 500, 500, 80.0))
     answer_finalize(finished(one), [Finalized({})])
     finalize(one.search)
     assert finalizes(one)[0].seconds_per_image == {"resnet18": pytest.approx(0.65)}

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from autotl.errors import AutotlError
+from autotl.features.progress import ExtractionProgress
 from autotl.model.image_model import load
 from autotl.trial import finalize as module
 from autotl.trial.finalize import finalize
-from autotl.workers.messages import Extracting, Finalize, Log, ModelSaved, SearchFacts
+from autotl.workers.messages import Finalize, Log, ModelSaved, SearchFacts
 
 FACTS = SearchFacts(100.0, {"complete": 3, "pruned": 0, "failed": 0}, {"torch": "2"})
 
@@ -65,7 +66,7 @@ def test_the_model_is_announced_before_the_test_images_are_predicted(finished, m
         "seconds": 0
     }
     after = messages[messages.index(saved) + 1 :]
-    assert [(m.backbone, m.done, m.total) for m in of_type(after, Extracting)] == [("", 5, 12), ("", 10, 12)]
+    assert [(m.backbone, m.done, m.total) for m in of_type(after, ExtractionProgress)] == [("", 5, 12), ("", 10, 12)]
 
 
 def test_after_a_crash_nothing_is_refitted(finished):

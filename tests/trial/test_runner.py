@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from autotl.atomic_io import DiskFull
 from autotl.errors import BrokenPlugin
+from autotl.features.progress import ExtractionProgress
 from autotl.features.sharing import StoreTimeout
 from autotl.features.store import StoreUnavailable
 from autotl.metrics import Metric
@@ -18,7 +19,6 @@ from autotl.strategies.base import OutOfTime
 from autotl.trial.runner import run_trial
 from autotl.workers.messages import (
     DeviceError,
-    Extracting,
     Log,
     TrialAsked,
     TrialEnded,
@@ -72,7 +72,7 @@ def test_a_complete_trial_sends_its_messages_in_order(linear_trial):
     assert asked == TrialAsked(0)
     assert started == TrialStarted(0, "fast_extraction", backbone, "linear", description)
     assert ended == TrialEnded(0)
-    extracting, progress = of_type(between, Extracting), of_type(between, TrialProgress)
+    extracting, progress = of_type(between, ExtractionProgress), of_type(between, TrialProgress)
     extracted = [(m.backbone, m.ran, m.view, m.done, m.total) for m in extracting]
     assert extracted[-1] == (backbone, "levels", "none", 12, 12)
     assert progress[-1].number == 0

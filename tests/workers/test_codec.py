@@ -11,6 +11,7 @@ from autotl.config import StudyConfig
 from autotl.data.dataset import Finding, ImageDataset, Skipped
 from autotl.data.splits import Split
 from autotl.devices import Slot
+from autotl.features.progress import ExtractionProgress
 from autotl.study.space import Choices
 from autotl.workers.codec import ProtocolError, decode, encode
 from autotl.workers.messages import (
@@ -21,7 +22,6 @@ from autotl.workers.messages import (
     Crashed,
     DeviceError,
     DiskIsFull,
-    Extracting,
     Finalize,
     Finalized,
     Hello,
@@ -55,7 +55,7 @@ MESSAGES = [
     TrialProgress(7, 0.5, 0.875),
     TrialEnded(7),
     DeviceError(7, "CUDA error"),
-    Extracting("a backbone", "prefix-3", "flip-0", 64, 128, 99.5),
+    ExtractionProgress("a backbone", "prefix-3", "flip-0", 64, 128, 99.5),
     Activity("refitting"),
     Log("line – with “quotes”\n"),
     PluginFailed("plugin", "autotl_trial_finished", "text"),
