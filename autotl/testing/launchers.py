@@ -26,8 +26,7 @@ def starts_at_once_and_greets(launcher: Launcher, slot: Slot = CPU) -> None:
     with _worker(launcher, slot) as one, _worker(launcher, slot) as other:
         expect(time.monotonic() - started < 5, f"start took {time.monotonic() - started:.1f} s for two workers")
         expect(isinstance(one, str) and one != other, f"the identities are {one!r} and {other!r}")
-        for worker in (one, other):
-            first = _first(launcher, worker)
+        for first in _first(launcher, one, other):
             expect(isinstance(first, Hello), f"the first message is {first!r}")
             expect(isinstance(first, Hello) and first.slot == slot, f"Hello names {first!r}, not {slot}")
 
@@ -88,20 +87,14 @@ def _worker(launcher: Launcher, slot: Slot) -> Iterator[str]:
         launcher.kill(worker)
 
 
-_arrived: dict[int, list[tuple[str, FromWorker]]] = {}
-"""Messages of other workers than the one that was waited for, by launcher."""
-
-
-def _first(launcher: Launcher, worker: str) -> FromWorker | None:
-    """The first message of a worker; None where there is none in time."""
-    waiting, end = _arrived.setdefault(id(launcher), []), time.monotonic() + START_SECONDS
-    while time.monotonic() < end:
-        for entry in waiting:
-            if entry[0] == worker:
-                waiting.remove(entry)
-                return entry[1]
-        waiting += launcher.receive(0.2)
-    return None
+def _first(launcher: Launcher, *workers: str) -> list[FromWorker | None]:
+    """The first message of each worker; None where there is none in time."""
+    first: dict[str, FromWorker] = {}
+    end = time.monotonic() + START_SECONDS
+    while not first.keys() >= set(workers) and time.monotonic() < end:
+        for worker, message in launcher.receive(0.2):
+            first.setdefault(worker, message)
+    return [first.get(worker) for worker in workers]
 
 
 def _gone(launcher: Launcher, worker: str) -> bool:

@@ -20,17 +20,27 @@ from autotl.study.study import open_study
 KILLS, TICKETS = 20, 80
 
 
-def workers(coordinator: int) -> list[int]:
-    """Its workers that have had time to get ready and to finish a trial: one that still starts has none to lose, and
-    a device that loses three in a row is taken out of use, as it should be."""
-    found, uptime = [], float(Path("/proc/uptime").read_text().split()[0])
+def workers(coordinator: int, study: Study) -> list[int]:
+    """Its workers that have finished a trial: one that still starts has none to lose, and a device that loses three in
+    a row is taken out of use, as it should be."""
+    finished: dict[str, float] = {}
+    for trial in study.trials():
+        if trial.state.name == "COMPLETE" and trial.datetime_complete:
+            slot = trial.user_attrs["device"]
+            finished[slot] = max(finished.get(slot, 0.0), trial.datetime_complete.timestamp())
+    found, booted = [], time.time() - float(Path("/proc/uptime").read_text().split()[0])
     for pid in children(coordinator):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            began = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            ticks = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
         except OSError:
             continue
-        if b"autotl.trial.worker" in command and uptime - began > 8:
+        identity = next((entry for entry in environment if entry.startswith(b"AUTOTL_WORKER=")), None)
+        if b"autotl.trial.worker" not in command or identity is None:
+            continue
+        slot = json.loads(identity.partition(b"=")[2])["slot"]["name"]
+        if finished.get(slot, 0.0) > booted + ticks / os.sysconf("SC_CLK_TCK"):
             found.append(pid)
     return found
 
@@ -45,7 +55,8 @@ def workers_killed_20_times(folder: Path) -> Outcome:
     kills = 0
     while process.poll() is None and kills < KILLS:
         time.sleep(rng.uniform(0.5, 3))
-        if running := workers(process.pid):
+        has_trials = any(event.get("event") == "trial_finished" for event in events)
+        if has_trials and (running := workers(process.pid, study)):
             os.kill(rng.choice(running), signal.SIGKILL)
             kills += 1
     code = process.wait(600)
