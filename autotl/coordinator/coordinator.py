@@ -13,7 +13,7 @@ from autotl.clock import Clock
 from autotl.config import StudyConfig
 from autotl.coordinator.scoreboard import FINISHED_STATES, Scoreboard
 from autotl.coordinator.signals import Interrupts
-from autotl.coordinator.supervisor import INTERRUPTED_SEARCH, Supervisor, fail_trial, retry_trial
+from autotl.coordinator.supervisor import INTERRUPTED_SEARCH, Supervisor, end_trial, retry_trial
 from autotl.discovery import cause_of
 from autotl.errors import BrokenPlugin, NoTrialSucceeded
 from autotl.events import Callback, EpochEnded, SearchStarted, TrialFinished, TrialStarted
@@ -111,7 +111,7 @@ class Coordinator:
     def resume(self) -> None:
         """Count what an earlier search of this name finished; fail, and queue again, what it left running."""
         for trial in self.trials.running():
-            fail_trial(self.trials, self.config.folder, trial.number, INTERRUPTED_SEARCH)
+            end_trial(self.trials, self.config.folder, trial.number, INTERRUPTED_SEARCH)
             retry_trial(self.trials, trial, worker_lost=False)
         trials = self.trials.all()
         self.scoreboard.resumable = sum(

@@ -15,8 +15,10 @@ from autotl.workers.launcher import Ending
 from autotl.workers.messages import member_folder
 from autotl.workers.pool import MAX_CRASHES, CrashCounter, Worker, WorkerPool
 
-__all__ = ["INTERRUPTED_SEARCH", "SILENCE_LIMIT", "Supervisor", "fail_trial", "retry_trial"]
+__all__ = ["INTERRUPTED_SEARCH", "SILENCE_LIMIT", "Supervisor", "end_trial", "retry_trial"]
 
+OVERTIME = "it was still busy when its time was up, and was killed"
+"""Cause of trials that the deadline or Ctrl-C ended: they are pruned, since nothing about them failed."""
 INTERRUPTED_SEARCH = "the search ended while the trial ran"
 """Cause of trials that a killed search left running."""
 KILL_GRACE = 2.0
@@ -32,9 +34,9 @@ MAX_TRIALS_PER_PROCESS = 300
 """Trials after which a worker's process is replaced: whatever a library has leaked goes with it."""
 
 
-def fail_trial(trials: Trials, folder: Path, number: int, cause: str) -> None:
-    """Tell a running trial whose process is gone as failed, and remove the model that it may have left."""
-    trials.fail(number, cause)
+def end_trial(trials: Trials, folder: Path, number: int, cause: str, state: TrialState = TrialState.FAIL) -> None:
+    """Tell the state of a running trial whose process is gone, and remove the model that it may have left."""
+    trials.end(number, cause, state)
     rmtree(member_folder(folder, number), ignore_errors=True)
 
 
@@ -90,7 +92,7 @@ class Supervisor:
             if worker.killed:
                 continue
             if late and worker.busy and not self._needed():
-                self.pool.kill(worker, "it was still busy when its time was up, and was killed")
+                self.pool.kill(worker, OVERTIME)
             elif worker.busy and silent > limit:
                 hint = "" if self.trial_timeout else ". Give trials more time: --trial-timeout 3h"
                 self.pool.kill(worker, f"it sent no sign of life for {limit:.0f} s, and was killed{hint}")
@@ -135,7 +137,8 @@ class Supervisor:
         late = self.clock.now() > self.trials_end()
         self._asking.discard(worker.identity)
         if worker.trial is not None:
-            self._over(worker.trial, ending.cause, retry=not late)
+            state = TrialState.PRUNED if worker.killed == OVERTIME else TrialState.FAIL
+            self._over(worker.trial, ending.cause, state, retry=not late)
         elif worker.busy:
             self._suspect_orphans()
         elif not worker.leaving and not worker.killed:
@@ -163,11 +166,11 @@ class Supervisor:
             if worker is crashed or (worker.slot.place == place and not worker.busy):
                 self.pool.drop(worker)
 
-    def _over(self, number: int, cause: str, *, retry: bool) -> None:
-        """Fail a trial whose process is gone, unless it was told before, and queue it again once."""
+    def _over(self, number: int, cause: str, state: TrialState = TrialState.FAIL, *, retry: bool) -> None:
+        """End a trial whose process is gone, unless it was told before, and queue it again once."""
         trial = self.trials.get(number)
         if trial.state == TrialState.RUNNING:
-            fail_trial(self.trials, self.folder, number, cause)
+            end_trial(self.trials, self.folder, number, cause, state)
             if retry:
                 retry_trial(self.trials, trial)
         self.on_trial_over(self.trials.get(number))

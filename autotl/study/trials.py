@@ -33,9 +33,9 @@ class Trials(Protocol):
         """Create a waiting trial with fixed `params` and user attributes. The worker that asks for it draws its other
         parameters."""
 
-    def fail(self, number: int, cause: str) -> None:
-        """Set the state of a running trial to FAIL, and the cause as an attribute. Raises RuntimeError where the trial
-        has finished already."""
+    def end(self, number: int, cause: str, state: TrialState = TrialState.FAIL) -> None:
+        """Set the state of a running trial to FAIL or PRUNED, and the cause as an attribute. Raises RuntimeError where
+        the trial has finished already."""
 
 
 class StudyTrials:
@@ -62,6 +62,6 @@ class StudyTrials:
     def enqueue(self, params: Mapping[str, Any], attributes: Mapping[str, Any] | None = None) -> None:
         self.study.enqueue_trial(dict(params), user_attrs=dict(attributes or {}))
 
-    def fail(self, number: int, cause: str) -> None:
+    def end(self, number: int, cause: str, state: TrialState = TrialState.FAIL) -> None:
         optuna.Trial(self.study, self.get(number)._trial_id).set_user_attr(TrialAttribute.CAUSE, cause)
-        self.study.tell(number, state=TrialState.FAIL)
+        self.study.tell(number, state=state)

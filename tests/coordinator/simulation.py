@@ -72,9 +72,9 @@ class SimulatedTrials:
         self.book.append(trial)
         self.waiting.append(trial)
 
-    def fail(self, number, cause):
+    def end(self, number, cause, state=TrialState.FAIL):
         self.book[number].user_attrs["cause"] = cause
-        self.tell(number, TrialState.FAIL)
+        self.tell(number, state)
 
     def ask(self):
         if self.waiting:

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from autotl.coordinator import supervisor as module
 from autotl.coordinator.signals import Interrupts
-from autotl.coordinator.supervisor import MAX_TRIALS_PER_PROCESS, Supervisor, fail_trial, retry_trial
+from autotl.coordinator.supervisor import MAX_TRIALS_PER_PROCESS, Supervisor, end_trial, retry_trial
 from autotl.devices import Slot
 from autotl.study.trials import StudyTrials
 from autotl.testing.scripted import ScriptedLauncher, VirtualClock
@@ -174,7 +174,7 @@ def test_the_model_that_a_lost_trial_left_is_removed(scene, tmp_path):
     trial = one.begin(one.workers[0])
     left = tmp_path / "trials" / f"{trial.number:05}"
     left.mkdir(parents=True)
-    fail_trial(StudyTrials(one.study), tmp_path, trial.number, "gone")
+    end_trial(StudyTrials(one.study), tmp_path, trial.number, "gone")
     assert not left.exists()
 
 
@@ -183,7 +183,7 @@ def test_a_recipe_that_a_killed_search_interrupted_is_retried_each_time(scene, t
     trials = StudyTrials(one.study)
     trial = one.begin(one.workers[0], x=0.5)
     for _ in range(3):
-        fail_trial(trials, tmp_path, trial.number, "interrupted")
+        end_trial(trials, tmp_path, trial.number, "interrupted")
         retry_trial(trials, one.trials[trial.number], worker_lost=False)
         trial = one.study.ask()
         assert trial.suggest_float("x", 0, 1) == 0.5
@@ -319,6 +319,7 @@ def test_a_trial_past_the_deadline_is_killed_and_not_retried(scene):
     one.supervisor.ended(worker, ending)
     assert len(one.trials) == 1
     assert "still busy" in one.trials[0].user_attrs["cause"]
+    assert one.trials[0].state == TrialState.PRUNED  # nothing about it failed
 
 
 def test_after_ctrl_c_the_only_worker_is_kept_for_the_model(scene):

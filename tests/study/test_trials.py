@@ -38,7 +38,7 @@ def test_trials_of_other_processes_are_seen(trials, tmp_path):
 
 def test_a_running_trial_fails_with_its_cause(trials):
     trials.study.ask()
-    trials.fail(0, "its worker ended")
+    trials.end(0, "its worker ended")
     assert trials.get(0).state == TrialState.FAIL
     assert trials.get(0).user_attrs == {"cause": "its worker ended"}
     assert trials.running() == []
@@ -47,7 +47,7 @@ def test_a_running_trial_fails_with_its_cause(trials):
 def test_a_finished_trial_does_not_fail(trials):
     trials.study.tell(trials.study.ask(), 0.5)
     with pytest.raises(RuntimeError):
-        trials.fail(0, "its worker ended")
+        trials.end(0, "its worker ended")
     assert trials.get(0).value == 0.5
 
 
