@@ -6,6 +6,8 @@ from autotl.engines.openvino import OpenVinoEngine
 from autotl.engines.torch import TorchCompileEngine, TorchEngine
 from autotl.testing import engine_checks
 
+pytestmark = pytest.mark.slow
+
 
 @engine_checks
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from autotl.recipe import Recipe
 from autotl.strategies.fine_tuning import FineTuning, _Net
 from autotl.strategies.head_training import train_head
 
+pytestmark = pytest.mark.slow
+
 CUDA_ERROR = "CUDA error: an illegal memory access was encountered"
 PARAMS = {"lr": 1e-2, "weight_decay": 0.01, "epochs": 3}
 

@@ -19,6 +19,8 @@ from autotl.strategies.fine_tuning import FineTuning, add_head
 from autotl.strategies.training_loop import Diverged
 from autotl.testing.scripted import VirtualClock
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ["test_resnet", "test_efficientnet", "test_vit"]
 LAST, TWO, ALL = 1, 2, 99
 

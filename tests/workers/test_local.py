@@ -15,6 +15,8 @@ from autotl.workers.local import LocalLauncher
 from autotl.workers.messages import Hello, Log, Ready, Stop
 from autotl.workers.rendezvous import Rendezvous
 
+pytestmark = pytest.mark.slow
+
 SLOT = Slot("cpu:0", "cpu", "cpu", 1, {"AUTOTL_TEST_SLOT": "yes"})
 
 WORKER = """

@@ -14,6 +14,8 @@ from timm.data import create_transform
 from autotl.errors import AutotlError
 from autotl.testing import Check, backbone_checks, plugin_checks
 
+pytestmark = pytest.mark.slow
+
 CATS = {281, 282, 285}  # tabby, tiger cat, Egyptian cat
 ESPRESSO = 967
 SIZES = {0: 224, 1: 240, 2: 260}

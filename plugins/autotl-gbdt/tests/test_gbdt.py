@@ -19,6 +19,8 @@ from autotl.heads.serialization import load_head, save_head
 from autotl.testing import head_checks
 from autotl.testing.problem import separable_problem
 
+pytestmark = pytest.mark.slow
+
 HEADS = [LightGBM(), XGBoost()]
 every_head = pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
 

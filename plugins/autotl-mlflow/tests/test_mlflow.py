@@ -34,6 +34,8 @@ from autotl.registry import load_registry
 from autotl.strategies.base import Fitted, Result
 from autotl.testing import Check, plugin_checks
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe("efficientnet_lite0", "fine_tuning", "linear", 7, {"unfrozen_blocks": 2, "lr": 1e-3}, {"dropout": 0.2})
 CURVE = [{"epoch": e, "loss": 1 / e, "score": 0.5 + e / 10, "seconds": 2.0 * e} for e in (1, 2, 3)]
 

@@ -30,6 +30,8 @@ from autotl.errors import AutotlError
 from autotl.registry import load_registry
 from autotl.testing import Check, backbone_checks, plugin_checks
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., TorchvisionBackbone]
 
 
