@@ -126,9 +126,10 @@ def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
     """Convert an image in memory to what `decode` returns for a file.
 
     Args:
-        image: a Pillow image of any mode; or an array [height, width], [height, width, 1], [height, width, 3] or
-            [height, width, 4] (RGBA) of integers in 0..255, of floats in 0..1 or of booleans; or an array
-            [height, width] of larger integers, which are scaled from their minimum and maximum to 0 and 255.
+        image: a Pillow image of any mode; or an array or tensor [height, width], [height, width, channels] or
+            [channels, height, width] with 1, 3 or 4 channels (grey, RGB, RGBA) of integers in 0..255, of floats in 0..1
+            or of booleans; or an array [height, width] of larger integers, which are scaled from their minimum and
+            maximum to 0 and 255. An array whose first and last axis may both be channels has them last.
 
     Raises:
         DataError: the array has another shape, type or range of values.
@@ -137,14 +138,18 @@ def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
     if isinstance(image, Image.Image):
         with _raise_undecodable(None):
             return _to_upright(image)
-    array = np.asarray(image)
+    try:
+        array = np.asarray(image)
+    except (RuntimeError, TypeError, ValueError) as error:  # a tensor on a GPU, or one that requires a gradient
+        raise DataError(f"NumPy can't read this {type(image).__name__}: {error}") from error
+    if array.ndim == 3 and array.shape[2] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+        array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-        channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
-        hint = " It looks like channels first: give image.transpose(1, 2, 0)." if channels_first else ""
         raise DataError(
-            f"An image array has the shape [height, width] or [height, width, 3 or 4], not {list(array.shape)}.{hint}"
+            "An image array has the shape [height, width], [height, width, channels] or [channels, height, width] "
+            f"with 1, 3 or 4 channels, not {list(array.shape)}."
         )
     return _to_upright(Image.fromarray(_array_to_uint8(array)))
 

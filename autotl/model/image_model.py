@@ -4,7 +4,7 @@ import copy
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -16,13 +16,14 @@ from autotl.atomic_io import refuse_links_out, replaced_folder, write_atomically
 from autotl.backbones.base import Backbone, Layout
 from autotl.data.augmentation import ORIGINAL, View, draw
 from autotl.data.decoding import UndecodableImage, UntrustedFormat, to_rgb
+from autotl.data.inputs import as_images
 from autotl.data.preprocessing import load_views, preprocess
 from autotl.data.sandbox import SandboxedDecoder
 from autotl.data.verification import digest_file
 from autotl.engines.base import Compiled
 from autotl.engines.parity import checked_engine
 from autotl.engines.torch import TorchEngine
-from autotl.errors import AutotlError
+from autotl.errors import AutotlError, DataError, InputError
 from autotl.features.batching import batches
 from autotl.features.extractor import conversion_key
 from autotl.model.device import resolve_device
@@ -40,6 +41,7 @@ __all__ = ["ImageLike", "ImageModel", "load"]
 MAX_UNCOMPILED = 256
 """Up to this many images plain PyTorch finishes before a faster engine has compiled."""
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
+"""One image. Tensors and whatever else NumPy makes an array of work, too."""
 T = TypeVar("T")
 
 
@@ -72,25 +74,25 @@ class ImageModel:
     """Filled by `read_into_memory`: `config.json` of `local-dir:` backbones, by digest."""
     _decoder: SandboxedDecoder = field(default_factory=SandboxedDecoder, repr=False)
 
-    def predict(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
+    def predict(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
         """The name of the most probable class of each image, [n]. Takes what `predict_proba` takes."""
         best = self.predict_proba(images).argmax(1)
         return np.asarray(np.array(self.classes)[best])
 
-    def predict_proba(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
+    def predict_proba(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
         """Probabilities, float64 [n, num_classes], in the order of `classes`.
 
         Args:
-            images: paths, PIL images or arrays (see `autotl.data.decoding.to_rgb`); or one of these.
+            images: one image; or a list, a generator, a Series or an array of paths, PIL images, arrays and tensors; or
+                an array or tensor [n, height, width], [n, height, width, channels] or [n, channels, height, width].
+                See `autotl.data.decoding.to_rgb` for the pixels of one image.
 
         Raises:
+            InputError: something in `images` is not an image, or it can't be told how many images an array holds.
             UndecodableImage: an image can't be read.
-            DataError: an array is not an image.
+            DataError: an array has another shape or range of values than an image.
         """
-        is_single = isinstance(images, str | os.PathLike | Image.Image) or (
-            isinstance(images, np.ndarray) and images.ndim < 4
-        )
-        listed: list[Any] = [images] if is_single else list(images)  # type: ignore[arg-type]
+        listed = list(enumerate(as_images(images)))
         rows = [row for _, row in self._predicted(listed, self._open, many=len(listed) > MAX_UNCOMPILED)]
         return np.stack(rows) if rows else np.empty((0, len(self.classes)))
 
@@ -122,20 +124,29 @@ class ImageModel:
                 skipped[path] = str(error)
                 return {}
 
+        if isinstance(paths, str | os.PathLike):
+            raise InputError(f"paths is a single path, {os.fspath(paths)!r}: pass a list of paths.")
         skipped: dict[Path, str] = {}
-        for path, row in self._predicted(paths, load, many=many):
+        for path, row in self._predicted(map(Path, paths), load, many=many):
             if path in skipped and on_skip:
                 on_skip(path, skipped[path])
             else:
                 yield path, row
 
-    def _open(self, image: ImageLike, backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
+    def _open(self, item: tuple[int, Any], backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
+        """The views of a numbered image."""
+        number, image = item
         if isinstance(image, str | os.PathLike):
             try:
                 return self._load(Path(image), backbone, views)
             except UndecodableImage as error:
                 raise UndecodableImage(f"{image}: {error}", error.path) from error
-        picture = to_rgb(image)
+        try:
+            picture = to_rgb(image)
+        except UndecodableImage as error:
+            raise UndecodableImage(f"images[{number}]: {error}") from error
+        except DataError as error:
+            raise InputError(f"images[{number}]: {error}") from error
         digest = hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest() if views != {ORIGINAL} else ""
         return {view: preprocess(draw(picture, digest, view), backbone.preprocessing) for view in views}
 
@@ -145,7 +156,7 @@ class ImageModel:
         """The same views of a file as a search draws for it. Raises UndecodableImage."""
         try:
             digest = digest_file(path) if views != {ORIGINAL} else ""
-        except OSError:  # load_views raises UndecodableImage with the reason
+        except (OSError, ValueError):  # load_views raises UndecodableImage with the reason
             digest = ""
         if not checked:
             try:

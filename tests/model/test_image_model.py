@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from autotl.backbones.timm import autotl_find_backbone
 from autotl.data.decoding import UndecodableImage
 from autotl.data.sandbox import SandboxedDecoder
 from autotl.engines.torch import TorchEngine
-from autotl.errors import AutotlError
+from autotl.errors import AutotlError, InputError
 from autotl.heads.inference import MISSING, probabilities
 from autotl.model.image_model import load
 from autotl.recipe import Recipe
@@ -70,8 +71,32 @@ def test_paths_pil_images_and_arrays_give_the_same_probabilities(frozen, validat
     pictures = [Image.open(path) for path in validation]
     arrays = [np.array(picture) for picture in pictures]
     expected = frozen.predict_proba(validation)
-    for images in ([str(p) for p in validation], pictures, arrays, np.stack(arrays)):
+    stacked = np.stack(arrays)
+    channels_first = torch.from_numpy(stacked).permute(0, 3, 1, 2)
+    paths = np.array([str(path) for path in validation])
+    forms = (paths.tolist(), paths, paths[:, None], iter(validation), np.array(validation, dtype=object))
+    for images in (*forms, pictures, arrays, stacked, channels_first, list(channels_first)):
         assert np.array_equal(frozen.predict_proba(images), expected)
+
+
+def test_a_stack_of_grey_images_has_a_prediction_for_each(frozen, validation):
+    grey = np.stack([np.array(Image.open(path).convert("L")) for path in validation])
+    assert np.array_equal(frozen.predict_proba(grey), frozen.predict_proba(list(grey)))
+
+
+def test_an_array_that_is_not_an_image_is_an_error_with_its_position(frozen, validation):
+    picture = np.array(Image.open(validation[0]))
+    with pytest.raises(InputError, match=r"images\[1\]: .*from 0 to 1, not"):
+        frozen.predict([picture, picture.astype(float)])
+    with pytest.raises(InputError, match=r"images\[1\] is None"):
+        frozen.predict([picture, None])
+
+
+def test_a_single_path_is_no_stream(frozen, validation):
+    with pytest.raises(InputError, match=r"paths is a single path"):
+        next(frozen.stream(str(validation[0])))
+    ((path, _),) = frozen.stream([str(validation[0])])
+    assert path == validation[0]
 
 
 def test_a_single_image_is_a_batch_of_one(frozen, validation):
