@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from autotl.config import StudyConfig, find_model, find_study, study_config
-from autotl.data.dataset import LabelledImage
+from autotl.data.dataset import Finding, LabelledImage, join_names
+from autotl.data.inputs import as_labelled_images
 from autotl.errors import AutotlError
 from autotl.events import Callback
 
 if TYPE_CHECKING:
     import optuna
 
+    from autotl.metrics import Metric
     from autotl.model.image_model import ImageModel
     from autotl.ui.progress import Progress
 
@@ -166,7 +168,7 @@ def search(
     elif isinstance(data, str | os.PathLike):
         source = os.fspath(data)
     else:
-        source, images = IN_MEMORY, _labelled_images(data)
+        source, images = IN_MEMORY, as_labelled_images(data)
     config = study_config(
         source,
         name=name,
@@ -195,17 +197,6 @@ def search(
         config, progress or default_progress(), extend=extend, images=images, callbacks=tuple(callbacks)
     )
     return SearchResult(studies / result["study"], result)
-
-
-def _labelled_images(data: Sequence[LabelledImage]) -> list[LabelledImage]:
-    images = list(data)
-    for number, image in enumerate(images):
-        if not isinstance(image, LabelledImage):
-            raise AutotlError(
-                f"data[{number}] is a {type(image).__name__}, not a LabelledImage. Give a location, a StudyConfig, or "
-                "a list of autotl.LabelledImage(path, label)."
-            )
-    return images
 
 
 def join(
@@ -292,11 +283,12 @@ def evaluate(
             on its own.
 
     Returns:
-        `scores`, `per_class` (a dict for each class), `confusion` (rows: true class, columns: predicted class),
-        `classes`, `subset`, and the `skipped` files with their reasons.
+        `scores`, with that of the metric that the search optimised, `per_class` (a dict for each class), `confusion`
+        (rows: true class, columns: predicted class), `classes`, `subset`, the `skipped` files with their reasons, and
+        `notes`: sentences on classes that only the images or only the model have, and on scores that are undefined.
 
     Raises:
-        AutotlError: there is no such model, data or subset, or the data has classes that the model doesn't have.
+        AutotlError: there is no such model, data or subset, or no image is of a class of the model.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -307,25 +299,58 @@ def evaluate(
 
     registry = load_registry()
     loaded = model if isinstance(model, ImageModel) else load(find_model(os.fspath(model)), device, registry)
-    dataset = load_dataset(os.fspath(data), registry.datasets, classes=loaded.classes)
-    if subset == "auto":
-        subset = "test" if "test" in dataset.subsets else "all"
-    chosen = [i for i in range(len(dataset)) if subset == "all" or dataset.subsets[i] == "test"]
-    if not chosen:
-        raise AutotlError(f"{data} has no test subset. Evaluate on all of it: --subset all")
-    predictions = loaded.stream([dataset.paths[i] for i in chosen], many=len(chosen) > MAX_UNCOMPILED, checked=True)
-    probabilities, labels = np.stack([row for _, row in predictions]), dataset.labels[chosen]
+    notes: list[str] = []
+    used: str = subset
+
+    def choose(images: list[LabelledImage]) -> list[LabelledImage]:
+        nonlocal used
+        test = [image for image in images if image.subset == "test"]
+        used = ("test" if test else "all") if subset == "auto" else subset
+        if used == "test" and not test:
+            raise AutotlError(f"{data} has no test subset. Evaluate on all of it: --subset all")
+        return test if used == "test" else images
+
+    def leave_out(problem: Finding) -> None:
+        notes.append(f"{problem.text} {problem.count:,} image{'s are' if problem.count != 1 else ' is'} left out.")
+
+    dataset = load_dataset(
+        os.fspath(data), registry.datasets, classes=loaded.classes, on_problem=leave_out, choose=choose
+    )
+    skipped = {s.path: s.reason for s in dataset.skipped}
+    rows = loaded.stream(dataset.paths, skipped.__setitem__, many=len(dataset) > MAX_UNCOMPILED, checked=True)
+    probabilities = np.array([row for _, row in rows])
+    if not len(probabilities):
+        raise AutotlError(f"No image of {data} can be decoded any more.")
+    labels = dataset.labels[[path not in skipped for path in dataset.paths]]
     every = np.arange(len(loaded.classes))
     columns = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)
     names = ("precision", "recall", "f1", "n")
+    metric = registry.metrics.get(str(loaded.about.get("metric")))
+    scores = all_scores(labels, probabilities, metric)
     return {
-        "subset": subset,
-        "scores": all_scores(labels, probabilities),
+        "subset": used,
+        "scores": scores,
         "per_class": [
             {"class": name, **{k: float(column[i]) for k, column in zip(names, columns, strict=True)}}
             for i, name in enumerate(loaded.classes)
         ],
         "confusion": confusion_matrix(labels, probabilities.argmax(1), labels=every).tolist(),
         "classes": list(loaded.classes),
-        "skipped": [{"path": str(s.path), "reason": s.reason} for s in dataset.skipped],
+        "skipped": [{"path": str(path), "reason": reason} for path, reason in skipped.items()],
+        "notes": [*notes, *_what_is_unknown(labels, loaded.classes, scores, metric)],
     }
+
+
+def _what_is_unknown(
+    labels: np.ndarray, classes: Sequence[str], scores: Mapping[str, float], metric: "Metric | None"
+) -> list[str]:
+    """Sentences on the classes that have no image, and on a metric that is undefined for these images."""
+    absent = [repr(name) for i, name in enumerate(classes) if i not in labels]
+    notes = [f"There are no images of {join_names(absent)}: no score tells how they are recognised."] if absent else []
+    if metric is not None and metric.name not in scores:
+        present = len(classes) - len(absent)
+        notes.append(
+            f"The metric {metric.name!r} is undefined for {len(labels):,} image{'s' if len(labels) != 1 else ''} of "
+            f"{present} class{'es' if present != 1 else ''}."
+        )
+    return notes

@@ -116,10 +116,9 @@ def evaluate(
     from autotl.ui.rendering import scores_table
 
     console = Console()
-    for skipped in outcome.get("skipped", ()):
-        Console(stderr=True).print(
-            Text(escape(f"skipped {skipped['path']}: {skipped['reason']}"), "yellow"), soft_wrap=True
-        )
+    skipped = [f"skipped {file['path']}: {file['reason']}" for file in outcome["skipped"]]
+    for line in (*skipped, *outcome["notes"]):
+        Console(stderr=True).print(Text(escape(line), "yellow"), soft_wrap=True)
     scores = outcome["scores"]
     console.print(scores_table(scores, outcome.get("baseline"), f"{scores['n']:,} images ({outcome['subset']})"), "")
     console.print(_per_class(outcome["per_class"]), "")

@@ -3,16 +3,18 @@
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from numbers import Real
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
 
-from autotl.data.dataset import join_names
+from autotl.data.dataset import LabelledImage, Subset, join_names
 from autotl.errors import InputError
 
-__all__ = ["as_images", "as_labels"]
+__all__ = ["as_images", "as_labelled_images", "as_labels"]
 
 CHANNELS = (1, 3, 4)
 """Lengths of an array's axis that may hold channels: grey, RGB, RGBA."""
@@ -178,6 +180,35 @@ def _example(given: Any) -> str:
         if not is_whole and not isinstance(label, str):
             return f"y[{number}] is {label!r}."
     return "Give text, or numbers of one type: y.astype(str)"
+
+
+def as_labelled_images(given: Iterable[Any]) -> list[LabelledImage]:
+    """The labelled images that a caller of `autotl.search` passes.
+
+    Raises:
+        InputError: there are none, or one is of another type, or a field of one holds something else.
+    """
+    images = list(given)
+    if not images:
+        raise InputError("data has no images. Give a location, a StudyConfig, or a list of LabelledImage(path, label).")
+    for number, image in enumerate(images):
+        name = f"data[{number}]"
+        if not isinstance(image, LabelledImage):
+            raise InputError(
+                f"{name} is a {type(image).__name__}, not a LabelledImage. Give a location, a StudyConfig, or "
+                "a list of autotl.LabelledImage(path, label)."
+            )
+        if not isinstance(image.path, str | os.PathLike):
+            raise InputError(f"{name}.path is {image.path!r}, not a path.")
+        if not isinstance(image.label, str) or not image.label.strip():
+            remedy = "remove this image" if is_missing(image.label) or image.label == "" else "give text: str(label)"
+            raise InputError(f"{name}.label is {image.label!r}, not the name of a class: {remedy}.")
+        if image.subset not in get_args(Subset):
+            known = ", ".join(map(repr, get_args(Subset)))
+            raise InputError(f"{name}.subset is {image.subset!r}: give one of {known}.")
+        if not isinstance(image.group, str):
+            raise InputError(f"{name}.group is {image.group!r}, not text: give str(group).")
+    return [replace(image, path=Path(image.path)) for image in images]
 
 
 def is_missing(value: Any) -> bool:

@@ -32,6 +32,7 @@ def load_dataset(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     on_problem: Callable[[Finding], None] | None = None,
+    choose: Callable[[list[LabelledImage]], list[LabelledImage]] | None = None,
 ) -> ImageDataset:
     """The labelled images at a location. Each file is read and decoded once.
 
@@ -47,6 +48,7 @@ def load_dataset(
         progress: called with the number of files checked and the number of all files.
         on_problem: called with a finding in place of raising DataError, where loading can continue: a single class;
             images of a class without training images, which are left out; a class without a decodable image.
+        choose: takes the listed images and returns those to load.
 
     Raises:
         DataError: the location is invalid, or a classifier can't be trained on its images.
@@ -61,8 +63,12 @@ def load_dataset(
                 )
             images = [*images, *(replace(image, subset="test") for image in _list_images(test, sources))]
     on_problem = on_problem or _raise
+    images = choose(images) if choose else images
     class_names = tuple(classes) if classes is not None else _training_classes(images, location, on_problem)
-    images = _of_known_classes(images, class_names, location, test, on_problem)
+    whose = "the model" if classes is not None else "the training images"
+    images = _of_known_classes(images, class_names, location, test, on_problem, whose)
+    if not images:
+        raise DataError(f"No image of {location} is of a class of {whose}: {join_names(class_names, MAX_CLASS_NAMES)}.")
 
     verifications = verify_files([image.path for image in images], threads, cache, progress)
     skipped = tuple(Skipped(i.path, v.reason) for i, v in zip(images, verifications, strict=True) if v.reason)
@@ -151,8 +157,9 @@ def _of_known_classes(
     location: str,
     test: str | None,
     on_problem: Callable[[Finding], None],
+    whose: str,
 ) -> list[LabelledImage]:
-    """The images whose class is among `classes`; one problem for each unknown class of a subset."""
+    """The images whose class is among `classes`, those of `whose`; one problem for each unknown class of a subset."""
     known = set(classes)
     unknown: dict[tuple[str, str, str], list[LabelledImage]] = {}
     for image in images:
@@ -161,8 +168,8 @@ def _of_known_classes(
             unknown.setdefault((source, image.subset, image.label), []).append(image)
     for (source, subset, label), of_class in unknown.items():
         text = (
-            f"{source} has {subset + ' ' if subset else ''}images of {label!r}, which is not a class of the training "
-            f"images.{nearest(label, classes)} Known classes: {join_names(classes, MAX_CLASS_NAMES)}."
+            f"{source} has {subset + ' ' if subset else ''}images of {label!r}, which is not a class of {whose}."
+            f"{nearest(label, classes)} Known classes: {join_names(classes, MAX_CLASS_NAMES)}."
         )
         paths = tuple(str(image.path) for image in of_class[:5])
         on_problem(Finding("unknown_class", text, len(of_class), paths, serious=True))

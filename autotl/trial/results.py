@@ -55,8 +55,9 @@ class SearchResults:
         test, baseline = None, None
         if probabilities is not None:
             labels = self.state.labels("test")
-            test = all_scores(labels, probabilities)
-            baseline = majority_baseline(self.state.labels("train"), labels, len(context.dataset.classes))
+            metric = self.state.registry.metric(context.config.metric)
+            test = all_scores(labels, probabilities, metric)
+            baseline = majority_baseline(self.state.labels("train"), labels, len(context.dataset.classes), metric)
         return {
             "study": context.config.name,
             "metric": context.config.metric,
@@ -125,8 +126,12 @@ def _write_leaderboard(file: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def annotate_study(study: optuna.Study, result: Mapping[str, Any]) -> None:
-    """Set the note that Optuna Dashboard shows for the study: its best trial, and the model's accuracy."""
-    test, best = result["test"], result["best"]
-    score = f"test accuracy {test['accuracy']:.4f} on {test['n']} images" if test else "no test images"
-    note = f"Best: trial {best['number']}, validation {result['metric']} {best['validation']:.4f}. The model: {score}."
-    set_note(study, None, note)
+    """Set the note that Optuna Dashboard shows for the study: its best trial, and the model's score on test images."""
+    test, best, metric = result["test"], result["best"], result["metric"]
+    score = "no test images"
+    if test:
+        name = metric if test.get(metric) is not None else "accuracy"
+        score = f"test {name} {test[name]:.4f} on {test['n']} images"
+    set_note(
+        study, None, f"Best: trial {best['number']}, validation {metric} {best['validation']:.4f}. The model: {score}."
+    )

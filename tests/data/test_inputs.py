@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from sklearn.exceptions import DataConversionWarning
 
-from autotl.data.inputs import as_images, as_labels
+from autotl.data.dataset import LabelledImage
+from autotl.data.inputs import as_images, as_labelled_images, as_labels
 from autotl.errors import DataError, InputError
 
 RGB, GREY = np.zeros((7, 48, 40, 3), np.uint8), np.zeros((7, 48, 40), np.uint8)
@@ -205,3 +206,27 @@ def test_missing_labels_are_an_error_that_names_their_positions(given):
 def test_what_is_not_a_label_is_an_error_that_names_it(given, message):
     with pytest.raises(InputError, match=message):
         as_labels(given)
+
+
+NOT_LABELLED = {
+    "a tuple": (("a.png", "cat"), r"data\[1\] is a tuple, not a LabelledImage"),
+    "a number as label": (LabelledImage(Path("a"), 3), r"data\[1\]\.label is 3.*str\(label\)"),
+    "no label": (LabelledImage(Path("a"), None), r"data\[1\]\.label is None.*remove this image"),
+    "NaN as label": (LabelledImage(Path("a"), NAN), r"data\[1\]\.label is nan.*remove this image"),
+    "empty text as label": (LabelledImage(Path("a"), ""), r"data\[1\]\.label is ''.*remove this image"),
+    "no path": (LabelledImage(None, "cat"), r"data\[1\]\.path is None"),
+    "an unknown subset": (LabelledImage(Path("a"), "cat", "val"), r"subset is 'val': .*'validation', 'test'"),
+    "a number as group": (LabelledImage(Path("a"), "cat", "", 7), r"data\[1\]\.group is 7.*str\(group\)"),
+}
+
+
+@pytest.mark.parametrize(("image", "message"), NOT_LABELLED.values(), ids=NOT_LABELLED.keys())
+def test_a_labelled_image_with_another_content_is_an_error_with_its_position(image, message):
+    with pytest.raises(InputError, match=message):
+        as_labelled_images([LabelledImage(Path("b"), "dog"), image])
+
+
+def test_paths_of_labelled_images_may_be_text():
+    assert as_labelled_images(iter([LabelledImage("a.png", "cat")])) == [LabelledImage(Path("a.png"), "cat")]
+    with pytest.raises(InputError, match="data has no images"):
+        as_labelled_images([])

@@ -39,7 +39,7 @@ def tell(study, value, state=TrialState.COMPLETE):
 
 
 @pytest.fixture
-def stub_state(patches, tmp_path):
+def stub_state(patches, registry, tmp_path):
     """The attributes of a worker's state that results are made of, with a virtual clock."""
     dataset, split = patches
     study = optuna.create_study(direction="maximize")
@@ -51,6 +51,7 @@ def stub_state(patches, tmp_path):
     context = SimpleNamespace(config=config, folder=config.folder, dataset=dataset, split=split)
     return SimpleNamespace(
         context=context,
+        registry=registry,
         study=study,
         deadline=Deadline(clock=VirtualClock()),
         labels=lambda subset: dataset.labels[getattr(split, subset)],
@@ -113,6 +114,17 @@ def test_test_images_are_scored_beside_a_baseline(stub_state):
     assert result["baseline"]["accuracy"] == pytest.approx(1 / 3)
 
 
+def test_test_images_are_scored_by_the_metric_of_the_search(stub_state, monkeypatch):
+    config = stub_state.context.config.model_copy(update={"metric": "auroc"})
+    stub_state.context.config = config
+    result = write(stub_state, np.eye(3)[stub_state.labels("test")])
+    assert (result["test"]["auroc"], result["baseline"]["auroc"]) == (1.0, 0.5)
+    notes = []
+    monkeypatch.setattr(module, "set_note", lambda study, trial, text: notes.append(text))
+    annotate_study(stub_state.study, result)
+    assert "The model: test auroc 1.0000 on 12 images" in notes[0]
+
+
 def test_without_predictions_there_are_no_test_scores(stub_state):
     result = write(stub_state)
     assert (result["test"], result["baseline"]) == (None, None)
@@ -120,7 +132,7 @@ def test_without_predictions_there_are_no_test_scores(stub_state):
 
 @pytest.mark.parametrize("score", [math.nan, math.inf])
 def test_a_score_that_is_not_finite_becomes_none(stub_state, monkeypatch, score):
-    monkeypatch.setattr(module, "all_scores", lambda labels, probabilities: {"accuracy": 1.0, "moon": score, "n": 12})
+    monkeypatch.setattr(module, "all_scores", lambda *_: {"accuracy": 1.0, "moon": score, "n": 12})
     result = write(stub_state, np.eye(3)[stub_state.labels("test")])
     assert result["test"] == {"accuracy": 1.0, "moon": None, "n": 12}
     assert json.loads((stub_state.context.folder / "result.json").read_text())["test"]["moon"] is None
