@@ -325,7 +325,10 @@ def evaluate(
     every = np.arange(len(loaded.classes))
     columns = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)
     names = ("precision", "recall", "f1", "n")
-    metric = registry.metrics.get(str(loaded.about.get("metric")))
+    asked = str(loaded.about.get("metric"))
+    metric = registry.metrics.get(asked)
+    if metric is None and "metric" in loaded.about:
+        notes.append(f"The metric of the search, {asked!r}, is of a plugin that isn't installed.")
     scores = all_scores(labels, probabilities, metric)
     return {
         "subset": used,

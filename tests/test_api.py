@@ -327,6 +327,13 @@ def test_evaluate_gives_the_metric_of_the_search_or_says_that_it_is_undefined(
     assert (undefined in outcome["notes"]) == (not scored)
 
 
+def test_evaluate_without_the_plugin_of_the_metric_says_so(model, class_folders):
+    loaded = autotl.load(model, device="cpu")
+    loaded.about = {"metric": "moon"}
+    outcome = evaluate(loaded, class_folders, device="cpu")
+    assert outcome["notes"] == ["The metric of the search, 'moon', is of a plugin that isn't installed."]
+
+
 def test_evaluate_without_test_images_is_an_error(model, class_folders):
     with pytest.raises(AutotlError, match="has no test subset"):
         evaluate(model, class_folders, subset="test", device="cpu")

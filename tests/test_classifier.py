@@ -14,9 +14,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.exceptions import DataConversionWarning, NotFittedError, SkipTestWarning
 from sklearn.metrics import log_loss
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
@@ -347,6 +349,29 @@ def test_a_clone_has_the_parameters_and_is_not_fitted(searches):
     copy = clone(classifier)
     assert copy.get_params() == classifier.get_params()
     assert not hasattr(copy, "classes_")
+
+
+META_ESTIMATORS = {
+    "calibration": lambda classifier: CalibratedClassifierCV(classifier, cv=2),
+    "votes": lambda classifier: VotingClassifier([("a", classifier), ("b", classifier)], voting="soft"),
+    "stacking": lambda classifier: StackingClassifier([("a", classifier)], cv=2),
+    "a threshold": lambda classifier: FixedThresholdClassifier(classifier, threshold=0.5),
+}
+
+
+@pytest.mark.parametrize("build", META_ESTIMATORS.values(), ids=META_ESTIMATORS.keys())
+def test_a_meta_estimator_fits_and_predicts(build, searches):
+    images, bright = pictures()
+    names = np.array(["10", "9"])[bright]
+    assert build(ImageClassifier()).fit(list(images), names).score(list(images), names) == 1
+
+
+@pytest.mark.parametrize("scoring", ["accuracy", "roc_auc", "neg_log_loss", "f1_macro", "balanced_accuracy"])
+def test_scikit_learns_scorers_rank_right_predictions_high(scoring, searches):
+    images, bright = pictures()
+    names = np.array([10, 9])[bright]
+    scores = cross_val_score(ImageClassifier(), list(images), names, cv=2, scoring=scoring, error_score="raise")
+    assert scores.min() > -0.1 if scoring == "neg_log_loss" else scores.min() == 1
 
 
 # whole searches

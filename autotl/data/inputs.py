@@ -182,27 +182,28 @@ def _example(given: Any) -> str:
     return "Give text, or numbers of one type: y.astype(str)"
 
 
-def as_labelled_images(given: Iterable[Any]) -> list[LabelledImage]:
+def as_labelled_images(given: Any) -> list[LabelledImage]:
     """The labelled images that a caller of `autotl.search` passes.
 
     Raises:
         InputError: there are none, or one is of another type, or a field of one holds something else.
     """
+    remedy = "Give a location, a StudyConfig, or a list of autotl.LabelledImage(path, label)."
+    if not isinstance(given, Iterable):
+        raise InputError(f"data is a {type(given).__name__}. {remedy}")
     images = list(given)
     if not images:
-        raise InputError("data has no images. Give a location, a StudyConfig, or a list of LabelledImage(path, label).")
+        raise InputError(f"data has no images. {remedy}")
     for number, image in enumerate(images):
         name = f"data[{number}]"
         if not isinstance(image, LabelledImage):
-            raise InputError(
-                f"{name} is a {type(image).__name__}, not a LabelledImage. Give a location, a StudyConfig, or "
-                "a list of autotl.LabelledImage(path, label)."
-            )
+            raise InputError(f"{name} is a {type(image).__name__}, not a LabelledImage. {remedy}")
         if not isinstance(image.path, str | os.PathLike):
             raise InputError(f"{name}.path is {image.path!r}, not a path.")
         if not isinstance(image.label, str) or not image.label.strip():
-            remedy = "remove this image" if is_missing(image.label) or image.label == "" else "give text: str(label)"
-            raise InputError(f"{name}.label is {image.label!r}, not the name of a class: {remedy}.")
+            is_label = not is_missing(image.label) and str(image.label).strip()
+            how = "give text: str(label)" if is_label else "remove this image"
+            raise InputError(f"{name}.label is {image.label!r}, not the name of a class: {how}.")
         if image.subset not in get_args(Subset):
             known = ", ".join(map(repr, get_args(Subset)))
             raise InputError(f"{name}.subset is {image.subset!r}: give one of {known}.")

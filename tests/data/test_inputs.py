@@ -228,5 +228,9 @@ def test_a_labelled_image_with_another_content_is_an_error_with_its_position(ima
 
 def test_paths_of_labelled_images_may_be_text():
     assert as_labelled_images(iter([LabelledImage("a.png", "cat")])) == [LabelledImage(Path("a.png"), "cat")]
-    with pytest.raises(InputError, match="data has no images"):
-        as_labelled_images([])
+
+
+@pytest.mark.parametrize(("given", "message"), [([], "data has no images"), (None, "data is a NoneType")])
+def test_no_labelled_images_are_an_error(given, message):
+    with pytest.raises(InputError, match=message):
+        as_labelled_images(given)
