@@ -204,7 +204,11 @@ def write_json(path: Path | str, data: Any) -> None:
         ValueError: `data` holds NaN or an infinity, which most JSON readers refuse.
     """
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:  # the name of a file that isn't UTF-8: as escape sequences
+        content = json.dumps(data, indent=2, allow_nan=False).encode()
+    write_atomically(path, content + b"\n")
 
 
 def _sync_folder(folder: Path) -> None:

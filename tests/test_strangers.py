@@ -404,8 +404,9 @@ def test_a_hostile_manifest_is_refused(name: str, secret: Path, tmp_path: Path) 
     (folder / "link.png").symlink_to(secret / "secret.png")
     (folder / "linked").symlink_to(secret)
     (folder / "images.csv").write_text("path,label\n" + row.replace("{private}", str(secret)))
+    location = str(folder / "images.csv")
     with pytest.raises(AutotlError, match=message):
-        load_dataset(str(folder / "images.csv"), {"manifest": ManifestSource(), "folder": FolderSource()})
+        load_dataset(location, {"manifest": ManifestSource(), "folder": FolderSource()}, confined=[location])
 
 
 # --- studies

@@ -62,6 +62,7 @@ def prepare(
         strict=config.strict_images,
         threads=cores,
         cache=config.cache / "digests",
+        confined=config.untrusted,
     )
     backbones = choose_backbones(config, registry, log)
     split = _split(config, dataset)
@@ -136,7 +137,7 @@ def kept_config(folder: Path) -> StudyConfig:
         raise AutotlError(
             f"{folder / CONFIG_FILE} can't be read by autotl {__version__}: {reason}. Use the autotl that wrote it."
         ) from error
-    return config.model_copy(update={"output": folder.parent, "name": folder.name})
+    return config.model_copy(update={"output": folder.parent, "name": folder.name}).from_stranger("data", "test")
 
 
 def _split(config: StudyConfig, dataset: ImageDataset) -> Split:

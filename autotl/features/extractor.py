@@ -22,6 +22,7 @@ from autotl.data.dataset import ImageDataset
 from autotl.data.decoding import UndecodableImage
 from autotl.data.preprocessing import load_view
 from autotl.data.splits import Split
+from autotl.data.verification import digest_bytes
 from autotl.engines.base import Compiled, Engine
 from autotl.engines.parity import MIN_COSINE, engine_cosine
 from autotl.engines.torch import TorchEngine
@@ -247,8 +248,17 @@ class BackboneFeatures:
             extractor.on_progress(ExtractionProgress(self.backbone.name, ran, str(view), done, total, rate))
 
     def _load(self, path: Path, digest: str, view: View) -> np.ndarray:
+        """One view of an image, from the bytes that the digest belongs to: features are recorded under the digest."""
         try:
-            return load_view(path, digest, self.backbone.preprocessing, view)
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{path} was readable when the search began and isn't any more: {error.strerror}"
+            ) from error
+        if digest_bytes(content) != digest:
+            raise DataError(f"{path} has changed since the search began. Start the search again with another --name.")
+        try:
+            return load_view(content, digest, self.backbone.preprocessing, view)
         except UndecodableImage as error:
             raise DataError(f"{path} was readable when the search began and isn't any more: {error}") from error
 

@@ -122,7 +122,7 @@ def test_an_image_that_became_unreadable_is_named(extractor: FeatureExtractor, t
     paths = list(extractor.dataset.paths)
     paths[extractor.split.train[0]] = broken
     extractor.dataset = replace(extractor.dataset, paths=tuple(paths))
-    with pytest.raises(DataError, match=r"broken\.png was readable when the search began"):
+    with pytest.raises(DataError, match=r"broken\.png has changed since the search began"):
         extractor.of(tiny("test_resnet")).levels("train", "last")
 
 
@@ -388,3 +388,13 @@ def test_a_copy_of_an_extractor_begins_without_networks(extractor: FeatureExtrac
     features = extractor.of(tiny("test_resnet"))
     assert extractor.of(tiny("test_resnet")) is features
     assert replace(extractor).of(tiny("test_resnet")) is not features
+
+
+def test_nothing_is_recorded_for_an_image_that_has_changed(extractor: FeatureExtractor, tiny, tmp_path) -> None:
+    paths = list(extractor.dataset.paths)
+    other = tmp_path / "changed.png"
+    shutil.copyfile(paths[1], other)
+    paths[0] = other
+    changed = replace(extractor, dataset=replace(extractor.dataset, paths=tuple(paths)))
+    with pytest.raises(DataError, match=r"changed\.png has changed since the search began"):
+        changed.of(tiny("test_resnet")).levels("train", "last")
