@@ -75,7 +75,7 @@ def scene(tmp_path):
         end = clock.now() + deadline
         supervisor = Supervisor(
             tmp_path,
-            StudyTrials(study),
+            StudyTrials(study, tmp_path),
             pool,
             clock,
             Interrupts(clock),
@@ -174,13 +174,13 @@ def test_the_model_that_a_lost_trial_left_is_removed(scene, tmp_path):
     trial = one.begin(one.workers[0])
     left = tmp_path / "trials" / f"{trial.number:05}"
     left.mkdir(parents=True)
-    end_trial(StudyTrials(one.study), tmp_path, trial.number, "gone")
+    end_trial(StudyTrials(one.study, tmp_path), tmp_path, trial.number, "gone")
     assert not left.exists()
 
 
 def test_a_recipe_that_a_killed_search_interrupted_is_retried_each_time(scene, tmp_path):
     one = scene("cpu:0")
-    trials = StudyTrials(one.study)
+    trials = StudyTrials(one.study, tmp_path)
     trial = one.begin(one.workers[0], x=0.5)
     for _ in range(3):
         end_trial(trials, tmp_path, trial.number, "interrupted")
