@@ -330,3 +330,22 @@ def test_after_ctrl_c_the_only_worker_is_kept_for_the_model(scene):
     one.clock.sleep(5)
     one.supervisor.watch()
     assert not one.workers[0].killed
+
+
+def test_after_ctrl_c_a_spare_takes_the_place_of_a_worker_that_cannot_be_interrupted(scene):
+    one = scene("cpu:0", deadline=0)
+    busy = one.workers[0]
+    one.begin(busy, x=0.5)
+    one.supervisor.interrupts.searching = True
+    one.supervisor.interrupts()
+    one.clock.sleep(module.SPARE_SECONDS + 2)
+    for _ in range(2):
+        one.supervisor.watch()
+    _, spare = one.workers
+    assert not busy.killed
+    spare.ready = True
+    one.supervisor.watch()
+    (ending,) = [message for w, message in one.pool.poll(0) if w is busy]
+    one.supervisor.ended(busy, ending)
+    assert one.workers == [spare]
+    assert one.trials[0].state == TrialState.PRUNED
