@@ -72,11 +72,9 @@ class SearchResult:
     @cached_property
     def study(self) -> "optuna.Study":
         """The Optuna study, opened on first use."""
-        import optuna
+        from autotl.study.study import load_study
 
-        from autotl.study.storage import open_storage
-
-        return optuna.load_study(study_name=self.folder.name, storage=open_storage(self.folder))
+        return load_study(self.folder)
 
     @property
     def report(self) -> Path | None:
@@ -240,30 +238,47 @@ def _joined_config(
     return kept_config(folder).model_copy(update={"devices": devices or "auto"})
 
 
-def replay(study: str | os.PathLike[str], number: int, *, output: str | os.PathLike[str] = "studies") -> dict[str, Any]:
+def replay(
+    study: str | os.PathLike[str],
+    number: int,
+    *,
+    output: str | os.PathLike[str] = "studies",
+    data: str | os.PathLike[str] | Sequence[LabelledImage] | None = None,
+    test: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
     """Train a complete trial of a study again, from its recipe, in this process.
 
     Args:
         study: the study's name or folder.
         number: the trial's number.
         output: folder of all studies.
+        data: the study's images, where they have moved since the search, or were passed to it as a list.
+        test: its separate test images, where they have moved.
 
     Returns:
         `recorded` and `replayed` score on the validation images, the name of the `metric`, and the `recipe`.
 
     Raises:
-        AutotlError: there is no such study or complete trial, or its images have changed.
+        AutotlError: there is no such study or complete trial, or its images are missing or have changed.
     """
     from autotl.coordinator.replay import replay_trial
     from autotl.coordinator.setup import kept_config
 
     folder = find_study(os.fspath(study), Path(output))
-    if kept_config(folder).data == IN_MEMORY:
+    if data is None and kept_config(folder).data == IN_MEMORY:
         raise AutotlError(
-            f"The images of study {folder.name!r} were passed from Python, and no file lists them. To replay trials, "
-            "search a folder or a CSV manifest."
+            f"The images of study {folder.name!r} were passed from Python, and no file lists them. Pass them again: "
+            "autotl.replay(…, data=images)"
         )
-    return replay_trial(folder, number)
+    images = None if data is None or isinstance(data, str | os.PathLike) else _labelled_images(data)
+    location = IN_MEMORY if images is not None else data
+    return replay_trial(
+        folder,
+        number,
+        data=None if location is None else os.fspath(location),  # type: ignore[arg-type]
+        test=None if test is None else os.fspath(test),
+        images=images,
+    )
 
 
 def evaluate(

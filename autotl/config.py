@@ -189,8 +189,8 @@ class StudyConfig(BaseModel):
     @field_validator("name")
     @classmethod
     def _a_folder_name(cls, name: str) -> str:
-        if not re.fullmatch(r"\w[\w. -]*", name):
-            raise ValueError("it becomes the name of a folder: letters, digits, and - _ . inside")
+        if not re.fullmatch(r"\w[\w. ()-]*", name):
+            raise ValueError("it becomes the name of a folder: letters, digits, and - _ . ( ) inside")
         return name
 
     @field_validator("output", "cache")

@@ -229,8 +229,14 @@ def test_join_takes_the_data_of_a_search(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("form", ["name", "folder"])
 def test_replay_takes_a_study_by_name_or_folder(form, study, monkeypatch):
-    monkeypatch.setattr("autotl.coordinator.replay.replay_trial", lambda folder, number: (folder.absolute(), number))
-    assert replay("photos" if form == "name" else study, 3) == (study, 3)
+    monkeypatch.setattr(
+        "autotl.coordinator.replay.replay_trial", lambda folder, number, **more: (folder.absolute(), more)
+    )
+    unmoved = {"data": None, "test": None, "images": None}
+    assert replay("photos" if form == "name" else study, 3) == (study, unmoved)
+    assert replay(study, 3, data=Path("moved"), test="new") == (study, unmoved | {"data": "moved", "test": "new"})
+    images = [LabelledImage(Path("a.jpg"), "a")]
+    assert replay(study, 3, data=images)[1] == {"data": "in-memory", "test": None, "images": images}
 
 
 def test_replay_of_an_unknown_study_suggests_the_nearest(study):

@@ -96,7 +96,7 @@ def _run(
     if extends:
         if search_runs(extends):
             raise AutotlError(f"A search runs in {extends}: extend it when that has ended.")
-        config = extension_of(config, registry)
+        config = extension_of(config)
     with ExitStack() as stack:
         stack.enter_context(no_downloads(when=config.offline))  # workers inherit it
         stack.enter_context(_exclusive(config.folder))
@@ -108,7 +108,7 @@ def _run(
         try:
             context = prepare(config, registry, slots, progress.log, images)
             study = begin_study(config, context, registry, extends, progress.log)
-            trials = StudyTrials(study)
+            trials = StudyTrials(study, config.folder)
             search = Coordinator(
                 config=config,
                 trials=trials,

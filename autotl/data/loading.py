@@ -222,11 +222,18 @@ def _of_known_classes(
     for (source, subset, label), of_class in unknown.items():
         text = (
             f"{source} has {subset + ' ' if subset else ''}images of {label!r}, which is not a class of the {owner}."
-            f"{nearest(label, classes)} Known classes: {join_names(classes, MAX_CLASS_NAMES)}."
+            f"{_similar(label, classes)} Known classes: {join_names(classes, MAX_CLASS_NAMES)}."
         )
         paths = tuple(str(image.path) for image in of_class[:5])
         on_problem(Finding("unknown_class", text, len(of_class), paths, serious=True))
     return [image for image in images if image.label in known] if unknown else images
+
+
+def _similar(label: str, classes: Sequence[str]) -> str:
+    same = [name for name in classes if folded(name) == folded(label)]
+    if same:
+        return f" It differs from {same[0]!r} only in case, spaces, hyphens or Unicode form: use one name."
+    return nearest(label, classes)
 
 
 def _check_classes_have_images(

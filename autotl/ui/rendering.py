@@ -306,11 +306,12 @@ def _leaderboard(rows: Sequence[Mapping[str, Any]], metric: str) -> Table:
 
 def _scores(result: Mapping[str, Any]) -> list[RenderableType]:
     test, best = result.get("test"), result.get("best") or {}
+    total = result.get("images", {}).get("test")
     if test is not None:
         asked = {str(result["metric"]): None}  # its row is there even where the test images have no such score
-        return [scores_table(asked | test, result.get("baseline"), f"test ({test['n']:,} images)")]
-    has_test = result.get("images", {}).get("test")
-    reason = "The test images were not predicted" if has_test else "There are no test images"
+        of = f" of {total:,}" if total and total > test["n"] else ""
+        return [scores_table(asked | test, result.get("baseline"), f"test ({test['n']:,}{of} images)")]
+    reason = "The test images were not predicted" if total else "There are no test images"
     validation = format_score(best.get("validation"))
     return [
         Text.assemble(("validation  ", "dim"), (validation, "bold green"), f" {result['metric']}"),

@@ -15,7 +15,7 @@ from autotl.config import StudyConfig
 from autotl.recipe import Recipe
 from autotl.testing.scripted import VirtualClock
 from autotl.trial import results as module
-from autotl.trial.results import SearchResults, annotate_study
+from autotl.trial.results import SearchResults, TestPredictions, annotate_study
 from autotl.workers.codec import decode, encode
 from autotl.workers.messages import FROM_WORKER, Finalized, SearchFacts
 
@@ -64,7 +64,8 @@ def model_of(*trials):
 
 
 def write(state, probabilities=None):
-    return SearchResults(state, FACTS).write(model_of(1, 2), state.context.folder / "model", probabilities)
+    tested = None if probabilities is None else TestPredictions(np.arange(len(probabilities)), probabilities)
+    return SearchResults(state, FACTS).write(model_of(1, 2), state.context.folder / "model", tested)
 
 
 def test_a_result_has_all_its_keys(stub_state):
