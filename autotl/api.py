@@ -270,7 +270,7 @@ def replay(
             f"The images of study {folder.name!r} were passed from Python, and no file lists them. Pass them again: "
             "autotl.replay(…, data=images)"
         )
-    images = None if data is None or isinstance(data, str | os.PathLike) else _labelled_images(data)
+    images = None if data is None or isinstance(data, str | os.PathLike) else as_labelled_images(data)
     location = IN_MEMORY if images is not None else data
     return replay_trial(
         folder,

@@ -177,8 +177,7 @@ class StudyConfig(BaseModel):
     def from_stranger(self, *keys: str) -> "StudyConfig":
         """A copy whose locations under `keys` (data, test) are untrusted."""
         config = self.model_copy()
-        locations = (getattr(self, key) for key in keys)
-        config._untrusted = self._untrusted | {location for location in locations if location}
+        config._untrusted = self._untrusted | {location for key in keys if (location := getattr(self, key))}
         return config
 
     @model_validator(mode="before")
