@@ -293,7 +293,8 @@ def evaluate(
 
     Returns:
         `scores`, `per_class` (a dict for each class), `confusion` (rows: true class, columns: predicted class),
-        `classes`, `subset`, and the `skipped` files with their reasons.
+        `classes`, `subset`, the `skipped` files with their reasons, and `warnings`: what was left out of `data`, and
+        how many of the images the model was trained on, where the model lies in its study.
 
     Raises:
         AutotlError: there is no such model, data or subset, or the data has classes that the model doesn't have.
@@ -306,6 +307,7 @@ def evaluate(
     from autotl.registry import load_registry
 
     registry = load_registry()
+    folder = None if isinstance(model, ImageModel) else find_model(os.fspath(model))
     loaded = model if isinstance(model, ImageModel) else load(find_model(os.fspath(model)), device, registry)
     dataset = load_dataset(os.fspath(data), registry.datasets, classes=loaded.classes)
     if subset == "auto":
@@ -328,4 +330,26 @@ def evaluate(
         "confusion": confusion_matrix(labels, probabilities.argmax(1), labels=every).tolist(),
         "classes": list(loaded.classes),
         "skipped": [{"path": str(s.path), "reason": s.reason} for s in dataset.skipped],
+        "warnings": [*dataset.warnings, *_trained_on(folder, [dataset.digests[i] for i in chosen])],
     }
+
+
+def _trained_on(model: Path | None, digests: Sequence[str]) -> list[str]:
+    """A warning if the search that made a model had some of these images: its study's split lists their digests."""
+    from autotl.atomic_io import read_json
+
+    if model is None:
+        return []
+    try:
+        known = read_json(model.parent / "split.json")["digests"]
+        seen = {*known["train"], *known["validation"]}
+    except (OSError, ValueError, KeyError, TypeError):  # a model that was moved out of its study
+        return []
+    count = sum(digest in seen for digest in digests)
+    if not count:
+        return []
+    held_out = len(digests) - count
+    return [
+        f"{count:,} of these {len(digests):,} images were used to train the model or to select it, {held_out:,} were "
+        "not: the scores are optimistic. The study's result.json has the scores on its test images."
+    ]

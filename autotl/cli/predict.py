@@ -127,6 +127,8 @@ def evaluate(
         Console(stderr=True).print(
             Text(escape(f"skipped {skipped['path']}: {skipped['reason']}"), "yellow"), soft_wrap=True
         )
+    for warning in outcome.get("warnings", ()):
+        Console(stderr=True).print(Text(escape(warning), "yellow"), soft_wrap=True)
     scores = outcome["scores"]
     console.print(scores_table(scores, outcome.get("baseline"), f"{scores['n']:,} images ({outcome['subset']})"), "")
     console.print(_per_class(outcome["per_class"]), "")

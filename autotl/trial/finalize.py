@@ -2,6 +2,7 @@
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,8 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     folder = model.save(state.context.folder / "model")
     # a user who has pressed Ctrl-C may not wait for the test images
     state.send(ModelSaved(results.write(model, folder, None)))
-    probabilities = _predict_test_images(state, model, deadline, interrupted=job.interrupted)
-    result = results.write(model, folder, probabilities)
+    probabilities, tested = _predict_test_images(state, model, deadline, interrupted=job.interrupted)
+    result = results.write(model, folder, probabilities, tested)
     annotate_study(state.study, result)
     state.registry.notify("autotl_search_finished", study=state.study, model=model)
     return result
@@ -86,20 +87,28 @@ def _assemble(state: WorkerState, members: list[Member], job: Finalize, refitted
 
 def _predict_test_images(
     state: WorkerState, model: ImageModel, deadline: Deadline, *, interrupted: bool
-) -> np.ndarray | None:
-    """Probabilities of the test images, [n, num_classes], from their files. None without a test subset, or if a search
-    was interrupted and there is no time for all of them."""
+) -> tuple[np.ndarray | None, list[int]]:
+    """Probabilities of the test images, [n, num_classes], from their files, and the n positions in the test subset.
+
+    A file that has vanished since the search began, or can't be read any more, is skipped with a message. The
+    probabilities are None without test images, or if a search was interrupted and there is no time for all of them.
+    """
     paths = [state.context.dataset.paths[i] for i in state.context.split.test]
-    if not paths:
-        return None
     probabilities: list[np.ndarray] = []
+    skipped: set[Path] = set()
+
+    def skip(path: Path, reason: str) -> None:
+        skipped.add(path)
+        state.send(Log(f"the test image {path} is skipped: {reason}"))
+
     began = time.monotonic()
-    for _, row in model.stream(paths, many=len(paths) > MANY_IMAGES, checked=True):
+    for _, row in model.stream(paths, skip, many=len(paths) > MANY_IMAGES, checked=True):
         probabilities.append(row)
         if interrupted and deadline.remaining() < STOP_SECONDS:
             state.send(Log(NO_TIME_TO_TEST))
-            return None
+            return None, []
         if len(probabilities) % PROGRESS_INTERVAL == 0:
             speed = len(probabilities) / (time.monotonic() - began)
             state.send(ExtractionProgress("", "", "", len(probabilities), len(paths), speed))
-    return np.stack(probabilities)
+    tested = [i for i, path in enumerate(paths) if path not in skipped]
+    return (np.stack(probabilities) if probabilities else None), tested

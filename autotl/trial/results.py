@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +35,30 @@ class SearchResults:
         self.clock = state.deadline.clock
         self.began = self.clock.now() - facts.elapsed
 
-    def write(self, model: ImageModel, folder: Path, probabilities: np.ndarray | None) -> dict[str, Any]:
+    def write(
+        self, model: ImageModel, folder: Path, probabilities: np.ndarray | None, tested: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         """Write `result.json` and `leaderboard.csv`; returns the result with the leaderboard, without NaN.
 
         Args:
             folder: where the model was saved.
             probabilities: of the test images, [n, num_classes]; None where they were not predicted.
+            tested: their n positions in the test subset, where some were skipped; None for all.
         """
-        result = _without_nan(self._result(probabilities) | {"refitted": model.about["refitted"]})
+        result = _without_nan(self._result(probabilities, tested) | {"refitted": model.about["refitted"]})
         write_json(self.state.context.folder / "result.json", result)
         rows = _leaderboard(self.state.study, {member.trial for member in model.members})
         _write_leaderboard(self.state.context.folder / "leaderboard.csv", rows)
         members = [{"trial": m.trial, "weight": m.weight, "description": m.recipe.describe()} for m in model.members]
         return result | {"leaderboard": rows, "members": members, "model": str(folder)}
 
-    def _result(self, probabilities: np.ndarray | None) -> dict[str, Any]:
+    def _result(self, probabilities: np.ndarray | None, tested: Sequence[int] | None) -> dict[str, Any]:
         context, split = self.state.context, self.state.context.split
         best = self.state.study.best_trial
         test, baseline = None, None
         if probabilities is not None:
             labels = self.state.labels("test")
+            labels = labels if tested is None else labels[list(tested)]
             test = all_scores(labels, probabilities)
             baseline = majority_baseline(self.state.labels("train"), labels, len(context.dataset.classes))
         return {
