@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from autotl.config import StudyConfig, find_model, find_study, study_config
-from autotl.data.dataset import Finding, LabelledImage, join_names
+from autotl.data.dataset import Finding, LabelledImage
 from autotl.data.inputs import as_labelled_images
 from autotl.errors import AutotlError
 from autotl.events import Callback
@@ -18,7 +18,6 @@ from autotl.events import Callback
 if TYPE_CHECKING:
     import optuna
 
-    from autotl.metrics import Metric
     from autotl.model.image_model import ImageModel
     from autotl.ui.progress import Progress
 
@@ -300,7 +299,8 @@ def evaluate(
     Returns:
         `scores`, with that of the metric that the search optimised, `per_class` (a dict for each class), `confusion`
         (rows: true class, columns: predicted class), `classes`, `subset`, the `skipped` files with their reasons, and
-        `notes`: sentences on classes that only the images or only the model have, and on scores that are undefined.
+        `notes`: sentences on what was left out of `data`, on classes that only the images or only the model have, on
+        scores that are undefined, and on images that the model was trained on, where it lies in its study.
 
     Raises:
         AutotlError: there is no such model, data or subset, or no image is of a class of the model.
@@ -309,10 +309,12 @@ def evaluate(
 
     from autotl.data.loading import load_dataset
     from autotl.metrics import all_scores
+    from autotl.model.evaluation_notes import trained_on, what_is_unknown
     from autotl.model.image_model import MAX_UNCOMPILED, ImageModel, load
     from autotl.registry import load_registry
 
     registry = load_registry()
+    folder = None if isinstance(model, ImageModel) else find_model(os.fspath(model))
     loaded = model if isinstance(model, ImageModel) else load(find_model(os.fspath(model)), device, registry)
     notes: list[str] = []
     used: str = subset
@@ -355,20 +357,10 @@ def evaluate(
         "confusion": confusion_matrix(labels, probabilities.argmax(1), labels=every).tolist(),
         "classes": list(loaded.classes),
         "skipped": [{"path": str(path), "reason": reason} for path, reason in skipped.items()],
-        "notes": [*notes, *_what_is_unknown(labels, loaded.classes, scores, metric)],
+        "notes": [
+            *dataset.warnings,
+            *notes,
+            *trained_on(folder, dataset.digests),
+            *what_is_unknown(labels, loaded.classes, scores, metric),
+        ],
     }
-
-
-def _what_is_unknown(
-    labels: np.ndarray, classes: Sequence[str], scores: Mapping[str, float], metric: "Metric | None"
-) -> list[str]:
-    """Sentences on the classes that have no image, and on a metric that is undefined for these images."""
-    absent = [repr(name) for i, name in enumerate(classes) if i not in labels]
-    notes = [f"There are no images of {join_names(absent)}: no score tells how they are recognised."] if absent else []
-    if metric is not None and metric.name not in scores:
-        present = len(classes) - len(absent)
-        notes.append(
-            f"The metric {metric.name!r} is undefined for {len(labels):,} image{'s' if len(labels) != 1 else ''} of "
-            f"{present} class{'es' if present != 1 else ''}."
-        )
-    return notes

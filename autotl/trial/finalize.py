@@ -97,9 +97,10 @@ def _predict_test_images(
     state: WorkerState, model: ImageModel, deadline: Deadline, *, interrupted: bool
 ) -> TestPredictions | None:
     """Probabilities of the test images, from their files, as far as there is time. None where there are no test images
-    or where there was no time for one.
+    or where none was predicted.
 
-    The images are predicted in random order, so that the first ones represent all of them.
+    The images are predicted in random order, so that the first ones represent all of them. A file that has vanished
+    since the search began, or can't be read any more, is skipped with a message.
     """
     total = len(state.context.split.test)
     if not total:
@@ -109,19 +110,28 @@ def _predict_test_images(
         return None
     order = np.random.default_rng(state.context.config.seed).permutation(total)
     paths = [state.context.dataset.paths[i] for i in state.context.split.test[order]]
+    row_of = dict(zip(paths, order, strict=True))
     least = Deadline(0.0 if interrupted else MIN_TEST_SECONDS, deadline.clock)
+    rows: list[int] = []
     probabilities: list[np.ndarray] = []
+    skipped: set[Path] = set()
+
+    def skip(path: Path, reason: str) -> None:
+        skipped.add(path)
+        state.send(Log(f"the test image {path} is skipped: {reason}"))
+
     began = time.monotonic()
-    for _, row in model.stream(paths, many=total > MANY_IMAGES, checked=True):
+    for path, row in model.stream(paths, skip, many=total > MANY_IMAGES, checked=True):
+        rows.append(row_of[path])
         probabilities.append(row)
-        if deadline.remaining() < STOP_SECONDS and least.passed() and len(probabilities) < total:
+        if deadline.remaining() < STOP_SECONDS and least.passed() and len(rows) + len(skipped) < total:
             remedy = how_to_test_all(state.context)
-            state.send(Log(f"Tested on {len(probabilities):,} of {total:,} test images: the time was up. {remedy}"))
+            state.send(Log(f"Tested on {len(rows):,} of {total:,} test images: the time was up. {remedy}"))
             break
-        if len(probabilities) % PROGRESS_INTERVAL == 0:
-            speed = len(probabilities) / (time.monotonic() - began)
-            state.send(ExtractionProgress("", "", "", len(probabilities), total, speed))
-    return TestPredictions(order[: len(probabilities)], np.stack(probabilities))
+        if len(rows) % PROGRESS_INTERVAL == 0:
+            speed = len(rows) / (time.monotonic() - began)
+            state.send(ExtractionProgress("", "", "", len(rows), total, speed))
+    return TestPredictions(np.array(rows), np.stack(probabilities)) if rows else None
 
 
 def how_to_test_all(context: Context) -> str:

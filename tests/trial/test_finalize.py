@@ -154,3 +154,13 @@ def test_plugins_are_notified_of_the_model(finished, monkeypatch):
 def test_a_study_without_fitted_models_is_an_error(state):
     with pytest.raises(AutotlError, match="No complete trial has a fitted model in"):
         finalize(state, Finalize(None, {}, FACTS))
+
+
+def test_a_vanished_test_image_is_skipped(finished, messages, tmp_path):
+    dataset, test = finished.context.dataset, finished.context.split.test
+    paths = list(dataset.paths)
+    paths[test[3]] = tmp_path / "gone.png"
+    finished.context = replace(finished.context, dataset=replace(dataset, paths=tuple(paths)))
+    result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
+    assert result["test"]["n"] == 11
+    assert any("gone.png is skipped: there is no such file" in log.text for log in of_type(messages, Log))
