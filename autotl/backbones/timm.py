@@ -6,9 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotl.atomic_io import read_json
 from autotl.backbones.base import Backbone, Block, Preprocessing
 from autotl.backbones.blocks import blocks_from_groups, groups_by_position
 from autotl.backbones.catalog import CURATED, datasets_in_tag
+from autotl.backbones.limits import check_config
 from autotl.backbones.weights import cached, classifier_size, fetch, file_digest, read_tensors, weights_in_folder
 from autotl.errors import AutotlError
 
@@ -33,6 +35,8 @@ class TimmBackbone(Backbone):
         size: side of the input images in pixels, so that the backbone can be listed without importing timm. Must be
             equal to `preprocessing.size`.
     """
+
+    folder_prefix = "local-dir:"
 
     def __init__(
         self,
@@ -87,14 +91,19 @@ class TimmBackbone(Backbone):
                 f"{self.name} was trained on images with a border around them, which autotl doesn't draw. "
                 "Choose another backbone: autotl backbones"
             )
-        return Preprocessing(
-            height,
-            float(config["crop_pct"]),
-            config["interpolation"],
-            tuple(map(float, config["mean"])),  # type: ignore[arg-type]  # three floats each
-            tuple(map(float, config["std"])),  # type: ignore[arg-type]
-            squash=config["crop_mode"] == "squash",
-        )
+        try:
+            preprocessing = Preprocessing(
+                height,
+                float(config["crop_pct"]),
+                config["interpolation"],
+                tuple(map(float, config["mean"])),  # type: ignore[arg-type]  # three floats each
+                tuple(map(float, config["std"])),  # type: ignore[arg-type]
+                squash=config["crop_mode"] == "squash",
+            )
+            preprocessing.check()
+        except (TypeError, ValueError) as error:
+            raise AutotlError(f"The preprocessing of {self.name} is invalid: {error}. Mend its config.json.") from error
+        return preprocessing
 
     @cached_property
     def digest(self) -> str:
@@ -131,6 +140,9 @@ class TimmBackbone(Backbone):
     @cached_property
     def num_blocks(self) -> int:
         return len(self.blocks(self._build_on_meta(num_classes=0)))
+
+    def config_files(self) -> dict[str, Path]:
+        return {"config.json": self.folder / "config.json"} if self.folder else {}
 
     def weights_file(self) -> Path:
         """The weights file, downloaded if it isn't on this machine and downloads are allowed.
@@ -243,7 +255,9 @@ def _read_folder_config(folder: Path) -> tuple[dict[str, Any], str, dict[str, An
     from timm.models._hub import load_model_config_from_path  # noqa: PLC2701  # timm exports no public name
 
     try:
+        check_config(read_json(folder / "config.json"))
         config, architecture, arguments = load_model_config_from_path(folder)
+        check_config(arguments or {}, arguments=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AutotlError(
             f"{str(folder)!r} is not a timm model folder: {type(error).__name__}: {error}. It needs a config.json with "

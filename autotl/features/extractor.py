@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from autotl.atomic_io import write_atomically, write_json
+from autotl.atomic_io import read_sealed, write_sealed
 from autotl.backbones.base import Backbone, Layout
 from autotl.clock import Deadline
 from autotl.data.augmentation import ORIGINAL, View
@@ -150,13 +150,13 @@ class BackboneFeatures:
         file = self._file("layout", {"format": FORMAT}, "json")
         if file and file.exists():
             try:
-                return Layout(**json.loads(file.read_text()))
-            except (ValueError, TypeError):
+                return Layout(**read_sealed(file))
+            except (OSError, ValueError, TypeError):
                 pass  # damaged: measured and written again below
         layout = FeatureLevels(self.graph_split).layout(self.backbone.preprocessing.size)
         if file:
             with suppress(OSError):  # the next process measures it again
-                write_json(file, asdict(layout))
+                write_sealed(file, asdict(layout))
         return layout
 
     def levels(self, subset: Literal["train", "validation", "test"], levels: str, view: View = ORIGINAL) -> np.ndarray:
@@ -281,16 +281,16 @@ class BackboneFeatures:
 
     def _cosine(self, indices: np.ndarray) -> float:
         """The engine's cosine, from a file of an earlier check or measured on some of the images."""
-        file = self._file("cosine", self._engine_key(), "txt")
+        file = self._file("cosine", self._engine_key(), "json")
         if file and file.exists():
-            with suppress(ValueError):  # damaged: measured and written again below
-                return float(file.read_text())
+            with suppress(OSError, ValueError, TypeError):  # damaged: measured and written again below
+                return float(read_sealed(file))
         dataset = self.extractor.dataset
         images = np.stack([self._load(dataset.paths[i], dataset.digests[i], ORIGINAL) for i in indices[:8]])
         cosine = engine_cosine(self._compile(None), self._module(None), images)
         if file:
             with suppress(OSError):  # the next process measures it again
-                write_atomically(file, f"{cosine}".encode())
+                write_sealed(file, cosine)
         return cosine
 
     def _file(self, name: str, key: dict[str, Any], suffix: str) -> Path | None:

@@ -4,15 +4,15 @@ import copy
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from autotl.atomic_io import refuse_links_out, replaced_folder, write_atomically, write_json
+from autotl.atomic_io import refuse_links_out, replaced_folder, write_atomically
 from autotl.backbones.base import Backbone, Layout
 from autotl.data.augmentation import ORIGINAL, View, draw
 from autotl.data.decoding import UndecodableImage, UntrustedFormat, to_rgb
@@ -27,10 +27,13 @@ from autotl.errors import AutotlError, DataError, InputError
 from autotl.features.batching import batches
 from autotl.features.extractor import conversion_key
 from autotl.model.device import resolve_device
-from autotl.model.manifest import FORMAT, read_model_manifest
+from autotl.model.files import require_sound, sha256_of
+from autotl.model.manifest import FORMAT, read_model_manifest, write_manifest
 from autotl.model.member import Member, load_member, save_member
-from autotl.model.network import SharedNetwork, build_from_file, load_backbone_state
+from autotl.model.network import SharedNetwork, build_from_file, feature_network, load_backbone_state
+from autotl.model.reference import SavedFeatures, check_features, reference_features, saved_versions
 from autotl.model.requirements import check_plugins, required_plugins
+from autotl.model.saved_backbone import config_contents, find_backbones, weights_file, write_config
 from autotl.registry import Registry, load_registry
 
 if TYPE_CHECKING:
@@ -70,8 +73,10 @@ class ImageModel:
     """By `network_key` and `many`."""
     _modules: "dict[str, nn.Module]" = field(default_factory=dict, repr=False)
     """Filled by `read_into_memory`: the backbones' networks, by digest."""
-    _configs: dict[str, bytes] = field(default_factory=dict, repr=False)
-    """Filled by `read_into_memory`: `config.json` of `local-dir:` backbones, by digest."""
+    _configs: dict[str, dict[str, bytes]] = field(default_factory=dict, repr=False)
+    """Filled by `read_into_memory`: the contents of the backbones' `config_files`, by digest."""
+    _saved: SavedFeatures | None = field(default=None, init=False, repr=False)
+    """Of a loaded model: what its networks answered when it was saved."""
     _decoder: SandboxedDecoder = field(default_factory=SandboxedDecoder, repr=False)
 
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
@@ -200,14 +205,14 @@ class ImageModel:
         return [self._networks[key, many] for key in groups]
 
     def _compile(self, members: list[Member], *, many: bool) -> SharedNetwork:
-        from autotl.backbones.graph_split import FeatureLevels, GraphSplit, Normalize
+        from autotl.backbones.graph_split import Normalize
 
         first = members[0]
         backbone = self.backbones[first.backbone_digest]
-        module = self._module(first)
-        feature_levels = FeatureLevels(GraphSplit(module, backbone.blocks(module)))
-        layout = feature_levels.layout(backbone.preprocessing.size)
+        feature_levels, layout = feature_network(self._module(first), backbone)
         registry = self.registry or load_registry()
+        if self._saved:
+            check_features(self._saved, self.members.index(first), feature_levels, backbone, registry)
         is_frozen = first.fitted.backbone_state is None
         cache = self.conversions if is_frozen else None
         engine = registry.engine(None, self.device) if many or (cache and cache.exists()) else TorchEngine()
@@ -240,8 +245,7 @@ class ImageModel:
         for digest, backbone in self.backbones.items():
             self._modules[digest] = self._backbone_module(digest)
             _ = backbone.preprocessing  # read from the folder on first use
-            if backbone.folder is not None:
-                self._configs[digest] = (backbone.folder / "config.json").read_bytes()
+            self._configs[digest] = config_contents(backbone)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model folder. An existing folder is replaced once the new one is complete."""
@@ -251,41 +255,53 @@ class ImageModel:
         return folder
 
     def _write(self, draft: Path) -> None:
-        layouts = {
-            digest: self._save_weights(digest, draft / "backbones" / f"{digest[:16]}.safetensors")
-            for digest in self.backbones
-        }
+        registry = self.registry or load_registry()
+        for digest in self.backbones:
+            self._save_backbone(digest, draft)
+        features: dict[str, list[float]] = {}
+        layouts: dict[str, Layout] = {}
         for i, member in enumerate(self.members):
-            num_features = layouts[member.backbone_digest].num_features(member.fitted.levels)
-            save_member(member, num_features, draft / "members" / str(i))
-        backbones = self.backbones.items()
-        write_json(
+            backbone, key = self.backbones[member.backbone_digest], member.network_key
+            if key not in features:
+                network, layouts[key] = feature_network(self._module(member), backbone)
+                features[key] = reference_features(network, backbone.preprocessing)
+            save_member(member, layouts[key].num_features(member.fitted.levels), draft / "members" / str(i))
+        files = {str(path.relative_to(draft)): sha256_of(path) for path in sorted(draft.rglob("*")) if path.is_file()}
+        write_manifest(
             draft / "model.json",
             {
                 "format": FORMAT,
                 "classes": list(self.classes),
                 "backbones": [
-                    {"name": b.name, "digest": d, "pretrained_on": b.pretrained_on, "license": b.license}
-                    for d, b in backbones
+                    {
+                        "name": backbone.name,
+                        "digest": digest,
+                        "pretrained_on": backbone.pretrained_on,
+                        "license": backbone.license,
+                        "preprocessing": asdict(backbone.preprocessing),
+                        "config_files": sorted(self._config(digest)),
+                    }
+                    for digest, backbone in self.backbones.items()
                 ],
                 "members": len(self.members),
-                "plugins": required_plugins(self.members, self.backbones.values(), self.registry or load_registry()),
+                "plugins": required_plugins(self.members, self.backbones.values(), registry),
+                "versions": saved_versions(registry),
+                "features": [features[member.network_key] for member in self.members],
+                "files": files,
                 "about": self.about,
             },
         )
 
-    def _save_weights(self, digest: str, path: Path) -> Layout:
-        """Write the weights of a backbone; returns the layout of its features."""
+    def _save_backbone(self, digest: str, draft: Path) -> None:
+        """Write the weights of a backbone, and what its network is built from."""
         from safetensors.torch import save
 
-        from autotl.backbones.graph_split import FeatureLevels, GraphSplit
+        module, file = self._backbone_module(digest), weights_file(draft, digest)
+        write_atomically(file, save({k: v.contiguous() for k, v in module.state_dict().items()}))
+        write_config(self._config(digest), file.with_suffix(""))
 
-        backbone, module = self.backbones[digest], self._backbone_module(digest).eval()
-        write_atomically(path, save({k: v.contiguous() for k, v in module.state_dict().items()}))
-        if backbone.folder is not None:
-            config = self._configs.get(digest) or (backbone.folder / "config.json").read_bytes()
-            write_atomically(path.with_suffix("") / "config.json", config)
-        return FeatureLevels(GraphSplit(module, backbone.blocks(module))).layout(backbone.preprocessing.size)
+    def _config(self, digest: str) -> dict[str, bytes]:
+        return self._configs[digest] if digest in self._configs else config_contents(self.backbones[digest])
 
     def __reduce__(self) -> tuple[Any, ...]:
         with tempfile.TemporaryDirectory(prefix="autotl-") as folder:
@@ -323,8 +339,8 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
         registry: the plugins to use, by default all that are installed.
 
     Raises:
-        AutotlError: the folder is not a model, has another format, needs a plugin that isn't installed, or the device
-            can't be used.
+        AutotlError: the folder is not a model, has another format, was damaged or changed, needs a plugin that isn't
+            installed, or the device can't be used.
 
     >>> model = load("studies/photos")  # doctest: +SKIP
     >>> model.predict(["new.jpg"])  # doctest: +SKIP
@@ -337,13 +353,10 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
     manifest = read_model_manifest(folder)
     device = resolve_device(device)
     registry = registry or load_registry()
-    check_plugins(folder, manifest.plugins, registry)
-    backbones, weights = {}, {}
-    for entry in manifest.backbones:
-        own = folder / "backbones" / entry.digest[:16]  # holds config.json of a `local-dir:` backbone
-        name = f"local-dir:{own}" if entry.name.startswith("local-dir:") else entry.name
-        backbones[entry.digest] = registry.backbone(name)
-        weights[entry.digest] = own.with_suffix(".safetensors")
+    check_plugins(folder, manifest, registry)
+    require_sound(folder, [f"members/{i}/member.json" for i in range(manifest.members)], manifest.files)
+    backbones = find_backbones(folder, manifest, registry)
+    weights = {digest: weights_file(folder, digest) for digest in backbones}
     members = [load_member(folder / "members" / str(i), registry) for i in range(manifest.members)]
     for number, member in enumerate(members):
         if member.backbone_digest not in backbones or member.num_classes != len(manifest.classes):
@@ -353,4 +366,6 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
             )
     if not sum(member.weight for member in members):
         raise AutotlError(f"{folder} is not a complete model: the weight of each member is 0.")
-    return ImageModel(tuple(manifest.classes), members, backbones, weights, registry, device, about=manifest.about)
+    model = ImageModel(tuple(manifest.classes), members, backbones, weights, registry, device, about=manifest.about)
+    model._saved = SavedFeatures(folder, tuple(manifest.features), manifest.versions)
+    return model

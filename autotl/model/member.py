@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autotl.atomic_io import write_atomically, write_json
+from autotl.atomic_io import write_atomically
 from autotl.data.augmentation import View
 from autotl.errors import AutotlError
+from autotl.heads.inference import reference_answers
 from autotl.heads.serialization import load_head, save_head
-from autotl.model.manifest import read_member_manifest
+from autotl.model.files import require_sound, sha256_of
+from autotl.model.manifest import read_member_manifest, write_manifest
 from autotl.recipe import Recipe
 from autotl.registry import Registry
 from autotl.strategies.base import Fitted
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Member", "load_member", "save_member"]
+
+FILES = ("head.safetensors", "head.skops")
+"""Of a dense head, and of an estimator."""
+STATE = "backbone_state.safetensors"
 
 
 @dataclass
@@ -49,16 +55,19 @@ class Member:
         return probabilities(average_logits(self.fitted.head, views, self.num_classes), self.fitted.temperature)
 
 
-def save_member(member: Member, num_features: int, folder: Path) -> None:
-    """Write a member's folder. `member.json` is written last: a folder without it is incomplete and is ignored."""
+def save_member(member: Member, num_features: int, folder: Path) -> str:
+    """Write a member's folder; returns the SHA-256 of its `member.json`, which holds those of the other files.
+
+    `member.json` is written last: a folder without it is incomplete and is ignored.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_head(member.fitted.head, folder)
     if member.fitted.backbone_state is not None:
         from safetensors.torch import save
 
         tensors = {name: tensor.contiguous() for name, tensor in member.fitted.backbone_state.items()}
-        write_atomically(folder / "backbone_state.safetensors", save(tensors))
-    write_json(
+        write_atomically(folder / STATE, save(tensors))
+    return write_manifest(
         folder / "member.json",
         {
             "recipe": member.recipe.to_dict(),
@@ -72,6 +81,8 @@ def save_member(member: Member, num_features: int, folder: Path) -> None:
             "weight": member.weight,
             "trial": member.trial,
             "validation": member.validation,
+            "answers": reference_answers(member.fitted.head, num_features, member.num_classes).tolist(),
+            "files": {name: sha256_of(folder / name) for name in (*FILES, STATE) if (folder / name).exists()},
         },
     )
 
@@ -80,13 +91,21 @@ def load_member(folder: Path, registry: Registry) -> Member:
     """Read a member's folder.
 
     Raises:
-        AutotlError: a file is missing or damaged, or an estimator contains types that its head doesn't allow.
+        AutotlError: a file is missing or damaged, was changed, an estimator contains types that its head doesn't allow,
+            or the head gives other answers than when it was saved.
     """
     manifest = read_member_manifest(folder)
     try:
+        head_file = FILES[0] if registry.head(manifest.recipe.head).type == "dense" else FILES[1]
+        require_sound(folder, (head_file, STATE) if manifest.tuned else (head_file,), manifest.files)
         recipe = Recipe.from_dict(manifest.recipe.model_dump())
         head = load_head(
-            registry.head(recipe.head), recipe.head_params, manifest.num_features, manifest.num_classes, folder
+            registry.head(recipe.head),
+            recipe.head_params,
+            manifest.num_features,
+            manifest.num_classes,
+            folder,
+            manifest.answers,
         )
         state = _backbone_state(folder) if manifest.tuned else None
         views = tuple(View(view.policy, view.number) for view in manifest.views)
@@ -108,6 +127,6 @@ def _backbone_state(folder: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load_file
 
     try:
-        return load_file(folder / "backbone_state.safetensors")
+        return load_file(folder / STATE)
     except SafetensorError as error:
-        raise ValueError(f"backbone_state.safetensors is damaged: {error}") from error
+        raise ValueError(f"{STATE} is damaged: {error}") from error
