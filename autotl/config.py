@@ -125,6 +125,9 @@ class StudyConfig(BaseModel):
         min_length=1,
         description="Devices, with one worker for each: auto, cpu, cpu*2, or cuda:0,cuda:1.",
     )
+    force: StrictBool = Field(
+        default=False, description="Start all workers that devices asks for, however few cores and memory there are."
+    )
     backbones: Names | None = Field(
         default=None, description="Pretrained networks to search. Default: those that need no download."
     )

@@ -92,6 +92,7 @@ VALUES = {
     "time": 90.0,
     "trials": 3,
     "devices": "cpu*2",
+    "force": True,
     "backbones": ["resnet18"],
     "strategies": ["fine_tuning"],
     "heads": ["linear"],

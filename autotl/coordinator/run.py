@@ -91,7 +91,7 @@ def _run(
     started = clock.now()
     registry = load_registry(config.without_plugins, strict=config.strict_plugins)
     check_registered(config, registry)
-    slots = parse_devices(config.devices)
+    slots = parse_devices(config.devices, force=config.force)
     extends = config.folder if extend else None
     if extends:
         if search_runs(extends):

@@ -163,3 +163,9 @@ def test_strict_plugins_stops_at_a_broken_one(installed: Callable[[str], dict[st
     done = python("-m", "autotl", "--strict-plugins", "heads", **installed("raise OSError('no licence file')"))
     assert done.returncode == 1
     assert "OSError: no licence file (--strict-plugins)" in done.stderr
+
+
+def test_python_m_autotl_imports_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise SystemExit(7)")
+    command = [sys.executable, "-m", "autotl", "--version"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
