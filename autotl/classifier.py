@@ -23,6 +23,7 @@ from autotl.data.dataset import LabelledImage
 from autotl.data.decoding import to_rgb
 from autotl.errors import DataError, InputError
 from autotl.events import Callback
+from autotl.folders import MARKER, claim_study
 
 if TYPE_CHECKING:
     from autotl.ui.progress import Progress
@@ -136,6 +137,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         keywords = self._search_keywords()
         with _scratch_folder() if self.output is None else nullcontext(self.output) as output:
             folder = study_config(IN_MEMORY, **keywords, output=output).folder  # raises AutotlError for invalid values
+            claim_study(folder)  # before an image is written into it
             try:
                 labelled = _in_files(images, [names[i] for i in indices], folder / "inputs")
                 result = search(
@@ -276,4 +278,5 @@ def _remove_unless_study(folder: Path) -> None:
     if not (folder / "journal.log").exists():
         shutil.rmtree(folder / "inputs", ignore_errors=True)
         with suppress(OSError):
+            (folder / MARKER).unlink()
             folder.rmdir()

@@ -16,8 +16,10 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from autotl.atomic_io import escape, escape_lines
 from autotl.errors import AutotlError
 from autotl.events import EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
+from autotl.ui.output import write_line
 from autotl.ui.progress import Progress, Snapshot
 from autotl.ui.rendering import (
     Screen,
@@ -105,7 +107,7 @@ class LiveReporter(Progress):
         self._print(line, "dim")
 
     def _print(self, line: str, style: str) -> None:
-        self.console.print(Text(line, style))
+        self.console.print(Text(escape_lines(line), style))
 
     def on_search_finished(self, event: SearchFinished) -> None:
         self.close()
@@ -135,7 +137,7 @@ class PlainReporter(Progress):
     def on_search_started(self, event: SearchStarted) -> None:
         self.metric = event.metric
         self.started = self.printed = time.monotonic()
-        print(f"autotl searches {event.study} for the best {self.metric}", flush=True)
+        print(escape(f"autotl searches {event.study} for the best {self.metric}"), flush=True)
         for label, text in headline_rows(event):
             print(f"{label}: {text}", flush=True)
 
@@ -162,7 +164,7 @@ class PlainReporter(Progress):
 
     def log(self, line: str) -> None:
         self.printed = time.monotonic()
-        print(f"[{format_clock(self.printed - self.started)}] {line}", flush=True)
+        print(f"[{format_clock(self.printed - self.started)}] {escape_lines(line)}", flush=True)
 
     def on_search_finished(self, event: SearchFinished) -> None:
         sheet = io.StringIO()
@@ -176,7 +178,7 @@ class QuietReporter(Progress):
     """For `--quiet`: prints the model's folder at the end, so that `MODEL=$(autotl search photos --quiet)` works."""
 
     def on_search_finished(self, event: SearchFinished) -> None:
-        print(event.result["model"], flush=True)
+        write_line(event.result["model"])
 
 
 class JsonReporter(Progress):
@@ -190,7 +192,7 @@ class JsonReporter(Progress):
 
     def _write(self, event: str, **fields: Any) -> None:
         # only ASCII, so that every terminal can encode it
-        print(json.dumps(_finite({"event": event, **fields}), default=str, allow_nan=False), flush=True)
+        write_line(json.dumps(_finite({"event": event, **fields}), default=str, allow_nan=False))
 
     def on_search_started(self, event: SearchStarted) -> None:
         self._write("search_started", **asdict(event))
@@ -259,7 +261,7 @@ class NotebookReporter(Progress):
         self._print(line, "dim")
 
     def _print(self, line: str, style: str) -> None:
-        self._lines = [*self._lines, Text(line, style)][-self.max_lines :]
+        self._lines = [*self._lines, Text(escape_lines(line), style)][-self.max_lines :]
         self._draw()
 
     def on_search_finished(self, event: SearchFinished) -> None:

@@ -1,0 +1,66 @@
+"""Folders that autotl writes into carry a marker file, so that no other folder is written into, replaced or cleared."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from autotl.atomic_io import as_disk_full, write_atomically
+from autotl.errors import AutotlError
+
+__all__ = ["MARKER", "claim", "claim_study", "is_marked"]
+
+MARKER = ".autotl"
+"""Name of the marker. It holds what the folder is: `study` or `cache`."""
+
+
+def claim_study(folder: Path) -> None:
+    """Make `folder` a study's, or check that it is one.
+
+    Raises:
+        AutotlError: it exists and is no study, or it can't be written.
+    """
+    claim(folder, "study", _has_journal, "Give the search another --name or --output.")
+
+
+def claim(folder: Path, kind: str, is_older: Callable[[Path], bool], remedy: str) -> None:
+    """Create `folder` with the marker of `kind`, or check that an existing one has it.
+
+    Args:
+        is_older: whether a folder without a marker is of this kind, from before there were markers.
+        remedy: what the user can do about a folder of somebody else.
+
+    Raises:
+        AutotlError: the folder holds other files, or it can't be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if is_marked(folder, kind):
+            return
+        # another process may be writing the marker
+        content = sorted(path.name for path in folder.iterdir() if not path.name.startswith((MARKER, f".{MARKER}.")))
+        if is_marked(folder, kind):
+            return
+        if (content or (folder / MARKER).exists()) and not is_older(folder):
+            listing = ", ".join(content[:3]) + (f" and {len(content) - 3} more" if len(content) > 3 else "")
+            raise AutotlError(f"{folder} exists and is not a {kind} of autotl: it holds {listing or MARKER}. {remedy}")
+        write_atomically(folder / MARKER, f"{kind}\n".encode())
+    except OSError as error:
+        full = as_disk_full(error, folder)
+        raise full or AutotlError(f"{folder} can't be written: {error.strerror or error}. {remedy}") from error
+
+
+def is_marked(folder: Path, kind: str) -> bool:
+    """Whether `folder` carries the marker of `kind`."""
+    try:
+        with (folder / MARKER).open("rb") as file:
+            return file.read(100).decode(errors="replace").strip() == kind
+    except OSError:
+        return False
+
+
+def _has_journal(folder: Path) -> bool:
+    """Whether a folder holds an Optuna journal under the name that studies give it."""
+    try:
+        with (folder / "journal.log").open("rb") as file:
+            return file.read(10) == b'{"op_code"'
+    except OSError:
+        return False
