@@ -4,7 +4,7 @@ import pytest
 
 from autotl.coordinator.run import _exclusive
 from autotl.errors import AutotlError
-from autotl.folders import claim_study, is_marked
+from autotl.folders import claim_cache, claim_study, is_marked, require_cache
 
 
 def contents(folder):
@@ -53,3 +53,31 @@ def test_a_second_search_that_starts_leaves_the_folder_of_the_first(tmp_path):
             pytest.fail("both hold the lock")
         assert is_marked(tmp_path / "study", "study")
     assert not (tmp_path / "study").exists()
+
+
+def test_a_folder_that_is_no_cache_is_neither_used_nor_cleared(tmp_path):
+    (tmp_path / "digests").mkdir()
+    (tmp_path / "digests" / "a.jpg").write_text("mine")
+    for use in (claim_cache, require_cache):
+        with pytest.raises(AutotlError, match="is not a cache of autotl"):
+            use(tmp_path)
+    assert list(contents(tmp_path).values()) == [b"mine"]
+
+
+def test_a_cache_is_recognised_by_its_marker_and_an_older_one_by_its_store(tmp_path):
+    claim_cache(tmp_path / "new")
+    (tmp_path / "new" / "features").mkdir()
+    for cache in (tmp_path / "new", tmp_path / "none"):
+        require_cache(cache)
+    (tmp_path / "older" / "features").mkdir(parents=True)
+    (tmp_path / "older" / "features" / "store.lock").touch()
+    require_cache(tmp_path / "older")
+    claim_cache(tmp_path / "older")
+    assert is_marked(tmp_path / "older", "cache")
+
+
+def test_a_cache_that_is_a_file_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    for use in (claim_cache, require_cache):
+        with pytest.raises(AutotlError, match="--cache"):
+            use(tmp_path / "file")

@@ -139,12 +139,11 @@ def clear(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> N
 def _open(ctx: typer.Context, folder: Path | None) -> "tuple[Path, FeatureStore | None]":
     """The cache folder, and its store where one exists. Creates no folders."""
     from autotl.config import default_cache
-    from autotl.errors import AutotlError
     from autotl.features.store import FeatureStore
+    from autotl.folders import require_cache
 
     root = (folder or (ctx.obj or {}).get("cache") or default_cache()).expanduser()
-    if root.exists() and not root.is_dir():
-        raise AutotlError(f"{root} is not a folder: name the cache folder with --cache.")
+    require_cache(root)
     return root, FeatureStore(root / "features") if (root / "features").is_dir() else None
 
 

@@ -39,8 +39,11 @@ def doctor(
 
     from autotl.config import default_cache
     from autotl.data.diagnosis import diagnose
+    from autotl.folders import claim_cache
     from autotl.registry import load_registry
 
+    root = (cache or default_cache()).expanduser()
+    claim_cache(root)
     errors = Console(stderr=True)
     with errors.status("reading images") as status:
         diagnosis = diagnose(
@@ -49,7 +52,7 @@ def doctor(
             test=test,
             seed=seed,
             threads=os.cpu_count() or 1,
-            cache=(cache or default_cache()).expanduser() / "digests",
+            cache=root / "digests",
             progress=lambda done, total: status.update(f"{done:,} of {total:,} files"),
         )
 

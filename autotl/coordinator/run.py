@@ -23,7 +23,7 @@ from autotl.data.dataset import LabelledImage
 from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError
 from autotl.events import Callback, SearchStarted
-from autotl.folders import claim_study
+from autotl.folders import claim_cache, claim_study
 from autotl.registry import Registry, load_registry
 from autotl.study.scheduler import Scheduler
 from autotl.study.trials import StudyTrials
@@ -93,6 +93,7 @@ def _run(
     started = clock.now()
     registry = load_registry(config.without_plugins, strict=config.strict_plugins)
     check_registered(config, registry)
+    claim_cache(config.cache)
     slots = parse_devices(config.devices, force=config.force)
     extends = config.folder if extend else None
     if extends:

@@ -129,6 +129,8 @@ class PlainReporter(Progress):
     """A line for each finished trial, and one about every 15 s. No control codes, no shortened text."""
 
     interval = 15.0
+    first_interval = 5.0
+    """Until a trial has finished: its features are recorded first, which can take minutes."""
 
     def __init__(self) -> None:
         self.metric = "score"
@@ -142,7 +144,8 @@ class PlainReporter(Progress):
             print(f"{label}: {text}", flush=True)
 
     def update(self, snapshot: Snapshot) -> None:
-        if time.monotonic() - self.printed < self.interval:
+        num_finished = snapshot.complete + snapshot.pruned + snapshot.failed
+        if time.monotonic() - self.printed < (self.interval if num_finished else self.first_interval):
             return
         parts = [format_counts(snapshot.complete, snapshot.pruned, snapshot.failed)]
         if snapshot.best:
@@ -153,6 +156,8 @@ class PlainReporter(Progress):
             parts.append(f"{snapshot.trials_left} trials left")
         if snapshot.images_per_second:
             parts.append(f"{snapshot.images_per_second:,.0f} images/s")
+        if not num_finished:
+            parts += (f"{worker.name}: {worker.activity}" for worker in snapshot.workers if worker.activity)
         self.log(" · ".join(parts))
 
     def on_trial_finished(self, event: TrialFinished) -> None:
@@ -323,6 +328,7 @@ class PictureReporter(Progress):
         self.inner.log(line)
 
     def on_search_finished(self, event: SearchFinished) -> None:
+        self.inner.on_search_finished(event)  # ends the live region, which drawing the picture would freeze
         parts: list[RenderableType] = []
         if self.started:
             parts.append(headline_table(self.started, PAGE_WIDTH))
@@ -330,4 +336,3 @@ class PictureReporter(Progress):
                 parts.append(Screen(self.snapshot, self.started.metric))
         page = _page(*parts, summary(event.result, PAGE_WIDTH))
         page.save_svg(str(self.file), title=f"autotl search {event.result['study']}")
-        self.inner.on_search_finished(event)
