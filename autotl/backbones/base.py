@@ -81,6 +81,11 @@ class Backbone(ABC):
         """The source and the size of the download, as a text for the user; None where nothing is to be downloaded."""
         return None
 
+    @property
+    def note(self) -> str | None:
+        """What a user should know before a search with this backbone, as a text after its name; None for nothing."""
+        return None
+
     def weights_file(self) -> Path | None:
         """The file that `build` and `digest` read, downloaded if necessary; None where the weights aren't one file.
 

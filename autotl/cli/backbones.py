@@ -224,6 +224,8 @@ def show_backbone(name: Annotated[str, typer.Argument(help="A registered backbon
         contents = ", ".join([*block.modules, *block.parameters])
         table.add_row(str(len(blocks) - index), block.name, f"{sum(sizes[key] for key in inside):,}", contents)
     console.print(table)
+    if backbone.note:
+        console.print(Text(f"note: {backbone.note}", "yellow"))
     console.print('[dim]"from last" is how unfrozen blocks are counted: block 1 is next to the head.[/]')
 
 

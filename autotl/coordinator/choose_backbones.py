@@ -22,7 +22,8 @@ def choose_backbones(config: StudyConfig, registry: Registry, log: Callable[[str
     """
     cached = [backbone for backbone in registry.backbones.values() if backbone.is_cached]
     if config.backbones:
-        chosen = [registry.backbone(name) for name in config.backbones]
+        found = [registry.backbone(name) for name in config.backbones]
+        chosen = list({backbone.name: backbone for backbone in found}.values())  # two names may lead to one backbone
     elif cached:
         chosen = cached
     else:
@@ -37,6 +38,9 @@ def choose_backbones(config: StudyConfig, registry: Registry, log: Callable[[str
         except AutotlError as error:
             names = ", ".join(b.name for b in cached) or "none"
             raise AutotlError(f"{backbone.name}: {error} Backbones that are on this machine: {names}.") from error
+    for backbone in chosen:
+        if backbone.note:
+            log(f"{backbone.name}: {backbone.note}")
     return sorted(chosen, key=_size)
 
 
