@@ -130,6 +130,9 @@ class StudyConfig(BaseModel):
     )
     strategies: Names | None = Field(default=None, description="Ways to reuse a backbone. Default: all.")
     heads: Names | None = Field(default=None, description="Classifiers to search. Default: all.")
+    augmentations: Names | None = Field(default=None, description="Augmentation policies to search. Default: all.")
+    losses: Names | None = Field(default=None, description="Losses to search. Default: all.")
+    levels: Names | None = Field(default=None, description="Feature levels to search. Default: all.")
     metric: str = Field(default="accuracy", description="The validation score that the search optimises.")
     seed: StrictInt = Field(
         default=0, ge=0, lt=2**32, description="Seed of the split and of each trial: a whole number from 0."
@@ -184,7 +187,7 @@ class StudyConfig(BaseModel):
     def _home(cls, path: Path) -> Path:
         return path.expanduser()
 
-    @field_validator("backbones", "strategies", "heads")
+    @field_validator("backbones", "strategies", "heads", "augmentations", "losses", "levels")
     @classmethod
     def _once_each(cls, names: list[str] | None) -> list[str] | None:
         return list(dict.fromkeys(names)) if names else names
@@ -295,7 +298,8 @@ def _line_of(key: str, text: str) -> str:
 def _flag(key: str) -> str:
     if key == "data":
         return "DATA"
-    key = {"backbones": "backbone", "strategies": "strategy", "heads": "head"}.get(key, key)
+    singular = {"strategies": "strategy", "losses": "loss"}
+    key = singular.get(key, key.removesuffix("s") if key in ("backbones", "heads", "augmentations") else key)
     return f"--{key.replace('_', '-')}"
 
 
@@ -338,6 +342,9 @@ def check_registered(config: StudyConfig, registry: "Registry") -> None:
         registry.backbone(backbone)
     strategies = [registry.strategy(name) for name in config.strategies or registry.strategies]
     heads = [registry.head(name) for name in config.heads or registry.heads]
+    _ = [registry.augmentation(name) for name in config.augmentations or ()]
+    _ = [registry.loss(name) for name in config.losses or ()]
+    _ = [registry.feature_levels(name) for name in config.levels or ()]
     if config.engine:
         registry.engine(config.engine, "cpu")
     if not any(head.type in strategy.head_types for strategy in strategies for head in heads):

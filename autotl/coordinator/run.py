@@ -25,6 +25,7 @@ from autotl.events import Callback, SearchStarted
 from autotl.registry import Registry, load_registry
 from autotl.study.scheduler import Scheduler
 from autotl.study.trials import StudyTrials
+from autotl.trial.events import notify_ended
 from autotl.ui.progress import Progress
 from autotl.workers.local import LocalLauncher
 from autotl.workers.messages import Context
@@ -108,7 +109,7 @@ def _run(
         try:
             context = prepare(config, registry, slots, progress.log, images)
             study = begin_study(config, context, registry, extends, progress.log)
-            trials = StudyTrials(study)
+            trials = StudyTrials(study, lambda trial: notify_ended(registry, study, trial))
             search = Coordinator(
                 config=config,
                 trials=trials,

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from autotl.atomic_io import refuse_links_out, replaced_folder, write_atomically, write_json
-from autotl.backbones.base import Backbone, Layout
+from autotl.backbones.base import Backbone
+from autotl.backbones.levels import Layout, find_levels
 from autotl.data.augmentation import ORIGINAL, View, draw
 from autotl.data.decoding import UndecodableImage, UntrustedFormat, to_rgb
 from autotl.data.preprocessing import load_views, preprocess
@@ -71,6 +72,12 @@ class ImageModel:
     _configs: dict[str, bytes] = field(default_factory=dict, repr=False)
     """Filled by `read_into_memory`: `config.json` of `local-dir:` backbones, by digest."""
     _decoder: SandboxedDecoder = field(default_factory=SandboxedDecoder, repr=False)
+
+    @property
+    def _plugins(self) -> Registry:
+        """The model's registry, loaded on first use."""
+        self.registry = self.registry or load_registry()
+        return self.registry
 
     def predict(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """The name of the most probable class of each image, [n]. Takes what `predict_proba` takes."""
@@ -136,8 +143,9 @@ class ImageModel:
             except UndecodableImage as error:
                 raise UndecodableImage(f"{image}: {error}", error.path) from error
         picture = to_rgb(image)
+        augmentations = self._plugins.augmentations
         digest = hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest() if views != {ORIGINAL} else ""
-        return {view: preprocess(draw(picture, digest, view), backbone.preprocessing) for view in views}
+        return {view: preprocess(draw(picture, digest, view, augmentations), backbone.preprocessing) for view in views}
 
     def _load(
         self, path: Path, backbone: Backbone, views: set[View], *, checked: bool = False
@@ -147,12 +155,15 @@ class ImageModel:
             digest = digest_file(path) if views != {ORIGINAL} else ""
         except OSError:  # load_views raises UndecodableImage with the reason
             digest = ""
+        augmentations = self._plugins.augmentations
         if not checked:
             try:
-                return load_views(path, digest, backbone.preprocessing, views, trusted_only=True)
+                return load_views(
+                    path, digest, backbone.preprocessing, views, trusted_only=True, augmentations=augmentations
+                )
             except UntrustedFormat:
                 self._decoder.verify(path)
-        return load_views(path, digest, backbone.preprocessing, views)
+        return load_views(path, digest, backbone.preprocessing, views, augmentations=augmentations)
 
     def _predicted(
         self, items: Iterable[T], load: Callable[[T, Backbone, set[View]], dict[View, np.ndarray]], *, many: bool
@@ -196,7 +207,7 @@ class ImageModel:
         module = self._module(first)
         feature_levels = FeatureLevels(GraphSplit(module, backbone.blocks(module)))
         layout = feature_levels.layout(backbone.preprocessing.size)
-        registry = self.registry or load_registry()
+        registry = self._plugins
         is_frozen = first.fitted.backbone_state is None
         cache = self.conversions if is_frozen else None
         engine = registry.engine(None, self.device) if many or (cache and cache.exists()) else TorchEngine()
@@ -209,7 +220,7 @@ class ImageModel:
                 return TorchEngine(bf16=False).compile(network, size, self.device, self.threads, "fp32")
 
             compiled = checked_engine(compiled, network, exact, backbone.name)
-        return SharedNetwork(backbone, compiled, layout, members)
+        return SharedNetwork(backbone, compiled, layout, members, registry.levels)
 
     def _module(self, member: Member) -> "nn.Module":
         """The member's network in eval mode, with the weights that it was fitted with. The caller may change it."""
@@ -245,7 +256,8 @@ class ImageModel:
             for digest in self.backbones
         }
         for i, member in enumerate(self.members):
-            num_features = layouts[member.backbone_digest].num_features(member.fitted.levels)
+            levels = find_levels(member.fitted.levels, self._plugins.levels)
+            num_features = layouts[member.backbone_digest].num_features(levels)
             save_member(member, num_features, draft / "members" / str(i))
         backbones = self.backbones.items()
         write_json(
@@ -258,7 +270,7 @@ class ImageModel:
                     for d, b in backbones
                 ],
                 "members": len(self.members),
-                "plugins": required_plugins(self.members, self.backbones.values(), self.registry or load_registry()),
+                "plugins": required_plugins(self.members, self.backbones.values(), self._plugins),
                 "about": self.about,
             },
         )

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autotl.atomic_io import read_json
-from autotl.data.augmentation import POLICIES
 from autotl.errors import AutotlError
 
 __all__ = ["FORMAT", "MemberManifest", "ModelManifest", "read_member_manifest", "read_model_manifest"]
@@ -37,7 +36,7 @@ class RequiredPlugin(_Strict):
     Distribution and version become part of the command in an error message.
     """
 
-    component: Literal["backbone", "head"]
+    component: Literal["backbone", "head", "augmentation", "levels"]
     name: Annotated[str, Field(pattern=r"^[^/\\~][^\\]*$", max_length=1000)]
     plugin: Name
     distribution: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
@@ -70,22 +69,15 @@ class RecipeEntry(_Strict):
 class ViewEntry(_Strict):
     """An augmented view of each image, with the fields of `autotl.data.augmentation.View`."""
 
-    policy: str
+    policy: Name
     number: int = Field(ge=0)
-
-    @field_validator("policy")
-    @classmethod
-    def _known(cls, policy: str) -> str:
-        if policy not in ("none", *POLICIES):
-            raise ValueError(f"there is no augmentation policy {policy!r}")
-        return policy
 
 
 class MemberManifest(_Strict):
     """`members/N/member.json`."""
 
     recipe: RecipeEntry
-    levels: Literal["last", "stages", "inner+max", "stages+max"]
+    levels: Name
     views: list[ViewEntry] = Field(min_length=1, max_length=100)
     tuned: bool
     """Whether there is a `backbone_state.safetensors` with the weights of the unfrozen blocks."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autotl.atomic_io import write_atomically, write_json
-from autotl.data.augmentation import View
-from autotl.errors import AutotlError
+from autotl.backbones.levels import find_levels
+from autotl.data.augmentation import View, find_augmentation
+from autotl.errors import AutotlError, UnknownName
 from autotl.heads.serialization import load_head, save_head
 from autotl.model.manifest import read_member_manifest
 from autotl.recipe import Recipe
@@ -83,6 +84,12 @@ def load_member(folder: Path, registry: Registry) -> Member:
         AutotlError: a file is missing or damaged, or an estimator contains types that its head doesn't allow.
     """
     manifest = read_member_manifest(folder)
+    try:
+        find_levels(manifest.levels, registry.levels)
+        for policy in {view.policy for view in manifest.views} - {"none"}:
+            find_augmentation(policy, registry.augmentations)
+    except UnknownName as error:
+        raise AutotlError(f"{folder / 'member.json'}: {error}") from error
     try:
         recipe = Recipe.from_dict(manifest.recipe.model_dump())
         head = load_head(

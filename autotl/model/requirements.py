@@ -15,11 +15,14 @@ __all__ = ["check_plugins", "required_plugins"]
 def required_plugins(
     members: Iterable[Member], backbones: Iterable[Backbone], registry: Registry
 ) -> list[dict[str, str]]:
-    """The `plugins` of `model.json`: one entry for each backbone and head that a plugin registered.
+    """The `plugins` of `model.json`: one entry for each backbone, head, augmentation and levels of a plugin.
 
     Components of autotl itself aren't listed.
     """
-    components = {("backbone", b.name): None for b in backbones} | {("head", m.recipe.head): None for m in members}
+    components = {("backbone", backbone.name): None for backbone in backbones}
+    for member in members:
+        components |= {("head", member.recipe.head): None, ("levels", member.fitted.levels): None}
+        components |= {("augmentation", view.policy): None for view in member.fitted.views}
     required = []
     for component, name in components:
         plugin = registry.owner(component, name)
@@ -37,7 +40,7 @@ def required_plugins(
 
 
 def check_plugins(folder: Path, required: Iterable[RequiredPlugin], registry: Registry) -> None:
-    """Look up every backbone and head that the model in `folder` takes from a plugin.
+    """Look up every component that the model in `folder` takes from a plugin.
 
     Raises:
         AutotlError: one isn't registered here; the message names its plugin and version.
@@ -45,7 +48,12 @@ def check_plugins(folder: Path, required: Iterable[RequiredPlugin], registry: Re
     for entry in required:
         if entry.component == "backbone" and entry.name.startswith("local-dir:"):
             raise AutotlError(f"{folder} lists {entry.name!r} as the backbone of a plugin: it was made by hand.")
-        find = registry.backbone if entry.component == "backbone" else registry.head
+        find = {
+            "backbone": registry.backbone,
+            "head": registry.head,
+            "augmentation": registry.augmentation,
+            "levels": registry.feature_levels,
+        }[entry.component]
         try:
             find(entry.name)
         except UnknownName as error:

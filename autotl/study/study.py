@@ -14,7 +14,7 @@ from autotl.study.storage import open_storage
 
 __all__ = ["FORMAT", "StudyAttribute", "TrialAttribute", "open_study", "set_note", "trial_event"]
 
-FORMAT = 2
+FORMAT = 3
 """Increase when the names or the meaning of attributes or parameters change. A study of another format is refused."""
 
 STATES: dict[TrialState, events.TrialState] = {

@@ -1,6 +1,6 @@
 """What a coordinator needs of a study's trials: a small interface that tests and simulations implement in memory."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import optuna
@@ -39,10 +39,14 @@ class Trials(Protocol):
 
 
 class StudyTrials:
-    """`Trials` of an Optuna study."""
+    """`Trials` of an Optuna study.
 
-    def __init__(self, study: optuna.Study):
-        self.study = study
+    Args:
+        on_end: called with each trial that `end` has ended.
+    """
+
+    def __init__(self, study: optuna.Study, on_end: Callable[[FrozenTrial], None] = lambda trial: None):
+        self.study, self._on_end = study, on_end
 
     def get(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
@@ -64,4 +68,4 @@ class StudyTrials:
 
     def end(self, number: int, cause: str, state: TrialState = TrialState.FAIL) -> None:
         optuna.Trial(self.study, self.get(number)._trial_id).set_user_attr(TrialAttribute.CAUSE, cause)
-        self.study.tell(number, state=state)
+        self._on_end(self.study.tell(number, state=state))
