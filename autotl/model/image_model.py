@@ -295,6 +295,17 @@ class ImageModel:
         return _from_files, (files, self.device)
 
 
+def _without_its_file(name: str, registry: Registry) -> Backbone:
+    """A backbone whose weights are in a model's folder. The file in the name `MODEL@FILE` is left alone: it is on the
+    machine of whoever made the model, and the name says all that decides the answers."""
+    model, at, _ = name.partition("@")
+    if not at or ":" in model.partition(",")[0]:  # of a plugin's family, or a folder
+        return registry.backbone(name)
+    backbone = copy.copy(registry.backbone(model))
+    backbone.name = name
+    return backbone
+
+
 def _from_files(files: dict[str, bytes], device: str) -> ImageModel:
     """A model from the content of its files: what unpickling calls. Uses another device where `device` isn't here."""
     with tempfile.TemporaryDirectory(prefix="autotl-") as folder:
@@ -343,7 +354,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
     for entry in manifest.backbones:
         own = folder / "backbones" / entry.digest[:16]  # holds config.json of a `local-dir:` backbone
         name = f"local-dir:{own}" if entry.name.startswith("local-dir:") else entry.name
-        backbones[entry.digest] = registry.backbone(name)
+        backbones[entry.digest] = _without_its_file(name, registry)
         weights[entry.digest] = own.with_suffix(".safetensors")
     members = [load_member(folder / "members" / str(i), registry) for i in range(manifest.members)]
     for number, member in enumerate(members):

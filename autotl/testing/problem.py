@@ -37,7 +37,8 @@ def recorded_features() -> tuple[np.ndarray, np.ndarray]:
     """Features of real photographs, float32 [96, num_features], and labels [96] of 4 classes in the ratio 9:5:5:5.
 
     They are the means of the earlier stages of `efficientnet_lite0` with its ImageNet weights (Apache-2.0), of patches
-    of 48 to 96 pixels of four photographs: scikit-learn's china.jpg and flower.jpg, scikit-image's astronaut and chelsea.
+    of 48 to 96 pixels of four photographs: scikit-learn's china.jpg and flower.jpg, scikit-image's astronaut and
+    chelsea.
     """
     with np.load(Path(__file__).with_name("recorded_features.npz")) as recorded:
         return recorded["features"].astype(np.float32), recorded["labels"]

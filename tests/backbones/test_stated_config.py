@@ -14,6 +14,7 @@ from autotl.backbones.stated_config import read_stated
 from autotl.backbones.timm import TimmBackbone, autotl_find_backbone
 from autotl.backbones.timm_names import parse_name
 from autotl.errors import AutotlError
+from autotl.model.image_model import _without_its_file
 
 OWN = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bilinear"}
 """Statistics that are not those of timm's test_efficientnet."""
@@ -187,3 +188,11 @@ def test_different_options_extract_different_features_and_share_no_key(weights, 
     assert first.shape == second.shape
     assert not np.allclose(first, second, atol=1e-2)
     assert parse_name(own.name).preprocessing == {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+
+
+def test_a_model_keeps_its_answers_and_leaves_the_file_in_its_name_alone(weights, registry):
+    backbone, _ = find(f"test_efficientnet,mean=0.5,pad_type=same@{weights}")
+    beside(weights, pretrained_cfg={"mean": [0.1, 0.1, 0.1], "std": [0.1, 0.1, 0.1]}, model_args={"no_such": 1})
+    loaded = _without_its_file(backbone.name, registry)
+    assert (loaded.name, loaded.preprocessing) == (backbone.name, backbone.preprocessing)
+    assert "Conv2dSame" in str(loaded.build(pretrained=False))

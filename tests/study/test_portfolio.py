@@ -77,3 +77,13 @@ def test_the_cheap_portfolio_uses_only_strategies_and_heads_of_the_study(strateg
     recipes = cheap_portfolio(replace(choices, strategies=strategies, heads=heads), registry)
     assert {p["strategy"] for p in recipes} == set(strategies)
     assert {p[f"{p['strategy']}.head"] for p in recipes} == set(heads)
+
+
+def test_a_default_that_the_study_does_not_search_is_left_to_the_sampler(choices, registry):
+    fewer = replace(choices, augmentations=("crop",), losses=("focal",), levels=("last",))
+    recipes = cheap_portfolio(fewer, registry)
+    for strategy in fewer.strategies:
+        params = next(recipe for recipe in recipes if recipe["strategy"] == strategy)
+        assert f"{strategy}.loss" not in params
+        assert params.get(f"{strategy}.levels", "last") == "last"
+        assert params.get(f"{strategy}.policy", "none") == "none"
