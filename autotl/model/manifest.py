@@ -15,6 +15,7 @@ FORMAT = 3
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,128}$")]
 """Part of a file's name, so it holds hex digits alone."""
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
+ComponentName = Annotated[str, Field(pattern=r"^[\w+-]{1,100}$")]
 Params = dict[str, str | int | float | bool | None]
 M = TypeVar("M", bound=BaseModel)
 
@@ -69,7 +70,7 @@ class RecipeEntry(_Strict):
 class ViewEntry(_Strict):
     """An augmented view of each image, with the fields of `autotl.data.augmentation.View`."""
 
-    policy: Name
+    policy: ComponentName
     number: int = Field(ge=0)
 
 
@@ -77,7 +78,7 @@ class MemberManifest(_Strict):
     """`members/N/member.json`."""
 
     recipe: RecipeEntry
-    levels: Name
+    levels: ComponentName
     views: list[ViewEntry] = Field(min_length=1, max_length=100)
     tuned: bool
     """Whether there is a `backbone_state.safetensors` with the weights of the unfrozen blocks."""
