@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from autotl.config import StudyConfig, find_model, find_study, study_config
-from autotl.data.dataset import LabelledImage
+from autotl.data.dataset import Finding, LabelledImage
+from autotl.data.inputs import as_labelled_images
 from autotl.errors import AutotlError
 from autotl.events import Callback
 
@@ -70,11 +71,9 @@ class SearchResult:
     @cached_property
     def study(self) -> "optuna.Study":
         """The Optuna study, opened on first use."""
-        import optuna
+        from autotl.study.study import load_study
 
-        from autotl.study.storage import open_storage
-
-        return optuna.load_study(study_name=self.folder.name, storage=open_storage(self.folder))
+        return load_study(self.folder)
 
     @property
     def report(self) -> Path | None:
@@ -172,7 +171,7 @@ def search(
     elif isinstance(data, str | os.PathLike):
         source = os.fspath(data)
     else:
-        source, images = IN_MEMORY, _labelled_images(data)
+        source, images = IN_MEMORY, as_labelled_images(data)
     config = study_config(
         source,
         name=name,
@@ -204,17 +203,6 @@ def search(
         config, progress or default_progress(), extend=extend, images=images, callbacks=tuple(callbacks)
     )
     return SearchResult(studies / result["study"], result)
-
-
-def _labelled_images(data: Sequence[LabelledImage]) -> list[LabelledImage]:
-    images = list(data)
-    for number, image in enumerate(images):
-        if not isinstance(image, LabelledImage):
-            raise AutotlError(
-                f"data[{number}] is a {type(image).__name__}, not a LabelledImage. Give a location, a StudyConfig, or "
-                "a list of autotl.LabelledImage(path, label)."
-            )
-    return images
 
 
 def join(
@@ -258,30 +246,47 @@ def _joined_config(
     return kept_config(folder).model_copy(update={"devices": devices or "auto"})
 
 
-def replay(study: str | os.PathLike[str], number: int, *, output: str | os.PathLike[str] = "studies") -> dict[str, Any]:
+def replay(
+    study: str | os.PathLike[str],
+    number: int,
+    *,
+    output: str | os.PathLike[str] = "studies",
+    data: str | os.PathLike[str] | Sequence[LabelledImage] | None = None,
+    test: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
     """Train a complete trial of a study again, from its recipe, in this process.
 
     Args:
         study: the study's name or folder.
         number: the trial's number.
         output: folder of all studies.
+        data: the study's images, where they have moved since the search, or were passed to it as a list.
+        test: its separate test images, where they have moved.
 
     Returns:
         `recorded` and `replayed` score on the validation images, the name of the `metric`, and the `recipe`.
 
     Raises:
-        AutotlError: there is no such study or complete trial, or its images have changed.
+        AutotlError: there is no such study or complete trial, or its images are missing or have changed.
     """
     from autotl.coordinator.replay import replay_trial
     from autotl.coordinator.setup import kept_config
 
     folder = find_study(os.fspath(study), Path(output))
-    if kept_config(folder).data == IN_MEMORY:
+    if data is None and kept_config(folder).data == IN_MEMORY:
         raise AutotlError(
-            f"The images of study {folder.name!r} were passed from Python, and no file lists them. To replay trials, "
-            "search a folder or a CSV manifest."
+            f"The images of study {folder.name!r} were passed from Python, and no file lists them. Pass them again: "
+            "autotl.replay(…, data=images)"
         )
-    return replay_trial(folder, number)
+    images = None if data is None or isinstance(data, str | os.PathLike) else as_labelled_images(data)
+    location = IN_MEMORY if images is not None else data
+    return replay_trial(
+        folder,
+        number,
+        data=None if location is None else os.fspath(location),  # type: ignore[arg-type]
+        test=None if test is None else os.fspath(test),
+        images=images,
+    )
 
 
 def evaluate(
@@ -301,40 +306,70 @@ def evaluate(
             on its own.
 
     Returns:
-        `scores`, `per_class` (a dict for each class), `confusion` (rows: true class, columns: predicted class),
-        `classes`, `subset`, and the `skipped` files with their reasons.
+        `scores`, with that of the metric that the search optimised, `per_class` (a dict for each class), `confusion`
+        (rows: true class, columns: predicted class), `classes`, `subset`, the `skipped` files with their reasons, and
+        `notes`: sentences on what was left out of `data`, on classes that only the images or only the model have, on
+        scores that are undefined, and on images that the model was trained on, where it lies in its study.
 
     Raises:
-        AutotlError: there is no such model, data or subset, or the data has classes that the model doesn't have.
+        AutotlError: there is no such model, data or subset, or no image is of a class of the model.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     from autotl.data.loading import load_dataset
     from autotl.metrics import all_scores
+    from autotl.model.evaluation_notes import trained_on, what_is_unknown
     from autotl.model.image_model import MAX_UNCOMPILED, ImageModel, load
     from autotl.registry import load_registry
 
     registry = load_registry()
+    folder = None if isinstance(model, ImageModel) else find_model(os.fspath(model))
     loaded = model if isinstance(model, ImageModel) else load(find_model(os.fspath(model)), device, registry)
-    dataset = load_dataset(os.fspath(data), registry.datasets, classes=loaded.classes)
-    if subset == "auto":
-        subset = "test" if "test" in dataset.subsets else "all"
-    chosen = [i for i in range(len(dataset)) if subset == "all" or dataset.subsets[i] == "test"]
-    if not chosen:
-        raise AutotlError(f"{data} has no test subset. Evaluate on all of it: --subset all")
-    predictions = loaded.stream([dataset.paths[i] for i in chosen], many=len(chosen) > MAX_UNCOMPILED, checked=True)
-    probabilities, labels = np.stack([row for _, row in predictions]), dataset.labels[chosen]
+    notes: list[str] = []
+    used: str = subset
+
+    def choose(images: list[LabelledImage]) -> list[LabelledImage]:
+        nonlocal used
+        test = [image for image in images if image.subset == "test"]
+        used = ("test" if test else "all") if subset == "auto" else subset
+        if used == "test" and not test:
+            raise AutotlError(f"{data} has no test subset. Evaluate on all of it: --subset all")
+        return test if used == "test" else images
+
+    def leave_out(problem: Finding) -> None:
+        notes.append(f"{problem.text} {problem.count:,} image{'s are' if problem.count != 1 else ' is'} left out.")
+
+    dataset = load_dataset(
+        os.fspath(data), registry.datasets, classes=loaded.classes, on_problem=leave_out, choose=choose
+    )
+    skipped = {s.path: s.reason for s in dataset.skipped}
+    rows = loaded.stream(dataset.paths, skipped.__setitem__, many=len(dataset) > MAX_UNCOMPILED, checked=True)
+    probabilities = np.array([row for _, row in rows])
+    if not len(probabilities):
+        raise AutotlError(f"No image of {data} can be decoded any more.")
+    labels = dataset.labels[[path not in skipped for path in dataset.paths]]
     every = np.arange(len(loaded.classes))
     columns = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)
     names = ("precision", "recall", "f1", "n")
+    asked = str(loaded.about.get("metric"))
+    metric = registry.metrics.get(asked)
+    if metric is None and "metric" in loaded.about:
+        notes.append(f"The metric of the search, {asked!r}, is of a plugin that isn't installed.")
+    scores = all_scores(labels, probabilities, metric)
     return {
-        "subset": subset,
-        "scores": all_scores(labels, probabilities),
+        "subset": used,
+        "scores": scores,
         "per_class": [
             {"class": name, **{k: float(column[i]) for k, column in zip(names, columns, strict=True)}}
             for i, name in enumerate(loaded.classes)
         ],
         "confusion": confusion_matrix(labels, probabilities.argmax(1), labels=every).tolist(),
         "classes": list(loaded.classes),
-        "skipped": [{"path": str(s.path), "reason": s.reason} for s in dataset.skipped],
+        "skipped": [{"path": str(path), "reason": reason} for path, reason in skipped.items()],
+        "notes": [
+            *dataset.warnings,
+            *notes,
+            *trained_on(folder, dataset.digests),
+            *what_is_unknown(labels, loaded.classes, scores, metric),
+        ],
     }

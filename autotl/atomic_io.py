@@ -1,6 +1,7 @@
 """Files that are written whole or not at all: a killed process never leaves half of one under its name. POSIX only."""
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -19,11 +20,13 @@ __all__ = [
     "escape",
     "format_bytes",
     "read_json",
+    "read_sealed",
     "refuse_links_out",
     "replaced_folder",
     "same_disk",
     "write_atomically",
     "write_json",
+    "write_sealed",
 ]
 
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -204,7 +207,33 @@ def write_json(path: Path | str, data: Any) -> None:
         ValueError: `data` holds NaN or an infinity, which most JSON readers refuse.
     """
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:  # the name of a file that isn't UTF-8: as escape sequences
+        content = json.dumps(data, indent=2, allow_nan=False).encode()
+    write_atomically(path, content + b"\n")
+
+
+def write_sealed(path: Path | str, data: Any) -> None:
+    """Write `data` as JSON together with a checksum of it, for `read_sealed`."""
+    write_json(path, {"data": data, "sha256": _checksum(data)})
+
+
+def read_sealed(path: Path | str) -> Any:
+    """What `write_sealed` wrote.
+
+    Raises:
+        ValueError: the file has other bytes than were written.
+        OSError: unreadable.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("sha256") != _checksum(content.get("data")):
+        raise ValueError("its checksum is wrong")
+    return content["data"]
+
+
+def _checksum(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,26 +1,26 @@
 """`ImageClassifier`: a search behind scikit-learn's estimator interface."""
 
+import csv
 import hashlib
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from autotl.api import IN_MEMORY, search
 from autotl.config import study_config
-from autotl.data.dataset import LabelledImage
+from autotl.data.dataset import LabelledImage, join_names
 from autotl.data.decoding import to_rgb
+from autotl.data.inputs import as_images, as_labels
 from autotl.errors import DataError, InputError
 from autotl.events import Callback
 
@@ -35,15 +35,15 @@ _OTHERS = ("output", "callbacks", "verbose")
 class ImageClassifier(ClassifierMixin, BaseEstimator):
     """A search as a scikit-learn classifier, for `cross_val_score`, `GridSearchCV`, `Pipeline` and the like.
 
-    `X` is a sequence of images: paths, PIL images, or arrays [height, width] or [height, width, channels] (see
-    `autotl.data.decoding.to_rgb`); an array [n, height, width] or [n, height, width, channels]; or a pandas Series, or
-    a frame of one column, of paths. `y` has one label for each image, of any one type.
+    `X` is a sequence of images: paths, PIL images, arrays or tensors (see `autotl.data.decoding.to_rgb`); or an array
+    or tensor [n, height, width], [n, height, width, channels] or [n, channels, height, width]; or a pandas Series, or a
+    frame of one column, of paths. `y` has one label for each image, of any one type that scikit-learn's classifiers
+    take.
 
-    Files are used where they are. Images in memory are written to files for the worker processes, in a folder that is
-    removed with the search, unless `output` is given. Without `output` each `fit` is a new search, and nothing of it
-    is left on disk but recorded features in the cache. With `output` the search stays in `output/name`, and a `fit`
-    with the same images resumes it: leave `output` out where several fits run on different images, as in
-    cross-validation.
+    Files are used where they are. Images in memory are in temporary files during the search, for the worker processes.
+    Each `fit` is a new search. Without `output` nothing of it is left on disk but recorded features in the cache. With
+    `output` the first study is `output/name`, and further ones are `output/name-2`, `output/name-3` and so on, so that
+    no `fit` meets another one's study; `autotl.search` resumes one.
 
     The parameters are those of `autotl.search`, with these differences:
 
@@ -55,8 +55,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     Attributes:
         classes_: the labels, sorted, [num_classes].
-        model_: the ImageModel; its own classes are the labels as text.
-        result_: what `result.json` holds, with `leaderboard` and `members`.
+        model_: the ImageModel. Its own classes are the labels as text, numbers by value and names in natural order.
+        result_: what `result.json` holds, with `leaderboard` and `members`; its `classes` in the order of `classes_`.
         folder_: the study's folder; None without `output`.
 
     The tests don't run what trains networks for minutes:
@@ -131,37 +131,37 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             InputError: X are not images, y are not labels of at least two classes, or their lengths differ.
             AutotlError: as `autotl.search`.
         """
-        images, labels = _as_images(X), _as_labels(y)
+        images, labels = as_images(X, "X", single=False, stacked=True), as_labels(y)
         check_consistent_length(images, labels)
+        if not images:
+            raise InputError("X has no images: a classifier needs at least two classes of them.")
         classes, indices = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise InputError(f"y has one class, {classes[0]!r}: a classifier needs at least two.")
         names = [str(label) for label in classes]
         keywords = self._search_keywords()
-        with _scratch_folder() if self.output is None else nullcontext(self.output) as output:
-            folder = study_config(IN_MEMORY, **keywords, output=output).folder  # raises AutotlError for invalid values
-            try:
-                labelled = _in_files(images, [names[i] for i in indices], folder / "inputs")
-                result = search(
-                    labelled,
-                    **keywords,
-                    output=output,
-                    progress=_progress(verbose=self.verbose),
-                    callbacks=self.callbacks,
-                )
-            except BaseException:
-                _remove_unless_study(folder)
-                raise
+        study_config(IN_MEMORY, **keywords, output=self.output)  # raises AutotlError for invalid values
+        with _scratch_folder() as scratch, _study_folder(self.output, keywords["name"], scratch) as folder:
+            result = search(
+                _in_files(images, [names[i] for i in indices], scratch / "inputs"),
+                **keywords | {"name": folder.name, "output": folder.parent},
+                progress=_progress(verbose=self.verbose),
+                callbacks=self.callbacks,
+            )
             model = result.model
             if self.output is None:
                 model.read_into_memory()
-        num_skipped = result.result["images"]["skipped"]
-        if num_skipped:
-            warnings.warn(f"{num_skipped} of {len(images)} images can't be decoded and were left out.", stacklevel=2)
+            skipped = _skipped(folder)
+        if skipped:
+            warnings.warn(
+                f"{len(skipped)} of {len(images)} images can't be decoded and were left out: {join_names(skipped)}.",
+                stacklevel=2,
+            )
         self.classes_ = classes
         self.model_ = model
-        self.result_ = {k: v for k, v in result.result.items() if k != "model"}
+        self.result_ = {k: v for k, v in result.result.items() if k != "model"} | {"classes": names}
         self.folder_ = None if self.output is None else result.folder
+        self._stacked = getattr(X, "ndim", 0) == 3
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -179,7 +179,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         """Probabilities, float64 [n, num_classes], columns in the order of `classes_`. Raises as `predict`."""
         check_is_fitted(self)
         columns = [self.model_.classes.index(str(label)) for label in self.classes_]
-        return self.model_.predict_proba(_as_images(X))[:, columns]
+        images = as_images(X, "X", single=False, stacked=self._stacked)
+        return self.model_.predict_proba(images)[:, columns]
 
     def _search_keywords(self) -> dict[str, Any]:
         """The parameters that are keys of a StudyConfig, without `output`."""
@@ -194,9 +195,35 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _scratch_folder() -> "tempfile.TemporaryDirectory[str]":
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
     # a file that can't be removed must not cost the result of a search
-    return tempfile.TemporaryDirectory(prefix="autotl-", ignore_cleanup_errors=True)
+    with tempfile.TemporaryDirectory(prefix="autotl-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _study_folder(output: str | os.PathLike[str] | None, name: str, scratch: Path) -> Iterator[Path]:
+    """An empty folder of this search alone: `name` in `scratch`, or the first of `name`, `name-2`, … in `output` that
+    doesn't exist. It is removed again if the search fails before its study exists."""
+    if output is None:
+        yield scratch / name
+        return
+    output = Path(output).absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        folder = output / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()  # fails where another fit has just taken the name
+        except FileExistsError:
+            continue
+        break
+    try:
+        yield folder
+    except BaseException:
+        if not (folder / "journal.log").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _progress(*, verbose: bool) -> "Progress":
@@ -205,54 +232,6 @@ def _progress(*, verbose: bool) -> "Progress":
 
     progress = default_progress() if verbose else Progress()
     return choose_progress() if verbose and type(progress) is Progress else progress
-
-
-def _as_images(X: Any) -> list[Any]:
-    """A list of paths, PIL images and arrays. Raises InputError."""
-    if isinstance(X, str | os.PathLike | Image.Image):
-        raise InputError("X is a single image: pass a list of images.")
-    images = _rows_of(np.asarray(X)) if hasattr(X, "__array__") else X
-    if not isinstance(images, Iterable):
-        raise InputError(f"X is a {type(X).__name__}, not a sequence of images.")
-    images = list(images)
-    for number, image in enumerate(images):
-        if not isinstance(image, str | os.PathLike | Image.Image | np.ndarray) and not hasattr(image, "__array__"):
-            raise InputError(f"X[{number}] is a {type(image).__name__}, not a path, a PIL image or an array.")
-    return images
-
-
-def _rows_of(array: np.ndarray) -> list[Any]:
-    if array.dtype.kind in "OUT":  # paths or images, one for each row
-        if array.ndim == 2 and array.shape[1] == 1:
-            array = array[:, 0]
-        if array.ndim == 1:
-            return list(array.tolist())
-    elif array.ndim in (3, 4):
-        return list(array)
-    raise InputError(
-        f"X is an array {list(array.shape)} of {array.dtype}, not of images: give [n, height, width], "
-        "[n, height, width, channels], or one column of paths."
-    )
-
-
-def _as_labels(y: Any) -> np.ndarray:
-    """One label for each image, [n], none of them missing. Raises InputError, or ValueError as scikit-learn does."""
-    if y is None:
-        raise InputError("ImageClassifier requires y to be passed, but the target y is None.")
-    labels: np.ndarray = column_or_1d(y, warn=True)
-    missing = [i for i, label in enumerate(labels) if _is_missing(label)]
-    if missing:
-        positions = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
-        raise InputError(f"y has {len(missing)} missing labels (None or NaN), at {positions}: remove these images.")
-    check_classification_targets(labels)
-    return labels
-
-
-def _is_missing(label: Any) -> bool:
-    try:
-        return label is None or bool(label != label)  # NaN and NaT differ from themselves
-    except TypeError:  # pandas.NA has no truth value
-        return True
 
 
 def _in_files(images: Sequence[Any], labels: Sequence[str], folder: Path) -> list[LabelledImage]:
@@ -275,9 +254,10 @@ def _in_files(images: Sequence[Any], labels: Sequence[str], folder: Path) -> lis
     return labelled
 
 
-def _remove_unless_study(folder: Path) -> None:
-    """Remove the written images of a search that failed before its study existed."""
-    if not (folder / "journal.log").exists():
-        shutil.rmtree(folder / "inputs", ignore_errors=True)
-        with suppress(OSError):
-            folder.rmdir()
+def _skipped(folder: Path) -> list[str]:
+    """The files that the search in `folder` left out, each with the reason."""
+    file = folder / "skipped.csv"
+    if not file.exists():
+        return []
+    with file.open(newline="", encoding="utf-8", errors="surrogateescape") as rows:
+        return [f"{row['path']} ({row['reason']})" for row in csv.DictReader(rows)]

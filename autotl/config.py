@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     StrictBool,
     StrictInt,
     ValidationError,
@@ -41,7 +42,7 @@ __all__ = [
 _UNITS = {"h": 3600, "m": 60, "s": 1}
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 MAX_STUDY_FILE_BYTES = 1_000_000
-SUBSET_FOLDERS = ("train", "training", "val", "valid", "validation", "test")
+SUBSET_FOLDERS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
 """Names of folders that no study is called after."""
 
 
@@ -169,6 +170,18 @@ class StudyConfig(BaseModel):
     offline: StrictBool = Field(default=False, description="Never download weights; use only those on this machine.")
     without_plugins: list[str] = Field(default=[], description="Plugins to leave out, by name.")
     strict_plugins: StrictBool = Field(default=False, description="Stop at a broken plugin instead of leaving it out.")
+    _untrusted: frozenset[str] = PrivateAttr(default=frozenset())
+
+    @property
+    def untrusted(self) -> frozenset[str]:
+        """Locations of images that a study file or a study names, and nobody typed: see `load_dataset`'s `confined`."""
+        return self._untrusted
+
+    def from_stranger(self, *keys: str) -> "StudyConfig":
+        """A copy whose locations under `keys` (data, test) are untrusted."""
+        config = self.model_copy()
+        config._untrusted = self._untrusted | {location for key in keys if (location := getattr(self, key))}
+        return config
 
     @model_validator(mode="before")
     @classmethod
@@ -178,8 +191,8 @@ class StudyConfig(BaseModel):
     @field_validator("name")
     @classmethod
     def _a_folder_name(cls, name: str) -> str:
-        if not re.fullmatch(r"\w[\w. -]*", name):
-            raise ValueError("it becomes the name of a folder: letters, digits, and - _ . inside")
+        if not re.fullmatch(r"\w[\w. ()-]*", name):
+            raise ValueError("it becomes the name of a folder: letters, digits, and - _ . ( ) inside")
         return name
 
     @field_validator("output", "cache")
@@ -209,7 +222,9 @@ def study_config(source: "StudyConfig | str | Path", **overrides: Any) -> StudyC
     """
     overrides = {key: value for key, value in overrides.items() if value is not None}
     if isinstance(source, StudyConfig):
-        return _validated(source.model_dump(exclude_unset=True) | overrides, _flag)
+        config = _validated(source.model_dump(exclude_unset=True) | overrides, _flag)
+        kept = [key for key in ("data", "test") if key not in overrides and getattr(source, key) in source.untrusted]
+        return config.from_stranger(*kept)
     if str(source).lower().endswith(".toml"):
         return load_study_file(source, **overrides)
     return _validated({"data": str(source)} | overrides, _flag)
@@ -249,7 +264,8 @@ def load_study_file(path: str | Path, **overrides: Any) -> StudyConfig:
     for key in values.keys() - overrides.keys():
         for location in _paths_in(key, values[key]):
             _refuse_outside(key, location, path.parent, place(key))
-    return _validated({"name": path.stem} | values | overrides, place)
+    config = _validated({"name": path.stem} | values | overrides, place)
+    return config.from_stranger(*({"data", "test"} & values.keys() - overrides.keys()))
 
 
 def _paths_in(key: str, value: Any) -> list[str]:

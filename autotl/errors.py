@@ -1,6 +1,7 @@
 """Errors that users can mend. Each is an AutotlError, printed without a traceback; any other exception is a bug."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -30,7 +31,7 @@ class InputError(DataError, ValueError):
 
 
 class MetricError(AutotlError):
-    """A metric returned NaN or an infinite score."""
+    """A metric has no finite score for some images."""
 
 
 class BrokenPlugin(AutotlError):
@@ -57,6 +58,20 @@ class NoTrialSucceeded(AutotlError):
 
 
 def nearest(name: str, known: Iterable[str], n: int = 1) -> str:
-    """' Did you mean …?' with up to `n` of the closest known names, or '' if none is close."""
-    close = [repr(word) for word in difflib.get_close_matches(name, list(known), n=n, cutoff=0.5 if n == 1 else 0.6)]
-    return f" Did you mean {' or '.join(filter(None, [', '.join(close[:-1]), *close[-1:]]))}?" if close else ""
+    """' Did you mean …?' with up to `n` of the closest known names, or '' if none is close.
+
+    The first are those spelled like `name`, then those that share a word between underscores with it, or contain it:
+    `f1` suggests `macro_f1`.
+    """
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=n, cutoff=0.5 if n == 1 else 0.6)
+    close += [word for word in known if word not in close and _parts(name) & _parts(word)]
+    if not close and len(name) > 1:
+        close = [word for word in known if name.lower() in word.lower()]
+    close = close[:n]
+    quoted = [repr(word) for word in close]
+    return f" Did you mean {' or '.join(filter(None, [', '.join(quoted[:-1]), *quoted[-1:]]))}?" if quoted else ""
+
+
+def _parts(name: str) -> set[str]:
+    return {part for part in re.split(r"[\s_-]+", name.lower()) if len(part) > 1 and not part.isdigit()}

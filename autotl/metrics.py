@@ -3,7 +3,6 @@
 import math
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -49,17 +48,35 @@ class Metric:
         """The score.
 
         Raises:
-            MetricError: the score is NaN or infinite.
+            MetricError: the score is NaN, infinite or not a number, or `compute` raised an error.
         """
-        with warnings.catch_warnings():  # scikit-learn warns of a class that a small subset lacks, at each epoch
-            warnings.simplefilter("ignore")
-            score = float(self.compute(labels, probabilities))
-        if not math.isfinite(score):
-            raise MetricError(
-                f"The metric {self.name!r} returned {score} for {len(labels):,} images. A score must be a finite "
-                "number: correct the metric, or choose another with --metric."
-            )
-        return score
+        try:
+            with warnings.catch_warnings():  # scikit-learn warns of a class that a small subset lacks, at each epoch
+                warnings.simplefilter("ignore")
+                score = float(self.compute(labels, probabilities))
+            if math.isfinite(score):
+                return score
+            outcome, cause = f"returned {score}", None
+        except Exception as error:
+            outcome, cause = f"raised {type(error).__name__} ({error})", error
+        num_classes = len(np.unique(labels))
+        raise MetricError(
+            f"The metric {self.name!r} {outcome} for {len(labels):,} images of {num_classes:,} "
+            f"class{'es' if num_classes != 1 else ''}. A score must be a finite number: correct the metric, or choose "
+            "another with --metric."
+        ) from cause
+
+    def score_or_nan(self, labels: np.ndarray, probabilities: np.ndarray) -> float:
+        """The score, or NaN where the metric has none for these images: those of a small sample may lack a class.
+
+        >>> auroc_metric = Metric("auroc", auroc)
+        >>> auroc_metric.score_or_nan(np.array([1, 1]), np.array([[0.2, 0.8], [0.4, 0.6]]))
+        nan
+        """
+        try:
+            return self(labels, probabilities)
+        except MetricError:
+            return math.nan
 
 
 def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -135,27 +152,43 @@ def autotl_register_metrics(register: "Register[Metric]") -> None:
         register(metric)
 
 
-def all_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """The scores that `result.json` and `autotl evaluate` report, whichever metric a search optimises, and the number
-    of images, `n`. A score that is NaN or infinite is left out.
+def all_scores(labels: np.ndarray, probabilities: np.ndarray, asked: Metric | None = None) -> dict[str, float]:
+    """The scores that `result.json` and `autotl evaluate` report, and the number of images, `n`.
+
+    Args:
+        labels: int64 [n].
+        probabilities: float64 [n, num_classes].
+        asked: the metric that a search optimises. Its score comes first.
+
+    Returns:
+        The scores by name. One that is NaN or infinite is left out.
 
     >>> scores = all_scores(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]))
     >>> scores["accuracy"], scores["n"]
     (0.5, 2)
     """
-    scores: dict[str, float] = {}
-    for metric in BUILT_IN:
-        if metric.name in REPORTED:
-            with suppress(MetricError):
-                scores[metric.name] = metric(labels, probabilities)
-    return scores | {"n": len(labels)}
+    metrics = {metric.name: metric for metric in BUILT_IN if metric.name in REPORTED}
+    if asked is not None:
+        metrics = {asked.name: asked} | metrics | {asked.name: asked}
+    scores = {name: metric.score_or_nan(labels, probabilities) for name, metric in metrics.items()}
+    return {name: score for name, score in scores.items() if not math.isnan(score)} | {"n": len(labels)}
 
 
-def majority_baseline(train_labels: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, float]:
+def majority_baseline(
+    train_labels: np.ndarray, labels: np.ndarray, num_classes: int, asked: Metric | None = None
+) -> dict[str, float]:
     """`all_scores` of a classifier that predicts the class frequencies of the training images for every image.
+
+    Of classes that are equally frequent in training, the one that `labels` has most images of is the most probable: any
+    other choice could score below chance.
 
     >>> majority_baseline(np.array([0, 1, 1, 1]), np.array([0, 1]), 2)["accuracy"]
     0.5
+    >>> majority_baseline(np.array([0, 0, 1, 1]), np.array([0, 1, 1]), 2)["accuracy"] > 0.5
+    True
     """
-    frequencies = np.bincount(train_labels, minlength=num_classes) / len(train_labels)
-    return all_scores(labels, np.tile(frequencies, (len(labels), 1)))
+    trained, given = (np.bincount(some, minlength=num_classes) for some in (train_labels, labels))
+    frequencies = trained / len(train_labels)
+    majority = np.lexsort((given, trained))[-1]
+    frequencies[majority] *= 1 + 1e-9  # a tie is otherwise decided for the first class
+    return all_scores(labels, np.tile(frequencies / frequencies.sum(), (len(labels), 1)), asked)

@@ -78,6 +78,8 @@ class Registry:
         self.on_plugin_failure: Callable[[str, str, str], None] = _warn
         """Called with plugin, hook and message when a hook raises, once for each plugin and hook. Workers send the
         message to the coordinator."""
+        self.on_notify: Callable[[str, str], None] = lambda plugin, hook: None
+        """Called with plugin and hook before each implementation of an event hook, so that a hanging one has a name."""
         self._from_families: dict[str, Backbone] = {}
         self._failed_hooks: set[tuple[str, str]] = set()
         self.manager = pluggy.PluginManager("autotl")
@@ -280,6 +282,7 @@ class Registry:
     def notify(self, event: str, **arguments: Any) -> None:
         """Call all implementations of an event hook. One that raises costs a warning; the others are still called."""
         for implementation in getattr(self.manager.hook, event).get_hookimpls():
+            self.on_notify(implementation.plugin_name, event)
             try:
                 with traced(implementation.plugin_name, event):
                     implementation.function(**{k: arguments[k] for k in implementation.argnames})

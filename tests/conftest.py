@@ -1,7 +1,6 @@
 """Real images for every test: solar cells from the elpv-dataset package, and a cache that the whole run shares."""
 
 import csv
-import hashlib
 import os
 import shutil
 import time
@@ -80,6 +79,7 @@ def patches(tmp_path_factory):
 
     from autotl.data.dataset import ImageDataset
     from autotl.data.splits import Split
+    from autotl.data.verification import digest_file
 
     folder = tmp_path_factory.mktemp("patches")
     paths, labels, classes = [], [], ("astronaut", "chelsea", "coffee")
@@ -92,7 +92,7 @@ def patches(tmp_path_factory):
             Image.fromarray(photograph[top : top + 96, left : left + 96]).save(path)
             paths.append(path)
             labels.append(label)
-    digests = tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:32] for path in paths)
+    digests = tuple(map(digest_file, paths))
     dataset = ImageDataset(
         "patches", classes, tuple(paths), np.array(labels), digests, ("",) * len(paths), ("",) * len(paths)
     )

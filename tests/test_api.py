@@ -1,5 +1,6 @@
 """The Python API. Tests marked slow run whole searches."""
 
+import copy
 import doctest
 import importlib
 import inspect
@@ -11,6 +12,7 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+import joblib
 import numpy as np
 import optuna
 import pytest
@@ -230,8 +232,14 @@ def test_join_takes_the_data_of_a_search(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("form", ["name", "folder"])
 def test_replay_takes_a_study_by_name_or_folder(form, study, monkeypatch):
-    monkeypatch.setattr("autotl.coordinator.replay.replay_trial", lambda folder, number: (folder.absolute(), number))
-    assert replay("photos" if form == "name" else study, 3) == (study, 3)
+    monkeypatch.setattr(
+        "autotl.coordinator.replay.replay_trial", lambda folder, number, **more: (folder.absolute(), more)
+    )
+    unmoved = {"data": None, "test": None, "images": None}
+    assert replay("photos" if form == "name" else study, 3) == (study, unmoved)
+    assert replay(study, 3, data=Path("moved"), test="new") == (study, unmoved | {"data": "moved", "test": "new"})
+    images = [LabelledImage(Path("a.jpg"), "a")]
+    assert replay(study, 3, data=images)[1] == {"data": "in-memory", "test": None, "images": images}
 
 
 def test_replay_of_an_unknown_study_suggests_the_nearest(study):
@@ -279,9 +287,75 @@ def test_evaluate_takes_a_model_a_folder_or_a_study(form, model, class_folders, 
     assert [row["n"] for row in outcome["per_class"]] == [3, 3, 3]
 
 
+def place(class_folders, folder, **classes):
+    """A data set at `folder`: for the name of each class folder to make, the one whose images it has."""
+    for name, source in classes.items():
+        shutil.copytree(class_folders / source, folder / name.replace("__", "/"))
+    return folder
+
+
+def test_evaluate_on_images_that_lack_a_class_says_so(model, class_folders, tmp_path):
+    outcome = evaluate(model, place(class_folders, tmp_path / "two", coffee="coffee", chelsea="chelsea"), device="cpu")
+    assert outcome["scores"]["n"] == 6
+    assert outcome["notes"] == ["There are no images of 'astronaut': no score tells how they are recognised."]
+
+
+def test_evaluate_leaves_images_of_other_classes_out_and_says_so(model, class_folders, tmp_path):
+    images = place(class_folders, tmp_path / "new", coffee="coffee", chelsea="chelsea", moon="astronaut")
+    outcome = evaluate(model, images, device="cpu")
+    assert outcome["scores"]["n"] == 6
+    assert outcome["notes"][0] == (
+        f"{images} has images of 'moon', which is not a class of the model. Known classes: astronaut, chelsea, coffee. "
+        "3 images are left out."
+    )
+
+
+def test_evaluate_on_test_images_says_nothing_of_other_images(model, class_folders, tmp_path):
+    images = place(class_folders, tmp_path / "split", train__moon="astronaut", test__coffee="coffee")
+    outcome = evaluate(model, images, device="cpu")
+    assert (outcome["subset"], outcome["scores"]["n"]) == ("test", 3)
+    assert not [note for note in outcome["notes"] if "moon" in note]
+
+
+def test_evaluate_on_images_without_a_class_of_the_model_is_an_error(model, class_folders, tmp_path):
+    images = place(class_folders, tmp_path / "other", moon="astronaut", sun="coffee")
+    with pytest.raises(AutotlError, match=r"No image of .* is of a class of the model: astronaut, chelsea, coffee"):
+        evaluate(model, images, device="cpu")
+
+
+@pytest.mark.parametrize(("classes", "scored"), [(("coffee", "chelsea"), True), (("coffee",), False)])
+def test_evaluate_gives_the_metric_of_the_search_or_says_that_it_is_undefined(
+    classes, scored, model, class_folders, tmp_path
+):
+    loaded = autotl.load(model, device="cpu")
+    loaded.about = {"metric": "auroc"}
+    images = place(class_folders, tmp_path / "some", **{name: name for name in classes})
+    outcome = evaluate(loaded, images, device="cpu")
+    assert (next(iter(outcome["scores"])) == "auroc") == scored
+    undefined = "The metric 'auroc' is undefined for 3 images of 1 class."
+    assert (undefined in outcome["notes"]) == (not scored)
+
+
+def test_evaluate_without_the_plugin_of_the_metric_says_so(model, class_folders):
+    loaded = autotl.load(model, device="cpu")
+    loaded.about = {"metric": "moon"}
+    outcome = evaluate(loaded, class_folders, device="cpu")
+    assert outcome["notes"] == ["The metric of the search, 'moon', is of a plugin that isn't installed."]
+
+
 def test_evaluate_without_test_images_is_an_error(model, class_folders):
     with pytest.raises(AutotlError, match="has no test subset"):
         evaluate(model, class_folders, subset="test", device="cpu")
+
+
+def test_a_loaded_model_pickles_and_copies(model, class_folders, tmp_path):
+    loaded = autotl.load(model, device="cpu")
+    paths = sorted(class_folders.rglob("*.png"))
+    expected = loaded.predict_proba(paths)
+    joblib.dump(loaded, tmp_path / "model.joblib")
+    copies = (pickle.loads(pickle.dumps(loaded)), joblib.load(tmp_path / "model.joblib"), copy.deepcopy(loaded))  # noqa: S301  # pickled here
+    for again in copies:
+        assert np.array_equal(again.predict_proba(paths), expected)
 
 
 def test_load_takes_the_first_device_that_works(model, monkeypatch):

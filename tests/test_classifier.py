@@ -14,8 +14,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.exceptions import DataConversionWarning, NotFittedError, SkipTestWarning
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.metrics import log_loss
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
@@ -23,6 +26,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from autotl.classifier import ImageClassifier
 from autotl.config import StudyConfig
+from autotl.coordinator.setup import _write_skipped
+from autotl.data.dataset import Skipped
 from autotl.data.decoding import to_rgb
 from autotl.errors import AutotlError, DataError, InputError
 from autotl.events import Callback
@@ -151,6 +156,17 @@ def test_labels_come_back_as_they_were_in_sorted_order(pair, container, searches
     assert classifier.score(images, container(labels)) == 1
 
 
+def test_numbers_as_text_are_sorted_as_scikit_learn_sorts_them(searches):
+    """scikit-learn's metrics take the columns to be in this order."""
+    images, _ = pictures()
+    labels = np.array(["9", "10", "img2", "img10"])[np.arange(12) % 4]
+    classifier = ImageClassifier().fit(images, labels)
+    assert classifier.classes_.tolist() == classifier.result_["classes"] == ["10", "9", "img10", "img2"]
+    probabilities = classifier.predict_proba(images)
+    true = [row[classifier.classes_.tolist().index(label)] for row, label in zip(probabilities, labels, strict=True)]
+    assert log_loss(labels, probabilities) == pytest.approx(-np.log(true).mean())
+
+
 def test_the_columns_of_probabilities_are_in_the_order_of_classes(searches):
     images, bright = pictures()
     probabilities = ImageClassifier().fit(images, bright).predict_proba(images)
@@ -166,11 +182,10 @@ def test_a_column_of_labels_is_raveled_with_scikit_learns_warning(searches):
     assert classifier.predict(images).shape == (12,)
 
 
-@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA], ids=["None", "NaN", "NA"])
-def test_missing_labels_are_an_error_that_names_their_positions(missing, searches):
+def test_unusable_labels_are_an_error_before_the_search(searches):
     images, _ = pictures(4)
     with pytest.raises(InputError, match=r"y has 2 missing labels \(None or NaN\), at 1, 3"):
-        ImageClassifier().fit(images, np.array(["a", missing, "b", missing], dtype=object))
+        ImageClassifier().fit(images, ["a", None, "b", float("nan")])
     assert not searches
 
 
@@ -215,12 +230,28 @@ def test_images_in_memory_are_in_files_during_the_search_alone(form, searches, t
     assert not list(temporary.iterdir())
 
 
-def test_with_output_the_images_stay_with_the_study_each_once(searches, tmp_path):
+def test_with_output_the_study_stays_without_copies_of_the_images(searches, tmp_path, temporary):
     images, bright = pictures(4)
-    classifier = ImageClassifier(output=tmp_path, name="cells").fit([*images, images[0]], [*bright, bright[0]])
-    assert len(list((tmp_path / "cells" / "inputs").glob("*.png"))) == 4
-    assert classifier.folder_ == tmp_path / "cells"
+    classifier = ImageClassifier(output=tmp_path / "studies", name="cells").fit(
+        [*images, images[0]], [*bright, bright[0]]
+    )
+    assert len({image.path for image in searches[0][0]}) == 4
+    assert classifier.folder_ == tmp_path / "studies" / "cells"
+    assert not list(classifier.folder_.iterdir())
+    assert not list(temporary.iterdir())
     assert not classifier.model_.in_memory
+
+
+def test_with_output_each_fit_has_a_study_of_its_own(searches, tmp_path):
+    classifier = ImageClassifier(output=tmp_path)
+    folders = [classifier.fit(*pictures(4 * n)).folder_.name for n in (1, 2, 1)]
+    assert folders == ["classifier", "classifier-2", "classifier-3"]
+
+
+def test_a_grid_search_with_output_keeps_its_fits_apart(searches, tmp_path):
+    grid = GridSearchCV(ImageClassifier(output=tmp_path), {"seed": [0, 1]}, cv=2, error_score="raise")
+    assert grid.fit(*pictures()).best_score_ == 1
+    assert len({keywords["name"] for _, keywords in searches}) == len(searches) == 5
 
 
 def test_a_search_that_fails_at_once_leaves_nothing(tmp_path, monkeypatch):
@@ -269,13 +300,32 @@ def test_what_is_not_an_image_is_an_error(name, searches):
     assert not searches
 
 
-def test_images_that_can_not_be_decoded_are_counted_in_a_warning(monkeypatch):
+def test_images_that_are_left_out_are_named_in_a_warning(monkeypatch, tmp_path):
     def search(images, **keywords):
-        return SimpleNamespace(result={"images": {"skipped": 2}}, folder=Path(), model=NearestMean(images))
+        folder = Path(keywords["output"]) / keywords["name"]
+        folder.mkdir(parents=True)
+        _write_skipped(folder, SimpleNamespace(skipped=[Skipped(Path("b.png"), "it is empty")]))
+        return SimpleNamespace(result={"images": {"skipped": 1}}, folder=folder, model=NearestMean(images))
 
     monkeypatch.setattr("autotl.classifier.search", search)
-    with pytest.warns(UserWarning, match="2 of 4 images can't be decoded and were left out"):
+    with pytest.warns(UserWarning, match=r"1 of 4 images .* left out: b\.png \(it is empty\)"):
         ImageClassifier().fit(*pictures(4))
+
+
+def test_one_picture_never_has_several_answers(searches):
+    """An array of one picture looks like a stack of grey ones, one for each row or channel."""
+    classifier = ImageClassifier().fit(*pictures())
+    picture = pictures()[0][0]
+    for single in (picture, picture.transpose(2, 0, 1)):
+        with pytest.raises(InputError, match=r"single image|one image with its channels first"):
+            classifier.predict(single)
+
+
+def test_few_grey_images_are_a_stack_for_a_classifier_that_was_fitted_with_one(searches):
+    images, bright = pictures()
+    grey = images.mean(3).astype(np.uint8)
+    classifier = ImageClassifier().fit(grey, bright)
+    assert [len(classifier.predict(grey[:n])) for n in (1, 3, 4, 12)] == [1, 3, 4, 12]
 
 
 # as an estimator
@@ -299,6 +349,29 @@ def test_a_clone_has_the_parameters_and_is_not_fitted(searches):
     copy = clone(classifier)
     assert copy.get_params() == classifier.get_params()
     assert not hasattr(copy, "classes_")
+
+
+META_ESTIMATORS = {
+    "calibration": lambda classifier: CalibratedClassifierCV(classifier, cv=2),
+    "votes": lambda classifier: VotingClassifier([("a", classifier), ("b", classifier)], voting="soft"),
+    "stacking": lambda classifier: StackingClassifier([("a", classifier)], cv=2),
+    "a threshold": lambda classifier: FixedThresholdClassifier(classifier, threshold=0.5),
+}
+
+
+@pytest.mark.parametrize("build", META_ESTIMATORS.values(), ids=META_ESTIMATORS.keys())
+def test_a_meta_estimator_fits_and_predicts(build, searches):
+    images, bright = pictures()
+    names = np.array(["10", "9"])[bright]
+    assert build(ImageClassifier()).fit(list(images), names).score(list(images), names) == 1
+
+
+@pytest.mark.parametrize("scoring", ["accuracy", "roc_auc", "neg_log_loss", "f1_macro", "balanced_accuracy"])
+def test_scikit_learns_scorers_rank_right_predictions_high(scoring, searches):
+    images, bright = pictures()
+    names = np.array([10, 9])[bright]
+    scores = cross_val_score(ImageClassifier(), list(images), names, cv=2, scoring=scoring, error_score="raise")
+    assert scores.min() > -0.1 if scoring == "neg_log_loss" else scores.min() == 1
 
 
 # whole searches

@@ -97,11 +97,50 @@ def test_the_baseline_predicts_the_frequencies_of_the_training_labels():
     assert scores["log_loss"] == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
 
 
+def test_the_baseline_is_at_least_chance_where_classes_tie():
+    train, labels = np.arange(30) % 3, np.array([0, 1, 2, 2])
+    scores = majority_baseline(train, labels, 3)
+    assert scores["accuracy"] == pytest.approx(0.5)
+    assert scores["balanced_accuracy"] == pytest.approx(1 / 3)
+    assert scores["log_loss"] == pytest.approx(np.log(3))
+
+
+def test_the_asked_metric_comes_first_in_model_and_baseline():
+    labels = np.array([0, 0, 1, 1])
+    assert next(iter(all_scores(labels, graded(labels, 2), METRICS["auroc"]))) == "auroc"
+    assert majority_baseline(labels, labels, 2, METRICS["auroc"])["auroc"] == pytest.approx(0.5)
+    assert list(all_scores(labels, graded(labels, 2), METRICS["log_loss"])) == [
+        *("log_loss", "accuracy", "balanced_accuracy", "macro_f1", "n"),
+    ]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_score_that_is_not_finite_is_an_error_that_names_metric_and_value(value):
     metric = Metric("strange", lambda labels, probabilities: value)
-    with pytest.raises(MetricError, match=f"metric 'strange' returned {value} for 4 images"):
+    with pytest.raises(MetricError, match=f"metric 'strange' returned {value} for 4 images of 2 classes"):
         metric(np.array([0, 1, 0, 1]), np.full((4, 2), 0.5))
+
+
+BROKEN = {
+    "raises": (lambda labels, probabilities: 1 / 0, r"raised ZeroDivisionError \(division by zero\)"),
+    "returns None": (lambda labels, probabilities: None, r"raised TypeError"),
+    "returns a score for each class": (lambda labels, probabilities: np.ones(2), r"raised TypeError"),
+    "returns a complex number": (lambda labels, probabilities: 1j, r"raised TypeError"),
+}
+
+
+@pytest.mark.parametrize(("compute", "outcome"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_metric_that_has_no_score_is_an_error_with_its_name(compute, outcome):
+    metric, labels = Metric("strange", compute), np.array([0, 0, 0])
+    with pytest.raises(MetricError, match=f"metric 'strange' {outcome}.* for 3 images of 1 class\\."):
+        metric(labels, np.full((3, 2), 0.5))
+    assert np.isnan(metric.score_or_nan(labels, np.full((3, 2), 0.5)))
+    assert "strange" not in all_scores(labels, np.full((3, 2), 0.5), metric)
+
+
+def test_auroc_of_one_class_is_an_error_that_says_so():
+    with pytest.raises(MetricError, match="'auroc' returned nan for 5 images of 1 class"):
+        METRICS["auroc"](np.zeros(5, int), np.full((5, 2), 0.5))
 
 
 def test_all_scores_leave_out_a_score_that_is_not_finite(monkeypatch):

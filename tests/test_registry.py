@@ -414,7 +414,17 @@ def test_loading_the_registry_imports_no_torch():
 
 @pytest.mark.parametrize(
     ("component", "near", "name"),
-    [("head", "linaer", "linear"), ("strategy", "fine_tunning", "fine_tuning"), ("metric", "acuracy", "accuracy")],
+    [
+        ("head", "linaer", "linear"),
+        ("strategy", "fine_tunning", "fine_tuning"),
+        ("metric", "acuracy", "accuracy"),
+        ("metric", "f1", "macro_f1"),
+        ("metric", "f1_weighted", "macro_f1"),
+        ("metric", "F1-score", "macro_f1"),
+        ("metric", "loss", "log_loss"),
+        ("metric", "auc", "auroc"),
+        ("head", "svm", "rbf_svm' or 'linear_svm"),
+    ],
 )
 def test_an_unknown_name_suggests_the_nearest(component, near, name):
     with pytest.raises(UnknownName, match=f"no {component} named '{near}'. Did you mean '{name}'"):

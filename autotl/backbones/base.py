@@ -4,14 +4,18 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from autotl.errors import AutotlError
 
 if TYPE_CHECKING:  # specs are light: registering a backbone imports no torch
     from torch import nn
 
-__all__ = ["Backbone", "Block", "Preprocessing"]
+__all__ = ["INTERPOLATIONS", "MAX_SIZE", "Backbone", "Block", "Preprocessing"]
+
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
+MAX_SIZE = 2048
+"""Pixels. No pretrained network takes larger images: timm's largest take 1024."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,20 @@ class Preprocessing:
     std: tuple[float, float, float]
     squash: bool = False
     """Resize without keeping the aspect ratio, so that nothing is cut off the longer side."""
+
+    def check(self) -> None:
+        """Raise ValueError where a value is none that a network has: what a stranger's file states is checked before an
+        image is resized to it."""
+        problems = (
+            ("size", 1 <= self.size <= MAX_SIZE),
+            ("crop", 0.1 <= self.crop <= 10),
+            ("interpolation", self.interpolation in INTERPOLATIONS),
+            ("mean", len(self.mean) == 3 and all(abs(value) <= 1000 for value in self.mean)),
+            ("std", len(self.std) == 3 and all(1e-3 <= value <= 1000 for value in self.std)),
+        )
+        for name, is_valid in problems:
+            if not is_valid:  # NaN is not, either
+                raise ValueError(f"{name} = {getattr(self, name)!r} is no preprocessing of a network")
 
 
 @dataclass(frozen=True)
@@ -55,7 +73,9 @@ class Backbone(ABC):
     num_params: int | None = None
     """The number of the network's parameters, where it is known without building; see `count_params`."""
     folder: Path | None = None
-    """The folder of a `local-dir:` backbone. Its `config.json` is copied into a saved model."""
+    """The folder that the name gives, as in `local-dir:FOLDER`; None for any other name."""
+    folder_prefix: ClassVar[str] = ""
+    """`folder_prefix + FOLDER` names a backbone of this family whose `config_files` lie in FOLDER."""
     size: int | None = None
     """`preprocessing.size`, where it is known without reading a file."""
     num_features: int | None = None
@@ -83,6 +103,15 @@ class Backbone(ABC):
             AutotlError: the file is missing, or can't be downloaded.
         """
         return None
+
+    def config_files(self) -> dict[str, Path]:
+        """The files other than the weights that `build(pretrained=False)` reads, by name.
+
+        A saved model holds copies of them, and is loaded as `folder_prefix + FOLDER` with the folder of the copies: it
+        reads no other file, and needs no network. A backbone without such files is found by its name, which must be
+        registered, or be one that `autotl_list_backbones` lists.
+        """
+        return {}
 
     @cached_property
     @abstractmethod

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autotl.atomic_io import read_json
+from autotl.backbones.limits import check_config
 from autotl.backbones.timm_names import checked_model_args, checked_preprocessing, list_options
 from autotl.errors import AutotlError
 
@@ -65,6 +67,10 @@ def _stated(config: Mapping[str, Any], source: str) -> Stated:
     nested = config.get("pretrained_cfg")
     given = nested if isinstance(nested, dict) else config
     values = {key: given[key] for key in KEYS if key in given}
+    try:
+        check_config(values, arguments=True)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise AutotlError(f"{source} describes no preprocessing: {error}.") from error
     fields: dict[str, Any] = {}
     if "input_size" in values:
         fields["size"] = _size(values.pop("input_size"), source)
@@ -153,7 +159,9 @@ def read_folder_config(folder: Path) -> tuple[dict[str, Any], str, dict[str, Any
     from timm.models._hub import load_model_config_from_path  # noqa: PLC2701  # timm exports no public name
 
     try:
+        check_config(read_json(folder / "config.json"))
         config, architecture, arguments = load_model_config_from_path(folder)
+        check_config(arguments or {}, arguments=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AutotlError(
             f"{str(folder)!r} is not a timm model folder: {type(error).__name__}: {error}. It needs a config.json with "

@@ -49,6 +49,8 @@ class TimmBackbone(Backbone):
         AutotlError: an option in `name`, or a field of `preprocessing`, is invalid.
     """
 
+    folder_prefix = "local-dir:"
+
     def __init__(
         self,
         name: str,
@@ -100,7 +102,13 @@ class TimmBackbone(Backbone):
         fields = {**self.stated.preprocessing, **self._fields}
         if "size" not in self._fields and isinstance(size := self._arguments.get("img_size"), int):
             fields["size"] = size
-        return replace(self.timm_preprocessing, **fields)
+        try:
+            preprocessing = replace(self.timm_preprocessing, **fields)
+            preprocessing.check()
+        except (TypeError, ValueError) as error:
+            place = "its config.json" if self.folder else "the options in its name"
+            raise AutotlError(f"The preprocessing of {self.name} is invalid: {error}. Mend {place}.") from error
+        return preprocessing
 
     @cached_property
     def stated(self) -> Stated:
@@ -109,7 +117,7 @@ class TimmBackbone(Backbone):
 
     @cached_property
     def timm_preprocessing(self) -> Preprocessing:
-        """timm's own preprocessing of the model's default weights, or what a folder's config.json states."""
+        """timm's own preprocessing of the model's default weights, or what a folder's config.json states, unchecked."""
         from timm.data import resolve_data_config
 
         config = resolve_data_config(pretrained_cfg=self._config)
@@ -124,14 +132,9 @@ class TimmBackbone(Backbone):
                 f"{self.name} was trained on images with a border around them, which autotl doesn't draw. "
                 "Choose another backbone: autotl backbones"
             )
-        return Preprocessing(
-            height,
-            float(config["crop_pct"]),
-            config["interpolation"],
-            tuple(map(float, config["mean"])),  # type: ignore[arg-type]  # three floats each
-            tuple(map(float, config["std"])),  # type: ignore[arg-type]
-            squash=config["crop_mode"] == "squash",
-        )
+        mean, std = (tuple(map(float, config[key])) for key in ("mean", "std"))
+        crop, squash = float(config["crop_pct"]), config["crop_mode"] == "squash"
+        return Preprocessing(height, crop, config["interpolation"], mean, std, squash)  # type: ignore[arg-type]  # checked
 
     @cached_property
     def digest(self) -> str:
@@ -173,6 +176,9 @@ class TimmBackbone(Backbone):
     @cached_property
     def num_blocks(self) -> int:
         return len(self.blocks(self._build_on_meta(num_classes=0)))
+
+    def config_files(self) -> dict[str, Path]:
+        return {"config.json": self.folder / "config.json"} if self.folder else {}
 
     def weights_file(self) -> Path:
         """The weights file, downloaded if it isn't on this machine and downloads are allowed.

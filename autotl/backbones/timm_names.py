@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from autotl.backbones.base import INTERPOLATIONS, MAX_SIZE
+from autotl.backbones.limits import check_config
 from autotl.errors import AutotlError
 
 __all__ = [
-    "INTERPOLATIONS",
     "TimmName",
     "checked_model_args",
     "checked_preprocessing",
@@ -23,14 +24,10 @@ __all__ = [
     "parse_name",
 ]
 
-INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
 PREPROCESSING = ("size", "crop", "interpolation", "mean", "std", "squash")
 """Options that are fields of `Preprocessing`; all other options are arguments of timm's model."""
-MAX_SIZE = 2048
-"""Side of the largest input image, in pixels: a name can come from a stranger's study file or model."""
 MAX_NUMBER = 4096
-"""Largest number in a model argument, as above."""
-
+"""Largest number in a model argument: a name can come from a stranger's study file or model."""
 
 RESERVED = frozenset((
     "model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path",
@@ -135,7 +132,8 @@ def checked_model_args(arguments: Mapping[str, Any], place: str) -> dict[str, An
         place: where they are from, for the message of an error.
 
     Raises:
-        AutotlError: an argument that is not the user's to give, or a number beyond those of real networks.
+        AutotlError: an argument that is not the user's to give, or that names a place to read from, or a number beyond
+            those of real networks.
     """
     for key, value in arguments.items():
         if key in RESERVED:
@@ -145,6 +143,10 @@ def checked_model_args(arguments: Mapping[str, Any], place: str) -> dict[str, An
         numbers = value if isinstance(value, tuple | list) else (value,)
         if any(isinstance(number, int | float) and not abs(number) <= MAX_NUMBER for number in numbers):
             raise AutotlError(f"{place}: {key} = {value} is invalid: numbers are at most {MAX_NUMBER:,}.")
+    try:
+        check_config(arguments, arguments=True)
+    except (ValueError, TypeError, AttributeError) as error:  # a torch checkpoint's keys may be of any type
+        raise AutotlError(f"{place}: the model arguments are invalid: {error}.") from error
     return dict(arguments)
 
 

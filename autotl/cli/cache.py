@@ -74,12 +74,23 @@ def show(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> No
 
 @cache.command()
 def verify(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> None:
-    """Check every recorded row against its checksum. Damaged rows are removed, and extracted again when needed."""
+    """Check every recorded row and converted network against its checksum. What is damaged is removed, and made again
+    when needed."""
+    from autotl.engines.conversions import drop_damaged
+
     root, store = _open(ctx, folder)
+    num_conversions, strays = drop_damaged(root / "engines")
     tables = {table.folder: table for table in store.usage()} if store else {}
     damaged = store.verify() if store else {}
     if as_json:
-        _print({"cache": str(root), "checked": len(damaged), "damaged": {p.name: d for p, d in damaged.items() if d}})
+        _print(
+            {
+                "cache": str(root),
+                "checked": len(damaged),
+                "damaged": {p.name: d for p, d in damaged.items() if d},
+                "damaged_networks": [path.name for path in strays],
+            }
+        )
         return
     console = Console()
     for path, digests in damaged.items():
@@ -98,6 +109,11 @@ def verify(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> 
     num_damaged = sum(map(len, damaged.values()))
     result = f"{num_damaged:,} damaged" if num_damaged else "none damaged"
     console.print(f"{_count(num_rows, 'row')} checked in {root}: {result}", soft_wrap=True)
+    if strays:
+        text = (
+            f"{len(strays):,} of {num_conversions:,} converted networks and their checks were damaged and are removed"
+        )
+        console.print(Text(text, "yellow"), soft_wrap=True)
 
 
 @cache.command()

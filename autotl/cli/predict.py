@@ -42,10 +42,15 @@ def predict(
     """
     from autotl.atomic_io import escape
     from autotl.config import find_model
+    from autotl.data.file_listing import FileListing
     from autotl.model.device import take_device
-    from autotl.model.file_prediction import CsvFile, best_classes, find_images, more_than
+    from autotl.model.file_prediction import CsvFile, best_classes, find_images, more_than, refuse_folder
 
-    folder, images = find_model(model), find_images(places)  # a wrong name is an error before torch is imported
+    listing = FileListing()
+    # a wrong name is an error before torch is imported
+    folder, images = find_model(model), find_images(places, listing)
+    if csv:
+        refuse_folder(csv)
     torch_device = take_device(device)
     from autotl.model.image_model import MAX_UNCOMPILED, load
 
@@ -76,6 +81,8 @@ def predict(
             if status and (now := time.monotonic()) - updated > 0.5:
                 updated = now
                 status.update(f"{done:,} images, {done / (now - started):,.0f} images/s")
+    for note in listing.notes(", ".join(str(place) for place in places if place.is_dir())):
+        errors.print(Text(escape(note), "yellow"), soft_wrap=True)
     if csv:
         errors.print(Text(f"{done:,} images in {csv}"), soft_wrap=True)
     elif not done and not skipped:
@@ -116,10 +123,9 @@ def evaluate(
     from autotl.ui.rendering import scores_table
 
     console = Console()
-    for skipped in outcome.get("skipped", ()):
-        Console(stderr=True).print(
-            Text(escape(f"skipped {skipped['path']}: {skipped['reason']}"), "yellow"), soft_wrap=True
-        )
+    skipped = [f"skipped {file['path']}: {file['reason']}" for file in outcome["skipped"]]
+    for line in (*skipped, *outcome["notes"]):
+        Console(stderr=True).print(Text(escape(line), "yellow"), soft_wrap=True)
     scores = outcome["scores"]
     console.print(scores_table(scores, outcome.get("baseline"), f"{scores['n']:,} images ({outcome['subset']})"), "")
     console.print(_per_class(outcome["per_class"]), "")

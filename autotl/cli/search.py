@@ -141,6 +141,12 @@ Output = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that ho
 def replay(
     name: Study,
     number: Annotated[int, typer.Argument(metavar="NUMBER", help="The trial's number in the leaderboard.")],
+    images: Annotated[
+        str | None, typer.Option("--data", metavar="DATA", help="The study's images, where they have moved.")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Its separate test images, where they have moved.")
+    ] = None,
     output: Output = Path("studies"),
 ) -> None:
     """Train a trial's recipe again and compare the validation scores."""
@@ -150,7 +156,7 @@ def replay(
     from autotl import api
     from autotl.recipe import Recipe
 
-    outcome = api.replay(folder, number)
+    outcome = api.replay(folder, number, data=images, test=test)
     recorded, replayed = outcome["recorded"], outcome["replayed"]
     console = Console()
     console.print(Text(Recipe.from_dict(outcome["recipe"]).describe(), "dim"))

@@ -12,7 +12,7 @@ from autotl.atomic_io import DiskFull
 from autotl.clock import Clock
 from autotl.config import StudyConfig
 from autotl.coordinator.scoreboard import FINISHED_STATES, Scoreboard
-from autotl.coordinator.signals import Interrupts
+from autotl.coordinator.signals import INTERRUPT_SECONDS, MODEL_SECONDS, Interrupts
 from autotl.coordinator.supervisor import INTERRUPTED_SEARCH, Supervisor, end_trial, retry_trial
 from autotl.discovery import cause_of
 from autotl.errors import BrokenPlugin, NoTrialSucceeded
@@ -82,7 +82,9 @@ class Coordinator:
     callbacks: Sequence[Callback] = ()
     plugin_callbacks: Sequence[Callback] = ()
     saved: Mapping[str, Any] | None = None
-    """The result before the test images were predicted, from ModelSaved."""
+    """The result as far as the model on disk has one, from ModelSaved."""
+    tested: float | None = None
+    """The moment at which the model was tested; only plugins are notified after it."""
     result: Mapping[str, Any] | None = None
     """The result, from Finalized."""
     _stopped: float = math.inf
@@ -120,7 +122,7 @@ class Coordinator:
         for trial in trials:
             if trial.state in FINISHED_STATES:
                 self._count(trial)
-        self.scoreboard.causes.clear()  # an earlier search's failures say nothing about this one
+        self.scoreboard.begin()
 
     def start(self, event: SearchStarted) -> None:
         """Announce the search and let the workers begin."""
@@ -150,15 +152,24 @@ class Coordinator:
         if not self.pool.workers:
             return True
         busy = any(worker.busy for worker in self.pool.workers)
+        self.acknowledge_interrupt()
         self.give_up_when_overdue()
         if self.clock.now() >= self._trials_end():
             self.pool.set_deadline(self.started)  # in the past: trials end at their next look at it
             return not busy
         return not busy and not self._wants_trial() and all(worker.ready for worker in self.pool.workers)
 
+    def acknowledge_interrupt(self) -> None:
+        """Say once that Ctrl-C has arrived, and what follows."""
+        if self.interrupts.moment is not None:
+            complete = self.scoreboard.counts["complete"]
+            what = "saving the model" if complete else "no trial is complete, so there is no model yet"
+            self._log_once("interrupted", f"stopping: {what}; Ctrl-C again ends at once")
+
     def give_up_when_overdue(self) -> None:
-        """Raises KeyboardInterrupt where a user has waited long enough after Ctrl-C."""
-        if self.interrupts.overdue():
+        """Raises KeyboardInterrupt where a user has waited long enough after Ctrl-C: for trials to be complete, or for
+        the model of those that are."""
+        if self.interrupts.overdue(MODEL_SECONDS if self.scoreboard.counts["complete"] else INTERRUPT_SECONDS):
             self.log("There was no time to save a model. The trials are kept: run the same command again to continue.")
             raise KeyboardInterrupt
 
@@ -249,9 +260,11 @@ class Coordinator:
             case DiskIsFull(text, path):
                 raise DiskFull(text, path)
             case Crashed(traceback):
+                self.trials.next_number()  # raises StudyDeleted where that is the reason
                 self.log(traceback.strip().splitlines()[-1])
-            case ModelSaved(result):
+            case ModelSaved(result, is_tested):
                 self.saved = result
+                self.tested = self.clock.now() if is_tested else None
             case Finalized(result):
                 self.result = result
 

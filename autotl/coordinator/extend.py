@@ -13,20 +13,20 @@ from autotl.config import StudyConfig
 from autotl.errors import AutotlError
 from autotl.registry import Registry
 from autotl.study.space import suggest
-from autotl.study.study import StudyAttribute, TrialAttribute, open_study
+from autotl.study.study import StudyAttribute, TrialAttribute, load_study
 from autotl.workers.messages import Context, member_folder
 
 __all__ = ["extension_of", "take_over"]
 
 
-def extension_of(config: StudyConfig, registry: Registry) -> StudyConfig:
+def extension_of(config: StudyConfig) -> StudyConfig:
     """The same configuration under the next free name: `photos` becomes `photos-2`, then `photos-3`.
 
     Raises AutotlError where there is no study to extend, and where its trials have another metric.
     """
     if not (config.folder / "journal.log").exists():
         raise AutotlError(f"There is no study {config.name!r} in {config.output} to extend: leave --extend out.")
-    was, now = _choices_of(config, registry).get("metric"), config.metric
+    was, now = load_study(config.folder).user_attrs.get(StudyAttribute.CHOICES, {}).get("metric"), config.metric
     if was != now:
         raise AutotlError(
             f"{config.folder} was searched for {was}, not for {now}: its scores can't be compared. "
@@ -36,16 +36,11 @@ def extension_of(config: StudyConfig, registry: Registry) -> StudyConfig:
     return config.model_copy(update={"name": next(n for n in names if not (config.output / n).exists())})
 
 
-def _choices_of(config: StudyConfig, registry: Registry) -> dict:
-    study = open_study(config.folder, config.name, registry.metric(config.metric).direction, config.seed)
-    return study.user_attrs.get(StudyAttribute.CHOICES, {})
-
-
 def take_over(old: Path, study: optuna.Study, context: Context, registry: Registry) -> str:
     """Add the trials of the study in folder `old` that lie in this study's search space, with their fitted models.
     Returns a line for the user."""
     config = context.config
-    source = open_study(old, old.name, registry.metric(config.metric).direction, config.seed)
+    source = load_study(old)
     num_taken = 0
     finished = source.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     for trial in finished:

@@ -15,6 +15,12 @@ from autotl.workers.pool import MAX_CRASHES, Worker, remaining_or_none
 
 __all__ = ["finalize"]
 
+PLUGIN_SECONDS = 30.0
+"""Seconds that plugins get after the model is tested, also where the time is up by then."""
+PLUGIN_LIMIT = 600.0
+"""The same for a search without a time budget."""
+LATE_SECONDS = 30.0
+"""Seconds past the deadline after which a model that is saved is the result, whatever its worker still does."""
 PREDICTION_SLOWDOWN = 1.3
 """A pass over test images takes longer than one that only extracts features."""
 
@@ -82,12 +88,27 @@ def _attempt(search: Coordinator, end: float, *, refit: bool) -> Mapping[str, An
                 pool.give(chosen, _job(search, end, refit=refit), "selecting the model")
         elif search.clock.now() - chosen.last_message > SILENCE_LIMIT:
             pool.kill(chosen, f"it sent no sign of life for {SILENCE_LIMIT:.0f} s, and was killed")
-        if search.saved and search.interrupts.overdue():
-            search.log(NO_TIME_TO_TEST)
+        search.acknowledge_interrupt()
+        if search.saved and (reason := _why_wait_no_longer(search, chosen)):
+            search.log(reason)
             return search.saved
         search.give_up_when_overdue()
         search.redraw()
     return None
+
+
+def _why_wait_no_longer(search: Coordinator, worker: Worker | None) -> str:
+    """Why the saved model is the result now, though its worker is busy with it; "" while there is time."""
+    now, interrupted = search.clock.now(), search.interrupts.moment is not None
+    limit = search.started + search.config.time if search.config.time else math.inf
+    if search.tested is None:
+        late = search.interrupts.overdue() or now > limit + LATE_SECONDS
+        return NO_TIME_TO_TEST if late else ""
+    limit = search.tested + PLUGIN_LIMIT if math.isinf(limit) else max(limit, search.tested + PLUGIN_SECONDS)
+    if interrupted or now > limit:
+        doing = worker.activity if worker else "a plugin"
+        return f"{doing} was not done {now - search.tested:.0f} s after the model, and is ended. The model is complete."
+    return ""
 
 
 def _sound_slot(search: Coordinator) -> Slot:

@@ -1,7 +1,7 @@
 """Replay: a recorded trial is trained again."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,37 +9,55 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotl.backbones.weights import no_downloads
 from autotl.config import StudyConfig
-from autotl.data.dataset import join_names
-from autotl.errors import AutotlError
+from autotl.data.dataset import LabelledImage, join_names
+from autotl.errors import AutotlError, DataError
 
 __all__ = ["replay_trial"]
 
 
-def replay_trial(folder: Path, number: int, log: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def replay_trial(
+    folder: Path,
+    number: int,
+    *,
+    data: str | None = None,
+    test: str | None = None,
+    images: Sequence[LabelledImage] | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Train the recipe of a complete trial again, in this process.
 
     Args:
         folder: the study's folder.
+        data: where the study's images are now; None where they were.
+        test: where its separate test images are now; None where they were.
+        images: the labelled images, where `data` is only a name for them.
         log: shows a line to the user.
 
     Returns:
         `recorded` and `replayed` score on the validation images, `metric`, and `recipe`.
 
     Raises:
-        AutotlError: the study can't be read, its images have changed, or it has no such complete trial.
+        AutotlError: the study can't be read, it has no such complete trial, or its images are missing or have changed.
     """
     from autotl.coordinator.setup import kept_config
+    from autotl.study.study import load_study
 
     config = kept_config(folder)
+    trials = load_study(config.folder, config.seed).get_trials(deepcopy=False)
+    trial = _complete_trial(trials, number, config.name)  # before the images are read, which may take minutes
+    moved = {"data": data, "test": test}
+    config = config.model_copy(update={key: place for key, place in moved.items() if place is not None})
     with no_downloads(when=config.offline):
-        return _replay(config, number, log)
+        return _replay(config, trial, images, log)
 
 
-def _replay(config: StudyConfig, number: int, log: Callable[[str], None]) -> dict[str, Any]:
+def _replay(
+    config: StudyConfig, trial: FrozenTrial, images: Sequence[LabelledImage] | None, log: Callable[[str], None]
+) -> dict[str, Any]:
     import torch
 
     from autotl.clock import Deadline
-    from autotl.coordinator.setup import prepare
+    from autotl.coordinator.setup import ImagesChanged, prepare
     from autotl.devices import parse_devices
     from autotl.recipe import Recipe
     from autotl.registry import load_registry
@@ -53,9 +71,16 @@ def _replay(config: StudyConfig, number: int, log: Callable[[str], None]) -> dic
             log(message.text)
 
     registry = load_registry(config.without_plugins, strict=config.strict_plugins)
-    context = prepare(config, registry, parse_devices(config.devices), log)
+    try:
+        context = prepare(config, registry, parse_devices(config.devices), log, images)
+    except ImagesChanged:
+        raise AutotlError(
+            f"The images in {config.data} are not those that study {config.name!r} began with. Give the place of "
+            "those: --data FOLDER"
+        ) from None
+    except DataError as error:
+        raise AutotlError(f"{error} Where the images of study {config.name!r} have moved: --data FOLDER") from error
     state = WorkerState.set_up(context, show, Deadline())
-    trial = _complete_trial(state.study.get_trials(deepcopy=False), number, config.name)
     torch.set_num_threads(context.slot.threads)
     recipe = Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE])
     result = train(state, recipe, math.inf, lambda fraction, score: None)

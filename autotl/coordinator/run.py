@@ -97,7 +97,7 @@ def _run(
     if extends:
         if search_runs(extends):
             raise AutotlError(f"A search runs in {extends}: extend it when that has ended.")
-        config = extension_of(config, registry)
+        config = extension_of(config)
     with ExitStack() as stack:
         stack.enter_context(no_downloads(when=config.offline))  # workers inherit it
         stack.enter_context(_exclusive(config.folder))
@@ -109,7 +109,7 @@ def _run(
         try:
             context = prepare(config, registry, slots, progress.log, images)
             study = begin_study(config, context, registry, extends, progress.log)
-            trials = StudyTrials(study, lambda trial: notify_ended(registry, study, trial))
+            trials = StudyTrials(study, config.folder, lambda trial: notify_ended(registry, study, trial))
             search = Coordinator(
                 config=config,
                 trials=trials,

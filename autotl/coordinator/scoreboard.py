@@ -1,5 +1,6 @@
 """The score of a running search: trials by state, the best one, and which fitted models are worth keeping."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ __all__ = ["FINISHED_STATES", "HOPELESS_FAILURES", "Scoreboard"]
 FINISHED_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 HOPELESS_FAILURES = 10
 """Failures of one cause, without any other outcome, after which a search ends early with that cause."""
+NUMBERS = re.compile(r"0x[0-9a-f]+|\d{4,}")
+"""Parts of a cause that differ from trial to trial: addresses, process ids, long numbers."""
 NUM_RECENT = 12
 
 
@@ -33,7 +36,9 @@ class Scoreboard:
     best: TrialFinished | None = None
     recent: list[TrialFinished] = field(default_factory=list)
     causes: Counter[str] = field(default_factory=Counter)
-    """Of failed trials."""
+    """Of trials that failed in this search, without the numbers in them."""
+    earlier: int = 0
+    """Finished trials of earlier searches, whose outcome says nothing about this one."""
     resumable: int = 0
     """Trials that ended with an earlier search: their recipes are retried beyond the trials that were asked for."""
     _kept: dict[tuple[str, str, str], TrialFinished] = field(default_factory=dict)
@@ -50,7 +55,7 @@ class Scoreboard:
         event = trial_event(trial)
         self.counts[event.state] += 1
         if event.state == "failed" and not worker_lost:  # lost workers disable their device instead
-            self.causes[event.cause or "unknown"] += 1
+            self.causes[NUMBERS.sub("#", event.cause) or "unknown"] += 1
         better = event.value is not None and (
             self.best is None or self.metric.better(event.value, self.best.value or 0.0)
         )
@@ -80,5 +85,10 @@ class Scoreboard:
     @property
     def hopeless(self) -> bool:
         """Whether nothing but one cause of failure came of at least HOPELESS_FAILURES trials."""
-        alone = len(self.causes) == 1 and self.num_finished == self.counts["failed"]
-        return alone and self.causes.total() >= HOPELESS_FAILURES
+        finished = self.num_finished - self.earlier
+        return len(self.causes) == 1 and self.causes.total() >= max(HOPELESS_FAILURES, finished)
+
+    def begin(self) -> None:
+        """All trials so far are those of earlier searches."""
+        self.earlier = self.num_finished
+        self.causes.clear()

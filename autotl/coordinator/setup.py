@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -20,19 +21,23 @@ from autotl.data.dataset import DatasetSource, ImageDataset, LabelledImage
 from autotl.data.loading import load_dataset
 from autotl.data.splits import Split, make_split
 from autotl.devices import Slot
-from autotl.errors import AutotlError
+from autotl.errors import AutotlError, DataError
 from autotl.registry import Registry
 from autotl.study.space import Choices
 from autotl.study.storage import Journal
 from autotl.study.study import StudyAttribute, open_study
 from autotl.workers.messages import Context
 
-__all__ = ["begin_study", "kept_config", "library_versions", "prepare"]
+__all__ = ["ImagesChanged", "begin_study", "kept_config", "library_versions", "prepare"]
 
 SUBSETS = ("train", "validation", "test")
 CONFIG_FILE = "study.json"
 SPLIT_FILE = "split.json"
 LIBRARIES = ("optuna", "torch", "timm", "scikit-learn")
+
+
+class ImagesChanged(DataError):
+    """The images of a study are not those that it began with."""
 
 
 def prepare(
@@ -62,6 +67,7 @@ def prepare(
         strict=config.strict_images,
         threads=cores,
         cache=config.cache / "digests",
+        confined=config.untrusted,
     )
     backbones = choose_backbones(config, registry, log)
     split = _split(config, dataset)
@@ -115,7 +121,11 @@ def begin_study(
     """
     if Journal(config.folder).repair():
         log("the journal ended in a torn line, which was cut; the journal as it was is beside it: journal.log.torn")
+    journal = config.folder / "journal.log"
+    is_resumed = journal.exists() and journal.stat().st_size > 0
     study = open_study(config.folder, config.name, registry.metric(config.metric).direction, config.seed)
+    if is_resumed and StudyAttribute.CHOICES not in study.user_attrs:
+        log(f"The study in {config.folder} was deleted from its journal: a new one begins.")
     _freeze_choices(study, context)
     write_atomically(config.folder / CONFIG_FILE, config.model_dump_json(indent=2).encode())
     for line in _record_versions(study, library_versions(registry)):
@@ -139,7 +149,8 @@ def kept_config(folder: Path) -> StudyConfig:
         raise AutotlError(
             f"{folder / CONFIG_FILE} can't be read by autotl {__version__}: {reason}. Use the autotl that wrote it."
         ) from error
-    return config.model_copy(update={"output": folder.parent, "name": folder.name})
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100 - "." gets its name, and links are kept
+    return config.model_copy(update={"output": folder.parent, "name": folder.name}).from_stranger("data", "test")
 
 
 def _split(config: StudyConfig, dataset: ImageDataset) -> Split:
@@ -166,7 +177,7 @@ def _split(config: StudyConfig, dataset: ImageDataset) -> Split:
         indices = getattr(split, subset)
         same = indices.max(initial=-1) < len(dataset) and digests_then == [dataset.digests[i] for i in indices]
         if not same:
-            raise AutotlError(
+            raise ImagesChanged(
                 f"The images of study {config.name!r} have changed since it began, and its split with them. "
                 f"Give the search another --name, or delete {config.folder}."
             )

@@ -8,10 +8,13 @@ from typing import Any
 
 from autotl.clock import Clock, SystemClock
 
-__all__ = ["INTERRUPT_SECONDS", "Interrupts", "handle_signals"]
+__all__ = ["INTERRUPT_SECONDS", "MODEL_SECONDS", "Interrupts", "handle_signals"]
 
 INTERRUPT_SECONDS = 8.8
-"""Seconds after Ctrl-C for trials to end and the model to be saved."""
+"""Seconds after Ctrl-C for trials to end and the model to be saved and tested."""
+MODEL_SECONDS = 60.0
+"""Seconds after Ctrl-C for the model alone, where a trial is complete: a worker that a library keeps busy is replaced,
+and a new one takes seconds to start. A user who waits no longer presses Ctrl-C again."""
 
 
 class Interrupts:
@@ -35,9 +38,9 @@ class Interrupts:
         """The moment until which a user waits after Ctrl-C; infinity without one."""
         return float("inf") if self.moment is None else self.moment + INTERRUPT_SECONDS
 
-    def overdue(self) -> bool:
-        """Whether a user who pressed Ctrl-C has waited for INTERRUPT_SECONDS."""
-        return self.clock.now() > self.deadline
+    def overdue(self, seconds: float = INTERRUPT_SECONDS) -> bool:
+        """Whether a user who pressed Ctrl-C has waited for so many seconds."""
+        return self.moment is not None and self.clock.now() > self.moment + seconds
 
 
 @contextmanager

@@ -21,6 +21,8 @@ OVERTIME = "it was still busy when its time was up, and was killed"
 """Cause of trials that the deadline or Ctrl-C ended: they are pruned, since nothing about them failed."""
 INTERRUPTED_SEARCH = "the search ended while the trial ran"
 """Cause of trials that a killed search left running."""
+SPARE_SECONDS = 1.0
+"""Seconds after Ctrl-C in which running trials may end by themselves, before a spare worker is started."""
 KILL_GRACE = 2.0
 """Seconds past the deadline after which a worker that is still busy is killed."""
 SILENCE_LIMIT = 3600.0
@@ -77,6 +79,7 @@ class Supervisor:
     """By device."""
     disabled: dict[str, str] = field(default_factory=dict)
     """Disabled devices, each with the cause of its last crash."""
+    _has_spare: bool = False
     _suspects: set[int] = field(default_factory=set)
     """Running trials that may belong to a worker that crashed between asking for a trial and sending its number."""
     _asking: set[str] = field(default_factory=set)
@@ -87,6 +90,8 @@ class Supervisor:
         now = self.clock.now()
         limit = self.trial_timeout or SILENCE_LIMIT
         late = now > self.trials_end() + KILL_GRACE
+        if self.interrupts.overdue(SPARE_SECONDS):
+            self._start_spare()
         for worker in self.pool.workers:
             silent = now - worker.last_message
             if worker.killed:
@@ -101,8 +106,17 @@ class Supervisor:
         self._fail_orphans()
 
     def _needed(self) -> bool:
-        """After Ctrl-C there is no time to start a worker: a busy one has to assemble the model where none is idle."""
+        """After Ctrl-C whichever worker is idle first assembles the model: a busy one, or the spare."""
         return self.interrupts.moment is not None and not any(w.ready and not w.busy for w in self.pool.workers)
+
+    def _start_spare(self) -> None:
+        """Start one worker to assemble the model where a library may keep all the others busy for long."""
+        workers = self.pool.workers
+        if not self._has_spare and workers and all(w.busy for w in workers):
+            self._has_spare = True
+            slot = next((w.slot for w in workers if not w.joined), None)
+            if slot is not None:
+                self.pool.add(slot)
 
     def usable(self, worker: Worker) -> bool:
         """Whether the worker may get another job."""

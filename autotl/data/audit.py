@@ -11,7 +11,7 @@ import numpy as np
 from autotl.data.dataset import Finding, ImageDataset, Subset, join_names
 from autotl.data.near_duplicates import MAX_COMPARED, is_uniform, near_duplicates
 
-__all__ = ["audit_dataset"]
+__all__ = ["audit_dataset", "folded"]
 
 IMBALANCE_RATIO = 10
 """Class imbalance (largest / smallest) from which to warn."""
@@ -79,12 +79,17 @@ def _class_sizes(dataset: ImageDataset) -> Iterator[Finding]:
         yield Finding("class_imbalance", text, len(sizes), examples, serious=True)
 
 
+def folded(name: str) -> str:
+    """A class name without what people overlook: case, spaces, hyphens and Unicode form."""
+    # case folding can undo the normal form, hence the second normalisation
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return re.sub(r"[\s_-]+", " ", text).strip()
+
+
 def _similar_class_names(classes: Sequence[str]) -> Iterator[Finding]:
     similar: dict[str, list[str]] = defaultdict(list)
     for name in classes:
-        # case folding can undo the normal form, hence the second normalisation
-        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-        similar[re.sub(r"[\s_-]+", " ", folded).strip()].append(name)
+        similar[folded(name)].append(name)
     groups = [" and ".join(repr(name) for name in names) for names in similar.values() if len(names) > 1]
     if groups:
         text = (

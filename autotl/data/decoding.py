@@ -72,14 +72,18 @@ class UntrustedFormat(UndecodableImage):
 
 
 def decode(
-    path: str | os.PathLike[str], size_hint: int | None = None, *, trusted_only: bool = False, keep_grey: bool = False
+    path: str | os.PathLike[str] | bytes,
+    size_hint: int | None = None,
+    *,
+    trusted_only: bool = False,
+    keep_grey: bool = False,
 ) -> Image.Image:
     """Decode an image file: mode RGB, upright, on a white background, the first frame of an animation.
 
     Grey values of more than 8 bits are scaled linearly, from the image's minimum and maximum to 0 and 255.
 
     Args:
-        path: a file of any format that Pillow reads.
+        path: a file of any format that Pillow reads, or its bytes.
         size_hint: pixels needed along the shorter side. A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long
             as its shorter side keeps this many pixels, which is up to several times faster.
         trusted_only: decode JPEG and PNG only, and no JPEG in CMYK, which needs a colour profile's decoder.
@@ -89,7 +93,8 @@ def decode(
         UndecodableImage: the file can't be decoded, for whatever reason.
         UntrustedFormat: with `trusted_only`, the file has another format or is in CMYK.
     """
-    with _raise_undecodable(Path(path), trusted_only=trusted_only), _open(path, trusted_only=trusted_only) as image:
+    file = None if isinstance(path, bytes) else Path(path)
+    with _raise_undecodable(file, trusted_only=trusted_only), _open(path, trusted_only=trusted_only) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise UndecodableImage(f"it is too large: {width} × {height} pixels, the limit is {MAX_PIXELS:,} in all")
@@ -98,11 +103,13 @@ def decode(
         return _to_upright(image, keep_grey=keep_grey)
 
 
-def _open(path: str | os.PathLike[str], *, trusted_only: bool) -> Image.Image:
-    mode = os.stat(path).st_mode  # noqa: PTH116 - takes any path-like, and is called for every image
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise UndecodableImage("it is a pipe, a socket or a device")  # opening a pipe would wait for a writer
-    image = Image.open(path, formats=TRUSTED_FORMATS if trusted_only else None)
+def _open(path: str | os.PathLike[str] | bytes, *, trusted_only: bool) -> Image.Image:
+    if not isinstance(path, bytes):
+        mode = os.stat(path).st_mode  # noqa: PTH116 - takes any path-like, and is called for every image
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UndecodableImage("it is a pipe, a socket or a device")  # opening a pipe would wait for a writer
+    source = io.BytesIO(path) if isinstance(path, bytes) else path
+    image = Image.open(source, formats=TRUSTED_FORMATS if trusted_only else None)
     if trusted_only and image.mode == "CMYK":  # its colour profile is parsed by another library
         image.close()
         raise UntrustedFormat("it is in CMYK")
@@ -126,9 +133,10 @@ def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
     """Convert an image in memory to what `decode` returns for a file.
 
     Args:
-        image: a Pillow image of any mode; or an array [height, width], [height, width, 1], [height, width, 3] or
-            [height, width, 4] (RGBA) of integers in 0..255, of floats in 0..1 or of booleans; or an array
-            [height, width] of larger integers, which are scaled from their minimum and maximum to 0 and 255.
+        image: a Pillow image of any mode; or an array or tensor [height, width], [height, width, channels] or
+            [channels, height, width] with 1, 3 or 4 channels (grey, RGB, RGBA) of integers in 0..255, of floats in 0..1
+            or of booleans; or an array [height, width] of larger integers, which are scaled from their minimum and
+            maximum to 0 and 255. An array whose first and last axis may both be channels has them last.
 
     Raises:
         DataError: the array has another shape, type or range of values.
@@ -137,14 +145,18 @@ def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
     if isinstance(image, Image.Image):
         with _raise_undecodable(None):
             return _to_upright(image)
-    array = np.asarray(image)
+    try:
+        array = np.asarray(image)
+    except (RuntimeError, TypeError, ValueError) as error:  # a tensor on a GPU, or one that requires a gradient
+        raise DataError(f"NumPy can't read this {type(image).__name__}: {error}") from error
+    if array.ndim == 3 and array.shape[2] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+        array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-        channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
-        hint = " It looks like channels first: give image.transpose(1, 2, 0)." if channels_first else ""
         raise DataError(
-            f"An image array has the shape [height, width] or [height, width, 3 or 4], not {list(array.shape)}.{hint}"
+            "An image array has the shape [height, width], [height, width, channels] or [channels, height, width] "
+            f"with 1, 3 or 4 channels, not {list(array.shape)}."
         )
     return _to_upright(Image.fromarray(_array_to_uint8(array)))
 

@@ -2,16 +2,18 @@
 
 import os
 import re
+import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from autotl.data.audit import audit_dataset
+from autotl.data.audit import audit_dataset, folded
 from autotl.data.dataset import DatasetSource, Finding, ImageDataset, LabelledImage, Skipped, join_names
-from autotl.data.sources import SUBSET_NAMES
+from autotl.data.manifests import ManifestSource
+from autotl.data.subset_names import subset_of
 from autotl.data.verification import verify_files
 from autotl.errors import DataError, nearest
 
@@ -32,6 +34,8 @@ def load_dataset(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     on_problem: Callable[[Finding], None] | None = None,
+    choose: Callable[[list[LabelledImage]], list[LabelledImage]] | None = None,
+    confined: Container[str] = (),
 ) -> ImageDataset:
     """The labelled images at a location. Each file is read and decoded once.
 
@@ -47,22 +51,33 @@ def load_dataset(
         progress: called with the number of files checked and the number of all files.
         on_problem: called with a finding in place of raising DataError, where loading can continue: a single class;
             images of a class without training images, which are left out; a class without a decodable image.
+        choose: takes the listed images and returns those to load.
+        confined: the locations that a stranger may have named. A manifest there lists no files outside its folder.
 
     Raises:
         DataError: the location is invalid, or a classifier can't be trained on its images.
     """
     with warnings.catch_warnings(record=True) as source_warnings:
         warnings.simplefilter("always")
-        images = _list_images(location, sources)
+        images = _list_images(location, sources, confined=location in confined)
         if test is not None:
             if any(image.subset == "test" for image in images):
                 raise DataError(
                     f"{location} already has test images. Remove the other location of test images, {test}."
                 )
-            images = [*images, *(replace(image, subset="test") for image in _list_images(test, sources))]
-    on_problem = on_problem or _raise
-    class_names = tuple(classes) if classes is not None else _training_classes(images, location, on_problem)
-    images = _of_known_classes(images, class_names, location, test, on_problem)
+            test_images = _list_images(test, sources, confined=test in confined)
+            images = [*images, *(replace(image, subset="test") for image in test_images)]
+        on_problem = on_problem or _raise
+        images = choose(images) if choose else images
+        class_names = tuple(classes) if classes is not None else _training_classes(images, location, on_problem)
+        images = _in_one_unicode_form(images, class_names)
+    of_model = classes is not None
+    owner = "model" if of_model else "training images"
+    images = _of_known_classes(images, class_names, location, test, on_problem, of_model=of_model)
+    if not images:
+        raise DataError(
+            f"No image of {location} is of a class of the {owner}: {join_names(class_names, MAX_CLASS_NAMES)}."
+        )
 
     verifications = verify_files([image.path for image in images], threads, cache, progress)
     skipped = tuple(Skipped(i.path, v.reason) for i, v in zip(images, verifications, strict=True) if v.reason)
@@ -102,24 +117,39 @@ def _raise(finding: Finding) -> None:
     raise DataError(finding.line())
 
 
-def _list_images(location: str, sources: Mapping[str, DatasetSource]) -> list[LabelledImage]:
+def _list_images(location: str, sources: Mapping[str, DatasetSource], *, confined: bool = False) -> list[LabelledImage]:
     matching = [source for source in sources.values() if source.matches(location)]
     if not matching:
-        known = sorted(set(sources) - {"folder", "manifest"})
-        names = f", or the name of a dataset: {', '.join(known)}" if known else ""
-        raise DataError(
-            f"{location!r} is not a dataset.{nearest(location, known)} "
-            f"Give a folder of class folders, a CSV manifest (path,label){names}."
-        )
+        raise DataError(_not_a_dataset(location, sorted(set(sources) - {"folder", "manifest"})))
     source = matching[-1]
     if len(matching) > 1 and location == source.name:
         warnings.warn(
             f"{location!r} is read as the dataset of that name. For the folder type ./{location}", stacklevel=2
         )
-    images = source.images(location)
+    if isinstance(source, ManifestSource):
+        images = source.images(location, confined=confined)
+    else:
+        images = source.images(location)
     if not images:
         raise DataError(f"{location!r} has no images.")
     return images
+
+
+def _not_a_dataset(location: str, known: Sequence[str]) -> str:
+    path = Path(location).expanduser()
+    try:
+        exists = path.exists()
+        beside = [p.name for p in path.parent.iterdir()] if not exists and path.parent.is_dir() else []
+    except (OSError, ValueError):  # not the name of a file
+        exists, beside = False, []
+    names = f", or the name of a dataset: {', '.join(known)}" if known else ""
+    what = (
+        f"{location!r} is neither a folder nor a manifest"
+        if exists
+        else f"{location!r} is not a dataset: there is no folder, no file and no dataset of that name"
+    )
+    close = nearest(location, known) or nearest(path.name, beside)
+    return f"{what}.{close} Give a folder of class folders, a CSV manifest (path,label){names}."
 
 
 def _training_classes(
@@ -145,28 +175,65 @@ def _natural_order(name: str) -> tuple[list[str | int], str]:
     return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split(r"(\d+)", name))], name
 
 
+def _in_one_unicode_form(images: list[LabelledImage], classes: tuple[str, ...]) -> list[LabelledImage]:
+    """The images, with labels that differ from one class in nothing but their Unicode form replaced by that class.
+
+    macOS writes `é` in names of files as two characters and Linux as one; nobody sees the difference.
+    """
+    known = set(classes)
+    forms: dict[str, list[str]] = {}
+    for name in classes:
+        forms.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    same = {}
+    for label in {image.label for image in images} - known:
+        names = forms.get(unicodedata.normalize("NFC", label), [])
+        if len(names) == 1:
+            same[label] = names[0]
+    if not same:
+        return images
+    warnings.warn(
+        f"Labels that differ from a class only in their Unicode form are read as that class: "
+        f"{join_names(sorted(map(repr, same.values())))}.",
+        stacklevel=2,
+    )
+    return [replace(image, label=same[image.label]) if image.label in same else image for image in images]
+
+
 def _of_known_classes(
     images: list[LabelledImage],
     classes: tuple[str, ...],
     location: str,
     test: str | None,
     on_problem: Callable[[Finding], None],
+    *,
+    of_model: bool,
 ) -> list[LabelledImage]:
-    """The images whose class is among `classes`; one problem for each unknown class of a subset."""
+    """The images whose class is among `classes`; one problem for each unknown class of a subset.
+
+    `of_model`: the classes are a model's, and subsets don't matter.
+    """
     known = set(classes)
     unknown: dict[tuple[str, str, str], list[LabelledImage]] = {}
     for image in images:
         if image.label not in known:
             source = test if test is not None and image.subset == "test" else location
-            unknown.setdefault((source, image.subset, image.label), []).append(image)
+            unknown.setdefault((source, "" if of_model else image.subset, image.label), []).append(image)
+    owner = "model" if of_model else "training images"
     for (source, subset, label), of_class in unknown.items():
         text = (
-            f"{source} has {subset + ' ' if subset else ''}images of {label!r}, which is not a class of the training "
-            f"images.{nearest(label, classes)} Known classes: {join_names(classes, MAX_CLASS_NAMES)}."
+            f"{source} has {subset + ' ' if subset else ''}images of {label!r}, which is not a class of the {owner}."
+            f"{_similar(label, classes)} Known classes: {join_names(classes, MAX_CLASS_NAMES)}."
         )
         paths = tuple(str(image.path) for image in of_class[:5])
         on_problem(Finding("unknown_class", text, len(of_class), paths, serious=True))
     return [image for image in images if image.label in known] if unknown else images
+
+
+def _similar(label: str, classes: Sequence[str]) -> str:
+    same = [name for name in classes if folded(name) == folded(label)]
+    if same:
+        return f" It differs from {same[0]!r} only in case, spaces, hyphens or Unicode form: use one name."
+    return nearest(label, classes)
 
 
 def _check_classes_have_images(
@@ -190,7 +257,7 @@ def _dataset_name(location: str) -> str:
     path = Path(os.path.abspath(Path(location).expanduser()))  # noqa: PTH100 - the name of a link, not of its target
     if not path.exists():
         return location
-    if path.is_dir() and path.name.lower() in SUBSET_NAMES and path.parent.name:
+    if path.is_dir() and subset_of(path.name) and path.parent.name:
         return path.parent.name
     return path.name if path.is_dir() else path.stem
 

@@ -84,7 +84,7 @@ def _limit_aspect_ratio(image: Image.Image) -> Image.Image:
 
 
 def load_view(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | bytes,
     digest: str,
     preprocessing: "Preprocessing",
     view: View = ORIGINAL,
@@ -95,7 +95,7 @@ def load_view(
     """Decode an image file and return one preprocessed view of it.
 
     Args:
-        path: an image file.
+        path: an image file, or its bytes.
         digest: of the file's bytes. It seeds the view's random draws. Unused for ORIGINAL.
         preprocessing: the backbone's.
         view: which view.
@@ -114,7 +114,7 @@ def load_view(
 
 
 def load_views(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | bytes,
     digest: str,
     preprocessing: "Preprocessing",
     views: Iterable[View],

@@ -1,38 +1,31 @@
-"""The built-in dataset sources: a folder of class folders, and a CSV manifest.
+"""The built-in dataset sources: a folder of class folders, and a manifest (`autotl.data.manifests`).
 
 A source calls `warnings.warn` for anything that it leaves out; `load_dataset` shows these warnings to the user.
 """
 
-import csv
-import os
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import cache
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotl.data.dataset import DatasetSource, LabelledImage, Subset, join_names
-from autotl.errors import DataError, nearest
+from autotl.data.file_listing import FileListing, common_extensions, format_counts
+from autotl.data.manifests import ManifestSource
+from autotl.data.subset_names import class_name, means_unlabelled, subset_of
+from autotl.errors import DataError
 
 if TYPE_CHECKING:
     from autotl.registration import Register
 
-__all__ = ["SUBSET_NAMES", "FolderSource", "ManifestSource"]
-
-SUBSET_NAMES: dict[str, Subset] = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-"""Subsets by the names that folders and manifests use for them."""
+__all__ = ["FolderSource", "ManifestSource"]
 
 
 class FolderSource(DatasetSource):
-    """Class folders, side by side or under train/, val/ (valid/, validation/) and test/. The images in subfolders of a
-    class folder belong to the class; hidden files are ignored."""
+    """Class folders, side by side, or in folders of subsets (`train`, `val`, `test` and other names for them), or with
+    folders of subsets inside. The images in subfolders of a class folder belong to the class. `FileListing` says which
+    files are images."""
 
     name = "folder"
 
@@ -40,58 +33,14 @@ class FolderSource(DatasetSource):
         return Path(location).expanduser().is_dir()
 
     def images(self, location: str) -> list[LabelledImage]:
-        root = Path(location).expanduser()
-        ignored: Counter[str] = Counter()
-        if subsets := _subset_folders(root):
-            images = [
-                image for subset, folder in subsets.items() for image in _labelled_images(folder, subset, ignored)
-            ]
-        else:
-            images = _labelled_images(root, "", ignored)
-        if not images and ignored:
-            raise DataError(
-                f"No file in {root} has the extension of an image; there are {_format_counts(ignored)}. "
-                f"Every format that Pillow reads can be used: {', '.join(sorted(_common_extensions()))} …"
-            )
-        if not images:
-            raise DataError(f"{root} has no images. Put them into one folder for each class: {root / 'CLASS'}/….jpg")
-        if ignored:
-            warnings.warn(
-                f"Ignored files in {root}, whose extensions are not those of images: {_format_counts(ignored)}.",
-                stacklevel=2,
-            )
+        listing = FileListing()
+        root = _read(Path(location).expanduser(), listing)
+        if not root.has_images:
+            raise DataError(_no_images(root.path, listing))
+        images = _of_subset_folders(root) or _of_subsets_in_classes(root) or _of_class_folders(root)
+        for note in listing.notes(root.path):
+            warnings.warn(note, stacklevel=2)
         return images
-
-
-class ManifestSource(DatasetSource):
-    """A CSV file with the header `path,label[,split,group]`. Paths are relative to its folder and stay inside it."""
-
-    name = "manifest"
-
-    def matches(self, location: str) -> bool:
-        path = Path(location).expanduser()
-        return path.suffix.lower() == ".csv" and not path.is_dir()
-
-    def images(self, location: str) -> list[LabelledImage]:
-        manifest = Path(location).expanduser()
-        columns, rows = _read_rows(manifest)
-        for column in ("path", "label"):
-            empty = [line for line, row in rows if not row[column]]
-            if empty:
-                raise DataError(f"{manifest}: no {column} in {_format_lines(empty)}. Fill it in or delete the row.")
-        subsets = [_subset(manifest, line, row["split"]) if "split" in columns else "" for line, row in rows]
-        if any(subsets) and not all(subsets):
-            missing = [line for (line, _), subset in zip(rows, subsets, strict=True) if not subset]
-            raise DataError(
-                f"{manifest}: some rows have a split, but not {_format_lines(missing)}. Fill in all or none."
-            )
-        real_folder = cache(os.path.realpath)  # thousands of images share a folder: resolve it once
-        return [
-            LabelledImage(
-                _image_path(manifest, line, row["path"], real_folder), row["label"], subset, row.get("group", "")
-            )
-            for (line, row), subset in zip(rows, subsets, strict=True)
-        ]
 
 
 def autotl_register_datasets(register: "Register[DatasetSource]") -> None:
@@ -99,208 +48,232 @@ def autotl_register_datasets(register: "Register[DatasetSource]") -> None:
     register(ManifestSource())
 
 
-# --- folders
+# --- the tree of folders
 
 
-def _folders(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if path.is_dir()]
+@dataclass(frozen=True)
+class _Folder:
+    path: Path
+    name: str
+    images: list[str] = field(default_factory=list)
+    """Names of the images that lie directly in it."""
+    folders: list["_Folder"] = field(default_factory=list)
 
+    @cached_property
+    def has_images(self) -> bool:
+        """Whether an image lies in it, or anywhere below it."""
+        return bool(self.images) or any(folder.has_images for folder in self.folders)
 
-def _entries(folder: Path) -> list[Path]:
-    """Files and folders that aren't hidden, sorted by name."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{folder} can't be listed: {error.strerror}.") from error
+    @cached_property
+    def classes(self) -> list["_Folder"]:
+        """Its folders with images."""
+        return [folder for folder in self.folders if folder.has_images]
 
-
-def _files(folder: Path, parents: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
-    """All files below `folder`. Follows symbolic links, except to one of the `parents` (device and inode numbers).
-
-    Broken links are included: the check of the file reports them later, with the reason.
-    """
-    status = folder.stat()
-    inode = (status.st_dev, status.st_ino)
-    if inode in parents:
-        return
-    for path in _entries(folder):
-        if path.is_dir():
-            yield from _files(path, (*parents, inode))
-        elif path.is_file() or (path.is_symlink() and not path.exists()):
-            yield path
-
-
-@cache
-def _known_extensions() -> frozenset[str]:
-    from PIL import Image
-
-    return frozenset(suffix for suffix, format in Image.registered_extensions().items() if format in Image.OPEN)
-
-
-def _common_extensions() -> frozenset[str]:
-    return _known_extensions() & {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in _known_extensions()
-
-
-def _subset_folders(root: Path) -> dict[Subset, Path]:
-    """The folders train/, val/ and test/ by subset; empty if `root` holds class folders instead.
-
-    A class can be named "train" as well. A folder is a subset if it holds folders of images, and a class otherwise.
-    """
-    folders = _folders(root)
-    subsets: dict[Subset, Path] = {}
-    for folder in folders:
-        subset = SUBSET_NAMES.get(folder.name.lower())
-        if subset and subset in subsets:
-            raise DataError(
-                f"{root} has two folders of {subset} images, {subsets[subset].name} and {folder.name}. Remove one."
-            )
-        if subset:
-            subsets[subset] = folder
-    with_classes = [
-        folder for folder in subsets.values() if any(any(map(_is_image, _files(inner))) for inner in _folders(folder))
-    ]
-    others = [f.name for f in folders if f not in subsets.values() and any(map(_is_image, _files(f)))]
-    if subsets.get("train") in with_classes:
-        if others:
-            raise DataError(
-                f"{root} has train/ with class folders, but also other folders with images ({join_names(others)}). "
-                "Remove these folders, or move the class folders one level up."
-            )
-        return subsets
-    if subsets and not others:
-        if with_classes:
-            raise DataError(
-                f"{root} has {join_names([f.name for f in with_classes])} but no train/ with class folders. "
-                f"Add it, or give a folder of class folders: {with_classes[0]}"
-            )
-        folder = subsets.get("train") or next(iter(subsets.values()))
-        raise DataError(
-            f"{folder} has no class folders with images. Put them into one folder for each class: "
-            f"{folder / 'CLASS'}/….jpg"
-        )
-    return {}
-
-
-def _labelled_images(folder: Path, subset: Subset, ignored: Counter[str]) -> list[LabelledImage]:
-    """The images in the class folders of `folder`. Adds the other files to `ignored`, counted by extension."""
-    images: list[LabelledImage] = []
-    for class_folder in _folders(folder):
-        images_before, ignored_before = len(images), ignored.total()
-        for path in _files(class_folder):
-            if _is_image(path):
-                images.append(LabelledImage(path, class_folder.name, subset))
+    def all_images(self) -> Iterator[Path]:
+        """All images in it and below it, in the order of their names."""
+        inner: dict[str, _Folder | None] = {**dict.fromkeys(self.images), **{f.name: f for f in self.folders}}
+        for name in sorted(inner):
+            folder = inner[name]
+            if folder is None:
+                yield self.path / name
             else:
-                ignored[path.suffix.lower() or "no extension"] += 1
-        if len(images) == images_before and ignored.total() == ignored_before:
-            warnings.warn(f"{class_folder} is empty and not used as a class.", stacklevel=3)
-    loose = [path.name for path in _entries(folder) if not path.is_dir() and _is_image(path)]
-    if loose and not images:
-        hint = f" To ignore them, give the training folder alone: {folder.parent / 'train'}"
+                yield from folder.all_images()
+
+
+def _read(path: Path, listing: FileListing, parents: tuple[tuple[int, int], ...] = ()) -> _Folder:
+    """The tree of folders at `path`. Follows a link except to one of the `parents` (device and inode numbers)."""
+    try:
+        status = path.stat()
+        inode = (status.st_dev, status.st_ino)
+        if inode in parents:
+            return _Folder(path, path.name)
+        images, names = listing.entries(path)
+    except (DataError, OSError) as error:
+        if not parents:
+            raise
+        listing.unreadable.append(str(error))
+        return _Folder(path, path.name)
+    return _Folder(path, path.name, images, [_read(path / name, listing, (*parents, inode)) for name in names])
+
+
+def _no_images(root: Path, listing: FileListing) -> str:
+    if listing.left_out:
+        return (
+            f"No file in {root} is an image; there are {format_counts(listing.left_out)}. "
+            f"Every format that Pillow reads can be used: {', '.join(common_extensions())} …"
+        )
+    return f"{root} has no images. Put them into one folder for each class: {root / 'CLASS'}/….jpg"
+
+
+# --- layouts
+
+
+def _of_subset_folders(root: _Folder) -> list[LabelledImage]:
+    """The images of train/, val/ and test/ with class folders inside; empty if `root` has another layout.
+
+    A class can be named "train" as well. A folder is a subset if it holds folders of images, and a class otherwise. A
+    name that means a subset only loosely (`seg_train`) counts where all folders have such names and share classes.
+    """
+    strict: dict[str, Subset] = {f.name: subset for f in root.folders if (subset := subset_of(f.name))}
+    loose = {f.name: s for f in root.classes if f.name not in strict and (s := subset_of(f.name, loosely=True))}
+    others = [f for f in root.classes if f.name not in strict and not means_unlabelled(f.name)]
+    unlabelled = [f for f in root.classes if f.name not in strict and means_unlabelled(f.name)]
+    inner = {folder.name: _unwrapped(folder) for folder in root.folders}
+    roles = strict
+    if others and all(folder.name in loose for folder in others):
+        together = {**strict, **loose}
+        if _share_classes([inner[name] for name in together if inner[name].classes]):
+            roles, others = together, []
+    train = [name for name, subset in roles.items() if subset == "train" and inner[name].classes]
+    if others:
+        if not train:
+            return []
         raise DataError(
-            f"{folder} has images but no class folders. Put them into one folder for each class, "
-            f"{folder / 'CLASS' / loose[0]}, or list them in a CSV file with the columns path,label."
+            f"{root.path} has {train[0]}/ with class folders, but also other folders with images "
+            f"({join_names([f.name for f in others])}). "
+            "Remove these folders, or move the class folders one level up."
+        )
+    chosen = _one_folder_each(root, roles, inner)
+    if not chosen:
+        return []
+    _check_training_folder(root, chosen)
+    if unlabelled:
+        names = join_names([f.name for f in unlabelled])
+        warnings.warn(f"Left out folders of unlabelled images in {root.path}: {names}.", stacklevel=3)
+    used = {name: subset for name, subset in roles.items() if inner[name].classes}
+    if any(name.lower() not in ("train", "val", "valid", "validation", "test") for name in used):
+        names = join_names([f"{name} ({subset})" for name, subset in used.items()])
+        warnings.warn(f"Folders of {root.path} are read as subsets: {names}.", stacklevel=3)
+    return [image for subset, folder in chosen.items() for image in _of_class_folders(folder, subset, root)]
+
+
+def _unwrapped(folder: _Folder) -> _Folder:
+    """The folder of a subset, or the one inside that repeats it: archives often hold seg_train/seg_train/."""
+    subset = subset_of(folder.name, loosely=True)
+    while subset and not folder.images and len(folder.classes) == 1:
+        (inner,) = folder.classes
+        if not inner.classes or subset_of(inner.name, loosely=True) != subset:
+            break
+        folder = inner
+    return folder
+
+
+def _share_classes(folders: list[_Folder]) -> bool:
+    """Whether these folders are subsets of the same classes, one of them for training."""
+    names = [{inner.name for inner in folder.classes} for folder in folders]
+    has_train = any(subset_of(folder.name, loosely=True) == "train" for folder in folders)
+    return has_train and len(folders) > 1 and all(names[0] & other for other in names[1:])
+
+
+def _one_folder_each(root: _Folder, roles: dict[str, Subset], inner: dict[str, _Folder]) -> dict[Subset, _Folder]:
+    """The folder of each subset. One without class folders is left out beside one with them."""
+    chosen: dict[Subset, _Folder] = {}
+    unused: list[str] = []
+    for name, subset in sorted(roles.items(), key=lambda item: (not inner[item[0]].classes, item[0])):
+        if subset not in chosen:
+            chosen[subset] = inner[name]
+        elif inner[name].classes:
+            raise DataError(
+                f"{root.path} has two folders of {subset} images, {chosen[subset].name} and {name}. Remove one."
+            )
+        else:
+            unused.append(name)
+    if unused:
+        warnings.warn(f"Left out folders of {root.path} without class folders: {join_names(unused)}.", stacklevel=4)
+    # in the order of the names, which the indices in a study's split depend on
+    order = sorted((name, subset) for name, subset in roles.items() if inner[name] is chosen[subset])
+    return {subset: chosen[subset] for _, subset in order}
+
+
+def _check_training_folder(root: _Folder, chosen: dict[Subset, _Folder]) -> None:
+    if "train" in chosen and chosen["train"].classes:
+        return
+    with_classes = [folder for folder in chosen.values() if folder.classes]
+    if with_classes:
+        raise DataError(
+            f"{root.path} has {join_names([f.name for f in with_classes])} but no train/ with class folders. "
+            f"Add it, or give a folder of class folders: {with_classes[0].path}"
+        )
+    folder = chosen.get("train") or next(iter(chosen.values()))
+    raise DataError(
+        f"{folder.path} has no class folders with images. Put them into one folder for each class: "
+        f"{folder.path / 'CLASS'}/….jpg"
+    )
+
+
+def _of_subsets_in_classes(root: _Folder) -> list[LabelledImage]:
+    """The images of class folders that hold train/, val/ and test/; empty if `root` has another layout."""
+    with_subsets = [f for f in root.classes if any(subset_of(inner.name) for inner in f.classes)]
+    if not with_subsets:
+        return []
+    whole = [f for f in with_subsets if not f.images and all(subset_of(inner.name) for inner in f.classes)]
+    has_train = any(subset_of(inner.name) == "train" for f in whole for inner in f.classes)
+    if len(whole) < len(root.classes) or not has_train:
+        names = [str(inner.path) for f in with_subsets for inner in f.classes if subset_of(inner.name)]
+        warnings.warn(
+            f"Folders named like subsets are read as a part of their classes: {join_names(names)}. "
+            "For subsets, put all images of every class into such folders, one of them train.",
+            stacklevel=3,
+        )
+        return []
+    names = sorted({inner.name for f in whole for inner in f.classes})
+    warnings.warn(
+        f"Folders in the class folders of {root.path} are read as subsets: {join_names(names)}.", stacklevel=3
+    )
+    return [
+        LabelledImage(path, class_name(folder.name), subset_of(inner.name) or "")
+        for folder in whole
+        for inner in folder.classes
+        for path in inner.all_images()
+    ]
+
+
+def _of_class_folders(folder: _Folder, subset: Subset = "", root: _Folder | None = None) -> list[LabelledImage]:
+    """The images in the class folders of `folder`, which is `root`, or one of its subsets."""
+    if folder.images and not folder.classes:
+        hint = f" To ignore them, give the training folder alone: {_training_folder(root)}" if root else ""
+        raise DataError(
+            f"{folder.path} has images but no class folders. Put them into one folder for each class, "
+            f"{folder.path / 'CLASS' / folder.images[0]}, or list them in a CSV file with the columns path,label."
             f"{hint if subset in ('validation', 'test') else ''}"
         )
-    if loose:
-        warnings.warn(f"Ignored images in {folder} that are not in a class folder: {join_names(loose)}.", stacklevel=3)
-    return images
-
-
-# --- manifests
-
-
-def _read_rows(manifest: Path) -> tuple[set[str], list[tuple[int, dict[str, str]]]]:
-    """The columns, and the rows with their line numbers. Values are stripped of white space."""
-    try:
-        with manifest.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip().lower() for name in next(reader, [])]
-            _check_header(manifest, header)
-            rows = []
-            for values in reader:
-                if len(values) > len(header):
-                    raise DataError(
-                        f"{manifest}, line {reader.line_num}: {len(values)} values for {len(header)} columns. "
-                        'Quote values that contain a comma: "a, b"'
-                    )
-                if any(map(str.strip, values)):
-                    padded = [*map(str.strip, values), *[""] * (len(header) - len(values))]
-                    rows.append((reader.line_num, dict(zip(header, padded, strict=True))))
-    except FileNotFoundError as error:
-        raise DataError(f"There is no file {manifest}.") from error
-    except OSError as error:
-        raise DataError(f"{manifest} can't be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{manifest} isn't UTF-8 (byte {error.start}). Save it as UTF-8.") from error
-    except csv.Error as error:
-        raise DataError(f"{manifest}, line {reader.line_num}: invalid CSV: {error}.") from error
-    if not rows:
-        raise DataError(f"{manifest} lists no images. Add a row path,label for each image.")
-    return set(header), rows
-
-
-def _check_header(manifest: Path, header: list[str]) -> None:
-    columns = ("path", "label", "split", "group")
-    for column in ("path", "label"):
-        if column not in header:
-            close = nearest(column, header).replace("Did you mean", "Is it")
-            commas = " Separate the columns with commas." if len(header) == 1 else ""
-            raise DataError(
-                f"{manifest} has no column {column!r}; its header is {','.join(header) or 'empty'}.{close}{commas} "
-                "The header must have path,label and may have split,group."
-            )
-    for column in columns:
-        if header.count(column) > 1:
-            raise DataError(f"{manifest} has the column {column!r} twice. Remove one.")
-    for extra in set(header) - set(columns):
-        close = nearest(extra, [c for c in columns if c not in header])
-        if close:
-            warnings.warn(f"The column {extra!r} of {manifest} is ignored.{close}", stacklevel=4)
-
-
-def _subset(manifest: Path, line: int, name: str) -> Subset:
-    if not name:
-        return ""
-    if name.lower() not in SUBSET_NAMES:
-        raise DataError(
-            f"{manifest}, line {line}: the split {name!r} is unknown.{nearest(name.lower(), SUBSET_NAMES)} "
-            f"Known: {', '.join(SUBSET_NAMES)}."
+    if folder.images:
+        warnings.warn(
+            f"Left out images in {folder.path} that are not in a class folder: {join_names(folder.images)}.",
+            stacklevel=3,
         )
-    return SUBSET_NAMES[name.lower()]
+    for empty in (inner for inner in folder.folders if not inner.has_images):
+        warnings.warn(f"{empty.path} has no images and is not used as a class.", stacklevel=3)
+    if root is None:
+        _warn_of_doubtful_classes(folder)
+    return [
+        LabelledImage(path, label, subset)
+        for inner in folder.classes
+        for label in [class_name(inner.name)]
+        for path in inner.all_images()
+    ]
 
 
-def _image_path(manifest: Path, line: int, relative: str, real_folder: Callable[[Path], str]) -> Path:
-    """The path of a row. Rejects paths that lead out of the manifest's folder, so that a manifest from an untrusted
-    source can't read private files."""
-    place = f"{manifest}, line {line}"
-    folder = real_folder(manifest.parent)
-    if PurePosixPath(relative).is_absolute() or PureWindowsPath(relative).drive or relative.startswith("\\"):
-        raise DataError(f"{place}: {relative} is absolute. Paths are relative to the manifest's folder, {folder}")
-    path = manifest.parent / relative
-    try:
-        if "\0" in relative:
-            raise ValueError("it contains a NUL character")
-        if path.name == ".." or path.is_symlink():
-            real = os.path.realpath(path)
-        else:
-            real = os.path.join(real_folder(path.parent), path.name)  # noqa: PTH118 - str is faster than Path
-    except (OSError, ValueError) as error:
-        raise DataError(f"{place}: {relative!r} is not a path: {error}.") from error
-    if not real.startswith(os.path.join(folder, "")):  # noqa: PTH118 - str is faster than Path
-        raise DataError(f"{place}: {relative} leaves the manifest's folder, {folder}. Move the manifest or the image.")
-    return path
+def _training_folder(root: _Folder) -> Path:
+    return next(folder.path for folder in root.folders if subset_of(folder.name, loosely=True) == "train")
 
 
-# --- messages
-
-
-def _format_lines(numbers: list[int]) -> str:
-    return ("line " if len(numbers) == 1 else "lines ") + join_names([str(n) for n in numbers])
-
-
-def _format_counts(counter: Counter[str]) -> str:
-    return ", ".join(f"{name} ({count:,})" for name, count in counter.most_common(8))
+def _warn_of_doubtful_classes(root: _Folder) -> None:
+    """Warn of class folders that look like something else."""
+    inner = [{f.name for f in folder.classes} for folder in root.classes]
+    named = [f.name for f in root.classes if subset_of(f.name, loosely=True)]
+    shared = set.intersection(*inner) if len(inner) > 1 else set()
+    if len(shared) > 1:
+        names = join_names([f.name for f in root.classes])
+        warnings.warn(
+            f"Each of the folders {names}, which are read as classes, holds the folders {join_names(sorted(shared))}. "
+            "If those are the classes, use a manifest (path,label,split), or name the outer folders train, val, test.",
+            stacklevel=4,
+        )
+    elif len(named) > 1 and len(named) == len(root.classes):
+        warnings.warn(f"All classes are named like subsets: {join_names(named)}.", stacklevel=4)
+    for folder in root.classes:
+        if class_name(folder.name) != folder.name:
+            warnings.warn(
+                f"A folder's name isn't UTF-8: its class is called {class_name(folder.name)!r}.", stacklevel=4
+            )

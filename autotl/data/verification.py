@@ -16,7 +16,7 @@ import PIL
 from autotl.data.decoding import UndecodableImage
 from autotl.data.sandbox import SandboxedDecoder
 
-__all__ = ["Verification", "digest_file", "verify_files"]
+__all__ = ["Verification", "digest_bytes", "digest_file", "verify_files"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ def digest_file(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def digest_bytes(content: bytes) -> str:
+    """The digest of a file with this content."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def verify_files(
@@ -195,7 +200,7 @@ def _cache_writer(cache: Path | None) -> Iterator[Callable[[list[tuple[_FileStat
         try:
             with database:  # one transaction
                 database.executemany("INSERT OR REPLACE INTO verifications VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeError):  # a reason may quote a name that isn't UTF-8
             usable = False
 
     try:

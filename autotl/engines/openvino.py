@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
+from autotl.atomic_io import write_sealed
 from autotl.engines.base import Compiled, Engine
+from autotl.engines.conversions import CHECKSUMS, checksums, require_intact
 
 if TYPE_CHECKING:
     from torch import nn
@@ -145,13 +147,15 @@ def _cached(core: Any, module: "nn.Module", size: int, cache: Path, key: str) ->
             return _convert(module, size)
         if folder.exists():
             try:
+                require_intact(folder)
                 return core.read_model(folder / "model.xml")
-            except RuntimeError:  # damaged: convert again
-                shutil.rmtree(folder)
+            except (OSError, ValueError, RuntimeError):  # damaged: convert again
+                shutil.rmtree(folder, ignore_errors=True)
         model = _convert(module, size)
         draft = cache / f".{os.getpid()}-{secrets.token_hex(4)}"
         try:
             openvino.save_model(model, draft / "model.xml", compress_to_fp16=False)
+            write_sealed(draft / CHECKSUMS, checksums(draft))
             for file in draft.iterdir():
                 with file.open("rb") as written:  # synced before the rename: else a power cut can leave empty files
                     os.fsync(written.fileno())

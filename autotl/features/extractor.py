@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from autotl.atomic_io import write_atomically, write_json
+from autotl.atomic_io import read_sealed, write_sealed
 from autotl.backbones.base import Backbone
 from autotl.backbones.levels import BUILT_IN as BUILT_IN_LEVELS
 from autotl.backbones.levels import Layout, Levels, find_levels
@@ -25,6 +25,7 @@ from autotl.data.dataset import ImageDataset
 from autotl.data.decoding import UndecodableImage
 from autotl.data.preprocessing import load_view
 from autotl.data.splits import Split
+from autotl.data.verification import digest_bytes
 from autotl.engines.base import Compiled, Engine
 from autotl.engines.parity import MIN_COSINE, engine_cosine
 from autotl.engines.torch import TorchEngine
@@ -156,13 +157,13 @@ class BackboneFeatures:
         file = self._file("layout", {"format": FORMAT}, "json")
         if file and file.exists():
             try:
-                return Layout(**json.loads(file.read_text()))
-            except (ValueError, TypeError):
+                return Layout(**read_sealed(file))
+            except (OSError, ValueError, TypeError):
                 pass  # damaged: measured and written again below
         layout = FeatureLevels(self.graph_split).layout(self.backbone.preprocessing.size)
         if file:
             with suppress(OSError):  # the next process measures it again
-                write_json(file, asdict(layout))
+                write_sealed(file, asdict(layout))
         return layout
 
     def levels(self, subset: Literal["train", "validation", "test"], levels: str, view: View = ORIGINAL) -> np.ndarray:
@@ -262,10 +263,18 @@ class BackboneFeatures:
             extractor.on_progress(ExtractionProgress(self.backbone.name, ran, str(view), done, total, rate))
 
     def _load(self, path: Path, digest: str, view: View) -> np.ndarray:
+        """One view of an image, from the bytes that the digest belongs to: features are recorded under the digest."""
         try:
-            return load_view(
-                path, digest, self.backbone.preprocessing, view, augmentations=self.extractor.augmentations
-            )
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{path} was readable when the search began and isn't any more: {error.strerror}"
+            ) from error
+        if digest_bytes(content) != digest:
+            raise DataError(f"{path} has changed since the search began. Start the search again with another --name.")
+        augmentations = self.extractor.augmentations
+        try:
+            return load_view(content, digest, self.backbone.preprocessing, view, augmentations=augmentations)
         except UndecodableImage as error:
             raise DataError(f"{path} was readable when the search began and isn't any more: {error}") from error
 
@@ -288,16 +297,16 @@ class BackboneFeatures:
 
     def _cosine(self, indices: np.ndarray) -> float:
         """The engine's cosine, from a file of an earlier check or measured on some of the images."""
-        file = self._file("cosine", self._engine_key(), "txt")
+        file = self._file("cosine", self._engine_key(), "json")
         if file and file.exists():
-            with suppress(ValueError):  # damaged: measured and written again below
-                return float(file.read_text())
+            with suppress(OSError, ValueError, TypeError):  # damaged: measured and written again below
+                return float(read_sealed(file))
         dataset = self.extractor.dataset
         images = np.stack([self._load(dataset.paths[i], dataset.digests[i], ORIGINAL) for i in indices[:8]])
         cosine = engine_cosine(self._compile(None), self._module(None), images)
         if file:
             with suppress(OSError):  # the next process measures it again
-                write_atomically(file, f"{cosine}".encode())
+                write_sealed(file, cosine)
         return cosine
 
     def _file(self, name: str, key: dict[str, Any], suffix: str) -> Path | None:

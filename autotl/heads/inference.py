@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MISSING", "average_logits", "logits", "probabilities"]
+__all__ = ["MISSING", "average_logits", "logits", "probabilities", "reference_answers", "same_answers"]
 
 MISSING = -1e9
 """The logit of a class that an estimator had no training samples of. Finite, so that averages and temperatures work,
@@ -40,6 +40,25 @@ def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
     from scipy.special import softmax
 
     return softmax(np.asarray(logits, np.float64) / temperature, axis=1)
+
+
+def reference_answers(head: Any, num_features: int, num_classes: int) -> np.ndarray:
+    """A head's logits for two made-up samples, float64 [2, num_classes], which are the same on every machine.
+
+    They are saved with a head: a library of another version that reads the head otherwise gives other answers.
+    """
+    numbers = np.arange(2 * num_features, dtype=np.float64).reshape(2, num_features)
+    answers = logits(head, (0.5 + 0.5 * np.sin(numbers * 12.9898)).astype(np.float32), num_classes)
+    return np.clip(answers, -1e30, 1e30)  # finite, as JSON requires
+
+
+def same_answers(answers: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether reference answers are equal, except for what rounding on another device changes. NaN is never equal."""
+    if answers.shape != expected.shape:
+        return False
+    given = np.abs(expected) < -MISSING / 2  # a class without training samples has the same answer everywhere
+    scale = 1.0 + np.abs(expected[given]).max(initial=0.0)
+    return bool((np.abs(answers - expected)[given] <= 0.01 * scale).all() and (answers < MISSING / 2)[~given].all())
 
 
 def _dense_logits(head: Any, features: np.ndarray, num_classes: int) -> np.ndarray:

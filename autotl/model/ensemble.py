@@ -5,7 +5,6 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
-from autotl.errors import MetricError
 from autotl.metrics import Metric
 
 __all__ = ["select"]
@@ -48,21 +47,14 @@ def select(
     chosen = chosen or [0]
     totals = np.cumsum([probabilities[i] for i in chosen], axis=0)
     averages = [total / n for n, total in enumerate(totals, 1)]
-    scores = np.array([_score_or_nan(metric, labels, average) for average in averages])
+    scores = np.array([metric.score_or_nan(labels, average) for average in averages])
     if np.isnan(scores).all():
         return {chosen[0]: 1.0}
     best = int(np.nanargmax(scores) if metric.greater_is_better else np.nanargmin(scores))
     near = np.abs(scores - scores[best]) <= _standard_error(averages[best], labels, metric)
+    near[best] = True  # also where the scores are so large that the standard error overflows
     used = chosen[: int(np.flatnonzero(near).max()) + 1]
     return dict.fromkeys(used, 1 / len(used))
-
-
-def _score_or_nan(metric: Metric, labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The score, or NaN where the metric has none for these images."""
-    try:
-        return metric(labels, probabilities)
-    except (MetricError, ValueError):  # a bootstrap sample may lack a class
-        return math.nan
 
 
 def _standard_error(average: np.ndarray, labels: np.ndarray, metric: Metric) -> float:
@@ -71,7 +63,7 @@ def _standard_error(average: np.ndarray, labels: np.ndarray, metric: Metric) -> 
     scores = []
     for _ in range(BOOTSTRAP_SAMPLES):
         sample = rng.integers(len(labels), size=len(labels))
-        score = _score_or_nan(metric, labels[sample], average[sample])
+        score = metric.score_or_nan(labels[sample], average[sample])
         if not math.isnan(score):
             scores.append(score)
     return float(np.std(scores)) if scores else 0.0

@@ -3,45 +3,34 @@
 import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from autotl.data.file_listing import FileListing
 from autotl.errors import AutotlError
 
-__all__ = ["CsvFile", "best_classes", "find_images", "more_than"]
+__all__ = ["CsvFile", "best_classes", "find_images", "more_than", "refuse_folder"]
 
 
-def find_images(places: Iterable[Path]) -> Iterator[Path]:
-    """Yield the images at `places`: a file whatever its extension, and every image below a folder, sorted by name.
+def find_images(places: Iterable[Path], listing: FileListing | None = None) -> Iterator[Path]:
+    """Yield the images at `places`: a file whatever its name, and every image below a folder, sorted by name.
 
-    Links are followed.
+    Args:
+        places: files and folders.
+        listing: says which files of a folder are images, and counts the others.
 
     Raises:
         AutotlError: a place doesn't exist. Raised by the call itself, before the first image is yielded.
     """
+    listing = listing or FileListing()
     places = [place.expanduser() for place in places]
     for place in places:
-        if not place.exists():
+        if not os.path.lexists(place):
             raise AutotlError(f"There is no file or folder {place}.")
-    return (path for place in places for path in (_images_below(place) if place.is_dir() else [place]))
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    extensions = {suffix for suffix, format in Image.registered_extensions().items() if format in Image.OPEN}
-    visited = set()  # a link may lead back to a parent folder
-    for here, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in extensions:
-                yield Path(here) / name
+    return (path for place in places for path in (listing.walk(place) if place.is_dir() else [place]))
 
 
 def more_than(count: int, images: Iterator[Path]) -> tuple[bool, Iterator[Path]]:
@@ -63,16 +52,24 @@ def best_classes(probabilities: np.ndarray, classes: Sequence[str], top: int) ->
     return [(classes[i], float(probabilities[i])) for i in order]
 
 
+def refuse_folder(file: Path) -> None:
+    """Raise AutotlError if `file` is a folder."""
+    if file.is_dir():
+        raise AutotlError(f"{file} is a folder. Give the name of a file: --csv {file / 'predictions.csv'}")
+
+
 class CsvFile:
     """Writes `path,label,probability`, then `label2,probability2` and so on up to `top`, one line for each image.
 
     The lines go to `FILE.part`, which is renamed at the end of the `with` block: a file of the final name is complete.
+    Where the block ends with an exception, `FILE.part` is removed.
 
     Raises:
         AutotlError: the file can't be written.
     """
 
     def __init__(self, file: Path, top: int):
+        refuse_folder(file)
         self.file, self.part = file, file.with_name(file.name + ".part")
         try:
             self.stream = self.part.open("w", newline="", encoding="utf-8", errors="surrogateescape")
@@ -90,6 +87,12 @@ class CsvFile:
         return self
 
     def __exit__(self, failed: object, *_: object) -> None:
-        self.stream.close()
-        if failed is None:
-            self.part.replace(self.file)
+        try:
+            self.stream.close()
+            if failed is None:
+                self.part.replace(self.file)
+        except OSError as error:
+            raise AutotlError(f"{self.file} can't be written: {error.strerror}.") from error
+        finally:
+            with suppress(OSError):
+                self.part.unlink(missing_ok=True)

@@ -4,33 +4,37 @@ import copy
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from autotl.atomic_io import refuse_links_out, replaced_folder, write_atomically, write_json
+from autotl.atomic_io import refuse_links_out, replaced_folder, write_atomically
 from autotl.backbones.base import Backbone
 from autotl.backbones.levels import Layout, find_levels
 from autotl.data.augmentation import ORIGINAL, View, draw
 from autotl.data.decoding import UndecodableImage, UntrustedFormat, to_rgb
+from autotl.data.inputs import as_images
 from autotl.data.preprocessing import load_views, preprocess
 from autotl.data.sandbox import SandboxedDecoder
 from autotl.data.verification import digest_file
 from autotl.engines.base import Compiled
 from autotl.engines.parity import checked_engine
 from autotl.engines.torch import TorchEngine
-from autotl.errors import AutotlError
+from autotl.errors import AutotlError, DataError, InputError
 from autotl.features.batching import batches
 from autotl.features.extractor import conversion_key
 from autotl.model.device import resolve_device
-from autotl.model.manifest import FORMAT, read_model_manifest
+from autotl.model.files import require_sound, sha256_of
+from autotl.model.manifest import FORMAT, read_model_manifest, write_manifest
 from autotl.model.member import Member, load_member, save_member
-from autotl.model.network import SharedNetwork, build_from_file, load_backbone_state
+from autotl.model.network import SharedNetwork, build_from_file, feature_network, load_backbone_state
+from autotl.model.reference import SavedFeatures, check_features, reference_features, saved_versions
 from autotl.model.requirements import check_plugins, required_plugins
+from autotl.model.saved_backbone import config_contents, find_backbones, weights_file, write_config
 from autotl.registry import Registry, load_registry
 
 if TYPE_CHECKING:
@@ -41,6 +45,7 @@ __all__ = ["ImageLike", "ImageModel", "load"]
 MAX_UNCOMPILED = 256
 """Up to this many images plain PyTorch finishes before a faster engine has compiled."""
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
+"""One image. Tensors and whatever else NumPy makes an array of work, too."""
 T = TypeVar("T")
 
 
@@ -69,8 +74,10 @@ class ImageModel:
     """By `network_key` and `many`."""
     _modules: "dict[str, nn.Module]" = field(default_factory=dict, repr=False)
     """Filled by `read_into_memory`: the backbones' networks, by digest."""
-    _configs: dict[str, bytes] = field(default_factory=dict, repr=False)
-    """Filled by `read_into_memory`: `config.json` of `local-dir:` backbones, by digest."""
+    _configs: dict[str, dict[str, bytes]] = field(default_factory=dict, repr=False)
+    """Filled by `read_into_memory`: the contents of the backbones' `config_files`, by digest."""
+    _saved: SavedFeatures | None = field(default=None, init=False, repr=False)
+    """Of a loaded model: what its networks answered when it was saved."""
     _decoder: SandboxedDecoder = field(default_factory=SandboxedDecoder, repr=False)
 
     @property
@@ -79,25 +86,25 @@ class ImageModel:
         self.registry = self.registry or load_registry()
         return self.registry
 
-    def predict(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
+    def predict(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
         """The name of the most probable class of each image, [n]. Takes what `predict_proba` takes."""
         best = self.predict_proba(images).argmax(1)
         return np.asarray(np.array(self.classes)[best])
 
-    def predict_proba(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
+    def predict_proba(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
         """Probabilities, float64 [n, num_classes], in the order of `classes`.
 
         Args:
-            images: paths, PIL images or arrays (see `autotl.data.decoding.to_rgb`); or one of these.
+            images: one image; or a list, a generator, a Series or an array of paths, PIL images, arrays and tensors; or
+                an array or tensor [n, height, width], [n, height, width, channels] or [n, channels, height, width].
+                See `autotl.data.decoding.to_rgb` for the pixels of one image.
 
         Raises:
+            InputError: something in `images` is not an image, or it can't be told how many images an array holds.
             UndecodableImage: an image can't be read.
-            DataError: an array is not an image.
+            DataError: an array has another shape or range of values than an image.
         """
-        is_single = isinstance(images, str | os.PathLike | Image.Image) or (
-            isinstance(images, np.ndarray) and images.ndim < 4
-        )
-        listed: list[Any] = [images] if is_single else list(images)  # type: ignore[arg-type]
+        listed = list(enumerate(as_images(images)))
         rows = [row for _, row in self._predicted(listed, self._open, many=len(listed) > MAX_UNCOMPILED)]
         return np.stack(rows) if rows else np.empty((0, len(self.classes)))
 
@@ -129,20 +136,29 @@ class ImageModel:
                 skipped[path] = str(error)
                 return {}
 
+        if isinstance(paths, str | os.PathLike):
+            raise InputError(f"paths is a single path, {os.fspath(paths)!r}: pass a list of paths.")
         skipped: dict[Path, str] = {}
-        for path, row in self._predicted(paths, load, many=many):
+        for path, row in self._predicted(map(Path, paths), load, many=many):
             if path in skipped and on_skip:
                 on_skip(path, skipped[path])
             else:
                 yield path, row
 
-    def _open(self, image: ImageLike, backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
+    def _open(self, item: tuple[int, Any], backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
+        """The views of a numbered image."""
+        number, image = item
         if isinstance(image, str | os.PathLike):
             try:
                 return self._load(Path(image), backbone, views)
             except UndecodableImage as error:
                 raise UndecodableImage(f"{image}: {error}", error.path) from error
-        picture = to_rgb(image)
+        try:
+            picture = to_rgb(image)
+        except UndecodableImage as error:
+            raise UndecodableImage(f"images[{number}]: {error}") from error
+        except DataError as error:
+            raise InputError(f"images[{number}]: {error}") from error
         augmentations = self._plugins.augmentations
         digest = hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest() if views != {ORIGINAL} else ""
         return {view: preprocess(draw(picture, digest, view, augmentations), backbone.preprocessing) for view in views}
@@ -153,7 +169,7 @@ class ImageModel:
         """The same views of a file as a search draws for it. Raises UndecodableImage."""
         try:
             digest = digest_file(path) if views != {ORIGINAL} else ""
-        except OSError:  # load_views raises UndecodableImage with the reason
+        except (OSError, ValueError):  # load_views raises UndecodableImage with the reason
             digest = ""
         augmentations = self._plugins.augmentations
         if not checked:
@@ -200,14 +216,14 @@ class ImageModel:
         return [self._networks[key, many] for key in groups]
 
     def _compile(self, members: list[Member], *, many: bool) -> SharedNetwork:
-        from autotl.backbones.graph_split import FeatureLevels, GraphSplit, Normalize
+        from autotl.backbones.graph_split import Normalize
 
         first = members[0]
         backbone = self.backbones[first.backbone_digest]
-        module = self._module(first)
-        feature_levels = FeatureLevels(GraphSplit(module, backbone.blocks(module)))
-        layout = feature_levels.layout(backbone.preprocessing.size)
+        feature_levels, layout = feature_network(self._module(first), backbone)
         registry = self._plugins
+        if self._saved:
+            check_features(self._saved, self.members.index(first), feature_levels, backbone, registry)
         is_frozen = first.fitted.backbone_state is None
         cache = self.conversions if is_frozen else None
         engine = registry.engine(None, self.device) if many or (cache and cache.exists()) else TorchEngine()
@@ -240,8 +256,7 @@ class ImageModel:
         for digest, backbone in self.backbones.items():
             self._modules[digest] = self._backbone_module(digest)
             _ = backbone.preprocessing  # read from the folder on first use
-            if backbone.folder is not None:
-                self._configs[digest] = (backbone.folder / "config.json").read_bytes()
+            self._configs[digest] = config_contents(backbone)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model folder. An existing folder is replaced once the new one is complete."""
@@ -251,59 +266,60 @@ class ImageModel:
         return folder
 
     def _write(self, draft: Path) -> None:
-        layouts = {
-            digest: self._save_weights(digest, draft / "backbones" / f"{digest[:16]}.safetensors")
-            for digest in self.backbones
-        }
+        registry = self._plugins
+        for digest in self.backbones:
+            self._save_backbone(digest, draft)
+        features: dict[str, list[float]] = {}
+        layouts: dict[str, Layout] = {}
         for i, member in enumerate(self.members):
-            levels = find_levels(member.fitted.levels, self._plugins.levels)
-            num_features = layouts[member.backbone_digest].num_features(levels)
-            save_member(member, num_features, draft / "members" / str(i))
-        backbones = self.backbones.items()
-        write_json(
+            backbone, key = self.backbones[member.backbone_digest], member.network_key
+            if key not in features:
+                network, layouts[key] = feature_network(self._module(member), backbone)
+                features[key] = reference_features(network, backbone.preprocessing)
+            levels = find_levels(member.fitted.levels, registry.levels)
+            save_member(member, layouts[key].num_features(levels), draft / "members" / str(i))
+        files = {str(path.relative_to(draft)): sha256_of(path) for path in sorted(draft.rglob("*")) if path.is_file()}
+        write_manifest(
             draft / "model.json",
             {
                 "format": FORMAT,
                 "classes": list(self.classes),
                 "backbones": [
-                    {"name": b.name, "digest": d, "pretrained_on": b.pretrained_on, "license": b.license}
-                    for d, b in backbones
+                    {
+                        "name": backbone.name,
+                        "digest": digest,
+                        "pretrained_on": backbone.pretrained_on,
+                        "license": backbone.license,
+                        "preprocessing": asdict(backbone.preprocessing),
+                        "config_files": sorted(self._config(digest)),
+                    }
+                    for digest, backbone in self.backbones.items()
                 ],
                 "members": len(self.members),
-                "plugins": required_plugins(self.members, self.backbones.values(), self._plugins),
+                "plugins": required_plugins(self.members, self.backbones.values(), registry),
+                "versions": saved_versions(registry),
+                "features": [features[member.network_key] for member in self.members],
+                "files": files,
                 "about": self.about,
             },
         )
 
-    def _save_weights(self, digest: str, path: Path) -> Layout:
-        """Write the weights of a backbone; returns the layout of its features."""
+    def _save_backbone(self, digest: str, draft: Path) -> None:
+        """Write the weights of a backbone, and what its network is built from."""
         from safetensors.torch import save
 
-        from autotl.backbones.graph_split import FeatureLevels, GraphSplit
+        module, file = self._backbone_module(digest), weights_file(draft, digest)
+        write_atomically(file, save({k: v.contiguous() for k, v in module.state_dict().items()}))
+        write_config(self._config(digest), file.with_suffix(""))
 
-        backbone, module = self.backbones[digest], self._backbone_module(digest).eval()
-        write_atomically(path, save({k: v.contiguous() for k, v in module.state_dict().items()}))
-        if backbone.folder is not None:
-            config = self._configs.get(digest) or (backbone.folder / "config.json").read_bytes()
-            write_atomically(path.with_suffix("") / "config.json", config)
-        return FeatureLevels(GraphSplit(module, backbone.blocks(module))).layout(backbone.preprocessing.size)
+    def _config(self, digest: str) -> dict[str, bytes]:
+        return self._configs[digest] if digest in self._configs else config_contents(self.backbones[digest])
 
     def __reduce__(self) -> tuple[Any, ...]:
         with tempfile.TemporaryDirectory(prefix="autotl-") as folder:
             saved = self.save(Path(folder) / "model")
             files = {str(p.relative_to(saved)): p.read_bytes() for p in saved.rglob("*") if p.is_file()}
         return _from_files, (files, self.device)
-
-
-def _without_its_file(name: str, registry: Registry) -> Backbone:
-    """A backbone whose weights are in a model's folder. The file in the name `MODEL@FILE` is left alone: it is on the
-    machine of whoever made the model, and the name says all that decides the answers."""
-    model, at, _ = name.partition("@")
-    if not at or ":" in model.partition(",")[0]:  # of a plugin's family, or a folder
-        return registry.backbone(name)
-    backbone = copy.copy(registry.backbone(model))
-    backbone.name = name
-    return backbone
 
 
 def _from_files(files: dict[str, bytes], device: str) -> ImageModel:
@@ -335,8 +351,8 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
         registry: the plugins to use, by default all that are installed.
 
     Raises:
-        AutotlError: the folder is not a model, has another format, needs a plugin that isn't installed, or the device
-            can't be used.
+        AutotlError: the folder is not a model, has another format, was damaged or changed, needs a plugin that isn't
+            installed, or the device can't be used.
 
     >>> model = load("studies/photos")  # doctest: +SKIP
     >>> model.predict(["new.jpg"])  # doctest: +SKIP
@@ -349,13 +365,10 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
     manifest = read_model_manifest(folder)
     device = resolve_device(device)
     registry = registry or load_registry()
-    check_plugins(folder, manifest.plugins, registry)
-    backbones, weights = {}, {}
-    for entry in manifest.backbones:
-        own = folder / "backbones" / entry.digest[:16]  # holds config.json of a `local-dir:` backbone
-        name = f"local-dir:{own}" if entry.name.startswith("local-dir:") else entry.name
-        backbones[entry.digest] = _without_its_file(name, registry)
-        weights[entry.digest] = own.with_suffix(".safetensors")
+    check_plugins(folder, manifest, registry)
+    require_sound(folder, [f"members/{i}/member.json" for i in range(manifest.members)], manifest.files)
+    backbones = find_backbones(folder, manifest, registry)
+    weights = {digest: weights_file(folder, digest) for digest in backbones}
     members = [load_member(folder / "members" / str(i), registry) for i in range(manifest.members)]
     for number, member in enumerate(members):
         if member.backbone_digest not in backbones or member.num_classes != len(manifest.classes):
@@ -365,4 +378,6 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
             )
     if not sum(member.weight for member in members):
         raise AutotlError(f"{folder} is not a complete model: the weight of each member is 0.")
-    return ImageModel(tuple(manifest.classes), members, backbones, weights, registry, device, about=manifest.about)
+    model = ImageModel(tuple(manifest.classes), members, backbones, weights, registry, device, about=manifest.about)
+    model._saved = SavedFeatures(folder, tuple(manifest.features), manifest.versions)
+    return model

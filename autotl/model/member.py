@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autotl.atomic_io import write_atomically, write_json
+from autotl.atomic_io import write_atomically
 from autotl.backbones.levels import find_levels
 from autotl.data.augmentation import View, find_augmentation
 from autotl.errors import AutotlError, UnknownName
+from autotl.heads.inference import reference_answers
 from autotl.heads.serialization import load_head, save_head
-from autotl.model.manifest import read_member_manifest
+from autotl.model.files import require_sound, sha256_of
+from autotl.model.manifest import MemberManifest, read_member_manifest, write_manifest
 from autotl.recipe import Recipe
 from autotl.registry import Registry
 from autotl.strategies.base import Fitted
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Member", "load_member", "save_member"]
+
+FILES = ("head.safetensors", "head.skops")
+"""Of a dense head, and of an estimator."""
+STATE = "backbone_state.safetensors"
 
 
 @dataclass
@@ -50,16 +56,19 @@ class Member:
         return probabilities(average_logits(self.fitted.head, views, self.num_classes), self.fitted.temperature)
 
 
-def save_member(member: Member, num_features: int, folder: Path) -> None:
-    """Write a member's folder. `member.json` is written last: a folder without it is incomplete and is ignored."""
+def save_member(member: Member, num_features: int, folder: Path) -> str:
+    """Write a member's folder; returns the SHA-256 of its `member.json`, which holds those of the other files.
+
+    `member.json` is written last: a folder without it is incomplete and is ignored.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_head(member.fitted.head, folder)
     if member.fitted.backbone_state is not None:
         from safetensors.torch import save
 
         tensors = {name: tensor.contiguous() for name, tensor in member.fitted.backbone_state.items()}
-        write_atomically(folder / "backbone_state.safetensors", save(tensors))
-    write_json(
+        write_atomically(folder / STATE, save(tensors))
+    return write_manifest(
         folder / "member.json",
         {
             "recipe": member.recipe.to_dict(),
@@ -73,6 +82,8 @@ def save_member(member: Member, num_features: int, folder: Path) -> None:
             "weight": member.weight,
             "trial": member.trial,
             "validation": member.validation,
+            "answers": reference_answers(member.fitted.head, num_features, member.num_classes).tolist(),
+            "files": {name: sha256_of(folder / name) for name in (*FILES, STATE) if (folder / name).exists()},
         },
     )
 
@@ -81,19 +92,22 @@ def load_member(folder: Path, registry: Registry) -> Member:
     """Read a member's folder.
 
     Raises:
-        AutotlError: a file is missing or damaged, or an estimator contains types that its head doesn't allow.
+        AutotlError: a file is missing or damaged, was changed, an estimator contains types that its head doesn't allow,
+            the head gives other answers than when it was saved, or no plugin has the member's levels or augmentation.
     """
     manifest = read_member_manifest(folder)
     try:
-        find_levels(manifest.levels, registry.levels)
-        for policy in {view.policy for view in manifest.views} - {"none"}:
-            find_augmentation(policy, registry.augmentations)
-    except UnknownName as error:
-        raise AutotlError(f"{folder / 'member.json'}: {error}") from error
-    try:
+        _check_components(manifest, registry)
+        head_file = FILES[0] if registry.head(manifest.recipe.head).type == "dense" else FILES[1]
+        require_sound(folder, (head_file, STATE) if manifest.tuned else (head_file,), manifest.files)
         recipe = Recipe.from_dict(manifest.recipe.model_dump())
         head = load_head(
-            registry.head(recipe.head), recipe.head_params, manifest.num_features, manifest.num_classes, folder
+            registry.head(recipe.head),
+            recipe.head_params,
+            manifest.num_features,
+            manifest.num_classes,
+            folder,
+            manifest.answers,
         )
         state = _backbone_state(folder) if manifest.tuned else None
         views = tuple(View(view.policy, view.number) for view in manifest.views)
@@ -106,8 +120,24 @@ def load_member(folder: Path, registry: Registry) -> Member:
             manifest.trial,
             manifest.validation,
         )
+    except UnknownName as error:
+        raise AutotlError(f"{folder / 'member.json'}: {error}") from error
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise AutotlError(f"{folder} is not a complete member of a model: {type(error).__name__}: {error}") from error
+
+
+def _check_components(manifest: MemberManifest, registry: Registry) -> None:
+    """Look up the levels and augmentations that a page names.
+
+    Raises:
+        UnknownName: no plugin has one.
+        ValueError: an augmentation has no view of that number.
+    """
+    find_levels(manifest.levels, registry.levels)
+    for view in manifest.views:
+        most = 1 if view.policy == "none" else find_augmentation(view.policy, registry.augmentations).max_views
+        if most is not None and view.number >= most:
+            raise ValueError(f"augmentation {view.policy!r} has {most} views, and number {view.number} is none of them")
 
 
 def _backbone_state(folder: Path) -> "dict[str, Tensor]":
@@ -115,6 +145,6 @@ def _backbone_state(folder: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load_file
 
     try:
-        return load_file(folder / "backbone_state.safetensors")
+        return load_file(folder / STATE)
     except SafetensorError as error:
-        raise ValueError(f"backbone_state.safetensors is damaged: {error}") from error
+        raise ValueError(f"{STATE} is damaged: {error}") from error

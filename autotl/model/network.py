@@ -9,6 +9,7 @@ import numpy as np
 
 from autotl.backbones.base import Backbone
 from autotl.backbones.levels import Layout, Levels, find_levels
+from autotl.backbones.limits import limited_build, tensor_shapes
 from autotl.data.augmentation import View
 from autotl.engines.base import Compiled
 from autotl.errors import AutotlError
@@ -19,7 +20,9 @@ from autotl.model.member import Member
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["SharedNetwork", "build_from_file", "load_backbone_state"]
+    from autotl.backbones.graph_split import FeatureLevels
+
+__all__ = ["SharedNetwork", "build_from_file", "feature_network", "load_backbone_state"]
 
 
 @dataclass
@@ -62,22 +65,53 @@ class SharedNetwork:
 def build_from_file(backbone: Backbone, file: Path) -> "nn.Module":
     """The backbone's network with the weights in a safetensors file of a model folder.
 
+    A hostile page may describe a network of gigabytes, or of a million layers: it is built without storage first, and
+    only to the size of the file.
+
     Raises:
         AutotlError: the file is missing, damaged, or holds other weights.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         tensors = load_file(file)
-        _check_size(backbone, file)
-        module = backbone.build(pretrained=False)
+        with limited_build(len(tensors), sum(tensor.numel() for tensor in tensors.values())):
+            shapes = tensor_shapes(lambda: backbone.build(pretrained=False))
+            if shapes is not None and shapes != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
+                raise ValueError("its tensors have other names or shapes.")
+            module = backbone.build(pretrained=False)
         module.load_state_dict(tensors, strict=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except AutotlError:
+        raise
+    except Exception as error:  # a library's constructor raises nearly any exception for arguments it didn't expect
+        reason = " ".join(str(error).split())[:400]
         raise AutotlError(
-            f"{file} doesn't hold the weights of {backbone.name}: {error} Copy the model's folder again."
+            f"{file} doesn't hold the weights of {backbone.name}: {type(error).__name__}: {reason} "
+            "Copy the model's folder again."
         ) from error
     return module
+
+
+def feature_network(module: "nn.Module", backbone: Backbone) -> "tuple[FeatureLevels, Layout]":
+    """The network with all feature levels as its output, in eval mode, and their layout.
+
+    Raises:
+        AutotlError: the network can't be run on the backbone's images.
+    """
+    from autotl.backbones.graph_split import FeatureLevels, GraphSplit
+
+    module.eval()
+    try:
+        levels = FeatureLevels(GraphSplit(module, backbone.blocks(module)))
+        return levels, levels.layout(backbone.preprocessing.size)
+    except AutotlError:
+        raise
+    except Exception as error:  # a network with options that don't fit together
+        reason = " ".join(str(error).split())[:400]
+        raise AutotlError(
+            f"The network of {backbone.name} doesn't run on images of {backbone.preprocessing.size} pixels: "
+            f"{type(error).__name__}: {reason} Copy the model's folder again."
+        ) from error
 
 
 def load_backbone_state(module: "nn.Module", state: "dict[str, Tensor]", backbone: str) -> None:
@@ -93,23 +127,4 @@ def load_backbone_state(module: "nn.Module", state: "dict[str, Tensor]", backbon
     if unexpected:
         raise AutotlError(
             f"Backbone {backbone!r} has no {unexpected[0]!r}: the fine-tuned weights belong to another backbone."
-        )
-
-
-def _check_size(backbone: Backbone, file: Path) -> None:
-    """Raise AutotlError where the network's weights take more bytes than `file` has.
-
-    A hostile model.json may name a network of many gigabytes, so the shapes are computed on torch's meta device before
-    the network is built.
-    """
-    import torch
-
-    try:
-        with torch.device("meta"):
-            shapes = backbone.build(pretrained=False).state_dict().values()
-    except Exception:  # some constructors read the values of tensors, which meta tensors don't have
-        return
-    if sum(tensor.numel() for tensor in shapes) > file.stat().st_size:  # a number takes at least one byte
-        raise AutotlError(
-            f"{file} doesn't hold the weights of {backbone.name}: it is too small. Copy the model's folder again."
         )

@@ -1,15 +1,16 @@
 """The plugins that a model requires beside autotl: recorded when it is saved, checked before it is loaded."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from autotl.atomic_io import escape
 from autotl.backbones.base import Backbone
 from autotl.errors import AutotlError, UnknownName
-from autotl.model.manifest import RequiredPlugin
+from autotl.model.manifest import ModelManifest, RequiredPlugin
 from autotl.model.member import Member
 from autotl.registry import Registry
 
-__all__ = ["check_plugins", "required_plugins"]
+__all__ = ["check_plugins", "missing_plugin", "required_plugins"]
 
 
 def required_plugins(
@@ -39,28 +40,41 @@ def required_plugins(
     return required
 
 
-def check_plugins(folder: Path, required: Iterable[RequiredPlugin], registry: Registry) -> None:
-    """Look up every component that the model in `folder` takes from a plugin.
+def check_plugins(folder: Path, manifest: ModelManifest, registry: Registry) -> None:
+    """Look up every head, augmentation and levels that the model in `folder` takes from a plugin.
+
+    Its backbones are looked up later, by `autotl.model.saved_backbone`: their names may be a stranger's.
 
     Raises:
-        AutotlError: one isn't registered here; the message names its plugin and version.
+        AutotlError: one isn't registered here, and the message names its plugin and version; or the model lists a
+            backbone that it doesn't have.
     """
-    for entry in required:
-        if entry.component == "backbone" and entry.name.startswith("local-dir:"):
-            raise AutotlError(f"{folder} lists {entry.name!r} as the backbone of a plugin: it was made by hand.")
-        find = {
-            "backbone": registry.backbone,
-            "head": registry.head,
-            "augmentation": registry.augmentation,
-            "levels": registry.feature_levels,
-        }[entry.component]
+    find: dict[str, Callable[[str], object]] = {
+        "head": registry.head,
+        "augmentation": registry.augmentation,
+        "levels": registry.feature_levels,
+    }
+    backbones = {entry.name for entry in manifest.backbones}
+    for entry in manifest.plugins:
+        if entry.component == "backbone":
+            if entry.name not in backbones:
+                raise AutotlError(
+                    f"{folder} lists {escape(entry.name)[:100]!r} as the backbone of a plugin, and has no such "
+                    "backbone: it was made by hand."
+                )
+            continue
         try:
-            find(entry.name)
+            find[entry.component](entry.name)
         except UnknownName as error:
-            raise AutotlError(
-                f"The model in {folder} needs the {entry.component} {entry.name!r} of plugin {entry.plugin!r} "
-                f"({entry.distribution} {entry.version}), {_why_missing(entry, registry)}"
-            ) from error
+            raise missing_plugin(folder, entry, registry) from error
+
+
+def missing_plugin(folder: Path, entry: RequiredPlugin, registry: Registry) -> AutotlError:
+    """The error of a model with a component that isn't registered here: names the plugin that has it."""
+    return AutotlError(
+        f"The model in {folder} needs the {entry.component} {escape(entry.name)[:100]!r} of plugin "
+        f"{escape(entry.plugin)[:100]!r} ({entry.distribution} {entry.version}), {_why_missing(entry, registry)}"
+    )
 
 
 def _why_missing(entry: RequiredPlugin, registry: Registry) -> str:

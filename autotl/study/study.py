@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from autotl import events
@@ -12,7 +13,16 @@ from autotl.study.pruner import SameStrategyPruner
 from autotl.study.sampler import ConditionalTPESampler
 from autotl.study.storage import open_storage
 
-__all__ = ["FORMAT", "StudyAttribute", "TrialAttribute", "open_study", "set_note", "trial_event"]
+__all__ = [
+    "FORMAT",
+    "StudyAttribute",
+    "StudyDeleted",
+    "TrialAttribute",
+    "load_study",
+    "open_study",
+    "set_note",
+    "trial_event",
+]
 
 FORMAT = 3
 """Increase when the names or the meaning of attributes or parameters change. A study of another format is refused."""
@@ -67,19 +77,31 @@ class TrialAttribute:
     """`study/number` of the trial in the study that this one extends."""
 
 
+class StudyDeleted(AutotlError):
+    """The study is no longer in its journal: Optuna Dashboard can delete one, also while it is searched."""
+
+    def __init__(self, folder: Path):
+        super().__init__(
+            f"The study in {folder} was deleted from its journal, as Optuna Dashboard can do, and its trials with it. "
+            "The same search command begins it anew."
+        )
+
+
 def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize"], seed: int) -> optuna.Study:
     """Open the study in `folder/journal.log`, or create it. Several processes may do so at once.
 
     Args:
+        name: of a new study. An existing one keeps the name that it has in its journal, whatever its folder is called.
         seed: the study's seed, the same in every process.
 
     Raises:
-        AutotlError: the journal can't be read, or the study has another format.
+        AutotlError: the journal can't be read, holds several studies, or has a study of another format.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = open_storage(folder)
     study = optuna.create_study(
-        study_name=name,
-        storage=open_storage(folder),
+        study_name=_name_in_journal(storage, folder, name) or name,
+        storage=storage,
         direction=direction,
         sampler=ConditionalTPESampler(seed),
         pruner=SameStrategyPruner(),
@@ -87,6 +109,44 @@ def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize
     )
     _require_format(study, folder)
     return study
+
+
+def load_study(folder: Path, seed: int = 0) -> optuna.Study:
+    """Open the study in `folder/journal.log`, whatever the folder is called.
+
+    Raises:
+        StudyDeleted: the journal holds no study.
+        AutotlError: the journal can't be read, holds several studies, or has a study of another format.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = open_storage(folder)
+    name = _name_in_journal(storage, folder, folder.name)
+    if name is None:
+        raise StudyDeleted(folder)
+    study = optuna.load_study(
+        study_name=name, storage=storage, sampler=ConditionalTPESampler(seed), pruner=SameStrategyPruner()
+    )
+    _require_format(study, folder)
+    return study
+
+
+def _name_in_journal(storage: BaseStorage, folder: Path, preferred: str) -> str | None:
+    """The name of the journal's study; None where it holds none.
+
+    Of several studies, the one with trials is meant, else the one called `preferred`: a search that was moved could
+    once leave an empty study beside its own.
+    """
+    studies = storage.get_all_studies()
+    tried = [study for study in studies if storage.get_n_trials(study._study_id)]
+    names = [study.study_name for study in tried or studies]
+    if len(names) < 2:
+        return names[0] if names else None
+    if preferred in names:
+        return preferred
+    raise AutotlError(
+        f"{folder / 'journal.log'} holds several studies: {', '.join(sorted(names))}. Give the folder the name of the "
+        f"one that is meant: mv {folder} {folder.parent / sorted(names)[0]}"
+    )
 
 
 def _require_format(study: optuna.Study, folder: Path) -> None:

@@ -1,12 +1,14 @@
 """What a coordinator needs of a study's trials: a small interface that tests and simulations implement in memory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from autotl.study.study import TrialAttribute
+from autotl.study.study import StudyDeleted, TrialAttribute
 
 __all__ = ["StudyTrials", "Trials"]
 
@@ -39,33 +41,48 @@ class Trials(Protocol):
 
 
 class StudyTrials:
-    """`Trials` of an Optuna study.
+    """`Trials` of an Optuna study. Every method raises StudyDeleted where the study was deleted meanwhile.
 
     Args:
+        folder: the study's folder, for the message.
         on_end: called with each trial that `end` has ended.
     """
 
-    def __init__(self, study: optuna.Study, on_end: Callable[[FrozenTrial], None] = lambda trial: None):
-        self.study, self._on_end = study, on_end
+    def __init__(self, study: optuna.Study, folder: Path, on_end: Callable[[FrozenTrial], None] = lambda trial: None):
+        self.study, self.folder, self._on_end = study, folder, on_end
+
+    def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
+        with self._existing():
+            return self.study.get_trials(deepcopy=False, states=states)
+
+    @contextmanager
+    def _existing(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyError as error:  # what Optuna's storages raise for an unknown study or trial
+            raise StudyDeleted(self.folder) from error
 
     def get(self, number: int) -> FrozenTrial:
-        return self.study.get_trials(deepcopy=False)[number]
+        return self._trials()[number]
 
     def all(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
+        return self._trials()
 
     def running(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return self._trials((TrialState.RUNNING,))
 
     def num_waiting(self) -> int:
-        return len(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+        return len(self._trials((TrialState.WAITING,)))
 
     def next_number(self) -> int:
-        return len(self.study.get_trials(deepcopy=False))
+        return len(self._trials())
 
     def enqueue(self, params: Mapping[str, Any], attributes: Mapping[str, Any] | None = None) -> None:
-        self.study.enqueue_trial(dict(params), user_attrs=dict(attributes or {}))
+        with self._existing():
+            self.study.enqueue_trial(dict(params), user_attrs=dict(attributes or {}))
 
     def end(self, number: int, cause: str, state: TrialState = TrialState.FAIL) -> None:
-        optuna.Trial(self.study, self.get(number)._trial_id).set_user_attr(TrialAttribute.CAUSE, cause)
-        self._on_end(self.study.tell(number, state=state))
+        with self._existing():
+            optuna.Trial(self.study, self.get(number)._trial_id).set_user_attr(TrialAttribute.CAUSE, cause)
+            ended = self.study.tell(number, state=state)
+        self._on_end(ended)

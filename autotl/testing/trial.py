@@ -1,6 +1,5 @@
 """A small real problem for the checks of strategies and engines: patches of two photographs and a tiny network."""
 
-import hashlib
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,7 @@ import numpy as np
 from autotl.backbones.base import Backbone
 from autotl.data.dataset import ImageDataset
 from autotl.data.splits import Split
+from autotl.data.verification import digest_file
 from autotl.heads.base import Head
 from autotl.recipe import Recipe
 from autotl.registry import Registry, load_registry
@@ -95,7 +95,7 @@ def sample_problem() -> SampleProblem:
         top, left = (int(rng.integers(side - 96)) for side in photograph.shape[:2])
         paths.append(root / f"{i:02}.png")
         Image.fromarray(photograph[top : top + 96, left : left + 96]).save(paths[-1])
-    digests = tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:32] for path in paths)
+    digests = tuple(map(digest_file, paths))
     n = len(paths)
     dataset = ImageDataset(
         "patches",

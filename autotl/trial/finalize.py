@@ -1,7 +1,9 @@
 """The last job of a search: select the members, refit them, save the model, and predict the test images once."""
 
 import math
+import shlex
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,11 @@ from autotl.features.progress import ExtractionProgress
 from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
 from autotl.trial.refit import refit
-from autotl.trial.results import SearchResults, annotate_study
+from autotl.trial.results import SearchResults, TestPredictions, annotate_study
 from autotl.trial.runner import release_memory
 from autotl.trial.selection import SAVING_SECONDS, choose_members, kept_candidates
 from autotl.trial.state import WorkerState
-from autotl.workers.messages import NO_TIME_TO_TEST, Finalize, Log, ModelSaved
+from autotl.workers.messages import NO_TIME_TO_TEST, Context, Finalize, Log, ModelSaved
 
 __all__ = ["finalize"]
 
@@ -25,11 +27,14 @@ MANY_IMAGES = 256
 PROGRESS_INTERVAL = 32
 """Number of predicted images between two messages."""
 STOP_SECONDS = 1.0
-"""Remaining time in which an interrupted search stops to predict."""
+"""Remaining time in which test images are predicted no more: the scores are still to be written."""
+MIN_TEST_SECONDS = 5.0
+"""Seconds of predictions for a search whose time was up before them. After Ctrl-C there are none."""
 
 
 def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
-    """Assemble, save and test the model. Sends ModelSaved before the test images are predicted.
+    """Assemble, save and test the model. Sends ModelSaved before members are refitted, before the test images
+    are predicted, and before plugins are notified: whatever takes too long there, the model is complete.
 
     Returns:
         What `result.json` holds, with `leaderboard`, `members` and the path `model`.
@@ -50,16 +55,20 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
         state, candidates, job.seconds_per_image, deadline.remaining() - SAVING_SECONDS
     )
     state.extractor.release_networks()  # the model builds its own; both together may not fit into memory
+    folder = state.context.folder / "model"
     refitted = []
-    if job.refit:
+    if job.refit and deadline.remaining() > SAVING_SECONDS + prediction_seconds:
+        # a fit inside of a library can't be interrupted: the model is there before it begins
+        model = _assemble(state, members, job, [])
+        state.send(ModelSaved(results.write(model, model.save(folder), None)))
         refitted = refit(state, members, deadline.remaining() - SAVING_SECONDS - prediction_seconds)
     release_memory()
     model = _assemble(state, members, job, refitted)
-    folder = model.save(state.context.folder / "model")
+    model.save(folder)
     # a user who has pressed Ctrl-C may not wait for the test images
     state.send(ModelSaved(results.write(model, folder, None)))
-    probabilities = _predict_test_images(state, model, deadline, interrupted=job.interrupted)
-    result = results.write(model, folder, probabilities)
+    result = results.write(model, folder, _predict_test_images(state, model, deadline, interrupted=job.interrupted))
+    state.send(ModelSaved(result, is_tested=True))  # a plugin may hang
     annotate_study(state.study, result)
     state.registry.notify("autotl_search_finished", study=state.study, model=model)
     return result
@@ -86,20 +95,52 @@ def _assemble(state: WorkerState, members: list[Member], job: Finalize, refitted
 
 def _predict_test_images(
     state: WorkerState, model: ImageModel, deadline: Deadline, *, interrupted: bool
-) -> np.ndarray | None:
-    """Probabilities of the test images, [n, num_classes], from their files. None without a test subset, or if a search
-    was interrupted and there is no time for all of them."""
-    paths = [state.context.dataset.paths[i] for i in state.context.split.test]
-    if not paths:
+) -> TestPredictions | None:
+    """Probabilities of the test images, from their files, as far as there is time. None where there are no test images
+    or where none was predicted.
+
+    The images are predicted in random order, so that the first ones represent all of them. A file that has vanished
+    since the search began, or can't be read any more, is skipped with a message.
+    """
+    total = len(state.context.split.test)
+    if not total:
         return None
+    if interrupted and deadline.remaining() < STOP_SECONDS:
+        state.send(Log(NO_TIME_TO_TEST))
+        return None
+    order = np.random.default_rng(state.context.config.seed).permutation(total)
+    paths = [state.context.dataset.paths[i] for i in state.context.split.test[order]]
+    row_of = dict(zip(paths, order, strict=True))
+    least = Deadline(0.0 if interrupted else MIN_TEST_SECONDS, deadline.clock)
+    rows: list[int] = []
     probabilities: list[np.ndarray] = []
+    skipped: set[Path] = set()
+
+    def skip(path: Path, reason: str) -> None:
+        skipped.add(path)
+        state.send(Log(f"the test image {path} is skipped: {reason}"))
+
     began = time.monotonic()
-    for _, row in model.stream(paths, many=len(paths) > MANY_IMAGES, checked=True):
+    for path, row in model.stream(paths, skip, many=total > MANY_IMAGES, checked=True):
+        rows.append(row_of[path])
         probabilities.append(row)
-        if interrupted and deadline.remaining() < STOP_SECONDS:
-            state.send(Log(NO_TIME_TO_TEST))
-            return None
-        if len(probabilities) % PROGRESS_INTERVAL == 0:
-            speed = len(probabilities) / (time.monotonic() - began)
-            state.send(ExtractionProgress("", "", "", len(probabilities), len(paths), speed))
-    return np.stack(probabilities)
+        if deadline.remaining() < STOP_SECONDS and least.passed() and len(rows) + len(skipped) < total:
+            remedy = how_to_test_all(state.context)
+            state.send(Log(f"Tested on {len(rows):,} of {total:,} test images: the time was up. {remedy}"))
+            break
+        if len(rows) % PROGRESS_INTERVAL == 0:
+            speed = len(rows) / (time.monotonic() - began)
+            state.send(ExtractionProgress("", "", "", len(rows), total, speed))
+    return TestPredictions(np.array(rows), np.stack(probabilities)) if rows else None
+
+
+def how_to_test_all(context: Context) -> str:
+    """What to type to test the model on all test images."""
+    config, model = context.config, shlex.quote(str(context.folder / "model"))
+    if config.test not in (None, "none") and Path(str(config.test)).exists():
+        return (
+            f"All of them: autotl evaluate {model} {shlex.quote(str(Path(str(config.test)).absolute()))} --subset all"
+        )
+    if "test" in context.dataset.subsets and Path(config.data).exists():
+        return f"All of them: autotl evaluate {model} {shlex.quote(str(Path(config.data).absolute()))}"
+    return "The same search command with a longer --time tests on all of them."

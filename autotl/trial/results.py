@@ -5,6 +5,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,19 @@ from autotl.study.study import TrialAttribute, set_note
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import SearchFacts
 
-__all__ = ["SearchResults", "annotate_study"]
+__all__ = ["SearchResults", "TestPredictions", "annotate_study"]
+
+
+@dataclass(frozen=True)
+class TestPredictions:
+    """Probabilities of test images: of all, or of as many as there was time for."""
+
+    rows: np.ndarray
+    """Their positions in the test subset, [n]."""
+    probabilities: np.ndarray
+    """[n, num_classes]."""
+
+    __test__ = False  # no class of tests for pytest
 
 
 class SearchResults:
@@ -35,28 +48,29 @@ class SearchResults:
         self.clock = state.deadline.clock
         self.began = self.clock.now() - facts.elapsed
 
-    def write(self, model: ImageModel, folder: Path, probabilities: np.ndarray | None) -> dict[str, Any]:
+    def write(self, model: ImageModel, folder: Path, tested: TestPredictions | None) -> dict[str, Any]:
         """Write `result.json` and `leaderboard.csv`; returns the result with the leaderboard, without NaN.
 
         Args:
             folder: where the model was saved.
-            probabilities: of the test images, [n, num_classes]; None where they were not predicted.
+            tested: the predicted test images; None where none was predicted.
         """
-        result = _without_nan(self._result(probabilities) | {"refitted": model.about["refitted"]})
+        result = _without_nan(self._result(tested) | {"refitted": model.about["refitted"]})
         write_json(self.state.context.folder / "result.json", result)
         rows = _leaderboard(self.state.study, {member.trial for member in model.members})
         _write_leaderboard(self.state.context.folder / "leaderboard.csv", rows)
         members = [{"trial": m.trial, "weight": m.weight, "description": m.recipe.describe()} for m in model.members]
         return result | {"leaderboard": rows, "members": members, "model": str(folder)}
 
-    def _result(self, probabilities: np.ndarray | None) -> dict[str, Any]:
+    def _result(self, tested: TestPredictions | None) -> dict[str, Any]:
         context, split = self.state.context, self.state.context.split
         best = self.state.study.best_trial
         test, baseline = None, None
-        if probabilities is not None:
-            labels = self.state.labels("test")
-            test = all_scores(labels, probabilities)
-            baseline = majority_baseline(self.state.labels("train"), labels, len(context.dataset.classes))
+        if tested is not None:
+            labels = self.state.labels("test")[tested.rows]
+            metric = self.state.registry.metric(context.config.metric)
+            test = all_scores(labels, tested.probabilities, metric)
+            baseline = majority_baseline(self.state.labels("train"), labels, len(context.dataset.classes), metric)
         return {
             "study": context.config.name,
             "metric": context.config.metric,
@@ -125,8 +139,12 @@ def _write_leaderboard(file: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def annotate_study(study: optuna.Study, result: Mapping[str, Any]) -> None:
-    """Set the note that Optuna Dashboard shows for the study: its best trial, and the model's accuracy."""
-    test, best = result["test"], result["best"]
-    score = f"test accuracy {test['accuracy']:.4f} on {test['n']} images" if test else "no test images"
-    note = f"Best: trial {best['number']}, validation {result['metric']} {best['validation']:.4f}. The model: {score}."
-    set_note(study, None, note)
+    """Set the note that Optuna Dashboard shows for the study: its best trial, and the model's score on test images."""
+    test, best, metric = result["test"], result["best"], result["metric"]
+    score = "no test images"
+    if test:
+        name = metric if test.get(metric) is not None else "accuracy"
+        score = f"test {name} {test[name]:.4f} on {test['n']} images"
+    set_note(
+        study, None, f"Best: trial {best['number']}, validation {metric} {best['validation']:.4f}. The model: {score}."
+    )

@@ -212,11 +212,9 @@ def _record(state: WorkerState, trial: optuna.Trial, result: Result, value: floa
 
 def _scores(state: WorkerState, probabilities: np.ndarray) -> dict[str, float]:
     """Scores on the validation images by metric, without those that can't be computed: they only inform."""
-    scores = {}
-    for metric in state.registry.metrics.values():
-        with suppress(Exception):
-            scores[metric.name] = metric(state.labels("validation"), probabilities)
-    return scores
+    labels = state.labels("validation")
+    scores = {name: metric.score_or_nan(labels, probabilities) for name, metric in state.registry.metrics.items()}
+    return {name: score for name, score in scores.items() if not math.isnan(score)}
 
 
 def _upload_history(state: WorkerState, trial: optuna.Trial, result: Result) -> None:

@@ -76,7 +76,8 @@ def kept_candidates(state: WorkerState) -> list[Candidate]:
 
     def rank(candidate: Candidate) -> tuple[float, float, int]:
         # on few validation images many scores are equal
-        return sign * candidate.value, log_loss(labels, candidate.validation), candidate.number
+        loss = log_loss.score_or_nan(labels, candidate.validation)
+        return sign * candidate.value, math.inf if math.isnan(loss) else loss, candidate.number
 
     return sorted(candidates, key=rank)
 

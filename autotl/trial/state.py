@@ -12,8 +12,8 @@ from autotl.engines import micro_batch
 from autotl.features.extractor import FeatureExtractor
 from autotl.features.store import FeatureStore, StoreUnavailable
 from autotl.registry import Registry, load_registry
-from autotl.study.study import open_study
-from autotl.workers.messages import Context, FromWorker, Log, PluginFailed
+from autotl.study.study import load_study
+from autotl.workers.messages import Activity, Context, FromWorker, Log, PluginFailed
 
 __all__ = ["Send", "WorkerState"]
 
@@ -41,12 +41,13 @@ class WorkerState:
         """Load plugins, open the study and prepare the extraction of features.
 
         Raises:
-            AutotlError: an unreadable study, or BrokenPlugin under --strict-plugins.
+            AutotlError: an unreadable study, StudyDeleted, or BrokenPlugin under --strict-plugins.
         """
         config, slot = context.config, context.slot
         registry = load_registry(config.without_plugins, strict=config.strict_plugins)
         registry.on_plugin_failure = lambda plugin, hook, text: send(PluginFailed(plugin, hook, text))
-        study = open_study(context.folder, config.name, registry.metric(config.metric).direction, config.seed)
+        registry.on_notify = lambda plugin, hook: send(Activity(f"plugin {plugin!r} in {hook}"))
+        study = load_study(context.folder, config.seed)
         study_cache = context.folder / "cache"  # the coordinator removes it when the search ends
         extractor = FeatureExtractor(
             dataset=context.dataset,

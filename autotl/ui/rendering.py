@@ -306,10 +306,12 @@ def _leaderboard(rows: Sequence[Mapping[str, Any]], metric: str) -> Table:
 
 def _scores(result: Mapping[str, Any]) -> list[RenderableType]:
     test, best = result.get("test"), result.get("best") or {}
+    total = result.get("images", {}).get("test")
     if test is not None:
-        return [scores_table(test, result.get("baseline"), f"test ({test['n']:,} images)")]
-    has_test = result.get("images", {}).get("test")
-    reason = "The test images were not predicted" if has_test else "There are no test images"
+        asked = {str(result["metric"]): None}  # its row is there even where the test images have no such score
+        of = f" of {total:,}" if total and total > test["n"] else ""
+        return [scores_table(asked | test, result.get("baseline"), f"test ({test['n']:,}{of} images)")]
+    reason = "The test images were not predicted" if total else "There are no test images"
     validation = format_score(best.get("validation"))
     return [
         Text.assemble(("validation  ", "dim"), (validation, "bold green"), f" {result['metric']}"),
@@ -317,7 +319,7 @@ def _scores(result: Mapping[str, Any]) -> list[RenderableType]:
     ]
 
 
-def scores_table(scores: Mapping[str, float], baseline: Mapping[str, float] | None, title: str) -> Table:
+def scores_table(scores: Mapping[str, float | None], baseline: Mapping[str, float] | None, title: str) -> Table:
     """Scores by name, beside those of always predicting the most frequent class."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column(Text(title))

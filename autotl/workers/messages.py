@@ -224,9 +224,11 @@ class DiskIsFull:
 
 @dataclass(frozen=True)
 class ModelSaved:
-    """The model is on disk, its test images not yet predicted."""
+    """The model is on disk. A later one replaces it: of refitted members, or tested."""
 
     result: Mapping[str, Any]
+    is_tested: bool = False
+    """The test images are predicted as well; plugins are yet to be notified."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ from autotl.backbones.stated_config import read_stated
 from autotl.backbones.timm import TimmBackbone, autotl_find_backbone
 from autotl.backbones.timm_names import parse_name
 from autotl.errors import AutotlError
-from autotl.model.image_model import _without_its_file
+from autotl.model.image_model import ImageModel, load
+from autotl.model.member import Member
+from autotl.recipe import Recipe
+from autotl.strategies.base import Fitted
 
 OWN = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bilinear"}
 """Statistics that are not those of timm's test_efficientnet."""
@@ -138,12 +141,37 @@ def test_a_config_of_something_else_is_left_alone(weights, text):
         ({"input_size": [3, 160, 96]}, r"input_size = \[3, 160, 96\]; autotl gives a backbone square RGB images"),
         ({"input_size": [3, "160", "160"]}, "size = '160' is invalid"),
         ({"crop_mode": "border"}, "crop_mode = 'border', which autotl doesn't do"),
+        (
+            {"crop_pct": float("inf")},
+            "config.json describes no preprocessing: crop_pct = inf is no number of a network",
+        ),
+        ({"interpolation": "../private"}, r"interpolation = '\.\./private' is not an option of a network"),
     ],
 )
 def test_an_invalid_statement_is_refused_with_its_place(weights, config, message):
     beside(weights, pretrained_cfg=config)
     with pytest.raises(AutotlError, match=message):
         find(f"test_efficientnet@{weights}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": {"of": 10**9}}, "depth.of = 1000000000 is no number of a network"),
+        ({"checkpoint": "x"}, "checkpoint is not an argument of a network"),
+        ({"norm_layer": "/etc/passwd"}, "norm_layer = '/etc/passwd' is not an option of a network"),
+        ({"a": {"b": {"file": "x"}}}, "a.b.file is not an argument of a network"),
+    ],
+)
+def test_model_arguments_beside_the_weights_that_read_or_build_something_else_are_refused(weights, arguments, message):
+    beside(weights, model_args=arguments)
+    with pytest.raises(AutotlError, match=f"config.json: the model arguments are invalid: {message}"):
+        find(f"test_efficientnet@{weights}")
+
+
+def test_a_size_of_no_network_is_refused_in_words():
+    with pytest.raises(AutotlError, match="preprocessing of test_vit,img_size=4096 is invalid: size = 4096 is no"):
+        _ = TimmBackbone("test_vit,img_size=4096").preprocessing
 
 
 def test_where_nothing_is_stated_a_note_says_which_preprocessing_is_used(weights):
@@ -190,9 +218,18 @@ def test_different_options_extract_different_features_and_share_no_key(weights, 
     assert parse_name(own.name).preprocessing == {"mean": (0.5,) * 3, "std": (0.25,) * 3}
 
 
-def test_a_model_keeps_its_answers_and_leaves_the_file_in_its_name_alone(weights, registry):
+def test_a_model_keeps_its_answers_and_leaves_the_file_in_its_name_alone(weights, registry, tmp_path, patches):
     backbone, _ = find(f"test_efficientnet,mean=0.5,pad_type=same@{weights}")
+    head = registry.head("linear")
+    fitted = Fitted("last", head.build(head.defaults(), backbone.build().num_features, 2, 0))
+    recipe = Recipe(backbone.name, "fast_extraction", "linear", 1, {}, head.defaults())
+    members = [Member(recipe, fitted, backbone.digest, 2, trial=0)]
+    model = ImageModel(("a", "b"), members, {backbone.digest: backbone}, registry=registry)
+    images = [np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8) for i in range(2)]
+    folder, expected = model.save(tmp_path / "model"), model.predict_proba(images)
     beside(weights, pretrained_cfg={"mean": [0.1, 0.1, 0.1], "std": [0.1, 0.1, 0.1]}, model_args={"no_such": 1})
-    loaded = _without_its_file(backbone.name, registry)
-    assert (loaded.name, loaded.preprocessing) == (backbone.name, backbone.preprocessing)
-    assert "Conv2dSame" in str(loaded.build(pretrained=False))
+    loaded = load(folder, "cpu", registry)
+    found = loaded.backbones[backbone.digest]
+    assert (found.name, found.preprocessing) == (backbone.name, backbone.preprocessing)
+    assert "Conv2dSame" in str(found.build(pretrained=False))
+    np.testing.assert_allclose(loaded.predict_proba(images), expected, atol=1e-5)

@@ -47,7 +47,7 @@ def test_a_name_has_parts_and_is_written_from_them(name, parts):
         ("size=2049", "whole number from 1 to 2,048"),
         ("size=22.4", "whole number from 1 to 2,048"),
         ("crop=87.5", "a number from 0.1 to 2, such as 0.875"),
-        ("interpolation=area", "choose bilinear, bicubic, nearest or lanczos"),
+        ("interpolation=area", "choose bicubic, bilinear, nearest or lanczos"),
         ("squash=1", "type true or false"),
         ("depth=1000000", "numbers are at most 4,096"),
         ("depths=2/1e9", "numbers are at most 4,096"),

@@ -18,6 +18,7 @@ from autotl.features.extractor import FeatureExtractor
 from autotl.recipe import Recipe
 from autotl.strategies.base import Task
 from autotl.study.space import Choices
+from autotl.study.study import open_study
 from autotl.trial.runner import run_trial
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import Context
@@ -68,6 +69,7 @@ def _with_features(ground: Ground, folder: Path, seed: int) -> WorkerState:
     config.folder.mkdir(parents=True)
     slot = Slot("cpu:0", "cpu", "cpu", ground.threads)
     context = Context(config, config.folder, dataset, split, choices, slot, ground.threads)
+    open_study(config.folder, config.name, "maximize", seed)
     state = WorkerState.set_up(context, lambda message: None, Deadline())
     state.extractor.conversions = ground.folder / "engines"
     for subset in ("train", "validation"):

@@ -92,6 +92,20 @@ def test_verify_removes_and_reports_damaged_rows(run: Callable[..., Result], roo
     assert "none damaged" in run("verify").output
 
 
+def test_verify_removes_and_reports_damaged_networks(run: Callable[..., Result], root: Path) -> None:
+    from autotl.atomic_io import write_sealed
+    from autotl.engines.conversions import CHECKSUMS, checksums
+
+    sound, damaged = (root / "engines" / f"openvino-{name}" for name in ("sound", "damaged"))
+    for folder in (sound, damaged):
+        folder.mkdir(parents=True)
+        (folder / "model.bin").write_bytes(b"x" * 1000)
+        write_sealed(folder / CHECKSUMS, checksums(folder))
+    (damaged / "model.bin").write_bytes(b"x" * 999 + b"y")
+    assert "1 of 2 converted networks" in run("verify").output
+    assert (sound.exists(), damaged.exists()) == (True, False)
+
+
 def test_prune_removes_the_least_recently_used_first(run: Callable[..., Result], root: Path) -> None:
     for view in ("old", "new"):
         open_table(root, view).close()

@@ -74,8 +74,12 @@ def test_evaluate_prints_scores_classes_and_confusions(
             {"class": "dog", "precision": 0.8, "recall": 1.0, "f1": 0.889, "n": 4},
         ],
         "confusion": [[3, 1], [0, 4]],
+        "skipped": [{"path": "a.png", "reason": "it is empty"}],
+        "notes": ["There are no images of 'emu'."],
     }
-    lines = [line.split() for line in run("evaluate", "pets", "photos", "--subset", "all").stdout.splitlines()]
+    result = run("evaluate", "pets", "photos", "--subset", "all")
+    assert result.stderr.splitlines() == ["skipped a.png: it is empty", "There are no images of 'emu'."]
+    lines = [line.split() for line in result.stdout.splitlines()]
     assert api.evaluate.call_args.kwargs["subset"] == "all"
     assert ["accuracy", "0.8750"] in lines
     assert ["cat", "1.000", "0.750", "0.857", "4"] in lines
@@ -95,6 +99,8 @@ def test_many_classes_show_the_most_frequent_confusions(
         "classes": classes,
         "per_class": rows,
         "confusion": matrix.tolist(),
+        "skipped": [],
+        "notes": [],
     }
     result = run("evaluate", "pets", "photos")
     assert ["5", "class7", "class12"] in [line.split() for line in result.stdout.splitlines()]

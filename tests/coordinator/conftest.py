@@ -72,7 +72,7 @@ class Scene:
         self.scheduler, self.recorder, self.interrupts = StubScheduler(), Recorder(), Interrupts(self.clock)
         self.search = Coordinator(
             config=StudyConfig(data="cells", output=folder, **config),
-            trials=StudyTrials(self.study),
+            trials=StudyTrials(self.study, folder),
             scheduler=self.scheduler,
             pool=self.pool,
             clock=self.clock,

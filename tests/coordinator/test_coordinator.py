@@ -311,3 +311,21 @@ def test_a_trial_that_never_ends_after_ctrl_c_ends_the_wait(scene):
     with pytest.raises(KeyboardInterrupt):
         one.search.run()
     assert INTERRUPT_SECONDS < one.clock.now() - one.search.started < INTERRUPT_SECONDS + 2
+
+
+def test_failures_of_one_cause_end_a_resumed_search_too_whatever_was_complete_before(scene):
+    one = scene(trials=100)
+    one.study.tell(one.study.ask(), 0.5)
+    one.search.resume()
+    one.answer(*[f"OSError: cannot map 0x{i:x} in process {4000 + i}" for i in range(100)])
+    one.run()
+    assert one.search.scoreboard.counts["failed"] <= HOPELESS_FAILURES + 1
+
+
+def test_ctrl_c_is_acknowledged_once(scene):
+    one = scene(trials=3)
+    one.search.scoreboard.counts["complete"] = 1
+    one.interrupts()
+    for _ in range(2):
+        one.search.acknowledge_interrupt()
+    assert one.recorder.lines == ["stopping: saving the model; Ctrl-C again ends at once"]

@@ -4,12 +4,12 @@ import math
 
 import pytest
 
-from autotl.coordinator.finalization import finalize
+from autotl.coordinator.finalization import LATE_SECONDS, PLUGIN_SECONDS, finalize
 from autotl.coordinator.signals import INTERRUPT_SECONDS
 from autotl.errors import AutotlError
 from autotl.events import SearchFinished
 from autotl.features.progress import ExtractionProgress
-from autotl.workers.messages import Finalize, Finalized, Hello, ModelSaved, Ready
+from autotl.workers.messages import Activity, Finalize, Finalized, Hello, ModelSaved, Ready
 
 
 def finished(one):
@@ -120,3 +120,30 @@ def test_a_saved_model_is_enough_where_a_user_waits_too_long_for_the_test_images
     assert finalizes(one)[0].interrupted
     assert finalizes(one)[0].remaining == pytest.approx(INTERRUPT_SECONDS, abs=1)
     assert not math.isinf(finalizes(one)[0].remaining)
+
+
+def test_a_plugin_that_hangs_after_the_model_costs_no_more_than_its_time_and_is_named(scene):
+    one = finished(scene(time=60))
+    end = one.search.started + 60
+    answer_finalize(
+        one, [ModelSaved({"test": 1}, is_tested=True), Activity("plugin 'uploads' in autotl_search_finished")]
+    )
+    assert finalize(one.search) == {"test": 1}
+    assert one.clock.now() < end + PLUGIN_SECONDS
+    assert one.recorder.lines[-1].startswith("plugin 'uploads' in autotl_search_finished was not done ")
+
+
+def test_ctrl_c_ends_the_wait_for_plugins_at_once(scene):
+    one = finished(scene(trials=2))
+    answer_finalize(one, [ModelSaved({"test": 1}, is_tested=True)])
+    one.interrupts()
+    before = one.clock.now()
+    assert finalize(one.search) == {"test": 1}
+    assert one.clock.now() - before < 2
+
+
+def test_a_fit_that_runs_past_the_deadline_leaves_the_model_that_was_saved_before_it(scene):
+    one = finished(scene(time=60))
+    answer_finalize(one, [ModelSaved({"refitted": []})])
+    assert finalize(one.search) == {"refitted": []}
+    assert one.clock.now() - one.search.started < 60 + LATE_SECONDS + 1

@@ -122,6 +122,22 @@ def test_the_configuration_is_kept_and_found_again_elsewhere(config, context, re
     assert (kept.trials, kept.name, kept.folder) == (7, "renamed", moved)
 
 
+def test_a_folder_given_as_the_current_one_has_its_name(config, context, registry, monkeypatch):
+    begin_study(config(), context, registry, None, silent)
+    monkeypatch.chdir(config().folder)
+    assert (kept_config(Path()).name, kept_config(Path()).folder) == ("cells", Path.cwd())
+
+
+def test_a_study_that_was_deleted_from_its_journal_begins_anew_with_a_line(config, context, registry):
+    import optuna
+
+    study = begin_study(config(), context, registry, None, silent)
+    optuna.delete_study(study_name="cells", storage=study._storage)
+    lines = []
+    assert begin_study(config(), context, registry, None, lines.append).user_attrs["choices"]
+    assert lines == [f"The study in {config().folder} was deleted from its journal: a new one begins."]
+
+
 @pytest.mark.parametrize("content", ["{", '{"data": "x", "of another version": 1}', ""])
 def test_a_configuration_that_cannot_be_read_is_refused(content, tmp_path):
     (tmp_path / "study.json").write_text(content)

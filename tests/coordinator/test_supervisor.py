@@ -75,7 +75,7 @@ def scene(tmp_path):
         end = clock.now() + deadline
         supervisor = Supervisor(
             tmp_path,
-            StudyTrials(study),
+            StudyTrials(study, tmp_path),
             pool,
             clock,
             Interrupts(clock),
@@ -174,13 +174,13 @@ def test_the_model_that_a_lost_trial_left_is_removed(scene, tmp_path):
     trial = one.begin(one.workers[0])
     left = tmp_path / "trials" / f"{trial.number:05}"
     left.mkdir(parents=True)
-    end_trial(StudyTrials(one.study), tmp_path, trial.number, "gone")
+    end_trial(StudyTrials(one.study, tmp_path), tmp_path, trial.number, "gone")
     assert not left.exists()
 
 
 def test_a_recipe_that_a_killed_search_interrupted_is_retried_each_time(scene, tmp_path):
     one = scene("cpu:0")
-    trials = StudyTrials(one.study)
+    trials = StudyTrials(one.study, tmp_path)
     trial = one.begin(one.workers[0], x=0.5)
     for _ in range(3):
         end_trial(trials, tmp_path, trial.number, "interrupted")
@@ -330,3 +330,22 @@ def test_after_ctrl_c_the_only_worker_is_kept_for_the_model(scene):
     one.clock.sleep(5)
     one.supervisor.watch()
     assert not one.workers[0].killed
+
+
+def test_after_ctrl_c_a_spare_takes_the_place_of_a_worker_that_cannot_be_interrupted(scene):
+    one = scene("cpu:0", deadline=0)
+    busy = one.workers[0]
+    one.begin(busy, x=0.5)
+    one.supervisor.interrupts.searching = True
+    one.supervisor.interrupts()
+    one.clock.sleep(module.SPARE_SECONDS + 2)
+    for _ in range(2):
+        one.supervisor.watch()
+    _, spare = one.workers
+    assert not busy.killed
+    spare.ready = True
+    one.supervisor.watch()
+    (ending,) = [message for w, message in one.pool.poll(0) if w is busy]
+    one.supervisor.ended(busy, ending)
+    assert one.workers == [spare]
+    assert one.trials[0].state == TrialState.PRUNED

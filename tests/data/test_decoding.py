@@ -271,6 +271,8 @@ def test_decoding_in_threads_restores_the_settings_of_the_program(tmp_path: Path
         np.full((4, 5), 0.2, np.float64),
         np.dstack([np.full((4, 5, 3), 51, np.uint8), np.full((4, 5), 255, np.uint8)]),
         np.full((8, 10, 3), 51, np.uint8)[::2, ::2],
+        np.full((3, 4, 5), 51, np.uint8),
+        np.full((1, 4, 5), 0.2, np.float32),
     ],
     ids=lambda a: f"{a.dtype}-{a.shape}",
 )
@@ -291,7 +293,7 @@ def test_a_16_bit_grey_array_is_scaled_from_its_minimum_and_maximum() -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 8, 9), np.uint8), r"channels first: give image\.transpose\(1, 2, 0\)"),
+        (np.zeros((2, 8, 9), np.uint8), r"1, 3 or 4 channels, not \[2, 8, 9\]"),
         (np.zeros(7, np.uint8), r"not \[7\]"),
         (np.zeros((0, 4, 3), np.uint8), r"not \[0, 4, 3\]"),
         (np.full((4, 4, 3), 200.0), "from 0 to 1, not 200 to 200"),

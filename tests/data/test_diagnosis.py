@@ -187,7 +187,7 @@ def source_warning(root: Path) -> None:
         (undecodable, "undecodable", False, 7, "7 files were left out: it isn't an image"),
         (class_without_images, "class_without_images", True, 1, "No training image of 'coffee' can be decoded"),
         (uniform_images, "uniform_images", False, 1, "1 image is of a single colour"),
-        (source_warning, "source_warning", False, 1, "whose extensions are not those of images"),
+        (source_warning, "source_warning", False, 1, "because they are not images: .txt (1)"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -229,10 +229,10 @@ def test_a_few_near_duplicates_among_many_images_are_not_serious(patches: Path) 
     assert (finding.serious, finding.count) == (False, 1)
 
 
-def test_a_manifest_with_a_path_outside_its_folder_is_a_finding(tmp_path: Path) -> None:
-    (tmp_path / "images.csv").write_text("path,label\n../x.png,a\n")
+def test_a_manifest_without_an_existing_image_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "images.csv").write_text("path,label\n../x.png,a\n../y.png,b\n")
     finding = findings(tmp_path / "images.csv")["unusable"]
-    assert "leaves the manifest's folder" in finding.text
+    assert "../x.png (there is no such file)" in finding.text
 
 
 # --- the command

@@ -187,7 +187,7 @@ class Named(DatasetSource):
 
 def test_the_error_for_an_unknown_location_lists_the_datasets() -> None:
     with pytest.raises(
-        DataError, match=r"'elvp' is not a dataset. Did you mean 'elpv'\? .*the name of a dataset: elpv"
+        DataError, match=r"'elvp' is not a dataset: .* Did you mean 'elpv'\? .*the name of a dataset: elpv"
     ):
         load_dataset("elvp", {**SOURCES, "elpv": Named()})
 
@@ -235,3 +235,35 @@ def test_a_large_dataset_pickles_cheaply() -> None:
     assert np.array_equal(back.labels, dataset.labels)
     assert len(data) < 20e6
     assert seconds < 5
+
+
+# --- names in other Unicode forms, and locations that don't exist
+
+
+def test_labels_in_another_unicode_form_are_the_same_class(tmp_path: Path) -> None:
+    pictures(tmp_path, **{"train__caf\u00e9": 2, "train__tea": 2, "test__cafe\u0301": 1, "test__tea": 1})
+    dataset = load(tmp_path)
+    assert dataset.classes == ("caf\u00e9", "tea")
+    assert len(dataset) == 6
+    assert "Unicode form" in " ".join(dataset.warnings)
+
+
+def test_a_label_that_differs_only_in_case_is_refused_with_the_difference(tmp_path: Path) -> None:
+    pictures(tmp_path, train__Tea=2, train__milk=2, test__tea=1)
+    with pytest.raises(DataError, match="differs from 'Tea' only in case"):
+        load(tmp_path)
+
+
+def test_an_unknown_class_of_a_model_is_called_one_of_the_model(tmp_path: Path) -> None:
+    pictures(tmp_path, train__ants=1, train__cows=1)
+    with pytest.raises(DataError, match="has images of 'cows', which is not a class of the model"):
+        load(tmp_path, classes=("ants", "bees"))
+
+
+def test_a_location_that_does_not_exist_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DataError, match=r"there is no folder, no file .* Did you mean 'photos'"):
+        load(tmp_path / "photo")
+    (tmp_path / "x.pdf").touch()
+    with pytest.raises(DataError, match="neither a folder nor a manifest"):
+        load(tmp_path / "x.pdf")

@@ -155,6 +155,26 @@ def test_a_damaged_conversion_is_replaced(tmp_path, resnet, images):
     np.testing.assert_allclose(rows, run(images), atol=1e-5)
 
 
+def test_a_conversion_with_flipped_bits_is_replaced(tmp_path, resnet, images):
+    module, run = resnet
+    ENGINE.compile(module, SIZE, "cpu", 1, "fp32", tmp_path, "digest")
+    weights = next(tmp_path.glob("*/model.bin"))
+    sound = weights.read_bytes()
+    weights.write_bytes(bytes(byte ^ 0x40 if i % 97 == 0 else byte for i, byte in enumerate(sound)))
+    rows = ENGINE.compile(module, SIZE, "cpu", 1, "fp32", tmp_path, "digest")(images)
+    np.testing.assert_allclose(rows, run(images), atol=1e-5)
+    assert next(tmp_path.glob("*/model.bin")).read_bytes() == sound
+
+
+@pytest.mark.parametrize("name", ["model.bin", "model.xml", "checksums.json"])
+def test_a_conversion_without_one_of_its_files_is_replaced(name, tmp_path, resnet, images):
+    module, run = resnet
+    ENGINE.compile(module, SIZE, "cpu", 1, "fp32", tmp_path, "digest")
+    next(tmp_path.glob(f"*/{name}")).unlink()
+    rows = ENGINE.compile(module, SIZE, "cpu", 1, "fp32", tmp_path, "digest")(images)
+    np.testing.assert_allclose(rows, run(images), atol=1e-5)
+
+
 def test_it_is_usable_on_cpus_where_openvino_is_installed(monkeypatch):
     assert ENGINE.usable("cpu")
     assert not ENGINE.usable("cuda:0")

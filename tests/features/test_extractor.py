@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from autotl.atomic_io import read_sealed
 from autotl.backbones.base import Backbone, Block, Preprocessing
 from autotl.backbones.levels import BUILT_IN
 from autotl.clock import Deadline
@@ -123,7 +124,7 @@ def test_an_image_that_became_unreadable_is_named(extractor: FeatureExtractor, t
     paths = list(extractor.dataset.paths)
     paths[extractor.split.train[0]] = broken
     extractor.dataset = replace(extractor.dataset, paths=tuple(paths))
-    with pytest.raises(DataError, match=r"broken\.png was readable when the search began"):
+    with pytest.raises(DataError, match=r"broken\.png has changed since the search began"):
         extractor.of(tiny("test_resnet")).levels("train", "last")
 
 
@@ -375,7 +376,25 @@ def test_a_damaged_cosine_file_is_replaced(extractor: FeatureExtractor, tiny, tm
     file.write_text("")
     other = another_process(extractor, engine=Stray(bf16=False))
     assert np.array_equal(other.of(tiny("test_resnet")).levels("validation", "last"), first)
-    assert float(file.read_text()) < 0.99
+    assert read_sealed(file) < 0.99
+
+
+def test_a_cosine_that_was_changed_is_measured_again(extractor: FeatureExtractor, tiny, tmp_path: Path) -> None:
+    extractor.engine, extractor.conversions = Stray(bf16=False), tmp_path / "engines"
+    extractor.of(tiny("test_resnet")).levels("validation", "last")
+    (file,) = extractor.conversions.glob("cosine-*")
+    file.write_text(file.read_text().replace("0.", "1.", 1))
+    other = another_process(extractor, engine=Stray(bf16=False))
+    other.of(tiny("test_resnet")).levels("validation", "last")
+    assert read_sealed(file) < 0.99
+
+
+def test_a_layout_that_was_changed_is_measured_again(extractor: FeatureExtractor, tiny, tmp_path: Path) -> None:
+    extractor.conversions = tmp_path / "engines"
+    layout = extractor.of(tiny("test_resnet")).layout
+    file = next(extractor.conversions.glob("layout-*"))
+    file.write_text(file.read_text().replace(f'"output": {layout.output}', f'"output": {layout.output + 1}'))
+    assert another_process(extractor).of(tiny("test_resnet")).layout == layout
 
 
 def test_a_read_asks_for_no_version_twice(counting: FeatureExtractor, tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,3 +408,13 @@ def test_a_copy_of_an_extractor_begins_without_networks(extractor: FeatureExtrac
     features = extractor.of(tiny("test_resnet"))
     assert extractor.of(tiny("test_resnet")) is features
     assert replace(extractor).of(tiny("test_resnet")) is not features
+
+
+def test_nothing_is_recorded_for_an_image_that_has_changed(extractor: FeatureExtractor, tiny, tmp_path) -> None:
+    paths = list(extractor.dataset.paths)
+    other = tmp_path / "changed.png"
+    shutil.copyfile(paths[1], other)
+    paths[0] = other
+    changed = replace(extractor, dataset=replace(extractor.dataset, paths=tuple(paths)))
+    with pytest.raises(DataError, match=r"changed\.png has changed since the search began"):
+        changed.of(tiny("test_resnet")).levels("train", "last")

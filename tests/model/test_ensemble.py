@@ -124,3 +124,26 @@ def test_an_average_without_a_score_is_not_selected():
     labels = np.array([0, 1])
     low, high = np.array([[0.6, 0.4], [0.4, 0.6]]), np.array([[0.99, 0.01], [0.4, 0.6]])
     assert select([low, high], [0, 1], labels, Metric("few_only", few_only), 8) == {0: 1.0}
+
+
+@pytest.mark.parametrize(("positives", "n"), [(1, 8), (2, 12), (3, 40)])
+@pytest.mark.parametrize("limit", [1, 8])
+def test_a_rare_class_selects_with_auroc(positives, n, limit, metrics):
+    """Many bootstrap samples have one class, for which the area under the curve is undefined."""
+    rng = np.random.default_rng(0)
+    labels = np.array([1] * positives + [0] * (n - positives))
+    scores = [np.clip(0.5 * labels + rng.normal(0.25, 0.1, n), 0.01, 0.99) for _ in range(3)]
+    weights = select([np.stack([1 - s, s], 1) for s in scores], "abc", labels, metrics["auroc"], limit)
+    assert sum(weights.values()) == pytest.approx(1)
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e308, "raises"])
+def test_a_metric_without_a_score_selects_the_best_candidate(value):
+    def compute(labels, probabilities):
+        return (1 / 0 if value == "raises" else value) * (-1) ** int(1e6 * probabilities[0, 0])
+
+    labels, probabilities = candidates(0, Metric("first", lambda labels, probabilities: probabilities[0, 0]))
+    weights = select(probabilities, range(len(probabilities)), labels, Metric("odd", compute), 5)
+    assert 0 in weights
+    assert sum(weights.values()) == pytest.approx(1)

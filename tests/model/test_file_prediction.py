@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from autotl.data.file_listing import FileListing
 from autotl.errors import AutotlError
 from autotl.model.file_prediction import CsvFile, best_classes, find_images, more_than
 
@@ -71,3 +73,27 @@ def test_more_than_takes_one_image_more_than_the_count() -> None:
 def test_the_count_itself_is_not_more_than_the_count() -> None:
     many, same = more_than(3, iter([Path("a"), Path("b"), Path("c")]))
     assert (many, len(list(same))) == (False, 3)
+
+
+def test_a_folder_of_images_is_read_by_the_rule_of_a_search(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "IMG_1.HEIC").write_bytes((tmp_path / "a.png").read_bytes())
+    (tmp_path / "b.xml").touch()
+    for name in ("__MACOSX/._a.png", "@eaDir/a.png", "lost+found/a.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    listing = FileListing()
+    assert [path.name for path in find_images([tmp_path], listing)] == ["IMG_1.HEIC", "a.png"]
+    assert listing.notes("here") == [
+        "Read as images in here for their content, whatever their extension: .heic (1).",
+        "Left out in here, because they are not images: .xml (1).",
+    ]
+
+
+def test_a_folder_is_no_csv_file(tmp_path: Path) -> None:
+    with pytest.raises(AutotlError, match=r"is a folder.*--csv .*predictions\.csv"):
+        CsvFile(tmp_path, 1)
+    with pytest.raises(KeyboardInterrupt), CsvFile(tmp_path / "out.csv", 1):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.parent.glob("*.part"))
+    assert not list(tmp_path.iterdir())

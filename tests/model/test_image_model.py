@@ -2,24 +2,30 @@
 
 import json
 import shutil
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from autotl.backbones.timm import autotl_find_backbone
 from autotl.data.decoding import UndecodableImage
 from autotl.data.sandbox import SandboxedDecoder
 from autotl.engines.torch import TorchEngine
-from autotl.errors import AutotlError
+from autotl.errors import AutotlError, InputError
 from autotl.heads.inference import MISSING, probabilities
 from autotl.model.image_model import load
 from autotl.recipe import Recipe
 from autotl.registry import Plugin, load_registry
 from autotl.strategies.base import Fitted, Result
 from autotl.trial.runner import _calibrate
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode adds no test folder
+from forging import seal
 
 TRIALS = [
     ("test_resnet", "fast_extraction", "linear", {"levels": "stages+max"}),
@@ -70,8 +76,32 @@ def test_paths_pil_images_and_arrays_give_the_same_probabilities(frozen, validat
     pictures = [Image.open(path) for path in validation]
     arrays = [np.array(picture) for picture in pictures]
     expected = frozen.predict_proba(validation)
-    for images in ([str(p) for p in validation], pictures, arrays, np.stack(arrays)):
+    stacked = np.stack(arrays)
+    channels_first = torch.from_numpy(stacked).permute(0, 3, 1, 2)
+    paths = np.array([str(path) for path in validation])
+    forms = (paths.tolist(), paths, paths[:, None], iter(validation), np.array(validation, dtype=object))
+    for images in (*forms, pictures, arrays, stacked, channels_first, list(channels_first)):
         assert np.array_equal(frozen.predict_proba(images), expected)
+
+
+def test_a_stack_of_grey_images_has_a_prediction_for_each(frozen, validation):
+    grey = np.stack([np.array(Image.open(path).convert("L")) for path in validation])
+    assert np.array_equal(frozen.predict_proba(grey), frozen.predict_proba(list(grey)))
+
+
+def test_an_array_that_is_not_an_image_is_an_error_with_its_position(frozen, validation):
+    picture = np.array(Image.open(validation[0]))
+    with pytest.raises(InputError, match=r"images\[1\]: .*from 0 to 1, not"):
+        frozen.predict([picture, picture.astype(float)])
+    with pytest.raises(InputError, match=r"images\[1\] is None"):
+        frozen.predict([picture, None])
+
+
+def test_a_single_path_is_no_stream(frozen, validation):
+    with pytest.raises(InputError, match=r"paths is a single path"):
+        next(frozen.stream(str(validation[0])))
+    ((path, _),) = frozen.stream([str(validation[0])])
+    assert path == validation[0]
 
 
 def test_a_single_image_is_a_batch_of_one(frozen, validation):
@@ -198,12 +228,13 @@ def test_the_folder_of_a_study_is_accepted(folder, torch_only):
 
 def edit(file, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    seal(file.parent if file.name == "model.json" else file.parents[2])
 
 
 def test_another_format_is_an_error_that_names_the_version_that_wrote_it(folder, torch_only):
-    edit(folder / "model.json", format=9, about={"versions": {"autotl": "9.1"}})
+    edit(folder / "model.json", format=9, versions={"autotl": "9.1"})
     with pytest.raises(
-        AutotlError, match=r"format 9, and this autotl reads format 3\. Use the autotl that wrote it: autotl 9\.1"
+        AutotlError, match=r"format 9, and this autotl reads format 4\. Use the autotl that wrote it: autotl 9\.1"
     ):
         load(folder, registry=torch_only)
 

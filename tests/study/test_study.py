@@ -10,7 +10,7 @@ from optuna.trial import TrialState, create_trial
 from autotl.errors import AutotlError
 from autotl.recipe import Recipe
 from autotl.study.storage import open_storage
-from autotl.study.study import FORMAT, TrialAttribute, open_study, trial_event
+from autotl.study.study import FORMAT, StudyDeleted, TrialAttribute, load_study, open_study, trial_event
 
 RECIPE = Recipe("lite0", "fine_tuning", "linear", 1)
 
@@ -127,3 +127,41 @@ def test_the_event_of_a_trial_that_failed_before_it_had_a_recipe():
     assert (event.state, event.strategy, event.backbone, event.head, event.description) == ("failed", "", "", "", "")
     assert event.seconds >= 0
     assert not event.is_best
+
+
+# studies that move
+
+
+def test_a_study_keeps_its_name_in_a_folder_that_was_renamed(tmp_path):
+    open_cells(tmp_path).add_trial(create_trial(value=0.5))
+    moved = open_study(tmp_path, "flowers", "maximize", 0)
+    assert (moved.study_name, len(moved.trials)) == ("cells", 1)
+    assert load_study(tmp_path).study_name == "cells"
+    assert len(moved._storage.get_all_studies()) == 1
+
+
+@pytest.mark.parametrize("name", ["cells", "flowers", "other"])
+def test_an_empty_study_beside_the_own_one_is_ignored(name, tmp_path):
+    open_cells(tmp_path).add_trial(create_trial(value=0.5))
+    optuna.create_study(study_name="flowers", storage=open_storage(tmp_path), direction="maximize")
+    assert open_study(tmp_path, name, "maximize", 0).study_name == "cells"
+
+
+def test_of_two_studies_with_trials_the_folder_s_name_decides(tmp_path):
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    for name in ("cells", "flowers"):
+        study = optuna.create_study(study_name=name, storage=open_storage(folder), direction="maximize")
+        study.set_user_attr("format", FORMAT)
+        study.tell(study.ask(), 0.5)
+    assert load_study(folder).study_name == "cells"
+    with pytest.raises(AutotlError, match=f"several studies: cells, flowers.*mv {tmp_path}/photos {tmp_path}/cells"):
+        load_study(folder.rename(tmp_path / "photos"))
+
+
+def test_a_journal_whose_study_was_deleted_is_refused_where_one_is_needed(tmp_path):
+    study = open_cells(tmp_path)
+    optuna.delete_study(study_name="cells", storage=study._storage)
+    with pytest.raises(StudyDeleted, match=f"The study in {tmp_path} was deleted from its journal"):
+        load_study(tmp_path)
+    assert open_cells(tmp_path).user_attrs == {"format": FORMAT}  # a search begins anew

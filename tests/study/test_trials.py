@@ -1,15 +1,17 @@
 """The trials of a study as a coordinator uses them."""
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
-from autotl.study.study import open_study
+from autotl.study.storage import open_storage
+from autotl.study.study import StudyDeleted, open_study
 from autotl.study.trials import StudyTrials
 
 
 @pytest.fixture
 def trials(tmp_path):
-    return StudyTrials(open_study(tmp_path, "cells", "maximize", 0))
+    return StudyTrials(open_study(tmp_path, "cells", "maximize", 0), tmp_path)
 
 
 def test_an_enqueued_trial_waits_for_the_next_ask(trials):
@@ -54,3 +56,21 @@ def test_a_finished_trial_does_not_fail(trials):
 def test_trials_are_not_copied(trials):
     trials.study.ask()
     assert trials.get(0) is trials.all()[0]
+
+
+def test_a_study_that_is_deleted_meanwhile_is_an_error_in_words(trials, tmp_path):
+    trials.enqueue({"x": 0.5})
+    running = trials.study.ask()
+    optuna.delete_study(study_name="cells", storage=open_storage(tmp_path))  # by another process
+    calls = (
+        trials.all,
+        trials.running,
+        trials.num_waiting,
+        trials.next_number,
+        lambda: trials.get(0),
+        lambda: trials.enqueue({"x": 0.5}),
+        lambda: trials.end(running.number, "lost"),
+    )
+    for call in calls:
+        with pytest.raises(StudyDeleted, match="was deleted from its journal"):
+            call()

@@ -9,6 +9,7 @@ from autotl.config import StudyConfig
 from autotl.devices import Slot
 from autotl.strategies.base import Fitted, Result, Strategy
 from autotl.study.space import Choices
+from autotl.study.study import open_study
 from autotl.trial.runner import run_trial
 from autotl.trial.state import WorkerState
 from autotl.workers.codec import decode, encode
@@ -35,6 +36,7 @@ def make_context(patches, backbone, features):
         defaults = {"cache": features, "engine": "torch", "trials": 9, "name": "study", "data": "patches"}
         config = StudyConfig(output=output, **(defaults | options))
         config.folder.mkdir(exist_ok=True, parents=True)
+        open_study(config.folder, config.name, "maximize", config.seed)
         choices = Choices(
             (backbone.name,),
             ("fast_extraction", "fine_tuning"),

@@ -60,7 +60,8 @@ def test_the_model_is_saved_and_tested(finished, messages):
 def test_the_model_is_announced_before_the_test_images_are_predicted(finished, messages, monkeypatch):
     monkeypatch.setattr(module, "PROGRESS_INTERVAL", 5)
     result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
-    [saved] = of_type(messages, ModelSaved)
+    saved, tested = of_type(messages, ModelSaved)
+    assert (saved.is_tested, tested.is_tested, tested.result) == (False, True, result)
     assert saved.result["test"] is None
     assert saved.result | {"test": result["test"], "baseline": result["baseline"], "seconds": 0} == result | {
         "seconds": 0
@@ -91,6 +92,34 @@ def test_an_interrupted_search_skips_test_images_that_take_too_long(finished, me
     assert result["baseline"] is None
     assert any("no time to predict the test images" in message.text for message in of_type(messages, Log))
     assert (finished.context.folder / "model" / "model.json").exists()
+
+
+def test_a_model_is_saved_before_its_members_are_refitted(finished, messages, monkeypatch):
+    saved = []
+    refit = module.refit
+    monkeypatch.setattr(
+        module, "refit", lambda *arguments: (saved.extend(of_type(messages, ModelSaved)), refit(*arguments))[1]
+    )
+    finalize(finished, Finalize(None, {}, FACTS))
+    assert [message.result["refitted"] for message in saved] == [[]]
+
+
+def test_where_the_time_is_up_some_test_images_are_predicted_and_the_rest_is_named(finished, messages, monkeypatch):
+    monkeypatch.setattr(module, "MIN_TEST_SECONDS", 0.0)
+    result = finalize(finished, Finalize(-5.0, {}, FACTS))
+    assert (result["test"]["n"], result["images"]["test"]) == (1, 12)
+    assert [m.text for m in of_type(messages, Log)] == [
+        "Tested on 1 of 12 test images: the time was up. The same search command with a longer --time tests on all of "
+        "them."
+    ]
+
+
+def test_separate_test_images_are_tested_with_evaluate(finished, tmp_path):
+    images = tmp_path / "my test"
+    images.mkdir()
+    context = replace(finished.context, config=finished.context.config.model_copy(update={"test": str(images)}))
+    model = context.folder / "model"
+    assert module.how_to_test_all(context) == f"All of them: autotl evaluate {model} '{images}' --subset all"
 
 
 def test_an_interrupted_search_predicts_test_images_in_time(finished):
@@ -125,3 +154,13 @@ def test_plugins_are_notified_of_the_model(finished, monkeypatch):
 def test_a_study_without_fitted_models_is_an_error(state):
     with pytest.raises(AutotlError, match="No complete trial has a fitted model in"):
         finalize(state, Finalize(None, {}, FACTS))
+
+
+def test_a_vanished_test_image_is_skipped(finished, messages, tmp_path):
+    dataset, test = finished.context.dataset, finished.context.split.test
+    paths = list(dataset.paths)
+    paths[test[3]] = tmp_path / "gone.png"
+    finished.context = replace(finished.context, dataset=replace(dataset, paths=tuple(paths)))
+    result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
+    assert result["test"]["n"] == 11
+    assert any("gone.png is skipped: there is no such file" in log.text for log in of_type(messages, Log))

@@ -15,7 +15,7 @@ from autotl.config import StudyConfig
 from autotl.recipe import Recipe
 from autotl.testing.scripted import VirtualClock
 from autotl.trial import results as module
-from autotl.trial.results import SearchResults, annotate_study
+from autotl.trial.results import SearchResults, TestPredictions, annotate_study
 from autotl.workers.codec import decode, encode
 from autotl.workers.messages import FROM_WORKER, Finalized, SearchFacts
 
@@ -39,7 +39,7 @@ def tell(study, value, state=TrialState.COMPLETE):
 
 
 @pytest.fixture
-def stub_state(patches, tmp_path):
+def stub_state(patches, registry, tmp_path):
     """The attributes of a worker's state that results are made of, with a virtual clock."""
     dataset, split = patches
     study = optuna.create_study(direction="maximize")
@@ -51,6 +51,7 @@ def stub_state(patches, tmp_path):
     context = SimpleNamespace(config=config, folder=config.folder, dataset=dataset, split=split)
     return SimpleNamespace(
         context=context,
+        registry=registry,
         study=study,
         deadline=Deadline(clock=VirtualClock()),
         labels=lambda subset: dataset.labels[getattr(split, subset)],
@@ -63,7 +64,8 @@ def model_of(*trials):
 
 
 def write(state, probabilities=None):
-    return SearchResults(state, FACTS).write(model_of(1, 2), state.context.folder / "model", probabilities)
+    tested = None if probabilities is None else TestPredictions(np.arange(len(probabilities)), probabilities)
+    return SearchResults(state, FACTS).write(model_of(1, 2), state.context.folder / "model", tested)
 
 
 def test_a_result_has_all_its_keys(stub_state):
@@ -113,6 +115,17 @@ def test_test_images_are_scored_beside_a_baseline(stub_state):
     assert result["baseline"]["accuracy"] == pytest.approx(1 / 3)
 
 
+def test_test_images_are_scored_by_the_metric_of_the_search(stub_state, monkeypatch):
+    config = stub_state.context.config.model_copy(update={"metric": "auroc"})
+    stub_state.context.config = config
+    result = write(stub_state, np.eye(3)[stub_state.labels("test")])
+    assert (result["test"]["auroc"], result["baseline"]["auroc"]) == (1.0, 0.5)
+    notes = []
+    monkeypatch.setattr(module, "set_note", lambda study, trial, text: notes.append(text))
+    annotate_study(stub_state.study, result)
+    assert "The model: test auroc 1.0000 on 12 images" in notes[0]
+
+
 def test_without_predictions_there_are_no_test_scores(stub_state):
     result = write(stub_state)
     assert (result["test"], result["baseline"]) == (None, None)
@@ -120,7 +133,7 @@ def test_without_predictions_there_are_no_test_scores(stub_state):
 
 @pytest.mark.parametrize("score", [math.nan, math.inf])
 def test_a_score_that_is_not_finite_becomes_none(stub_state, monkeypatch, score):
-    monkeypatch.setattr(module, "all_scores", lambda labels, probabilities: {"accuracy": 1.0, "moon": score, "n": 12})
+    monkeypatch.setattr(module, "all_scores", lambda *_: {"accuracy": 1.0, "moon": score, "n": 12})
     result = write(stub_state, np.eye(3)[stub_state.labels("test")])
     assert result["test"] == {"accuracy": 1.0, "moon": None, "n": 12}
     assert json.loads((stub_state.context.folder / "result.json").read_text())["test"]["moon"] is None

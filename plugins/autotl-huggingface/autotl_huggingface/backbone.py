@@ -5,10 +5,13 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotl.atomic_io import read_json
 from autotl.backbones.base import Backbone, Block, Preprocessing
 from autotl.backbones.blocks import blocks_from_groups
+from autotl.backbones.limits import check_config
 from autotl.backbones.weights import file_digest
 from autotl.errors import AutotlError
 from autotl_huggingface.source import CONFIG, PROCESSOR, Source
@@ -31,6 +34,8 @@ class HuggingFaceBackbone(Backbone):
         megabytes: size of the download, where known.
     """
 
+    folder_prefix = PREFIX
+
     def __init__(
         self,
         name: str,
@@ -44,6 +49,7 @@ class HuggingFaceBackbone(Backbone):
         self.name, self.pretrained_on, self.license = name, pretrained_on, license
         self.num_params, self.num_features, self._megabytes = num_params, num_features, megabytes
         self.source = Source(name.removeprefix(PREFIX))
+        self.folder = self.source.folder
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -59,6 +65,9 @@ class HuggingFaceBackbone(Backbone):
         size = f", about {self._megabytes} MB" if self._megabytes else ""
         return f"{self.source.location} on the Hugging Face hub{size}"
 
+    def config_files(self) -> dict[str, Path]:
+        return {CONFIG: self.source.file(CONFIG), PROCESSOR: self.source.file(PROCESSOR)}
+
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """That of the model's image processor."""
@@ -69,8 +78,15 @@ class HuggingFaceBackbone(Backbone):
         folder = self.source.file(PROCESSOR).parent
         self.source.file(CONFIG)  # names the processor's class where the processor's own file doesn't
         with _quiet():
-            processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        return preprocessing_of(processor, self.name)
+            processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        preprocessing = preprocessing_of(processor, self.name)
+        try:
+            preprocessing.check()
+        except ValueError as error:
+            raise AutotlError(
+                f"The image processor of {self.name} is invalid: {error}. Mend its {PROCESSOR}."
+            ) from error
+        return preprocessing
 
     @cached_property
     def digest(self) -> str:
@@ -147,8 +163,9 @@ class HuggingFaceBackbone(Backbone):
         folder = self.source.file(CONFIG).parent
         try:
             with _quiet():
-                whole = AutoConfig.from_pretrained(folder, local_files_only=True)
-        except (ValueError, OSError, KeyError) as error:
+                check_config(read_json(folder / CONFIG))
+                whole = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # each configuration checks its own values
             first_line = next(iter(str(error).splitlines()), "")
             raise AutotlError(f"transformers can't read {str(folder / CONFIG)!r}: {first_line}") from error
         config = getattr(whole, "vision_config", whole)

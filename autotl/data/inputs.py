@@ -1,0 +1,220 @@
+"""Images and labels as a caller of the Python API passes them: lists, arrays, frames, tensors."""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from numbers import Real
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from PIL import Image
+
+from autotl.data.dataset import LabelledImage, Subset, join_names
+from autotl.errors import InputError
+
+__all__ = ["as_images", "as_labelled_images", "as_labels"]
+
+CHANNELS = (1, 3, 4)
+"""Lengths of an array's axis that may hold channels: grey, RGB, RGBA."""
+
+
+def as_images(given: Any, name: str = "images", *, single: bool = True, stacked: bool = False) -> list[Any]:
+    """The images in `given`, in order: paths, PIL images, and what NumPy makes an array of.
+
+    Args:
+        given: one image; or an iterable of images; or an array or tensor [n, height, width],
+            [n, height, width, channels] or [n, channels, height, width]; or a Series, an array or a column of paths.
+        name: of the argument, for errors.
+        single: whether `given` may be one image.
+        stacked: whether several images are known to come as an array [n, height, width].
+
+    Raises:
+        InputError: `given` isn't images, or holds something else; or an array of three axes may be one image with its
+            channels first as well as several grey ones.
+    """
+    _refuse_encoded(given, name)
+    if isinstance(given, str | os.PathLike | Image.Image):
+        return _single(given, name, single=single)
+    if isinstance(given, Mapping | set | frozenset):
+        raise InputError(f"{name} is a {type(given).__name__}, which has no order of images. Give a list of images.")
+    if hasattr(given, "__array__"):
+        images = _images_of_array(_as_array(given, name), name, single=single, stacked=stacked)
+    elif isinstance(given, Iterable):
+        images = list(given)
+    else:
+        raise InputError(f"{name} is a {type(given).__name__}, not a sequence of images.")
+    for number, image in enumerate(images):
+        _check_item(image, f"{name}[{number}]")
+    return images
+
+
+def _single(image: Any, name: str, *, single: bool) -> list[Any]:
+    if not single:
+        raise InputError(f"{name} is a single image: pass a list of images.")
+    return [image]
+
+
+def _refuse_encoded(given: Any, name: str) -> None:
+    """Raise InputError for the bytes of a file and for open files, which would be read as a sequence."""
+    if isinstance(given, bytes | bytearray | memoryview):
+        raise InputError(f"{name} is {type(given).__name__}: give a path, or PIL.Image.open(io.BytesIO(content)).")
+    if callable(getattr(given, "read", None)):
+        raise InputError(f"{name} is an open file ({type(given).__name__}): give its path, or PIL.Image.open(file).")
+
+
+def _as_array(given: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except (RuntimeError, TypeError, ValueError) as error:  # a tensor on a GPU, or one that requires a gradient
+        raise InputError(f"{name} is a {type(given).__name__} that NumPy can't read: {error}") from error
+
+
+def _images_of_array(array: np.ndarray, name: str, *, single: bool, stacked: bool) -> list[Any]:
+    if array.dtype == object and array.ndim > 2:  # NumPy takes a list of PIL images apart, down to their pixels
+        array = _as_array(array.tolist(), name)
+    shape = list(array.shape)
+    if array.dtype.kind in "OUT":
+        if array.ndim == 0:
+            return as_images(array.item(), name, single=single)
+        if array.ndim == 1 or shape[1:] == [1]:
+            return list(array.ravel().tolist())
+    elif shape and not len(array):
+        return []
+    elif array.ndim == 3 and shape[2] in CHANNELS:
+        if not single:
+            raise InputError(f"{name} is a single image, an array {shape}: pass a list of images.")
+        return [array]
+    elif array.ndim == 3 and len(array) in CHANNELS[1:] and not stacked:
+        raise InputError(
+            f"{name} is an array {shape}: one image with its channels first, or a stack of {len(array)} grey images. "
+            "Give [image] for one, and list(images) for several."
+        )
+    elif array.ndim == 3 or (array.ndim == 4 and {shape[1], shape[3]} & set(CHANNELS)):
+        return list(array)
+    elif array.ndim == 2 and single:
+        return [array]
+    raise InputError(
+        f"{name} is an array {shape} of {array.dtype}, not of images: give [n, height, width], "
+        "[n, height, width, channels], [n, channels, height, width], or one column of paths."
+    )
+
+
+def _check_item(image: Any, name: str) -> None:
+    _refuse_encoded(image, name)
+    if isinstance(image, str | os.PathLike | Image.Image):
+        return
+    if not hasattr(image, "__array__") or isinstance(image, np.generic):
+        what = repr(image) if is_missing(image) else f"a {type(image).__name__}"
+        hint = " For pixels give numpy.asarray(…)." if isinstance(image, list | tuple) else ""
+        raise InputError(f"{name} is {what}, not a path, a PIL image or an array.{hint}")
+    if np.ndim(image) not in (2, 3):
+        raise InputError(
+            f"{name} is an array {list(np.shape(image))}, not one image: give [height, width] or "
+            "[height, width, channels]."
+        )
+
+
+def as_labels(given: Any) -> np.ndarray:
+    """One label for each image, [n], as scikit-learn's classifiers read them, none of them missing.
+
+    Raises:
+        InputError: a label is missing, empty or not finite, with its position; or labels are of a type, or an array of
+            a shape, that scikit-learn's classifiers don't take.
+    """
+    from sklearn.utils import column_or_1d
+    from sklearn.utils.multiclass import check_classification_targets
+
+    if given is None:
+        raise InputError("ImageClassifier requires y to be passed, but the target y is None.")
+    if isinstance(given, str | Mapping | set | frozenset) or not (
+        isinstance(given, Iterable) or hasattr(given, "__array__")
+    ):
+        raise InputError(f"y is a {type(given).__name__}, not a sequence of labels.")
+    given = list(given) if isinstance(given, Iterator) else given
+    shape = _check_present(given)
+    if len(shape) == 2 and shape[1] > 1:
+        rows = f"y is an array {list(shape)}, and one label is needed for each image."
+        raise InputError(f"{rows} Of one-hot rows give y.argmax(axis=1), of a frame one column: y['label'].")
+    if getattr(getattr(given, "dtype", None), "kind", "") == "T":  # scikit-learn can't read NumPy's StringDType
+        given = np.asarray(given).astype(object)
+    try:
+        labels: np.ndarray = column_or_1d(given, warn=True)
+        check_classification_targets(labels)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"y can't be used as labels: {error} {_example(given)}") from error
+    if labels.dtype.kind == "V":
+        raise InputError(f"y can't be used as labels: it is a structured array of {labels.dtype}. Give one column.")
+    return labels
+
+
+def _check_present(given: Any) -> tuple[int, ...]:
+    """The shape of `given`. Raises InputError for labels that are missing or empty, before NumPy turns NaN beside text
+    into the text "nan"."""
+    try:
+        raw = np.asarray(given, dtype=object)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"y is a {type(given).__name__} that NumPy can't read: {error}") from error
+    values = raw.ravel().tolist()
+    masked = np.ma.getmaskarray(given).ravel() if isinstance(given, np.ma.MaskedArray) else None
+    missing = [i for i, label in enumerate(values) if is_missing(label) or (masked is not None and masked[i])]
+    _refuse(missing, "missing", "(None or NaN)", raw.shape)
+    empty = [i for i, label in enumerate(values) if isinstance(label, str) and not label.strip()]
+    _refuse(empty, "empty", "(text without a character)", raw.shape)
+    return raw.shape
+
+
+def _refuse(found: list[int], problem: str, meaning: str, shape: tuple[int, ...]) -> None:
+    if found:
+        rows = [str(i // math.prod(shape[1:])) for i in found]
+        plural = "s" if len(found) > 1 else ""
+        remedy = "remove these images" if plural else "remove this image"
+        raise InputError(f"y has {len(found)} {problem} label{plural} {meaning}, at {join_names(rows)}: {remedy}.")
+
+
+def _example(given: Any) -> str:
+    """The first label that is neither text nor a whole number; else what to do with an array of objects."""
+    for number, label in enumerate(np.asarray(given, dtype=object).ravel().tolist()):
+        is_whole = isinstance(label, Real) and float(label).is_integer()
+        if not is_whole and not isinstance(label, str):
+            return f"y[{number}] is {label!r}."
+    return "Give text, or numbers of one type: y.astype(str)"
+
+
+def as_labelled_images(given: Any) -> list[LabelledImage]:
+    """The labelled images that a caller of `autotl.search` passes.
+
+    Raises:
+        InputError: there are none, or one is of another type, or a field of one holds something else.
+    """
+    remedy = "Give a location, a StudyConfig, or a list of autotl.LabelledImage(path, label)."
+    if not isinstance(given, Iterable):
+        raise InputError(f"data is a {type(given).__name__}. {remedy}")
+    images = list(given)
+    if not images:
+        raise InputError(f"data has no images. {remedy}")
+    for number, image in enumerate(images):
+        name = f"data[{number}]"
+        if not isinstance(image, LabelledImage):
+            raise InputError(f"{name} is a {type(image).__name__}, not a LabelledImage. {remedy}")
+        if not isinstance(image.path, str | os.PathLike):
+            raise InputError(f"{name}.path is {image.path!r}, not a path.")
+        if not isinstance(image.label, str) or not image.label.strip():
+            is_label = not is_missing(image.label) and str(image.label).strip()
+            how = "give text: str(label)" if is_label else "remove this image"
+            raise InputError(f"{name}.label is {image.label!r}, not the name of a class: {how}.")
+        if image.subset not in get_args(Subset):
+            known = ", ".join(map(repr, get_args(Subset)))
+            raise InputError(f"{name}.subset is {image.subset!r}: give one of {known}.")
+        if not isinstance(image.group, str):
+            raise InputError(f"{name}.group is {image.group!r}, not text: give str(group).")
+    return [replace(image, path=Path(image.path)) for image in images]
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for a missing one: None, NaN, NaT or pandas.NA."""
+    try:
+        return value is None or bool(value != value)  # NaN and NaT differ from themselves
+    except (TypeError, ValueError):  # pandas.NA has no truth value; an array's is ambiguous
+        return not hasattr(value, "__len__")

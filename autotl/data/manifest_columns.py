@@ -1,0 +1,159 @@
+"""Which column of a manifest is the path, the label, the split and the group, by its name and its values."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotl.data.dataset import Subset, join_names
+from autotl.data.subset_names import SUBSET_WORDS, subset_of
+from autotl.errors import DataError, nearest
+
+__all__ = ["BOOLEANS", "Columns", "Row", "find_columns"]
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "path": (
+        *("path", "filepath", "imagepath", "imgpath", "filename", "imagefilename", "file", "imagefile", "files"),
+        *("image", "images", "img", "imagename", "fname", "photo", "picture", "paths"),
+    ),
+    "label": (
+        *("label", "labels", "class", "classes", "classname", "labelname", "target", "targets", "category"),
+        *("species", "diagnosis", "dx", "breed", "y"),
+    ),
+    "split": (
+        *("split", "subset", "set", "partition", "fold", "dataset", "datasplit", "setname", "splitset", "usage"),
+        *("phase", "stage", "traintest", "trainvaltest"),
+    ),
+    "group": (
+        *("group", "groups", "groupid", "patient", "patientid", "subject", "subjectid", "case", "caseid"),
+        *("lesionid", "individual", "individualid"),
+    ),
+}
+"""Names of columns by role, without spaces, hyphens and underscores. An earlier name goes before a later one."""
+BOOLEANS = {"1": True, "0": False, "true": True, "false": False, "yes": True, "no": False, "": False}
+BOOLEANS |= {"1.0": True, "0.0": False, "t": True, "f": False}
+"""Values of columns like is_valid, in lower case."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The values of a row, one for each column, and its line in the file."""
+
+    line: int
+    values: list[str]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Indices of the columns."""
+
+    path: int
+    label: int
+    split: int | None
+    group: int | None
+    flags: dict[int, Subset]
+    """Columns like is_valid, which say for each image whether it is in that subset."""
+    notes: list[str]
+    """Sentences for users: how columns are read, and which are ignored although their names or values suggest a use."""
+
+
+def find_columns(manifest: Path, header: Sequence[str], rows: Sequence[Row]) -> Columns:
+    """Find the columns of a manifest.
+
+    A column that holds words such as train and test is the split whatever its name, or a note says why it isn't.
+
+    Raises:
+        DataError: no column for the path or the label, or two; or no rows.
+    """
+    names = [re.sub(r"[\s_-]+", "", name.casefold()) for name in header]
+    path, label = (_required(manifest, header, names, role) for role in ("path", "label"))
+    if not rows:
+        raise DataError(f"{manifest} lists no images. Add a row path,label for each image.")
+    group = _named(manifest, header, names, "group")
+    others = [i for i in range(len(header)) if i not in (path, label, group)]
+    values = {i: {row.values[i] for row in rows} - {""} for i in others}
+    split = _split(manifest, header, names, values)
+    flags = {} if split is not None else _flags(header, values)
+    unused = [i for i in others if i != split and i not in flags]
+    used = {"path": path, "label": label, "split": split, "group": group}
+    renamed = [f"{header[i]} ({role})" for role, i in used.items() if i is not None and names[i] != role]
+    renamed += [f"{header[i]} ({subset} images)" for i, subset in flags.items()]
+    notes = [f"Columns of {manifest} are read by other names: {join_names(renamed)}."] if renamed else []
+    for i in unused:
+        if note := _why_unused(manifest, header, names, i, values[i], used):
+            notes.append(note)
+    return Columns(path, label, split, group, flags, notes)
+
+
+def _required(manifest: Path, header: Sequence[str], names: Sequence[str], role: str) -> int:
+    found = _named(manifest, header, names, role)
+    if found is not None:
+        return found
+    close = nearest(role, names).replace("Did you mean", "Is it")
+    raise DataError(
+        f"{manifest} has no column {role!r}; its header is {','.join(header) or 'empty'}.{close} "
+        "The first line must be the header path,label and may have split,group."
+    )
+
+
+def _named(manifest: Path, header: Sequence[str], names: Sequence[str], role: str) -> int | None:
+    """The column of a role by its name. The exact name goes before others, of which there may be one."""
+    if names.count(role) > 1:
+        raise DataError(f"{manifest} has the column {role!r} twice. Remove one.")
+    if role in names:
+        return names.index(role)
+    found = sorted((NAMES[role].index(name), i) for i, name in enumerate(names) if name in NAMES[role])
+    if len(found) > 1 and role != "path":
+        columns = " and ".join(repr(header[i]) for _, i in found)
+        raise DataError(f"{manifest}: {columns} can each be the {role}. Rename one to {role!r}, or remove one.")
+    return found[0][1] if found else None
+
+
+def _split(manifest: Path, header: Sequence[str], names: Sequence[str], values: dict[int, set[str]]) -> int | None:
+    """The column `split`; else the one column all of whose values name subsets, or that has a split's name and some
+    such values."""
+    if names.count("split") > 1:
+        raise DataError(f"{manifest} has the column 'split' twice. Remove one.")
+    if "split" in names:
+        return names.index("split")
+    whole = [i for i, found in values.items() if found and all(map(subset_of, found))]
+    partly = [i for i, found in values.items() if names[i] in NAMES["split"] and any(map(subset_of, found))]
+    found = sorted({*whole, *partly})
+    if len(found) > 1:
+        columns = " and ".join(repr(header[i]) for i in found)
+        raise DataError(f"{manifest}: {columns} each name subsets. Rename one to 'split', or remove one.")
+    return found[0] if found else None
+
+
+def _flags(header: Sequence[str], values: dict[int, set[str]]) -> dict[int, Subset]:
+    flags: dict[int, Subset] = {}
+    for i, found in values.items():
+        words = re.findall(r"[a-z]+", header[i].casefold().replace("_", " "))
+        subset = SUBSET_WORDS.get(words[-1]) if words and words[:-1] in ([], ["is"]) else None
+        if subset and found and all(value.lower() in BOOLEANS for value in found):
+            flags[i] = subset
+    return flags
+
+
+def _why_unused(
+    manifest: Path,
+    header: Sequence[str],
+    names: Sequence[str],
+    column: int,
+    values: set[str],
+    used: dict[str, int | None],
+) -> str:
+    """A sentence if the column's name or values suggest that it has a role; else ""."""
+    subsets = sorted(value for value in values if subset_of(value))
+    shown = f"The column {header[column]!r} of {manifest} is ignored."
+    split = used["split"]
+    if subsets:
+        reason = f" Subsets are read from {header[split]!r}." if split is not None else ""
+        remedy = "" if reason else " For subsets, put only train, val and test into a column 'split'."
+        return f"{shown} It holds {join_names([repr(value) for value in subsets])}.{reason}{remedy}"
+    if split is None and (names[column] in NAMES["split"] or subset_of(header[column], loosely=True)):
+        listed = join_names([repr(value) for value in sorted(values)], 3) or "nothing"
+        return f"{shown} It holds {listed}, and no names of subsets (train, val, test)."
+    if close := nearest(header[column].lower(), [role for role, i in used.items() if i is None]):
+        return f"{shown}{close}"
+    return ""
