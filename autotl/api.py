@@ -93,6 +93,7 @@ def search(
     time: str | float | None = None,
     trials: int | None = None,
     devices: str | None = None,
+    force: bool | None = None,
     backbones: str | Sequence[str] | None = None,
     strategies: str | Sequence[str] | None = None,
     heads: str | Sequence[str] | None = None,
@@ -127,6 +128,7 @@ def search(
         time: time budget: "90s", "10m", "1h30m" or seconds ("10m" where `trials` is None too).
         trials: maximum number of trials (no limit).
         devices: where trials run, one worker each: "cpu", "cpu*2", "cuda:0,cuda:1" ("auto": all GPUs, else the CPU).
+        force: start all workers that `devices` asks for, however few cores and memory there are.
         backbones: names of pretrained networks to search (those that need no download).
         strategies: names of strategies to search (all).
         heads: names of heads to search (all).
@@ -179,6 +181,7 @@ def search(
         time=time,
         trials=trials,
         devices=devices,
+        force=force,
         backbones=backbones,
         strategies=strategies,
         heads=heads,

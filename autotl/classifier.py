@@ -75,6 +75,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         time: str | float | None = None,
         trials: int | None = None,
         devices: str | None = None,
+        force: bool | None = None,
         backbones: str | Sequence[str] | None = None,
         strategies: str | Sequence[str] | None = None,
         heads: str | Sequence[str] | None = None,
@@ -101,6 +102,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.time = time
         self.trials = trials
         self.devices = devices
+        self.force = force
         self.backbones = backbones
         self.strategies = strategies
         self.heads = heads

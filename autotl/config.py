@@ -79,8 +79,7 @@ def default_cache() -> Path:
 
 
 def _name_of(values: Mapping[str, Any]) -> str:
-    """Default name of a study: photos for `photos/` and `photos/train`, cells for `cells/labels.csv`, else the data
-    set's name."""
+    """Default name of a study: photos for `photos/` and `photos/train`, cells for `cells/labels.csv`, or the place."""
     location = values.get("data", "")
     path = Path(location).expanduser()
     if path.exists():
@@ -126,6 +125,7 @@ class StudyConfig(BaseModel):
         min_length=1,
         description="Devices, with one worker for each: auto, cpu, cpu*2, or cuda:0,cuda:1.",
     )
+    force: StrictBool = Field(default=False, description="Start all workers of `devices`, however few cores there are.")
     backbones: Names | None = Field(
         default=None, description="Pretrained networks to search. Default: those that need no download."
     )
@@ -180,7 +180,7 @@ class StudyConfig(BaseModel):
     def from_stranger(self, *keys: str) -> "StudyConfig":
         """A copy whose locations under `keys` (data, test) are untrusted."""
         config = self.model_copy()
-        config._untrusted = self._untrusted | {location for key in keys if (location := getattr(self, key))}
+        config._untrusted = self._untrusted | {getattr(self, key) for key in keys} - {None}
         return config
 
     @model_validator(mode="before")

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ MEMORY_PER_SLOT = 3 * GIB
 """Peak memory of a worker."""
 MAX_CPU_SLOTS = 8
 """With more trials at once, the sampler has seen fewer results when it draws the next."""
+MAX_SLOTS_PER_CORE = 2
+"""More workers than this on a core only wait for each other."""
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|STATUS_ALLOC_FAILED", re.IGNORECASE)
 DEVICE_ERROR = re.compile(
     r"(CUDA|HIP) (driver )?error|illegal memory access|illegal instruction|misaligned address|device-side assert"
@@ -78,13 +81,16 @@ class Machine:
         return ", ".join([f"cpu ({self.cores} cores)", *gpus, *(["mps"] if self.mps else [])])
 
 
-def parse_devices(text: str, machine: Machine | None = None) -> list[Slot]:
+def parse_devices(text: str, machine: Machine | None = None, *, force: bool = False) -> list[Slot]:
     """Parse the value of `--devices` to slots. The cores are divided among all slots.
+
+    More slots than cores and memory carry are left out with a warning; each device keeps at least one.
 
     Args:
         text: devices separated by commas: `cpu`, `cpu*4`, `cuda` (all GPUs), `cuda:0*2`, `mps`. Or `auto`: every GPU,
             else MPS, else as many CPU slots as cores and memory allow.
         machine: the hardware; detected without it.
+        force: leave none out.
 
     Raises:
         AutotlError: `text` can't be parsed, or names a device that this machine lacks.
@@ -94,6 +100,8 @@ def parse_devices(text: str, machine: Machine | None = None) -> list[Slot]:
         places = _auto(machine)
     else:
         places = [place for item in text.split(",") for place in _places(item, text, machine)]
+    if not force:
+        places = _bounded(places, text, machine)
     slots, counts = [], Counter[str]()
     for number, place in enumerate(places):
         threads = max(1, machine.cores // len(places) + (number < machine.cores % len(places)))
@@ -118,6 +126,27 @@ def _auto(machine: Machine) -> list[str]:
     if machine.mps:
         return ["mps"]
     return ["cpu"] * max(1, min(machine.cores, machine.memory // MEMORY_PER_SLOT, MAX_CPU_SLOTS))
+
+
+def _bounded(places: list[str], text: str, machine: Machine) -> list[str]:
+    """Leave out places beyond what cores and memory carry, those of the device with the most places first."""
+    carried = max(1, min(MAX_SLOTS_PER_CORE * machine.cores, machine.memory // MEMORY_PER_SLOT))
+    limit = max(carried, len(set(places)))
+    if len(places) <= limit:
+        return places
+    seen, rank = Counter[str](), []
+    for place in places:
+        rank.append(seen[place])
+        seen[place] += 1
+    kept = sorted(sorted(range(len(places)), key=rank.__getitem__)[:limit])
+    warnings.warn(
+        f"--devices {text!r} asks for {len(places)} workers; {limit} are started, since this machine has "
+        f"{machine.cores} cores and {machine.memory / GIB:.0f} GiB of memory, and a worker takes up to "
+        f"{MEMORY_PER_SLOT // GIB} GiB. "
+        "To start all of them, add --force.",
+        stacklevel=3,
+    )
+    return [places[i] for i in kept]
 
 
 def _places(item: str, text: str, machine: Machine) -> list[str]:

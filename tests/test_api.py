@@ -94,6 +94,7 @@ VALUES = {
     "time": 90.0,
     "trials": 3,
     "devices": "cpu*2",
+    "force": True,
     "backbones": ["resnet18"],
     "strategies": ["fine_tuning"],
     "heads": ["linear"],
@@ -253,9 +254,10 @@ def model(tiny, tmp_path_factory):
     registry, backbone = load_registry(), tiny("test_resnet")
     rng = np.random.default_rng(0)
     width = backbone.build().num_features
-    head = registry.head("logistic_regression").build(registry.head("logistic_regression").defaults(), width, 3, 0)
+    params = registry.head("logistic_regression").defaults()
+    head = registry.head("logistic_regression").build(params, width, 3, 0)
     head.fit(rng.standard_normal((30, width)).astype(np.float32), np.arange(30) % 3)
-    recipe = Recipe(backbone.name, "fast_extraction", "logistic_regression", 0)
+    recipe = Recipe(backbone.name, "fast_extraction", "logistic_regression", 0, {}, params)
     member = Member(recipe, Fitted("last", head), backbone.digest, 3)
     folder = tmp_path_factory.mktemp("studies") / "studies" / "pets"
     folder.mkdir(parents=True)

@@ -130,3 +130,25 @@ def test_a_folder_comes_back_when_its_process_was_killed_between_the_two_moves(t
     with pytest.raises(OSError, match="no luck"):
         fail()
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["model", "model/kept"]
+
+
+HOSTILE = "cat\x1b]0;owned\x07\r\u202etac\x9b2J"
+
+
+def test_control_characters_are_escaped_for_terminals_notes_and_csv():
+    from autotl.atomic_io import csv_cell, escape, escape_lines, escape_markdown
+
+    for escaped in (escape(HOSTILE), escape_lines(HOSTILE), escape_markdown(HOSTILE), csv_cell(HOSTILE)):
+        assert escaped.isprintable()
+    assert escape_lines("one\ntwo") == "one\ntwo"
+    assert escape("one\ntwo") == "one\\ntwo"
+    assert escape_markdown("![x](http://a) <img>") == r"\!\[x\](http://a) \<img\>"
+
+
+def test_formulas_get_an_apostrophe_and_numbers_stay():
+    from autotl.atomic_io import csv_cell
+
+    for text in ("=1+1", "+cmd", "-cmd", "@SUM(A1)"):
+        assert csv_cell(text) == f"'{text}"
+    for value in ("-1", "+1", "-0.5e3", "a=b", "", 3, -0.5, "caf\udce9.png"):
+        assert csv_cell(value) == value

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -156,3 +157,25 @@ def test_detects_cores_and_memory():
 def test_detection_does_not_import_torch():
     code = "import sys; from autotl.devices import detect; detect(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "machine", "count"),
+    [
+        ("cpu*200", Machine(2, 24 * GIB), 4),
+        ("cpu*100,cpu*100", Machine(2, 24 * GIB), 4),
+        ("cpu*8", Machine(64, 6 * GIB), 2),
+        ("cuda*50", replace(TWO_GPUS, cores=1), 2),  # every device keeps a worker
+        ("cuda:0*9,cuda:1", replace(TWO_GPUS, cores=2, memory=64 * GIB), 4),
+    ],
+)
+def test_more_workers_than_cores_and_memory_carry_are_left_out_with_a_warning(text, machine, count):
+    with pytest.warns(UserWarning, match=f"{count} are started.*--force"):
+        slots = parse_devices(text, machine)
+    assert len(slots) == count
+    if "cuda:1" in text:
+        assert "cuda:1" in [slot.name for slot in slots]
+
+
+def test_force_starts_all_workers():
+    assert len(parse_devices("cpu*200", Machine(2, 24 * GIB), force=True)) == 200

@@ -1,5 +1,6 @@
 """The command line: parses, calls the Python API, prints. Heavy imports are inside of the commands."""
 
+import errno
 import io
 import os
 import sys
@@ -12,11 +13,21 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from autotl._version import __version__
+from autotl.atomic_io import escape_lines
 from autotl.cli import backbones, cache, components, doctor, new_plugin, predict, search
 from autotl.cli.plugin_commands import plugin_commands
 from autotl.errors import AutotlError
+from autotl.ui.output import reserve_stdout
 
 __all__ = ["app", "main"]
+
+FILE_ERRNOS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOLCK),
+}
+"""Faults of the file system, not of the program."""
+FOR_PROGRAMS = {"--json", "--quiet", "-q"}
+"""Flags with which a program reads the standard output of a built-in command."""
 
 
 class Commands(TyperGroup):
@@ -52,8 +63,17 @@ class Commands(TyperGroup):
         except AutotlError as error:
             if "--debug" in (sys.argv[1:] if args is None else args):
                 raise
-            Console(stderr=True).print(Text.assemble(("error: ", "bold red"), (str(error), "red")), soft_wrap=True)
+            _print_error(str(error))
             sys.exit(error.exit_code)
+        except OSError as error:  # a folder or file that the user named is missing, unwritable, too long or the like
+            if error.filename is None or error.errno not in FILE_ERRNOS or "--debug" in (args or sys.argv[1:]):
+                raise
+            _print_error(f"{os.fsdecode(error.filename)} can't be used: {error.strerror}. Name another file or folder.")
+            sys.exit(1)
+
+
+def _print_error(text: str) -> None:
+    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), (escape_lines(text), "red")), soft_wrap=True)
 
 
 app = typer.Typer(
@@ -111,7 +131,7 @@ def autotl(
 
 
 def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-    Console(stderr=True).print(Text.assemble(("warning: ", "bold yellow"), str(message)), soft_wrap=True)
+    Console(stderr=True).print(Text.assemble(("warning: ", "bold yellow"), escape_lines(message)), soft_wrap=True)
 
 
 for module in (search, predict, backbones, components, new_plugin, cache, doctor):
@@ -120,4 +140,9 @@ for module in (search, predict, backbones, components, new_plugin, cache, doctor
 
 def main() -> None:
     """Entry point of the program `autotl`."""
+    arguments = sys.argv[1:]
+    command = next((a for i, a in enumerate(arguments) if a[:1] != "-" and arguments[i - 1 : i] != ["-p"]), None)
+    is_read = bool(FOR_PROGRAMS & set(arguments)) or command == "predict"
+    if is_read and command in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+        reserve_stdout()
     app()

@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autotl.atomic_io import escape
 from autotl.errors import AutotlError
+from autotl.ui.output import write_line
 
 if TYPE_CHECKING:
     from autotl.backbones.base import Backbone
@@ -86,11 +88,11 @@ def list_backbones(
     if all_names:
         others = [n for n in registry.family_names(plugin) if n not in registry.backbones and _matches(n, name)]
     if as_json:
-        print(json.dumps([*rows, *({"name": n} for n in others)], indent=2))
+        write_line(json.dumps([*rows, *({"name": n} for n in others)], indent=2))
         return
     _print_table(rows)
     for other in others:
-        print(other)
+        print(escape(other))
     if not all_names:
         Console().print(
             "[dim]Any timm model works by its name: --all lists them. Show one: autotl backbones show NAME[/]"
@@ -149,14 +151,14 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for column in ("pretrained on", *(("license", "plugin") if is_wide else ())):
         table.add_column(column, overflow="fold")
     for row in rows:
-        cells = [
-            row["name"],
+        cells: list[str | Text] = [
+            Text(escape(row["name"])),
             Text("cached", "green") if row["cached"] else Text("to download", "dim"),
             f"{row['num_params'] / 1e6:.1f} M" if row["num_params"] is not None else "?",
             str(row["size"] or "?"),
-            row["pretrained_on"],
+            Text(escape(row["pretrained_on"])),
         ]
-        table.add_row(*cells, *([row["license"], Text(row["plugin"], "dim")] if is_wide else []))
+        table.add_row(*cells, *([Text(escape(row["license"])), Text(escape(row["plugin"]), "dim")] if is_wide else []))
     console.print(table)
 
 
@@ -208,11 +210,11 @@ def show_backbone(name: Annotated[str, typer.Argument(help="A registered backbon
         "digest": backbone.digest if backbone.is_cached else "computed from the weights once they are downloaded",
     }
     console = Console()
-    console.print(Text(backbone.name, "bold"))
+    console.print(Text(escape(backbone.name), "bold"))
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim")
     for label, text in rows.items():
-        grid.add_row(label, Text(text))
+        grid.add_row(label, Text(escape(text)))
     console.print(grid)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for index, column in enumerate(("from last", "block", "parameters", "modules")):
@@ -221,8 +223,9 @@ def show_backbone(name: Annotated[str, typer.Argument(help="A registered backbon
         inside = [
             key for key in sizes if key in block.parameters or any(key.startswith(f"{m}.") for m in block.modules)
         ]
+        count = f"{sum(sizes[key] for key in inside):,}"
         contents = ", ".join([*block.modules, *block.parameters])
-        table.add_row(str(len(blocks) - index), block.name, f"{sum(sizes[key] for key in inside):,}", contents)
+        table.add_row(str(len(blocks) - index), Text(escape(block.name)), count, Text(escape(contents)))
     console.print(table)
     if backbone.note:
         console.print(Text(f"note: {backbone.note}", "yellow"))

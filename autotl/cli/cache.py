@@ -10,6 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autotl.atomic_io import escape
+from autotl.ui.output import write_line
+
 if TYPE_CHECKING:
     from autotl.features.store import FeatureStore, StoredTable
 
@@ -51,7 +54,7 @@ def show(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> No
         return
     console = Console()
     if not tables and not any(other_bytes.values()):
-        console.print(f"The cache {root} is empty.", soft_wrap=True)
+        console.print(Text(f"The cache {root} is empty."), soft_wrap=True)
         return
     listing = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     listing.add_column("features of", overflow="fold")
@@ -61,7 +64,7 @@ def show(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> No
     for table in tables:
         use = Text("in use", "green") if table.in_use else Text("")
         size, age = format_bytes(table.num_bytes), _age(table.last_used)
-        listing.add_row(_describe(table), f"{table.num_rows:,}", size, age, use)
+        listing.add_row(Text(_describe(table)), f"{table.num_rows:,}", size, age, use)
     if tables:
         console.print(listing)
     for name, num_bytes in other_bytes.items():
@@ -69,7 +72,7 @@ def show(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> No
             console.print(Text(f"{format_bytes(num_bytes)}: {OTHER_FOLDERS[name]}", "dim"))
     total = sum(table.num_bytes for table in tables) + sum(other_bytes.values())
     free = format_bytes(shutil.disk_usage(root).free)
-    console.print(f"{format_bytes(total)} in {root}, {free} free on its disk", soft_wrap=True)
+    console.print(Text(f"{format_bytes(total)} in {root}, {free} free on its disk"), soft_wrap=True)
 
 
 @cache.command()
@@ -108,7 +111,7 @@ def verify(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> 
     num_rows = sum(table.num_rows for path, table in tables.items() if path in damaged)
     num_damaged = sum(map(len, damaged.values()))
     result = f"{num_damaged:,} damaged" if num_damaged else "none damaged"
-    console.print(f"{_count(num_rows, 'row')} checked in {root}: {result}", soft_wrap=True)
+    console.print(Text(f"{_count(num_rows, 'row')} checked in {root}: {result}"), soft_wrap=True)
     if strays:
         text = (
             f"{len(strays):,} of {num_conversions:,} converted networks and their checks were damaged and are removed"
@@ -152,12 +155,11 @@ def clear(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> N
 def _open(ctx: typer.Context, folder: Path | None) -> "tuple[Path, FeatureStore | None]":
     """The cache folder, and its store where one exists. Creates no folders."""
     from autotl.config import default_cache
-    from autotl.errors import AutotlError
     from autotl.features.store import FeatureStore
+    from autotl.folders import require_cache
 
     root = (folder or (ctx.obj or {}).get("cache") or default_cache()).expanduser()
-    if root.exists() and not root.is_dir():
-        raise AutotlError(f"{root} is not a folder: name the cache folder with --cache.")
+    require_cache(root)
     return root, FeatureStore(root / "features") if (root / "features").is_dir() else None
 
 
@@ -178,7 +180,7 @@ def _report_removed(
     num_in_use = sum(table.in_use for table in left)
     kept = f"; {_count(num_in_use, 'set')} of features kept: in use by a running search" if num_in_use else ""
     left_bytes = format_bytes(sum(table.num_bytes for table in left))
-    console.print(f"{format_bytes(freed)} freed, {left_bytes} left in {root}{kept}", soft_wrap=True)
+    console.print(Text(f"{format_bytes(freed)} freed, {left_bytes} left in {root}{kept}"), soft_wrap=True)
 
 
 def _describe(table: "StoredTable") -> str:
@@ -190,7 +192,7 @@ def _describe(table: "StoredTable") -> str:
     engine = " ".join(str(spec[key]) for key in ("engine", "precision", "device_type") if spec.get(key))
     preprocessing = spec.get("preprocessing")
     size = preprocessing.get("size") if isinstance(preprocessing, dict) else None
-    return " · ".join(str(p) for p in [name, spec.get("view"), engine, f"{size} px" if size else ""] if p)
+    return " · ".join(escape(p) for p in [name, spec.get("view"), engine, f"{size} px" if size else ""] if p)
 
 
 def _as_dict(table: "StoredTable") -> dict[str, Any]:
@@ -228,4 +230,4 @@ def _count(count: int, noun: str) -> str:
 
 
 def _print(data: Any) -> None:
-    print(json.dumps(data, indent=2))
+    write_line(json.dumps(data, indent=2))

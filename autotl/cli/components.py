@@ -11,6 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from autotl.atomic_io import escape
+from autotl.ui.output import write_line
+
 if TYPE_CHECKING:
     from autotl.registry import Registry
 
@@ -61,12 +64,12 @@ def heads(
     if sort:
         rows.sort(key=lambda row: (row[sort] is None, row[sort] or 0, row["name"]))
     if as_json:
-        print(json.dumps(rows, indent=2))
+        write_line(json.dumps(rows, indent=2))
         return
     table = _table("head", "type", "max. samples", "plugin")
     for row in rows:
         limit = f"{row['samples']:,}" if row["samples"] else "any"
-        table.add_row(*(Text(str(cell)) for cell in (row["name"], row["type"], limit, row["plugin"])))
+        table.add_row(*(Text(escape(cell)) for cell in (row["name"], row["type"], limit, row["plugin"])))
     console = Console()
     console.print(table if rows else "[dim]No head matches.[/]")
     for head_type in dict.fromkeys(row["type"] for row in rows):
@@ -79,7 +82,9 @@ def strategies() -> None:
     table = _table("strategy", "heads", "")
     for strategy in _registry().strategies.values():
         summary = " ".join((strategy.__doc__ or "").split("\n\n")[0].split())
-        table.add_row(Text(strategy.name), Text(" and ".join(strategy.head_types)), Text(summary, "dim"))
+        table.add_row(
+            Text(escape(strategy.name)), Text(" and ".join(strategy.head_types)), Text(escape(summary), "dim")
+        )
     Console().print(table)
 
 
@@ -89,14 +94,16 @@ def plugins(as_json: Annotated[bool, typer.Option("--json", metavar="", help="Pr
         warnings.filterwarnings("ignore", "plugin .* is disabled")  # the list contains the cause
         installed = _registry().plugins
     if as_json:
-        print(json.dumps([asdict(plugin) for plugin in installed], indent=2))
+        write_line(json.dumps([asdict(plugin) for plugin in installed], indent=2))
         return
     console = Console()
     for plugin in installed:
-        console.print(Text.assemble((plugin.name, "bold"), (f"  {plugin.distribution} {plugin.version}", "dim")))
+        console.print(
+            Text.assemble((escape(plugin.name), "bold"), (escape(f"  {plugin.distribution} {plugin.version}"), "dim"))
+        )
         if plugin.broken:
-            console.print(Padding(Text(f"disabled: {plugin.broken}", "red"), (0, 0, 0, 2)))
+            console.print(Padding(Text(escape(f"disabled: {plugin.broken}"), "red"), (0, 0, 0, 2)))
             continue
         other = [hook for hook in plugin.hooks if not hook.startswith("autotl_register_") or hook.endswith("_commands")]
         for component, names in {**plugin.components, **({"hooks": other} if other else {})}.items():
-            console.print(Padding(Text.assemble((f"{component}  ", "cyan"), ", ".join(names)), (0, 0, 0, 2)))
+            console.print(Padding(Text.assemble((f"{component}  ", "cyan"), escape(", ".join(names))), (0, 0, 0, 2)))

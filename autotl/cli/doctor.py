@@ -10,6 +10,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from autotl.atomic_io import escape
+from autotl.ui.output import write_line
+
 if TYPE_CHECKING:
     from autotl.data.dataset import ImageDataset
 
@@ -36,8 +39,11 @@ def doctor(
 
     from autotl.config import default_cache
     from autotl.data.diagnosis import diagnose
+    from autotl.folders import claim_cache
     from autotl.registry import load_registry
 
+    root = (cache or default_cache()).expanduser()
+    claim_cache(root)
     errors = Console(stderr=True)
     with errors.status("reading images") as status:
         diagnosis = diagnose(
@@ -46,15 +52,14 @@ def doctor(
             test=test,
             seed=seed,
             threads=os.cpu_count() or 1,
-            cache=(cache or default_cache()).expanduser() / "digests",
+            cache=root / "digests",
             progress=lambda done, total: status.update(f"{done:,} of {total:,} files"),
         )
-    from autotl.atomic_io import escape
 
     summary = _summary(diagnosis.dataset) if diagnosis.dataset else None
     if as_json:
         findings = [asdict(finding) for finding in diagnosis.findings]
-        print(json.dumps({"dataset": summary, "findings": findings}, indent=2))
+        write_line(json.dumps({"dataset": summary, "findings": findings}, indent=2))
         raise typer.Exit(int(diagnosis.blocks_search))
     console = Console()
     if summary:

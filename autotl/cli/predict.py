@@ -1,7 +1,6 @@
 """`autotl predict` and `autotl evaluate`: use a model."""
 
 import json
-import sys
 import time
 from contextlib import nullcontext
 from enum import StrEnum
@@ -12,6 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from autotl.atomic_io import escape
+from autotl.ui.output import write_line
 
 __all__ = ["add_commands"]
 
@@ -40,7 +42,6 @@ def predict(
     A file that can't be decoded is skipped with a message. The exit code is 1 if a file that was typed is skipped, or
     if nothing was predicted.
     """
-    from autotl.atomic_io import escape
     from autotl.config import find_model
     from autotl.data.file_listing import FileListing
     from autotl.model.device import take_device
@@ -77,7 +78,8 @@ def predict(
             if out:
                 out.write(path, best)
             else:
-                print(escape(path), *(f"{escape(label)} {probability:.3f}" for label, probability in best), sep="  ")
+                labels = [f"{escape(label)} {probability:.3f}" for label, probability in best]
+                write_line("  ".join([escape(path), *labels]))
             if status and (now := time.monotonic()) - updated > 0.5:
                 updated = now
                 status.update(f"{done:,} images, {done / (now - started):,.0f} images/s")
@@ -113,12 +115,10 @@ def evaluate(
     folder = find_model(model)  # a wrong name is an error before torch is imported
     torch_device = take_device(device)
     from autotl import api
-    from autotl.atomic_io import escape
 
     outcome = api.evaluate(folder, data, subset=subset.value, device=torch_device)
     if as_json:
-        json.dump(outcome, sys.stdout, indent=2, default=float)
-        print()
+        write_line(json.dumps(outcome, indent=2, default=float))
         return
     from autotl.ui.rendering import scores_table
 
@@ -140,7 +140,7 @@ def _per_class(rows: list[dict[str, Any]]) -> Table:
             table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         cells = [f"{v:,.0f}" if name == "n" else f"{v:.3f}" for name, v in row.items() if name != "class"]
-        table.add_row(Text(str(row["class"])), *cells)
+        table.add_row(Text(escape(row["class"])), *cells)
     return table
 
 
@@ -158,7 +158,7 @@ def _confusion(classes: list[str], matrix: list[list[int]], width: int) -> Table
         cells = [
             Text(f"{n:,}" if n else "·", "bold green" if i == j else "" if n else "dim") for j, n in enumerate(row)
         ]
-        table.add_row(Text(f"({i + 1}) {classes[i]}"), *cells)
+        table.add_row(Text(escape(f"({i + 1}) {classes[i]}")), *cells)
     return table
 
 
@@ -171,7 +171,7 @@ def _most_confused(classes: list[str], matrix: list[list[int]], limit: int = 10)
     table.add_column("true class", overflow="ellipsis")
     table.add_column("predicted", overflow="ellipsis")
     for n, i, j in pairs[:limit]:
-        table.add_row(f"{n:,}", Text(classes[i]), Text(classes[j]))
+        table.add_row(f"{n:,}", Text(escape(classes[i])), Text(escape(classes[j])))
     table.title = "The most frequent confusions (--json prints the whole matrix)"
     table.title_justify, table.title_style = "left", "dim"
     return table

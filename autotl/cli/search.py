@@ -1,5 +1,6 @@
 """`autotl search`, `replay`, `dashboard`."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,6 +80,9 @@ def search(
     devices: Annotated[
         str | None, _option(LIMITS, "auto", "Devices, with one worker for each: cpu, cpu*2, or cuda:0,cuda:1.")
     ] = None,
+    force: Annotated[
+        bool, _option(LIMITS, "", "Start all workers of --devices, however few cores and memory.", "--force")
+    ] = False,
     cache: Annotated[Path | None, _option(LIMITS, "FOLDER", "Folder for recorded features.")] = None,
     cache_size: Annotated[str | None, _option(LIMITS, "20GB", "Maximum size of the cache.")] = None,
     join: Annotated[bool, _option(LIMITS, "", "Add workers to the running search of this study.", "--join")] = False,
@@ -120,6 +124,7 @@ def search(
         trials=trials,
         trial_timeout=trial_timeout,
         devices=devices,
+        force=force or None,
         cache=cache,
         cache_size=cache_size,
         strict_plugins=ctx.obj["strict"] or None,
@@ -170,14 +175,16 @@ def dashboard(
     port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="N", help="Port on 127.0.0.1; 0 takes a free one.")
     ] = 8080,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", metavar="", help="Refuse every change of the study.")
+    ] = False,
     output: Output = Path("studies"),
 ) -> None:
-    """Show a study in Optuna Dashboard, in the browser."""
+    """Show a study in Optuna Dashboard, in the browser. Only the printed address, with its token, opens it."""
     from autotl.config import find_study
     from autotl.study.dashboard import dashboard_server
 
     folder = find_study(name, output)
-    with dashboard_server(folder, port) as server:
-        url = f"http://127.0.0.1:{server.server_port}/dashboard"
-        Console().print(Text(f"{url} shows {folder}. Ctrl-C ends it."), soft_wrap=True)
+    with dashboard_server(folder, port, read_only=read_only) as server, suppress(KeyboardInterrupt):
+        Console().print(Text(f"{server.url} shows {folder}. Ctrl-C ends it."), soft_wrap=True)
         server.serve_forever()

@@ -48,7 +48,7 @@ def join_search(config: StudyConfig, progress: Progress) -> int:
         raise AutotlError(f"No search runs in {config.folder}, so there is none to join: start it without --join.")
     clock = SystemClock()
     endpoint = Endpoint.find(config.folder)
-    slots = [_joined(slot) for slot in parse_devices(config.devices)]
+    slots = [_joined(slot) for slot in parse_devices(config.devices, force=config.force)]
     crashes = CrashCounter()
     with no_downloads(when=config.offline), handle_signals(clock) as interrupts:
         interrupts.searching = True

@@ -1,5 +1,6 @@
 """A search from start to model. The process that runs it is the coordinator; it imports no torch."""
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +23,7 @@ from autotl.data.dataset import LabelledImage
 from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError
 from autotl.events import Callback, SearchStarted
+from autotl.folders import claim_cache, claim_study
 from autotl.registry import Registry, load_registry
 from autotl.study.scheduler import Scheduler
 from autotl.study.trials import StudyTrials
@@ -92,7 +94,8 @@ def _run(
     started = clock.now()
     registry = load_registry(config.without_plugins, strict=config.strict_plugins)
     check_registered(config, registry)
-    slots = parse_devices(config.devices)
+    claim_cache(config.cache)
+    slots = parse_devices(config.devices, force=config.force)
     extends = config.folder if extend else None
     if extends:
         if search_runs(extends):
@@ -185,16 +188,23 @@ def _search_started(config: StudyConfig, slots: Sequence[Slot], context: Context
 def _exclusive(folder: Path) -> Iterator[None]:
     """Hold the study's lock: a study has one coordinator at a time. A search that fails before its study exists leaves
     no folder."""
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    is_new = not os.path.lexists(folder)
+    claim_study(folder)
     refuse_links_out(folder)
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         raise AutotlError(
             f"A search runs in {folder} already. Add workers to it with --join, or give this one another --name."
         ) from None
+    except (OSError, NotImplementedError) as error:
+        raise as_disk_full(error, folder) or AutotlError(
+            f"{folder} can't be locked ({error}): its file system may have no locks. Give another --output."
+        ) from error
+    try:
+        yield
     finally:
         if is_new and not (folder / "journal.log").exists():
             shutil.rmtree(folder, ignore_errors=True)
+        lock.release()

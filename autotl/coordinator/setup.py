@@ -13,7 +13,7 @@ import numpy as np
 import optuna
 
 from autotl._version import __version__
-from autotl.atomic_io import read_json, write_atomically, write_json
+from autotl.atomic_io import csv_cell, read_json, write_atomically, write_json
 from autotl.config import StudyConfig
 from autotl.coordinator.choose_backbones import choose_backbones
 from autotl.coordinator.extend import take_over
@@ -239,5 +239,5 @@ def _write_skipped(folder: Path, dataset: ImageDataset) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["path", "reason"])
-    writer.writerows([str(s.path), s.reason] for s in dataset.skipped)
+    writer.writerows([csv_cell(str(s.path)), csv_cell(s.reason)] for s in dataset.skipped)
     write_atomically(folder / "skipped.csv", text.getvalue().encode(errors="surrogateescape"))

@@ -1,7 +1,7 @@
 """Decode images of untrusted formats in child processes, so that a file that crashes its decoder ends only a child.
 
-A child is `python -m autotl.data.sandbox`. It receives paths and answers each with a thumbnail or a reason. A message
-is its length in four bytes and that many bytes. A child ends when its parent closes the pipe or dies.
+A child is `python -P -m autotl.data.sandbox`. It receives paths and answers each with a thumbnail or a reason. A
+message is its length in four bytes and that many bytes. A child ends when its parent closes the pipe or dies.
 """
 
 import os
@@ -83,7 +83,8 @@ class SandboxedDecoder:
         with suppress(queue.Empty):
             return self._idle.get_nowait()
         return subprocess.Popen(
-            [sys.executable, "-m", "autotl.data.sandbox"],
+            # -P: the current folder may hold a stranger's data set, with a PIL.py that `-m` alone would import
+            [sys.executable, "-P", "-m", "autotl.data.sandbox"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autotl.atomic_io import csv_cell
 from autotl.data.file_listing import FileListing
 from autotl.errors import AutotlError
 
@@ -81,7 +82,8 @@ class CsvFile:
 
     def write(self, path: Path, best: Sequence[tuple[str, float]]) -> None:
         """Add the line of one image. `best` is what `best_classes` returned."""
-        self.writer.writerow([path, *(x for label, probability in best for x in (label, f"{probability:.6f}"))])
+        cells = (x for label, probability in best for x in (csv_cell(label), f"{probability:.6f}"))
+        self.writer.writerow([csv_cell(str(path)), *cells])
 
     def __enter__(self) -> "CsvFile":
         return self

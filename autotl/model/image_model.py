@@ -259,8 +259,15 @@ class ImageModel:
             self._configs[digest] = config_contents(backbone)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the model folder. An existing folder is replaced once the new one is complete."""
+        """Write the model folder. An existing model's folder is replaced once the new one is complete.
+
+        Raises:
+            AutotlError: `folder` exists, and is neither empty nor a model's.
+        """
         folder = Path(folder)
+        is_free = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
+        if not is_free and not (folder / "model.json").is_file():
+            raise AutotlError(f"{folder} exists and is not a model of autotl. Save to another folder, or remove it.")
         with replaced_folder(folder) as draft:
             self._write(draft)
         return folder

@@ -14,7 +14,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from autotl.atomic_io import write_atomically, write_json
+from autotl.atomic_io import csv_cell, write_atomically, write_json
 from autotl.metrics import all_scores, majority_baseline
 from autotl.model.image_model import ImageModel
 from autotl.study.study import TrialAttribute, set_note
@@ -134,7 +134,7 @@ def _write_leaderboard(file: Path, rows: list[dict[str, Any]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     write_atomically(file, text.getvalue().encode())
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from autotl.atomic_io import as_disk_full, write_atomically
+from autotl.atomic_io import as_disk_full, escape_markdown, write_atomically
 from autotl.devices import is_device_error
 from autotl.errors import MetricError
 from autotl.features.sharing import StoreTimeout
@@ -207,7 +207,8 @@ def _record(state: WorkerState, trial: optuna.Trial, result: Result, value: floa
     for name, score in _scores(state, result.probabilities).items():
         trial.set_user_attr(name, round(score, 6))
     _upload_history(state, trial, result)
-    set_note(state.study, trial, f"**{value:.4f}** {context.config.metric}: {recipe.describe()}")
+    text = escape_markdown(f"{context.config.metric}: {recipe.describe()}")
+    set_note(state.study, trial, f"**{value:.4f}** {text}")
 
 
 def _scores(state: WorkerState, probabilities: np.ndarray) -> dict[str, float]:

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autotl.atomic_io import escape
 from autotl.events import SearchStarted, TrialFinished
 from autotl.ui.progress import Snapshot, WorkerLine
 
@@ -95,7 +96,7 @@ def headline_rows(event: SearchStarted) -> list[tuple[str, str]]:
     ]
     if skipped := event.images.get("skipped"):
         rows.append((f"{skipped:,} left out", "files that can't be decoded"))
-    return [*rows, *(("warning", str(warning)) for warning in event.warnings)]
+    return [*rows, *(("warning", escape(warning)) for warning in event.warnings)]
 
 
 def _counted(names: Sequence[Any], noun: str) -> str:
@@ -104,7 +105,7 @@ def _counted(names: Sequence[Any], noun: str) -> str:
 
 def _listed(names: Sequence[Any], limit: int = 6) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(str(name) for name in names[:limit]) + more
+    return ", ".join(escape(name) for name in names[:limit]) + more
 
 
 def headline_table(event: SearchStarted, width: int = 80) -> RenderableType:
@@ -116,7 +117,9 @@ def headline_table(event: SearchStarted, width: int = 80) -> RenderableType:
     for label, text in headline_rows(event):
         style = "yellow" if label == "warning" or label.endswith("left out") else ""
         grid.add_row(Text(label), Text(text), style=style)
-    title = Text.assemble(("autotl", "bold cyan"), " searches ", (event.study, "bold"), f" for the best {event.metric}")
+    title = Text.assemble(
+        ("autotl", "bold cyan"), " searches ", (escape(event.study), "bold"), f" for the best {escape(event.metric)}"
+    )
     return Group(title, grid)
 
 
@@ -172,11 +175,11 @@ class Screen:
         value = Text.assemble(
             ("best    ", "dim"),
             (format_score(best.value), "bold green"),
-            (f" {self.metric} · trial {best.number} · took {format_duration(best.seconds)}", "dim"),
+            (f" {escape(self.metric)} · trial {best.number} · took {format_duration(best.seconds)}", "dim"),
         )
-        description = Text(best.description)
+        description = Text(escape(best.description))
         if len(description.wrap(console, width - 8)) > 2:
-            description = Text(shorten(best.description, width - 8))
+            description = Text(shorten(escape(best.description), width - 8))
         return [value, Padding(description, (0, 0, 0, 8))]
 
     def _workers(self, width: int) -> Iterable[RenderableType]:
@@ -216,7 +219,7 @@ class Screen:
             grid.add_row(
                 Text(f"#{trial.number}", "dim"),
                 Text(value, style),
-                *(Text(cell, style) for cell in _trial_cells(trial, wide=wide)),
+                *(Text(escape(cell), style) for cell in _trial_cells(trial, wide=wide)),
                 Text(format_duration(trial.seconds), "dim"),
             )
         return grid
@@ -228,10 +231,11 @@ STATE_STYLES = {"complete": "", "pruned": "dim", "failed": "red"}
 def worker_text(worker: WorkerLine, width: int) -> str:
     """A worker's trial, its recipe and its current step in `width` columns: `trial 37 · … · epoch 2/8`."""
     subject = [f"trial {worker.trial}"] if worker.trial is not None else []
-    parts = [*subject, *filter(None, [worker.description])]
+    activity = escape(worker.activity)
+    parts = [*subject, *filter(None, [escape(worker.description)])]
     if not parts:
-        return shorten(worker.activity, width)
-    return shorten(" · ".join(parts), width, f" · {worker.activity}" if worker.activity else "")
+        return shorten(activity, width)
+    return shorten(" · ".join(parts), width, f" · {activity}" if activity else "")
 
 
 def _bar(done: float, total: float) -> ProgressBar:
@@ -258,14 +262,14 @@ def summary(result: Mapping[str, Any], width: int = 80, rows: int = 8) -> Render
     counts = format_counts(trials["complete"], trials["pruned"], trials["failed"])
     parts: list[RenderableType] = [
         Text.assemble(
-            (str(result["study"]), "bold"),
+            (escape(result["study"]), "bold"),
             f"  {sum(trials.values())} trials in {format_clock(result['seconds'])}",
             (f" · {counts}", "dim"),
         )
     ]
     if leaderboard:
-        parts += ["", _leaderboard(leaderboard[:rows], str(result["metric"]))]
-        parts += ["", Text("best recipe", "dim"), Text(leaderboard[0]["description"])]
+        parts += ["", _leaderboard(leaderboard[:rows], escape(result["metric"]))]
+        parts += ["", Text("best recipe", "dim"), Text(escape(leaderboard[0]["description"]))]
     parts += ["", *_scores(result), ""]
     members = result.get("members") or []
     if model := result.get("model"):
@@ -273,9 +277,9 @@ def summary(result: Mapping[str, Any], width: int = 80, rows: int = 8) -> Render
         if result.get("refitted"):
             of += f"{',' if of else ' '} fitted again with the validation images"
         path = _below_current_folder(Path(model))
-        parts.append(Text.assemble(("model    ", "dim"), str(path), (of, "dim"), overflow="fold"))
+        parts.append(Text.assemble(("model    ", "dim"), escape(path), (of, "dim"), overflow="fold"))
         command = f"autotl predict {shlex.quote(str(path))} IMAGES"
-        parts.append(Text.assemble(("predict  ", "dim"), (command, "bold cyan"), overflow="fold"))
+        parts.append(Text.assemble(("predict  ", "dim"), (escape(command), "bold cyan"), overflow="fold"))
     return Padding(Group(*parts), (1, 0, 0, 0))
 
 
@@ -296,7 +300,7 @@ def _leaderboard(rows: Sequence[Mapping[str, Any]], metric: str) -> Table:
         table.add_row(
             str(row["rank"]),
             format_score(row["value"]),
-            *(Text(str(row[name])) for name in ("backbone", "strategy", "head")),
+            *(Text(escape(row[name])) for name in ("backbone", "strategy", "head")),
             str(row["trial"]),
             format_duration(row["seconds"]),
             style="bold green" if row["rank"] == 1 else "",
@@ -314,7 +318,7 @@ def _scores(result: Mapping[str, Any]) -> list[RenderableType]:
     reason = "The test images were not predicted" if total else "There are no test images"
     validation = format_score(best.get("validation"))
     return [
-        Text.assemble(("validation  ", "dim"), (validation, "bold green"), f" {result['metric']}"),
+        Text.assemble(("validation  ", "dim"), (validation, "bold green"), f" {escape(result['metric'])}"),
         Text(f"{reason}: the validation score is optimistic, because it chose the model.", "yellow"),
     ]
 
@@ -329,5 +333,5 @@ def scores_table(scores: Mapping[str, float | None], baseline: Mapping[str, floa
     for name, value in scores.items():
         if name != "n":
             cells = [format_score(baseline.get(name))] if baseline else []
-            table.add_row(Text(name.replace("_", " ").replace("f1", "F1")), format_score(value), *cells)
+            table.add_row(Text(escape(name).replace("_", " ").replace("f1", "F1")), format_score(value), *cells)
     return table

@@ -16,8 +16,10 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from autotl.atomic_io import escape, escape_lines
 from autotl.errors import AutotlError
 from autotl.events import EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
+from autotl.ui.output import write_line
 from autotl.ui.progress import Progress, Snapshot
 from autotl.ui.rendering import (
     Screen,
@@ -105,7 +107,7 @@ class LiveReporter(Progress):
         self._print(line, "dim")
 
     def _print(self, line: str, style: str) -> None:
-        self.console.print(Text(line, style))
+        self.console.print(Text(escape_lines(line), style))
 
     def on_search_finished(self, event: SearchFinished) -> None:
         self.close()
@@ -127,6 +129,8 @@ class PlainReporter(Progress):
     """A line for each finished trial, and one about every 15 s. No control codes, no shortened text."""
 
     interval = 15.0
+    first_interval = 5.0
+    """Until a trial has finished: its features are recorded first, which can take minutes."""
 
     def __init__(self) -> None:
         self.metric = "score"
@@ -135,12 +139,13 @@ class PlainReporter(Progress):
     def on_search_started(self, event: SearchStarted) -> None:
         self.metric = event.metric
         self.started = self.printed = time.monotonic()
-        print(f"autotl searches {event.study} for the best {self.metric}", flush=True)
+        print(escape(f"autotl searches {event.study} for the best {self.metric}"), flush=True)
         for label, text in headline_rows(event):
             print(f"{label}: {text}", flush=True)
 
     def update(self, snapshot: Snapshot) -> None:
-        if time.monotonic() - self.printed < self.interval:
+        num_finished = snapshot.complete + snapshot.pruned + snapshot.failed
+        if time.monotonic() - self.printed < (self.interval if num_finished else self.first_interval):
             return
         parts = [format_counts(snapshot.complete, snapshot.pruned, snapshot.failed)]
         if snapshot.best:
@@ -151,6 +156,8 @@ class PlainReporter(Progress):
             parts.append(f"{snapshot.trials_left} trials left")
         if snapshot.images_per_second:
             parts.append(f"{snapshot.images_per_second:,.0f} images/s")
+        if not num_finished:
+            parts += (f"{worker.name}: {worker.activity}" for worker in snapshot.workers if worker.activity)
         self.log(" · ".join(parts))
 
     def on_trial_finished(self, event: TrialFinished) -> None:
@@ -162,7 +169,7 @@ class PlainReporter(Progress):
 
     def log(self, line: str) -> None:
         self.printed = time.monotonic()
-        print(f"[{format_clock(self.printed - self.started)}] {line}", flush=True)
+        print(f"[{format_clock(self.printed - self.started)}] {escape_lines(line)}", flush=True)
 
     def on_search_finished(self, event: SearchFinished) -> None:
         sheet = io.StringIO()
@@ -176,7 +183,7 @@ class QuietReporter(Progress):
     """For `--quiet`: prints the model's folder at the end, so that `MODEL=$(autotl search photos --quiet)` works."""
 
     def on_search_finished(self, event: SearchFinished) -> None:
-        print(event.result["model"], flush=True)
+        write_line(event.result["model"])
 
 
 class JsonReporter(Progress):
@@ -190,7 +197,7 @@ class JsonReporter(Progress):
 
     def _write(self, event: str, **fields: Any) -> None:
         # only ASCII, so that every terminal can encode it
-        print(json.dumps(_finite({"event": event, **fields}), default=str, allow_nan=False), flush=True)
+        write_line(json.dumps(_finite({"event": event, **fields}), default=str, allow_nan=False))
 
     def on_search_started(self, event: SearchStarted) -> None:
         self._write("search_started", **asdict(event))
@@ -259,7 +266,7 @@ class NotebookReporter(Progress):
         self._print(line, "dim")
 
     def _print(self, line: str, style: str) -> None:
-        self._lines = [*self._lines, Text(line, style)][-self.max_lines :]
+        self._lines = [*self._lines, Text(escape_lines(line), style)][-self.max_lines :]
         self._draw()
 
     def on_search_finished(self, event: SearchFinished) -> None:
@@ -321,6 +328,7 @@ class PictureReporter(Progress):
         self.inner.log(line)
 
     def on_search_finished(self, event: SearchFinished) -> None:
+        self.inner.on_search_finished(event)  # ends the live region, which drawing the picture would freeze
         parts: list[RenderableType] = []
         if self.started:
             parts.append(headline_table(self.started, PAGE_WIDTH))
@@ -328,4 +336,3 @@ class PictureReporter(Progress):
                 parts.append(Screen(self.snapshot, self.started.metric))
         page = _page(*parts, summary(event.result, PAGE_WIDTH))
         page.save_svg(str(self.file), title=f"autotl search {event.result['study']}")
-        self.inner.on_search_finished(event)

@@ -23,6 +23,9 @@ __all__ = ["LocalLauncher"]
 
 EXIT_WAIT = 5.0
 """Seconds between a closed connection and the end of its process, after which the process is killed."""
+ENVIRONMENT = {"PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
+"""Of every worker: the Python processes that it starts import nothing from the current folder either, and its log is
+UTF-8 where the terminal isn't."""
 
 
 @dataclass(eq=False)
@@ -69,8 +72,9 @@ class LocalLauncher(Launcher):
         secret = {"AUTOTL_WORKER_KEY": self.endpoint.key.hex(), "AUTOTL_WORKER": identity}
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-m", "autotl.trial.worker", self.endpoint.address],
-                env={**os.environ, **slot.environment, **secret},
+                # -P: `-m` alone would import a random.py or torch.py of the current folder in the library's place
+                [sys.executable, "-P", "-X", "faulthandler", "-m", "autotl.trial.worker", self.endpoint.address],
+                env={**os.environ, **ENVIRONMENT, **slot.environment, **secret},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

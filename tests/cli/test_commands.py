@@ -1,5 +1,6 @@
 """The program `autotl`: help, errors, exit codes, and commands of plugins."""
 
+import json
 import os
 import pkgutil
 import subprocess
@@ -163,3 +164,39 @@ def test_strict_plugins_stops_at_a_broken_one(installed: Callable[[str], dict[st
     done = python("-m", "autotl", "--strict-plugins", "heads", **installed("raise OSError('no licence file')"))
     assert done.returncode == 1
     assert "OSError: no licence file (--strict-plugins)" in done.stderr
+
+
+def test_python_m_autotl_imports_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise SystemExit(7)")
+    command = [sys.executable, "-m", "autotl", "--version"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+
+
+NOISY = """import os
+import autotl
+print("loading")
+os.write(1, b"from C\\n")
+@autotl.hookimpl
+def autotl_register_heads(register): print("registering")
+"""
+
+
+def test_json_is_alone_on_stdout_whatever_a_plugin_prints(install_plugin: Callable[..., None]) -> None:
+    install_plugin("noisy", NOISY)
+    for command in (["heads"], ["--strict-plugins", "plugins"]):
+        done = python("-m", "autotl", *command, "--json")
+        assert json.loads(done.stdout)
+        assert "loading" in done.stderr
+        assert "from C" in done.stderr
+
+
+def test_a_file_that_cannot_be_used_is_an_error_without_traceback(run: Callable[..., Result], api: ModuleType) -> None:
+    api.search.side_effect = PermissionError(13, "Permission denied", "/there")
+    result = run("search", "photos")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: /there can't be used: Permission denied")
+
+
+def test_errors_move_no_cursor(run: Callable[..., Result], api: ModuleType) -> None:
+    api.search.side_effect = AutotlError("class \x1b[2J\r is bad")
+    assert r"class \x1b[2J\r is bad" in run("search", "photos").stderr

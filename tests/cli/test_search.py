@@ -1,10 +1,11 @@
 """`autotl search`, `replay`, `dashboard`: flags and what is printed."""
 
+import http.client
 import json
 import sys
 import threading
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,7 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "time": (["--time", "90s"], 90.0),
     "trials": (["--trials", "7"], 7),
     "devices": (["--devices", "cpu*2"], "cpu*2"),
+    "force": (["--force"], True),
     "backbones": (["--backbone", "a", "--backbone", "b"], ["a", "b"]),
     "strategies": (["--strategy", "fine_tuning"], ["fine_tuning"]),
     "heads": (["--head", "linear"], ["linear"]),
@@ -132,17 +134,71 @@ def test_a_missing_study_suggests_the_nearest(command: list[str], run: Callable[
     assert "Did you mean 'cells'" in result.stderr
 
 
-def test_the_dashboard_serves_the_study_on_loopback(study: Path) -> None:
+@pytest.fixture
+def dashboard(study: Path) -> Iterator[Callable[..., tuple[int, str, dict[str, str]]]]:
+    """Sends a request to a running dashboard: status, text and headers of the answer. `server` is its server."""
     pytest.importorskip("optuna_dashboard")
     from autotl.study.dashboard import dashboard_server
 
-    with dashboard_server(study, 0) as server:
-        assert server.server_address[0] == "127.0.0.1"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/api/studies", timeout=20) as answer:
-            names = [summary["study_name"] for summary in json.load(answer)["study_summaries"]]
-        server.shutdown()
-    assert names == ["cells"]
+    with ExitStack() as servers:
+
+        def ask(path: str, method: str = "GET", *, read_only: bool = False, **headers: str) -> Any:
+            if read_only not in started:
+                server = servers.enter_context(dashboard_server(study, 0, read_only=read_only))
+                threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+                servers.callback(server.shutdown)
+                started[read_only] = server
+            server = started[read_only]
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+            fields = {key: value.format(server=server) for key, value in headers.items()}
+            connection.request(method, path.format(server=server), headers=fields)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode(), dict(answer.getheaders())
+
+        started: dict[bool, Any] = {}
+        yield ask
+
+
+COOKIE = "autotl-{server.server_port}={server.token}"
+
+
+def test_the_dashboard_serves_the_study_to_the_address_with_its_token(dashboard: Callable[..., Any]) -> None:
+    status, _, headers = dashboard("/dashboard?token={server.token}&a=b")
+    assert (status, headers["Location"]) == (303, "/dashboard?a=b")
+    assert "HttpOnly; SameSite=Strict" in headers["Set-Cookie"]
+    status, page, _ = dashboard("/api/studies", Cookie=headers["Set-Cookie"].split(";")[0])
+    assert [summary["study_name"] for summary in json.loads(page)["study_summaries"]] == ["cells"]
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Cookie": "autotl-{server.server_port}=guessed"},
+        {"Cookie": COOKIE, "Host": "evil.example"},
+        {"Cookie": COOKIE, "Host": "127.0.0.1.evil.example:{server.server_port}"},
+        {"Cookie": COOKIE, "Host": "[", "Origin": "null"},
+        {"Cookie": COOKIE, "Origin": "http://evil.example"},
+        {"Cookie": COOKIE, "Origin": "http://localhost:1"},
+    ],
+)
+def test_the_dashboard_refuses_other_hosts_other_pages_and_requests_without_its_token(
+    method: str, headers: dict[str, str], dashboard: Callable[..., Any]
+) -> None:
+    assert dashboard("/api/studies/0", method, **headers)[0] == 403
+    assert dashboard("/api/studies", Cookie=COOKIE)[0] == 200  # the study is still there
+
+
+def test_the_token_does_not_lead_to_another_host(dashboard: Callable[..., Any]) -> None:
+    assert dashboard("//evil.example/?token={server.token}")[2]["Location"] == "/evil.example/"
+
+
+def test_a_dashboard_that_reads_only_changes_nothing(dashboard: Callable[..., Any]) -> None:
+    assert dashboard("/api/studies", read_only=True, Cookie=COOKIE)[0] == 200
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        assert dashboard("/api/studies/0", method, read_only=True, Cookie=COOKIE)[0] == 405
+    assert json.loads(dashboard("/api/studies", read_only=True, Cookie=COOKIE)[1])["study_summaries"]
 
 
 def test_a_port_that_is_taken_is_an_error(study: Path) -> None:

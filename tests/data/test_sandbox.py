@@ -178,3 +178,13 @@ def test_the_memory_of_a_child_is_limited() -> None:
     assert ended.stdout == "small\n"
     assert ended.stderr.rstrip().endswith("MemoryError")
     assert sandbox.MEMORY_LIMIT > 2**32
+
+
+def test_a_child_imports_nothing_from_the_current_folder(
+    tiff: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("PIL", "random", "struct"):
+        (tmp_path / f"{module}.py").write_text("raise ImportError('shadowed')")
+    monkeypatch.chdir(tmp_path)
+    with SandboxedDecoder() as decoder:
+        assert len(decoder.verify(tiff("sound.tif"))) > 0

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from autotl.model.manifest import _digest_of
 from autotl.trial import selection
 from autotl.trial.selection import COMPILE_SECONDS, LOAD_SECONDS, Candidate, choose_members, kept_candidates
 from autotl.workers.messages import Log, member_folder
@@ -106,7 +107,8 @@ def test_equal_scores_are_ordered_by_log_loss(finished):
         probabilities[np.arange(12), labels] = confidence
         np.save(folder / "validation.npy", probabilities)
         manifest = json.loads((folder / "member.json").read_text()) | {"validation": 1.0}
-        (folder / "member.json").write_text(json.dumps(manifest))
+        del manifest["digest"]
+        (folder / "member.json").write_text(json.dumps(manifest | {"digest": _digest_of(manifest)}))
         losses.append(-math.log(confidence))
     assert [c.number for c in kept_candidates(finished)] == [1, 2, 0]
 

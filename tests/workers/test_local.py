@@ -197,3 +197,15 @@ def test_the_local_launcher_keeps_the_contract(check, tmp_path):
         check(own)
     finally:
         own.close()
+
+
+def test_a_worker_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "random.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    launcher = LocalLauncher(tmp_path / "logs", Rendezvous(tmp_path))
+    try:
+        launcher.start(SLOT)
+        assert [type(message) for _, message in received(launcher, 1)] == [Hello]
+    finally:
+        launcher.close()
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,105 @@
+"""Folders that autotl writes into carry a marker file, so that no other folder is written into, replaced or cleared."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from autotl.atomic_io import as_disk_full, write_atomically
+from autotl.errors import AutotlError
+
+__all__ = ["MARKER", "claim_cache", "claim_study", "is_marked", "require_cache"]
+
+MARKER = ".autotl"
+"""Name of the marker. It holds what the folder is: `study` or `cache`."""
+OTHER_CACHE = "Name the cache folder with --cache."
+
+
+def claim_study(folder: Path) -> None:
+    """Make `folder` a study's, or check that it is one.
+
+    Raises:
+        AutotlError: it exists and is no study, or it can't be written.
+    """
+    _claim(folder, "study", _has_journal, "Give the search another --name or --output.")
+
+
+def claim_cache(folder: Path) -> None:
+    """Make `folder` a cache, or check that it is one. Does nothing where it can't be written: a search then keeps its
+    features in the study's folder.
+
+    Raises:
+        AutotlError: it exists and is no cache.
+    """
+    _claim(folder, "cache", _holds_features, OTHER_CACHE, needed=False)
+
+
+def require_cache(folder: Path) -> None:
+    """Check a folder before it is listed or cleared.
+
+    Raises:
+        AutotlError: it exists, and is neither empty nor a cache.
+    """
+    if not folder.is_dir():
+        if folder.exists():
+            raise AutotlError(f"{folder} is not a folder. {OTHER_CACHE}")
+    elif any(folder.iterdir()) and not is_marked(folder, "cache") and not _holds_features(folder):
+        raise AutotlError(f"{folder} is not a cache of autotl. {OTHER_CACHE}")
+
+
+def _claim(folder: Path, kind: str, is_older: Callable[[Path], bool], remedy: str, *, needed: bool = True) -> None:
+    """Create `folder` with the marker of `kind`, or check that an existing one has it.
+
+    Args:
+        is_older: whether a folder without a marker is of this kind, from before there were markers.
+        remedy: what the user can do about a folder of somebody else.
+        needed: whether a folder that can't be written is an error.
+
+    Raises:
+        AutotlError: the folder holds other files, or it can't be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if is_marked(folder, kind):
+            return
+        # another process may be writing the marker
+        content = sorted(path.name for path in folder.iterdir() if not path.name.startswith((MARKER, f".{MARKER}.")))
+        if is_marked(folder, kind):
+            return
+        if (content or (folder / MARKER).exists()) and not is_older(folder):
+            listing = ", ".join(content[:3]) + (f" and {len(content) - 3} more" if len(content) > 3 else "")
+            raise AutotlError(f"{folder} exists and is not a {kind} of autotl: it holds {listing or MARKER}. {remedy}")
+        write_atomically(folder / MARKER, f"{kind}\n".encode())
+    except OSError as error:
+        if not needed and (folder.is_dir() or not os.path.lexists(folder)):
+            return
+        full = as_disk_full(error, folder)
+        raise full or AutotlError(f"{folder} can't be written: {error.strerror or error}. {remedy}") from error
+
+
+def is_marked(folder: Path, kind: str) -> bool:
+    """Whether `folder` carries the marker of `kind`."""
+    try:
+        with (folder / MARKER).open("rb") as file:
+            return file.read(100).decode(errors="replace").strip() == kind
+    except OSError:
+        return False
+
+
+def _holds_features(folder: Path) -> bool:
+    """Whether a folder holds a feature store, or the database of checked images."""
+    return (folder / "features" / "store.lock").is_file() or any(
+        _starts_with(path, b"SQLite format 3") for path in (folder / "digests").glob("*")
+    )
+
+
+def _has_journal(folder: Path) -> bool:
+    """Whether a folder holds an Optuna journal under the name that studies give it."""
+    return _starts_with(folder / "journal.log", b'{"op_code"')
+
+
+def _starts_with(file: Path, content: bytes) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(len(content)) == content
+    except OSError:
+        return False
