@@ -7,8 +7,10 @@ from autotl.hookspecs import hookimpl
 if TYPE_CHECKING:
     from autotl.api import SearchResult, evaluate, join, replay, search
     from autotl.backbones.base import Backbone, Block, Preprocessing
+    from autotl.backbones.levels import Levels
     from autotl.classifier import ImageClassifier
     from autotl.config import StudyConfig
+    from autotl.data.augmentation import Augmentation
     from autotl.data.dataset import DatasetSource, LabelledImage
     from autotl.engines.base import Engine
     from autotl.errors import AutotlError, DataError, MetricError, NoTrialSucceeded
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
     from autotl.recipe import Params, Recipe, Space
     from autotl.registration import Register
     from autotl.strategies.base import Fitted, OutOfTime, Report, Result, Strategy, Task
+    from autotl.strategies.losses import Loss
 
 from autotl._version import __version__
 
 __all__ = [
+    "Augmentation",
     "AutotlError",
     "Backbone",
     "Block",
@@ -36,6 +40,8 @@ __all__ = [
     "ImageClassifier",
     "ImageModel",
     "LabelledImage",
+    "Levels",
+    "Loss",
     "Metric",
     "MetricError",
     "NoTrialSucceeded",
@@ -73,6 +79,9 @@ _NAMES = {
     "autotl.errors": ("AutotlError", "DataError", "MetricError", "NoTrialSucceeded"),
     # contracts for plugins
     "autotl.backbones.base": ("Backbone", "Block", "Preprocessing"),
+    "autotl.backbones.levels": ("Levels",),
+    "autotl.data.augmentation": ("Augmentation",),
+    "autotl.strategies.losses": ("Loss",),
     "autotl.heads.base": ("Head",),
     "autotl.strategies.base": ("Fitted", "OutOfTime", "Report", "Result", "Strategy", "Task"),
     "autotl.engines.base": ("Engine",),

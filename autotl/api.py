@@ -97,6 +97,9 @@ def search(
     backbones: str | Sequence[str] | None = None,
     strategies: str | Sequence[str] | None = None,
     heads: str | Sequence[str] | None = None,
+    augmentations: str | Sequence[str] | None = None,
+    losses: str | Sequence[str] | None = None,
+    levels: str | Sequence[str] | None = None,
     metric: str | None = None,
     seed: int | None = None,
     test: str | None = None,
@@ -129,6 +132,9 @@ def search(
         backbones: names of pretrained networks to search (those that need no download).
         strategies: names of strategies to search (all).
         heads: names of heads to search (all).
+        augmentations: names of augmentation policies to search (all).
+        losses: names of losses to search (all).
+        levels: names of feature levels to search (all).
         metric: validation score to optimise ("accuracy").
         seed: seed of the split and of each trial (0).
         test: location of test images, or "none" (the test subset of `data`, else 20 % of its images).
@@ -179,6 +185,9 @@ def search(
         backbones=backbones,
         strategies=strategies,
         heads=heads,
+        augmentations=augmentations,
+        losses=losses,
+        levels=levels,
         metric=metric,
         seed=seed,
         test=test,

@@ -79,6 +79,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         backbones: str | Sequence[str] | None = None,
         strategies: str | Sequence[str] | None = None,
         heads: str | Sequence[str] | None = None,
+        augmentations: str | Sequence[str] | None = None,
+        losses: str | Sequence[str] | None = None,
+        levels: str | Sequence[str] | None = None,
         metric: str | None = None,
         seed: int | None = None,
         test: str | None = "none",
@@ -103,6 +106,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.backbones = backbones
         self.strategies = strategies
         self.heads = heads
+        self.augmentations = augmentations
+        self.losses = losses
+        self.levels = levels
         self.metric = metric
         self.seed = seed
         self.test = test

@@ -39,7 +39,6 @@ __all__ = [
     "study_config",
 ]
 
-_UNITS = {"h": 3600, "m": 60, "s": 1}
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 MAX_STUDY_FILE_BYTES = 1_000_000
 SUBSET_FOLDERS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
@@ -53,7 +52,7 @@ def parse_seconds(value: Any) -> Any:
         try:
             if not parts or not any(parts.groups()):
                 raise ValueError
-            value = sum(float(part or 0) * unit for part, unit in zip(parts.groups(), _UNITS.values(), strict=True))
+            value = sum(float(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True))
         except ValueError:
             raise ValueError("not a duration") from None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
@@ -80,8 +79,7 @@ def default_cache() -> Path:
 
 def _name_of(values: Mapping[str, Any]) -> str:
     """Default name of a study: photos for `photos/` and `photos/train`, cells for `cells/labels.csv`, or the place."""
-    location = values.get("data", "")
-    path = Path(location).expanduser()
+    path = Path(location := values.get("data", "")).expanduser()
     if path.exists():
         path = path.resolve()
         folder = path if path.is_dir() else path.parent
@@ -91,12 +89,10 @@ def _name_of(values: Mapping[str, Any]) -> str:
     return re.sub(r"[^\w.-]+", "-", location).strip("-.") or "study"
 
 
-def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
-Names = Annotated[list[str], BeforeValidator(_one_or_many), Field(min_length=1)]
+Names = Annotated[
+    list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Field(min_length=1)
+]
 
 
 class StudyConfig(BaseModel):
@@ -131,6 +127,9 @@ class StudyConfig(BaseModel):
     )
     strategies: Names | None = Field(default=None, description="Ways to reuse a backbone. Default: all.")
     heads: Names | None = Field(default=None, description="Classifiers to search. Default: all.")
+    augmentations: Names | None = Field(default=None, description="Augmentation policies to search. Default: all.")
+    losses: Names | None = Field(default=None, description="Losses to search. Default: all.")
+    levels: Names | None = Field(default=None, description="Feature levels to search. Default: all.")
     metric: str = Field(default="accuracy", description="The validation score that the search optimises.")
     seed: StrictInt = Field(
         default=0, ge=0, lt=2**32, description="Seed of the split and of each trial: a whole number from 0."
@@ -197,7 +196,7 @@ class StudyConfig(BaseModel):
     def _home(cls, path: Path) -> Path:
         return path.expanduser()
 
-    @field_validator("backbones", "strategies", "heads")
+    @field_validator("backbones", "strategies", "heads", "augmentations", "losses", "levels")
     @classmethod
     def _once_each(cls, names: list[str] | None) -> list[str] | None:
         return list(dict.fromkeys(names)) if names else names
@@ -309,10 +308,9 @@ def _line_of(key: str, text: str) -> str:
 
 
 def _flag(key: str) -> str:
-    if key == "data":
-        return "DATA"
-    key = {"backbones": "backbone", "strategies": "strategy", "heads": "head"}.get(key, key)
-    return f"--{key.replace('_', '-')}"
+    singular = {"strategies": "strategy", "losses": "loss"}
+    key = singular.get(key, key.removesuffix("s") if key in ("backbones", "heads", "augmentations") else key)
+    return "DATA" if key == "data" else f"--{key.replace('_', '-')}"
 
 
 def _validated(values: Mapping[str, Any], place: Any) -> StudyConfig:
@@ -350,10 +348,12 @@ def check_registered(config: StudyConfig, registry: "Registry") -> None:
         AutotlError: the strategies can train none of the heads.
     """
     registry.metric(config.metric)
-    for backbone in config.backbones or []:
-        registry.backbone(backbone)
+    _ = [registry.backbone(name) for name in config.backbones or ()]
     strategies = [registry.strategy(name) for name in config.strategies or registry.strategies]
     heads = [registry.head(name) for name in config.heads or registry.heads]
+    _ = [registry.augmentation(name) for name in config.augmentations or ()]
+    _ = [registry.loss(name) for name in config.losses or ()]
+    _ = [registry.feature_levels(name) for name in config.levels or ()]
     if config.engine:
         registry.engine(config.engine, "cpu")
     if not any(head.type in strategy.head_types for strategy in strategies for head in heads):
@@ -375,8 +375,8 @@ def find_study(name: str | Path, output: str | Path = "studies") -> Path:
             refuse_links_out(folder)
             return folder
     known = _studies(output)
-    listing = f" Studies there: {', '.join(known)}." if known else ""
-    raise AutotlError(f"There is no study {str(name)!r} under {output}/.{nearest(str(name), known)}{listing}")
+    listing = nearest(str(name), known) + (f" Studies there: {', '.join(known)}." if known else "")
+    raise AutotlError(f"There is no study {str(name)!r} under {output}/.{listing}")
 
 
 def find_model(where: str | Path, output: str | Path = "studies") -> Path:

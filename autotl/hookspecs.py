@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import typer
 
     from autotl.backbones.base import Backbone
+    from autotl.backbones.levels import Levels
+    from autotl.data.augmentation import Augmentation
     from autotl.data.dataset import DatasetSource
     from autotl.engines.base import Engine
     from autotl.events import Callback, SavedModel
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from autotl.metrics import Metric
     from autotl.registration import Register
     from autotl.strategies.base import Result, Strategy
+    from autotl.strategies.losses import Loss
 
 __all__ = ["hookimpl", "hookspec"]
 
@@ -49,6 +52,24 @@ def autotl_register_heads(register: "Register[Head]") -> None:
 @hookspec
 def autotl_register_strategies(register: "Register[Strategy]") -> None:
     """Add ways to reuse a backbone: `register(MyStrategy())`. They are searched by default."""
+
+
+@hookspec
+def autotl_register_augmentations(register: "Register[Augmentation]") -> None:
+    """Add policies of augmentation: `register(MyAugmentation())`. They are searched by default, by the strategies that
+    augment. A model that averages over views of a policy needs its plugin to predict."""
+
+
+@hookspec
+def autotl_register_losses(register: "Register[Loss]") -> None:
+    """Add losses: `register(Loss("name", compute))`. They are searched by default, for dense heads and unfrozen
+    blocks."""
+
+
+@hookspec
+def autotl_register_levels(register: "Register[Levels]") -> None:
+    """Add feature levels, choices of the parts of a recorded vector: `register(Levels("name", ("output", "maxima")))`.
+    They are searched by default. A model whose heads see them needs their plugin to predict."""
 
 
 @hookspec
@@ -102,8 +123,20 @@ def autotl_list_backbones() -> Iterable[str]:  # type: ignore[empty-body]  # a s
 @hookspec
 def autotl_trial_finished(study: "optuna.Study", trial: "optuna.trial.FrozenTrial", result: "Result") -> None:
     """Called after a trial is complete, in the worker that ran it, which waits for it. `trial.user_attrs` holds the
-    recipe; `result` the validation probabilities, the history and the fitted parts. Not called for trials that were
-    pruned or failed, since they have no result."""
+    recipe; `result` the validation probabilities, the history and the fitted parts. Trials that were pruned or failed
+    have no result, and events of their own."""
+
+
+@hookspec
+def autotl_trial_pruned(study: "optuna.Study", trial: "optuna.trial.FrozenTrial", cause: str) -> None:
+    """Called after a trial was pruned, or ended because its time was up, in the worker that ran it; for a worker that
+    was ended, in the coordinator's process. `cause` says why. `trial.user_attrs` holds the recipe if it was drawn."""
+
+
+@hookspec
+def autotl_trial_failed(study: "optuna.Study", trial: "optuna.trial.FrozenTrial", cause: str) -> None:
+    """Called after a trial failed with an exception, in the worker that ran it; for a worker that crashed, in the
+    coordinator's process. `cause` is the exception, or what became of the worker."""
 
 
 @hookspec

@@ -24,6 +24,12 @@ class Space(Protocol):
     num_classes: int
     accelerator: bool
     """Whether trials run on a device other than a CPU."""
+    augmentations: tuple[str, ...]
+    """Names of the augmentation policies that are searched; "none" isn't among them."""
+    losses: tuple[str, ...]
+    """Names of the losses that are searched."""
+    levels: tuple[str, ...]
+    """Names of the feature levels that are searched."""
 
     def categorical(self, name: str, choices: Sequence[Value]) -> Any:
         """One of `choices`."""

@@ -11,6 +11,8 @@ import pluggy
 
 from autotl import hookspecs
 from autotl.backbones.base import Backbone
+from autotl.backbones.levels import Levels
+from autotl.data.augmentation import Augmentation
 from autotl.data.dataset import DatasetSource
 from autotl.discovery import cause_of, disabled_line, disabled_names, distribution_of, installed_plugins, traced
 from autotl.engines.base import Engine
@@ -20,6 +22,7 @@ from autotl.heads.base import Head
 from autotl.metrics import Metric
 from autotl.registration import Plugin, Register
 from autotl.strategies.base import Strategy
+from autotl.strategies.losses import Loss
 
 __all__ = ["Plugin", "Register", "Registry", "load_registry"]
 
@@ -27,12 +30,15 @@ T = TypeVar("T")
 
 BUILT_IN = (
     "autotl.data.sources",
+    "autotl.data.augmentation",
     "autotl.backbones.timm",
+    "autotl.backbones.levels",
     "autotl.heads.dense",
     "autotl.heads.sklearn",
     "autotl.strategies.fast_extraction",
     "autotl.strategies.extract_augment",
     "autotl.strategies.fine_tuning",
+    "autotl.strategies.losses",
     "autotl.engines.torch",
     "autotl.engines.openvino",
     "autotl.metrics",
@@ -58,6 +64,9 @@ class Registry:
         self.backbones: dict[str, Backbone] = {}
         self.heads: dict[str, Head] = {}
         self.strategies: dict[str, Strategy] = {}
+        self.augmentations: dict[str, Augmentation] = {}
+        self.losses: dict[str, Loss] = {}
+        self.levels: dict[str, Levels] = {}
         self.engines: dict[str, Engine] = {}
         self.datasets: dict[str, DatasetSource] = {}
         self.metrics: dict[str, Metric] = {}
@@ -85,6 +94,9 @@ class Registry:
             ("backbone", "autotl_register_backbones", self.backbones, Backbone),
             ("head", "autotl_register_heads", self.heads, Head),
             ("strategy", "autotl_register_strategies", self.strategies, Strategy),
+            ("augmentation", "autotl_register_augmentations", self.augmentations, Augmentation),
+            ("loss", "autotl_register_losses", self.losses, Loss),
+            ("levels", "autotl_register_levels", self.levels, Levels),
             ("engine", "autotl_register_engines", self.engines, Engine),
             ("dataset", "autotl_register_datasets", self.datasets, DatasetSource),
             ("metric", "autotl_register_metrics", self.metrics, Metric),
@@ -233,6 +245,18 @@ class Registry:
     def strategy(self, name: str) -> Strategy:
         """The strategy of that name. Raises UnknownName."""
         return self._lookup("strategy", self.strategies, name)
+
+    def augmentation(self, name: str) -> Augmentation:
+        """The augmentation of that name. Raises UnknownName."""
+        return self._lookup("augmentation", self.augmentations, name)
+
+    def loss(self, name: str) -> Loss:
+        """The loss of that name. Raises UnknownName."""
+        return self._lookup("loss", self.losses, name)
+
+    def feature_levels(self, name: str) -> Levels:
+        """The levels of that name. Raises UnknownName."""
+        return self._lookup("levels", self.levels, name)
 
     def metric(self, name: str) -> Metric:
         """The metric of that name. Raises UnknownName."""

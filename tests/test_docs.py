@@ -66,6 +66,12 @@ def test_every_command_and_flag_is_in_the_reference():
     assert (ROOT / "docs" / "commands.md").read_text() == reference(), "type: python tests/test_docs.py"
 
 
+def test_every_row_of_the_reference_names_an_argument_and_describes_it():
+    rows = [line for line in reference().splitlines() if line.startswith("| `")]
+    assert len(rows) > 50
+    assert not [row for row in rows if not re.fullmatch(r"\| `[^`]*\w[^`]*` \| ([^|]|\\\|)+ \|", row)]
+
+
 def study_keys() -> str:
     """The rows of the table at the end of studies/README.md."""
     return "".join(f"| `{key}` | {field.description} |\n" for key, field in StudyConfig.model_fields.items())

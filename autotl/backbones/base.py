@@ -1,4 +1,4 @@
-"""The backbone contract: a pretrained network, how to build it, its preprocessing, its blocks and feature levels."""
+"""The backbone contract: a pretrained network, how to build it, its preprocessing and its blocks."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,20 +11,11 @@ from autotl.errors import AutotlError
 if TYPE_CHECKING:  # specs are light: registering a backbone imports no torch
     from torch import nn
 
-__all__ = ["LEVELS", "Backbone", "Block", "Layout", "Preprocessing"]
+__all__ = ["INTERPOLATIONS", "MAX_SIZE", "Backbone", "Block", "Preprocessing"]
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
 MAX_SIZE = 2048
 """Pixels. No pretrained network takes larger images: timm's largest take 1024."""
-LEVELS = ("last", "stages", "inner+max", "stages+max")
-"""Feature sets: which of a backbone's recorded features a head is trained on.
-
-- "last": the network's own output, which is its final pooled map.
-- "stages": "last", and the mean of each earlier stage's map.
-- "inner+max": mean and maximum of each earlier stage's map, without the output. Best on images that are unlike the
-  pretraining images. The same as "last" for a network of one stage.
-- "stages+max": all of them, and the maximum of the last stage's map.
-"""
 
 
 @dataclass(frozen=True)
@@ -98,6 +89,11 @@ class Backbone(ABC):
     @property
     def download(self) -> str | None:
         """The source and the size of the download, as a text for the user; None where nothing is to be downloaded."""
+        return None
+
+    @property
+    def note(self) -> str | None:
+        """What a user should know before a search with this backbone, as a text after its name; None for nothing."""
         return None
 
     def weights_file(self) -> Path | None:
@@ -181,39 +177,3 @@ class Backbone(ABC):
     def num_blocks(self) -> int:
         """The number of blocks that can be unfrozen. Builds the network, unless a subclass knows a cheaper way."""
         return len(self.blocks(self.build(pretrained=False)))
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which features of a recorded vector belong to which levels.
-
-    A vector holds, in this order: the network's output, the mean of each earlier stage's map, the maximum of each
-    earlier stage's map, and the maximum of the last stage's map. The order is part of the feature store's `FORMAT`.
-    """
-
-    output: int
-    """Number of features in the network's output."""
-    means: int
-    """Number of means of the earlier stages. There are as many maxima of the earlier stages."""
-    last_maxima: int
-    """Number of maxima of the last stage."""
-
-    @property
-    def width(self) -> int:
-        """Number of features in a vector."""
-        return self.output + 2 * self.means + self.last_maxima
-
-    def features(self, levels: str) -> slice:
-        """The positions of the features of `levels`, one of `LEVELS`, in a vector."""
-        inner = slice(self.output, self.output + 2 * self.means)
-        return {
-            "last": slice(0, self.output),
-            "stages": slice(0, self.output + self.means),
-            "inner+max": inner if self.means else slice(0, self.output),  # a network of one stage has no earlier ones
-            "stages+max": slice(0, self.width),
-        }[levels]
-
-    def num_features(self, levels: str) -> int:
-        """The number of features of `levels`, one of `LEVELS`."""
-        features = self.features(levels)
-        return int(features.stop - features.start)

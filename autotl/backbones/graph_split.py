@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from autotl.backbones.base import Block, Layout, Preprocessing
+from autotl.backbones.base import Block, Preprocessing
+from autotl.backbones.levels import Layout
 
 __all__ = ["FeatureLevels", "GraphSplit", "Normalize"]
 

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotl.atomic_io import read_json
 from autotl.backbones.base import Backbone, Block, Preprocessing
 from autotl.backbones.blocks import blocks_from_groups, groups_by_position
 from autotl.backbones.catalog import CURATED, datasets_in_tag
-from autotl.backbones.limits import check_config
+from autotl.backbones.stated_config import Stated, disagreements, read_folder_config, read_stated
+from autotl.backbones.timm_names import TimmName, checked_model_args, checked_preprocessing, list_options, parse_name
 from autotl.backbones.weights import cached, classifier_size, fetch, file_digest, read_tensors, weights_in_folder
 from autotl.errors import AutotlError
 
@@ -23,17 +26,27 @@ __all__ = ["TimmBackbone"]
 
 
 class TimmBackbone(Backbone):
-    """A timm model by name, with timm's own preprocessing and blocks.
+    """A timm model by name, with timm's own blocks, and the preprocessing of its weights.
+
+    The preprocessing of weights in a file is what `preprocessing` gives, else what the file states (see
+    `autotl.backbones.stated_config`), else timm's. The same goes for the arguments of the model.
 
     Args:
-        name: as users type it: `resnet18`, `resnet18.a1_in1k`, `resnet18@weights.safetensors`, `local-dir:FOLDER`.
+        name: as users type it: `resnet18`, `resnet18.a1_in1k`, `resnet18,mean=0.5,std=0.5@weights.safetensors` (see
+            `autotl.backbones.timm_names`), `local-dir:FOLDER`.
         model: timm's name of the model; taken from `name` by default.
         file: the weights; taken from `name` by default, otherwise downloaded from where timm has them.
+        model_args: arguments of timm's model, such as `{"pad_type": "same"}`; taken from `name` by default.
+        preprocessing: how the images of the weights' training were prepared, or those fields of it that differ from
+            timm's, such as `{"mean": 0.5, "std": 0.5}`; taken from `name` by default.
         num_params: without the classifier; counted by default.
         hub: the hub repository of the weights; looked up in timm by default.
         megabytes: size of the download; estimated from the architecture by default.
         size: side of the input images in pixels, so that the backbone can be listed without importing timm. Must be
             equal to `preprocessing.size`.
+
+    Raises:
+        AutotlError: an option in `name`, or a field of `preprocessing`, is invalid.
     """
 
     folder_prefix = "local-dir:"
@@ -44,6 +57,8 @@ class TimmBackbone(Backbone):
         model: str | None = None,
         file: Path | None = None,
         *,
+        model_args: Mapping[str, Any] | None = None,
+        preprocessing: Preprocessing | Mapping[str, Any] | None = None,
         pretrained_on: str = "unknown",
         license: str = "unknown",
         num_params: int | None = None,
@@ -54,13 +69,20 @@ class TimmBackbone(Backbone):
         self.name, self.pretrained_on, self.license, self.num_params = name, pretrained_on, license, num_params
         self.model = model or name
         self.file = file
+        self._model_args: dict[str, Any] = {}
+        self._fields: dict[str, Any] = {}
         if model is None and name.startswith("local-dir:"):
             self.folder = Path(name.removeprefix("local-dir:")).expanduser().absolute()
             self.model = f"local-dir:{self.folder}"
-        elif model is None and "@" in name:
-            self.model, _, path = name.partition("@")
-            self.file = Path(path).expanduser().absolute()
-        self._hub, self._megabytes, self.size = hub, megabytes, size
+        elif model is None:
+            parts = parse_name(name)
+            self.model, self._model_args, self._fields = parts.model, {**parts.model_args}, {**parts.preprocessing}
+            if parts.file is not None:
+                self.file = Path(parts.file).expanduser().absolute()
+        fields = asdict(preprocessing) if isinstance(preprocessing, Preprocessing) else preprocessing or {}
+        self._fields |= checked_preprocessing(fields, f"Backbone {name!r}")
+        self._model_args |= checked_model_args(model_args or {}, f"Backbone {name!r}")
+        self._hub, self._megabytes, self.size = hub, megabytes, size if size is not None else self._fields.get("size")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -77,6 +99,25 @@ class TimmBackbone(Backbone):
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
+        fields = {**self.stated.preprocessing, **self._fields}
+        if "size" not in self._fields and isinstance(size := self._arguments.get("img_size"), int):
+            fields["size"] = size
+        try:
+            preprocessing = replace(self.timm_preprocessing, **fields)
+            preprocessing.check()
+        except (TypeError, ValueError) as error:
+            place = "its config.json" if self.folder else "the options in its name"
+            raise AutotlError(f"The preprocessing of {self.name} is invalid: {error}. Mend {place}.") from error
+        return preprocessing
+
+    @cached_property
+    def stated(self) -> Stated:
+        """What the weights file states about itself; nothing where the weights are timm's own, or in a folder."""
+        return read_stated(self.file, self._architecture[0]) if self.file else Stated()
+
+    @cached_property
+    def timm_preprocessing(self) -> Preprocessing:
+        """timm's own preprocessing of the model's default weights, or what a folder's config.json states, unchecked."""
         from timm.data import resolve_data_config
 
         config = resolve_data_config(pretrained_cfg=self._config)
@@ -91,26 +132,19 @@ class TimmBackbone(Backbone):
                 f"{self.name} was trained on images with a border around them, which autotl doesn't draw. "
                 "Choose another backbone: autotl backbones"
             )
-        try:
-            preprocessing = Preprocessing(
-                height,
-                float(config["crop_pct"]),
-                config["interpolation"],
-                tuple(map(float, config["mean"])),  # type: ignore[arg-type]  # three floats each
-                tuple(map(float, config["std"])),  # type: ignore[arg-type]
-                squash=config["crop_mode"] == "squash",
-            )
-            preprocessing.check()
-        except (TypeError, ValueError) as error:
-            raise AutotlError(f"The preprocessing of {self.name} is invalid: {error}. Mend its config.json.") from error
-        return preprocessing
+        mean, std = (tuple(map(float, config[key])) for key in ("mean", "std"))
+        crop, squash = float(config["crop_pct"]), config["crop_mode"] == "squash"
+        return Preprocessing(height, crop, config["interpolation"], mean, std, squash)  # type: ignore[arg-type]  # checked
 
     @cached_property
     def digest(self) -> str:
-        """Over the architecture and the bytes of the weights file, which is downloaded if necessary."""
+        """Over the architecture and its arguments, the bytes of the weights file, which is downloaded if necessary, and
+        the preprocessing where it isn't timm's."""
         architecture, arguments = self._architecture
-        content = json.dumps(["timm", architecture, arguments, file_digest(self.weights_file())], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:32]
+        content: list[Any] = ["timm", architecture, arguments | self._arguments, file_digest(self.weights_file())]
+        if self.preprocessing != self.timm_preprocessing:  # engines cache converted networks with their normalisation
+            content.append(asdict(self.preprocessing))
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
     def build(self, *, pretrained: bool = True) -> "nn.Module":
         import timm
@@ -118,9 +152,11 @@ class TimmBackbone(Backbone):
 
         with torch.random.fork_rng(devices=[]):  # random initialisation must not advance the caller's generator
             whole = self._build_whole().state_dict() if pretrained else None
-            module = timm.create_model(self.model, num_classes=0)
+            module = timm.create_model(self.model, num_classes=0, **self._arguments)
             if getattr(module, "dynamic_img_size", False):  # code that branches on the input's size can't be traced
-                module = timm.create_model(self.model, num_classes=0, dynamic_img_size=False)
+                module = timm.create_model(
+                    self.model, **{**self._arguments, "num_classes": 0, "dynamic_img_size": False}
+                )
             if whole:
                 module.load_state_dict({name: whole[name] for name in module.state_dict()}, assign=True)
         return module.eval()
@@ -186,7 +222,7 @@ class TimmBackbone(Backbone):
             overlay |= {"num_classes": num_classes, "label_offset": None}
         try:
             module = timm.create_model(
-                self.model, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes
+                self.model, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes, **self._arguments
             )
         except (RuntimeError, KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
             raise AutotlError(
@@ -219,7 +255,7 @@ class TimmBackbone(Backbone):
     def _config(self) -> dict[str, Any]:
         """timm's `pretrained_cfg`: preprocessing, classifier, and location of the weights."""
         if self.folder:
-            return _read_folder_config(self.folder)[0]
+            return read_folder_config(self.folder)[0]
         from timm.models import PretrainedCfg, get_pretrained_cfg
 
         return (get_pretrained_cfg(self.model) or PretrainedCfg()).to_dict()
@@ -228,8 +264,53 @@ class TimmBackbone(Backbone):
     def _architecture(self) -> tuple[str, dict[str, Any]]:
         """timm's name without the tag, and the model arguments that a folder's config adds."""
         if self.folder:
-            return _read_folder_config(self.folder)[1:]
+            return read_folder_config(self.folder)[1:]
         return self.model.partition(".")[0], {}
+
+    @cached_property
+    def _arguments(self) -> dict[str, Any]:
+        """The arguments of timm's model: those that were given, those that the weights file states, and the size of the
+        images for a network that is built for one size."""
+        arguments = {**self.stated.model_args, **self._model_args}
+        size = self._fields.get("size", self.stated.preprocessing.get("size"))
+        if size not in (None, self.timm_preprocessing.size) and self._config.get("fixed_input_size"):
+            arguments.setdefault("img_size", size)
+        return arguments
+
+    def check_model_args(self) -> None:
+        """Build the network without storage, which takes milliseconds.
+
+        Raises:
+            AutotlError: timm can't build it with these arguments.
+        """
+        if not self._arguments:
+            return
+        try:
+            self._build_on_meta(num_classes=0)
+        except Exception as error:  # each architecture raises its own types for an argument that it doesn't take
+            given = ", ".join(f"{key}={value}" for key, value in self._arguments.items())
+            reason = " ".join(str(error).split())[:300]
+            raise AutotlError(
+                f"timm can't build {self._architecture[0]} with {given}: {type(error).__name__}: {reason} "
+                "Correct the option, or leave it out."
+            ) from error
+
+    @property
+    def note(self) -> str | None:
+        if self.file is None or "@" not in self.name or self._fields or self.stated.preprocessing:
+            return None
+        return (
+            f"nothing states how the images of {self.file.name} were prepared, so timm's preprocessing is used: "
+            f"{list_options(asdict(self.preprocessing))}. If the weights were trained otherwise, add it to the name: "
+            f"{self.model},mean=0.5,std=0.5@{parse_name(self.name).file}"
+        )
+
+    def full_name(self) -> str:
+        """The name with all that the weights file states and timm does otherwise, so that it says everything."""
+        timm_fields = asdict(self.timm_preprocessing)
+        fields = {k: v for k, v in asdict(self.preprocessing).items() if v != timm_fields[k]}
+        parts = parse_name(self.name)
+        return str(TimmName(parts.model, {**parts.preprocessing, **fields}, self._arguments, parts.file))
 
     def _describe_download(self) -> str:
         """`timm/resnet34.tv_in1k on the Hugging Face hub, about 87 MB`."""
@@ -246,26 +327,7 @@ class TimmBackbone(Backbone):
         import torch
 
         with torch.device("meta"):
-            return timm.create_model(self.model, **arguments)
-
-
-def _read_folder_config(folder: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    """A folder's config.json, read as timm reads it: (pretrained_cfg, architecture, model arguments)."""
-    from timm.models import is_model
-    from timm.models._hub import load_model_config_from_path  # noqa: PLC2701  # timm exports no public name
-
-    try:
-        check_config(read_json(folder / "config.json"))
-        config, architecture, arguments = load_model_config_from_path(folder)
-        check_config(arguments or {}, arguments=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AutotlError(
-            f"{str(folder)!r} is not a timm model folder: {type(error).__name__}: {error}. It needs a config.json with "
-            "the architecture and a model.safetensors, as timm.models.save_for_hf writes them."
-        ) from error
-    if not is_model(architecture):
-        raise AutotlError(f"timm has no architecture {architecture!r}, which {str(folder / 'config.json')!r} names.")
-    return config, architecture, arguments or {}
+            return timm.create_model(self.model, **arguments, **self._arguments)
 
 
 def autotl_register_backbones(register: "Register[Backbone]") -> None:
@@ -291,17 +353,19 @@ def autotl_list_backbones() -> list[str]:
 
 
 def autotl_find_backbone(name: str) -> Backbone | None:
-    """Any timm name, `NAME@FILE` with weights of the user's own, or `local-dir:FOLDER`; None for any other name.
+    """Any timm name, perhaps with options, `NAME@FILE` with weights of the user's own, or `local-dir:FOLDER`; None for
+    any other name.
 
     Raises:
-        AutotlError: timm can't read the folder, the model has no weights with that tag, or no file follows the '@'.
+        AutotlError: timm can't read the folder, the model has no weights with that tag, no file follows the '@', or an
+            option is invalid.
     """
     if name.startswith("local-dir:"):
         backbone = TimmBackbone(name)
         assert backbone.folder is not None
-        _read_folder_config(backbone.folder)  # a wrong folder is reported now rather than in the first trial
+        read_folder_config(backbone.folder)  # a wrong folder is reported now rather than in the first trial
         return backbone
-    model, at, path = name.partition("@")
+    model = name.partition("@")[0].partition(",")[0]
     from timm.models import get_arch_pretrained_cfgs, is_model
 
     if not is_model(model):
@@ -310,14 +374,26 @@ def autotl_find_backbone(name: str) -> Backbone | None:
     if "." in model and model not in configs:
         tags = ", ".join(sorted(known.partition(".")[2] for known in configs)) or "none"
         raise AutotlError(f"timm's {model.partition('.')[0]} has no weights with that tag: {name!r}. Its tags: {tags}.")
-    if at and not path:
+    if parse_name(name).file == "":
         raise AutotlError(f"{name!r} names no file. Type {model}@path/to/weights.safetensors")
-    if at:
-        return TimmBackbone(name)
+    if parse_name(name).file:
+        return _with_own_weights(TimmBackbone(name))
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(model)
     tag = (config.tag if config else None) or ""
-    return TimmBackbone(
+    backbone = TimmBackbone(
         name, pretrained_on=datasets_in_tag(tag), license=(config.license if config else None) or "unknown"
     )
+    backbone.check_model_args()
+    return backbone
+
+
+def _with_own_weights(backbone: TimmBackbone) -> TimmBackbone:
+    """The backbone under its full name; warns where the file's own statistics aren't those that are used, or timm's."""
+    backbone.check_model_args()
+    typed = parse_name(backbone.name).preprocessing
+    for line in disagreements(backbone.stated, typed, asdict(backbone.timm_preprocessing)):
+        warnings.warn(f"{backbone.name}: {line}", stacklevel=2)
+    backbone.name = backbone.full_name()
+    return backbone

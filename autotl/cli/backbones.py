@@ -205,7 +205,7 @@ def show_backbone(name: Annotated[str, typer.Argument(help="A registered backbon
         "preprocessing": f"{preprocessing.size} px, crop {preprocessing.crop:.4g}"
         f"{', squashed' if preprocessing.squash else ''}, {preprocessing.interpolation}, "
         f"mean {_join(preprocessing.mean)}, std {_join(preprocessing.std)}",
-        "levels": _describe_levels(module, blocks, preprocessing.size),
+        "levels": _describe_levels(registry, module, blocks, preprocessing.size),
         "weights": _describe_weights(backbone),
         "digest": backbone.digest if backbone.is_cached else "computed from the weights once they are downloaded",
     }
@@ -227,6 +227,8 @@ def show_backbone(name: Annotated[str, typer.Argument(help="A registered backbon
         contents = ", ".join([*block.modules, *block.parameters])
         table.add_row(str(len(blocks) - index), Text(escape(block.name)), count, Text(escape(contents)))
     console.print(table)
+    if backbone.note:
+        console.print(Text(f"note: {backbone.note}", "yellow"))
     console.print('[dim]"from last" is how unfrozen blocks are counted: block 1 is next to the head.[/]')
 
 
@@ -237,13 +239,12 @@ def _describe_weights(backbone: "Backbone") -> str:
     return f"to download: {backbone.download}" if backbone.download else "missing, and there is no known download"
 
 
-def _describe_levels(module: Any, blocks: list[Any], size: int) -> str:
+def _describe_levels(registry: "Registry", module: Any, blocks: list[Any], size: int) -> str:
     """The number of features for each choice of levels."""
-    from autotl.backbones.base import LEVELS
     from autotl.backbones.graph_split import FeatureLevels, GraphSplit
 
     layout = FeatureLevels(GraphSplit(module, blocks)).layout(size)
-    return ", ".join(f"{levels} {layout.num_features(levels):,} features" for levels in LEVELS)
+    return ", ".join(f"{levels.name} {layout.num_features(levels):,} features" for levels in registry.levels.values())
 
 
 def _join(values: Iterable[float]) -> str:

@@ -40,6 +40,24 @@ COMPONENTS = {
         "autotl/heads/base.py", "Replace the classifier in `build` by yours. From then on every search tries it."
     ),
     "strategy": Component("autotl/strategies/base.py", "Replace `fit` by your way to reuse a backbone."),
+    "augmentation": Component(
+        "autotl/data/augmentation.py",
+        "Replace `draw` by yours. Then: `autotl search photos/ --augmentation $name`.",
+        article="an",
+    ),
+    "loss": Component(
+        "autotl/strategies/losses.py",
+        "Replace the loss by yours. Then: `autotl search photos/ --loss $name`.",
+        instance='autotl.Loss("$name", $name)',
+        imports="import autotl\nfrom autotl import testing\nfrom $package import $name",
+    ),
+    "levels": Component(
+        "autotl/backbones/levels.py",
+        "Choose the parts of a recorded vector. Then: `autotl search photos/ --levels $name`.",
+        article="the",
+        instance="LEVELS",
+        imports="from autotl import testing\nfrom $package import LEVELS",
+    ),
     "dataset": Component(
         "autotl/data/dataset.py",
         "Put the images into `~/data/$name`, with a `labels.csv` of `file,label`; or list your images in `images`. "

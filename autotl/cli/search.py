@@ -61,6 +61,13 @@ def search(
         list[str] | None, _option(COMPONENTS, "NAME", "A way to reuse it; repeat the flag for more.")
     ] = None,
     head: Annotated[list[str] | None, _option(COMPONENTS, "NAME", "A classifier; repeat the flag for more.")] = None,
+    augmentation: Annotated[
+        list[str] | None, _option(COMPONENTS, "NAME", "A policy of augmentation; repeat the flag for more.")
+    ] = None,
+    loss: Annotated[list[str] | None, _option(COMPONENTS, "NAME", "A loss; repeat the flag for more.")] = None,
+    levels: Annotated[
+        list[str] | None, _option(COMPONENTS, "NAME", "Feature levels; repeat the flag for more.")
+    ] = None,
     engine: Annotated[str | None, _option(COMPONENTS, "NAME", "Engine for frozen backbones.")] = None,
     offline: Annotated[bool, _option(COMPONENTS, "", "Download no weights.", "--offline")] = False,
     time: Annotated[
@@ -108,6 +115,9 @@ def search(
         backbones=backbone,
         strategies=strategy,
         heads=head,
+        augmentations=augmentation,
+        losses=loss,
+        levels=levels,
         engine=engine,
         offline=offline or None,
         time=time,

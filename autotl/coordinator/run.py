@@ -27,6 +27,7 @@ from autotl.folders import claim_cache, claim_study
 from autotl.registry import Registry, load_registry
 from autotl.study.scheduler import Scheduler
 from autotl.study.trials import StudyTrials
+from autotl.trial.events import notify_ended
 from autotl.ui.progress import Progress
 from autotl.workers.local import LocalLauncher
 from autotl.workers.messages import Context
@@ -111,7 +112,7 @@ def _run(
         try:
             context = prepare(config, registry, slots, progress.log, images)
             study = begin_study(config, context, registry, extends, progress.log)
-            trials = StudyTrials(study, config.folder)
+            trials = StudyTrials(study, config.folder, lambda trial: notify_ended(registry, study, trial))
             search = Coordinator(
                 config=config,
                 trials=trials,

@@ -78,6 +78,9 @@ def prepare(
         len(split.train),
         len(dataset.classes),
         any(slot.device_type != "cpu" for slot in slots),
+        tuple(config.augmentations or registry.augmentations),
+        tuple(config.losses or registry.losses),
+        tuple(config.levels or registry.levels),
     )
     trainable = tuple(name for name in choices.strategies if choices.heads_for(name, registry))
     if not trainable:

@@ -1,19 +1,25 @@
 """Views: augmentations drawn from a seed of (image digest, policy, view number), so that their features can be cached.
 
-A view of an image is the same in every process and thread. The policies are torchvision's v2 transforms, or the
-symmetries of a rectangle or a square. These are so few that the views of an image enumerate them without repetition.
+A view of an image is the same in every process and thread. The built-in policies are torchvision's v2 transforms, or
+the symmetries of a rectangle or a square, which are so few that the views of an image enumerate them.
 """
 
 import hashlib
 import threading
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-__all__ = ["ORIGINAL", "POLICIES", "View", "draw", "views_of"]
+from autotl.errors import AutotlError, UnknownName
+
+if TYPE_CHECKING:
+    from autotl.registration import Register
+
+__all__ = ["BUILT_IN", "ORIGINAL", "Augmentation", "View", "draw", "find_augmentation", "view_key", "views_of"]
 
 
 @dataclass(frozen=True)
@@ -30,16 +36,79 @@ class View:
 ORIGINAL = View()
 """The image without augmentation."""
 
+
+class Augmentation(ABC):
+    """An augmentation policy. Creating the object must be cheap: import no torch.
+
+    Features of views are recorded, so a view must be the same in every process and thread: all that is random in it
+    comes from `seed`.
+    """
+
+    name: str
+    """Letters, digits and _; "none" is the image without augmentation."""
+    version: str = ""
+    """Change it when the draws change. Part of the key of recorded features."""
+    max_views: int | None = None
+    """How many different views an image has; None where there is no end of them."""
+
+    @abstractmethod
+    def draw(self, image: Image.Image, digest: str, number: int) -> Image.Image:
+        """View number `number` of an image, as a new image of the same mode and of any size. Called by several threads.
+
+        Args:
+            image: mode RGB or L, of any size; it is resized to the backbone's input afterwards.
+            digest: hex digits that differ for different images.
+            number: of the view, from 0; below `max_views`.
+        """
+
+    def seed(self, digest: str, number: int | None = None) -> int:
+        """A seed of the image, the policy and the view, in [0, 2**56); without `number` of the image and the policy."""
+        return _seed(f"{digest}/{self.name}" if number is None else f"{digest}/{self.name}/{number}")
+
+
 T = Image.Transpose
-SYMMETRIES = {
-    # for most photographs: mirrored ones show the same class
-    "flip": (T.FLIP_LEFT_RIGHT,),
-    # for images without a top, such as solar cells and tiles
-    "dihedral": (
-        T.ROTATE_180, T.FLIP_LEFT_RIGHT, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_90, T.TRANSVERSE, T.ROTATE_270,
-    ),
-}  # fmt: skip
-"""By policy: the transposes that make the views of an image, one each. The identity is left out: it is ORIGINAL."""
+
+
+class Symmetries(Augmentation):
+    """Transposes of the image, one for each view. The identity is left out: it is ORIGINAL."""
+
+    def __init__(self, name: str, *transposes: Image.Transpose):
+        self.name, self.transposes, self.max_views = name, transposes, len(transposes)
+
+    def draw(self, image: Image.Image, digest: str, number: int) -> Image.Image:
+        """Starts at a different transpose for each image, so that each view has all of them."""
+        return image.transpose(self.transposes[(self.seed(digest) + number) % len(self.transposes)])
+
+
+class RandomTransforms(Augmentation):
+    """torchvision's transforms.
+
+    Args:
+        transforms: a function from torchvision's `transforms.v2` to a list of transforms.
+    """
+
+    def __init__(self, name: str, transforms: Callable[[Any], list[Any]]):
+        self.name, self._make = name, transforms
+
+    @cached_property
+    def transforms(self) -> tuple[Any, ...]:
+        from torchvision.transforms import v2
+
+        return tuple(self._make(v2))
+
+    def draw(self, image: Image.Image, digest: str, number: int) -> Image.Image:
+        import torch
+
+        transforms = self.transforms
+        with _generator_lock, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed(digest, number))
+            for transform in transforms:
+                image = transform(image)
+        return image
+
+
+_generator_lock = threading.Lock()
+"""For PyTorch's global generator, which torchvision's transforms draw from."""
 
 
 def _crop(v2: Any) -> list[Any]:
@@ -56,24 +125,6 @@ def _trivial(v2: Any) -> list[Any]:
     return [v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()]
 
 
-RANDOM_TRANSFORMS: dict[str, Callable[[Any], list[Any]]] = {
-    "crop": _crop,
-    "crop_colour": _crop_colour,
-    "trivial": _trivial,
-}
-"""By policy: a function from torchvision's `transforms.v2` to a list of transforms."""
-
-POLICIES = (*SYMMETRIES, *RANDOM_TRANSFORMS)
-
-
-def views_of(policy: str, n: int) -> list[View]:
-    """ORIGINAL and `n` views of a policy, fewer if the policy has fewer. Only ORIGINAL for the policy "none"."""
-    if policy == "none":
-        return [ORIGINAL]
-    num_views = min(n, len(SYMMETRIES[policy])) if policy in SYMMETRIES else n
-    return [ORIGINAL, *(View(policy, number) for number in range(num_views))]
-
-
 class _RandomCrop:
     """RandomResizedCrop without the resize, which is left to the backbone's preprocessing."""
 
@@ -86,42 +137,78 @@ class _RandomCrop:
         return self.crop(image, box["top"], box["left"], box["height"], box["width"])
 
 
-@cache
-def _transforms(policy: str) -> tuple[Any, ...]:
-    from torchvision.transforms import v2
+BUILT_IN: Mapping[str, Augmentation] = {
+    augmentation.name: augmentation
+    for augmentation in (
+        # for most photographs: mirrored ones show the same class
+        Symmetries("flip", T.FLIP_LEFT_RIGHT),
+        # for images without a top, such as solar cells and tiles
+        Symmetries(
+            "dihedral",
+            *(T.ROTATE_180, T.FLIP_LEFT_RIGHT, T.FLIP_TOP_BOTTOM, T.TRANSPOSE),
+            *(T.ROTATE_90, T.TRANSVERSE, T.ROTATE_270),
+        ),
+        RandomTransforms("crop", _crop),
+        RandomTransforms("crop_colour", _crop_colour),
+        RandomTransforms("trivial", _trivial),
+    )
+}
+"""The policies that are registered, by name."""
 
-    return tuple(RANDOM_TRANSFORMS[policy](v2))
+
+def find_augmentation(policy: str, augmentations: Mapping[str, Augmentation]) -> Augmentation:
+    """The augmentation of that name. Raises UnknownName."""
+    if policy not in augmentations:
+        raise UnknownName("augmentation", policy, augmentations)
+    return augmentations[policy]
 
 
-_generator_lock = threading.Lock()
-"""For PyTorch's global generator, which torchvision's transforms draw from."""
+def views_of(policy: str, n: int, augmentations: Mapping[str, Augmentation] = BUILT_IN) -> list[View]:
+    """ORIGINAL and `n` views of a policy, fewer if the policy has fewer. Only ORIGINAL for the policy "none".
+
+    Raises:
+        UnknownName: no such policy.
+    """
+    if policy == "none":
+        return [ORIGINAL]
+    most = find_augmentation(policy, augmentations).max_views
+    return [ORIGINAL, *(View(policy, number) for number in range(n if most is None else min(n, most)))]
 
 
-def draw(image: Image.Image, digest: str, view: View) -> Image.Image:
+def view_key(view: View, augmentations: Mapping[str, Augmentation] = BUILT_IN) -> str:
+    """The part of the key of recorded features that stands for a view. Raises UnknownName."""
+    version = "" if view.policy == "none" else find_augmentation(view.policy, augmentations).version
+    return f"{view}, version {version}" if version else str(view)
+
+
+def draw(
+    image: Image.Image, digest: str, view: View, augmentations: Mapping[str, Augmentation] = BUILT_IN
+) -> Image.Image:
     """One view of an image.
 
     Args:
         image: mode RGB or L.
         digest: of the image file's bytes; seeds the draw.
         view: which view.
+        augmentations: the policies, by name.
 
     Raises:
-        KeyError: unknown policy.
+        UnknownName: no such policy.
+        AutotlError: a plugin's policy drew something else than an image of mode RGB or L.
     """
     if view.policy == "none":
         return image
-    if view.policy in SYMMETRIES:  # starts at a different transpose for each image, so that each view has all of them
-        transposes = SYMMETRIES[view.policy]
-        return image.transpose(transposes[(_seed(f"{digest}/{view.policy}") + view.number) % len(transposes)])
-    import torch
-
-    transforms = _transforms(view.policy)
-    with _generator_lock, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_seed(f"{digest}/{view.policy}/{view.number}"))
-        for transform in transforms:
-            image = transform(image)
-    return image
+    drawn = find_augmentation(view.policy, augmentations).draw(image, digest, view.number)
+    if not isinstance(drawn, Image.Image) or drawn.mode not in ("RGB", "L") or not min(drawn.size):
+        described = f"mode {drawn.mode}, {drawn.size}" if isinstance(drawn, Image.Image) else type(drawn).__name__
+        raise AutotlError(f"Augmentation {view.policy!r} drew {described}, not an image of mode RGB or L.")
+    return drawn
 
 
 def _seed(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def autotl_register_augmentations(register: "Register[Augmentation]") -> None:
+    for augmentation in BUILT_IN.values():
+        register(augmentation)

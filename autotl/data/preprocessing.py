@@ -6,13 +6,13 @@ decode, 3.0 ms to resize in Pillow and 0.4 ms to resize in PyTorch.
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from autotl.data.augmentation import ORIGINAL, View, draw
+from autotl.data.augmentation import BUILT_IN, ORIGINAL, Augmentation, View, draw
 from autotl.data.decoding import decode
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def load_view(
     view: View = ORIGINAL,
     *,
     trusted_only: bool = False,
+    augmentations: Mapping[str, Augmentation] = BUILT_IN,
 ) -> np.ndarray:
     """Decode an image file and return one preprocessed view of it.
 
@@ -99,15 +100,17 @@ def load_view(
         preprocessing: the backbone's.
         view: which view.
         trusted_only: see `decode`.
+        augmentations: the policies of views, by name.
 
     Returns:
         uint8 [size, size, 3].
 
     Raises:
         UndecodableImage, UntrustedFormat: as `decode`.
-        KeyError: unknown policy.
+        UnknownName: unknown policy.
     """
-    return load_views(path, digest, preprocessing, (view,), trusted_only=trusted_only)[view]
+    loaded = load_views(path, digest, preprocessing, (view,), trusted_only=trusted_only, augmentations=augmentations)
+    return loaded[view]
 
 
 def load_views(
@@ -117,10 +120,11 @@ def load_views(
     views: Iterable[View],
     *,
     trusted_only: bool = False,
+    augmentations: Mapping[str, Augmentation] = BUILT_IN,
 ) -> dict[View, np.ndarray]:
     """Like `load_view`, for several views of one image that is decoded once."""
     # Twice the needed size: a JPEG decoded at reduced size then resizes to nearly the same pixels as at full size (as
     # does Pillow's `reducing_gap=2`), and a view that crops half of the image still has enough pixels.
     size_hint = 2 * math.floor(preprocessing.size / preprocessing.crop)
     image = decode(path, size_hint, trusted_only=trusted_only, keep_grey=True)
-    return {view: preprocess(draw(image, digest, view), preprocessing) for view in views}
+    return {view: preprocess(draw(image, digest, view, augmentations), preprocessing) for view in views}

@@ -5,7 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from autotl.atomic_io import read_sealed, write_sealed
-from autotl.backbones.base import Backbone, Layout
+from autotl.backbones.base import Backbone
+from autotl.backbones.levels import BUILT_IN as BUILT_IN_LEVELS
+from autotl.backbones.levels import Layout, Levels, find_levels
 from autotl.clock import Deadline
-from autotl.data.augmentation import ORIGINAL, View
+from autotl.data.augmentation import BUILT_IN as BUILT_IN_AUGMENTATIONS
+from autotl.data.augmentation import ORIGINAL, Augmentation, View, view_key
 from autotl.data.dataset import ImageDataset
 from autotl.data.decoding import UndecodableImage
 from autotl.data.preprocessing import load_view
@@ -105,6 +108,10 @@ class FeatureExtractor:
     on_progress: Callable[[ExtractionProgress], None] = field(default=lambda progress: None)
     """Called after each batch."""
     log: Callable[[str], None] = field(default=lambda line: None)
+    augmentations: Mapping[str, Augmentation] = field(default_factory=lambda: BUILT_IN_AUGMENTATIONS)
+    """The policies of views, by name."""
+    feature_levels: Mapping[str, Levels] = field(default_factory=lambda: BUILT_IN_LEVELS)
+    """By name."""
     extraction_seconds: float = 0.0
     """Seconds spent in extraction so far, including the time waiting for other processes."""
     _features: dict[str, "BackboneFeatures"] = field(default_factory=dict, init=False)
@@ -161,8 +168,15 @@ class BackboneFeatures:
 
     def levels(self, subset: Literal["train", "validation", "test"], levels: str, view: View = ORIGINAL) -> np.ndarray:
         """The features of `levels` [n, num_features], float32, in the order of the subset's images."""
+        slices = self.layout.slices(find_levels(levels, self.extractor.feature_levels))
         samples = self._samples(subset, view, None, (self.layout.width,), self.extractor.store)
-        return samples.table.read(samples.digests.tolist(), "float32", self.layout.features(levels))
+        digests = samples.digests.tolist()
+        parts = [samples.table.read(digests, "float32", part) for part in slices]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def num_features(self, levels: str) -> int:
+        """The number of features of `levels`."""
+        return self.layout.num_features(find_levels(levels, self.extractor.feature_levels))
 
     def boundary(
         self, subset: Literal["train", "validation", "test"], block: int, view: View = ORIGINAL
@@ -215,7 +229,8 @@ class BackboneFeatures:
 
     def _spec(self, view: View, block: int | None) -> dict[str, Any]:
         """Everything that determines a row except the image. Decoded images don't depend on engine and device."""
-        spec = {"preprocessing": asdict(self.backbone.preprocessing), "view": str(view), "block": block}
+        key = view_key(view, self.extractor.augmentations)
+        spec = {"preprocessing": asdict(self.backbone.preprocessing), "view": key, "block": block}
         return spec if block == 0 else spec | {"backbone": self.backbone.digest} | self._engine_key()
 
     def _engine_key(self) -> dict[str, Any]:
@@ -257,8 +272,9 @@ class BackboneFeatures:
             ) from error
         if digest_bytes(content) != digest:
             raise DataError(f"{path} has changed since the search began. Start the search again with another --name.")
+        augmentations = self.extractor.augmentations
         try:
-            return load_view(content, digest, self.backbone.preprocessing, view)
+            return load_view(content, digest, self.backbone.preprocessing, view, augmentations=augmentations)
         except UndecodableImage as error:
             raise DataError(f"{path} was readable when the search began and isn't any more: {error}") from error
 

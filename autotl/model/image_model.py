@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from autotl.atomic_io import refuse_links_out, replaced_folder, write_atomically
-from autotl.backbones.base import Backbone, Layout
+from autotl.backbones.base import Backbone
+from autotl.backbones.levels import Layout, find_levels
 from autotl.data.augmentation import ORIGINAL, View, draw
 from autotl.data.decoding import UndecodableImage, UntrustedFormat, to_rgb
 from autotl.data.inputs import as_images
@@ -78,6 +79,12 @@ class ImageModel:
     _saved: SavedFeatures | None = field(default=None, init=False, repr=False)
     """Of a loaded model: what its networks answered when it was saved."""
     _decoder: SandboxedDecoder = field(default_factory=SandboxedDecoder, repr=False)
+
+    @property
+    def _plugins(self) -> Registry:
+        """The model's registry, loaded on first use."""
+        self.registry = self.registry or load_registry()
+        return self.registry
 
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
         """The name of the most probable class of each image, [n]. Takes what `predict_proba` takes."""
@@ -152,8 +159,9 @@ class ImageModel:
             raise UndecodableImage(f"images[{number}]: {error}") from error
         except DataError as error:
             raise InputError(f"images[{number}]: {error}") from error
+        augmentations = self._plugins.augmentations
         digest = hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest() if views != {ORIGINAL} else ""
-        return {view: preprocess(draw(picture, digest, view), backbone.preprocessing) for view in views}
+        return {view: preprocess(draw(picture, digest, view, augmentations), backbone.preprocessing) for view in views}
 
     def _load(
         self, path: Path, backbone: Backbone, views: set[View], *, checked: bool = False
@@ -163,12 +171,15 @@ class ImageModel:
             digest = digest_file(path) if views != {ORIGINAL} else ""
         except (OSError, ValueError):  # load_views raises UndecodableImage with the reason
             digest = ""
+        augmentations = self._plugins.augmentations
         if not checked:
             try:
-                return load_views(path, digest, backbone.preprocessing, views, trusted_only=True)
+                return load_views(
+                    path, digest, backbone.preprocessing, views, trusted_only=True, augmentations=augmentations
+                )
             except UntrustedFormat:
                 self._decoder.verify(path)
-        return load_views(path, digest, backbone.preprocessing, views)
+        return load_views(path, digest, backbone.preprocessing, views, augmentations=augmentations)
 
     def _predicted(
         self, items: Iterable[T], load: Callable[[T, Backbone, set[View]], dict[View, np.ndarray]], *, many: bool
@@ -210,7 +221,7 @@ class ImageModel:
         first = members[0]
         backbone = self.backbones[first.backbone_digest]
         feature_levels, layout = feature_network(self._module(first), backbone)
-        registry = self.registry or load_registry()
+        registry = self._plugins
         if self._saved:
             check_features(self._saved, self.members.index(first), feature_levels, backbone, registry)
         is_frozen = first.fitted.backbone_state is None
@@ -225,7 +236,7 @@ class ImageModel:
                 return TorchEngine(bf16=False).compile(network, size, self.device, self.threads, "fp32")
 
             compiled = checked_engine(compiled, network, exact, backbone.name)
-        return SharedNetwork(backbone, compiled, layout, members)
+        return SharedNetwork(backbone, compiled, layout, members, registry.levels)
 
     def _module(self, member: Member) -> "nn.Module":
         """The member's network in eval mode, with the weights that it was fitted with. The caller may change it."""
@@ -262,7 +273,7 @@ class ImageModel:
         return folder
 
     def _write(self, draft: Path) -> None:
-        registry = self.registry or load_registry()
+        registry = self._plugins
         for digest in self.backbones:
             self._save_backbone(digest, draft)
         features: dict[str, list[float]] = {}
@@ -272,7 +283,8 @@ class ImageModel:
             if key not in features:
                 network, layouts[key] = feature_network(self._module(member), backbone)
                 features[key] = reference_features(network, backbone.preprocessing)
-            save_member(member, layouts[key].num_features(member.fitted.levels), draft / "members" / str(i))
+            levels = find_levels(member.fitted.levels, registry.levels)
+            save_member(member, layouts[key].num_features(levels), draft / "members" / str(i))
         files = {str(path.relative_to(draft)): sha256_of(path) for path in sorted(draft.rglob("*")) if path.is_file()}
         write_manifest(
             draft / "model.json",

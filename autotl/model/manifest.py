@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from autotl.atomic_io import escape, read_json, write_json
 from autotl.backbones.base import Preprocessing
-from autotl.data.augmentation import POLICIES
 from autotl.errors import AutotlError
 
 __all__ = [
@@ -29,6 +28,8 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,128}$")]
 """Part of a file's name, so it holds hex digits alone."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
+ComponentName = Annotated[str, Field(pattern=r"^[\w+-]{1,100}$")]
+"""Of levels and augmentations; whether a plugin has it is looked up when the model is loaded."""
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,100}$")]
 Distribution = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+!_-]{1,50}$")]
@@ -74,7 +75,7 @@ class BackboneEntry(_Strict):
 class RequiredPlugin(_Strict):
     """A plugin that the model needs (see `autotl.model.requirements`)."""
 
-    component: Literal["backbone", "head"]
+    component: Literal["backbone", "head", "augmentation", "levels"]
     name: Annotated[str, Field(pattern=r"^[^/\\~][^\\]*$", max_length=1000)]
     plugin: Name
     distribution: Distribution
@@ -113,22 +114,15 @@ class RecipeEntry(_Strict):
 class ViewEntry(_Strict):
     """An augmented view of each image, with the fields of `autotl.data.augmentation.View`."""
 
-    policy: str
+    policy: ComponentName
     number: int = Field(ge=0)
-
-    @field_validator("policy")
-    @classmethod
-    def _known(cls, policy: str) -> str:
-        if policy not in ("none", *POLICIES):
-            raise ValueError(f"there is no augmentation policy {policy!r}")
-        return policy
 
 
 class MemberManifest(_Strict):
     """`members/N/member.json`."""
 
     recipe: RecipeEntry
-    levels: Literal["last", "stages", "inner+max", "stages+max"]
+    levels: ComponentName
     views: list[ViewEntry] = Field(min_length=1, max_length=100)
     tuned: bool
     """Whether there is a `backbone_state.safetensors` with the weights of the unfrozen blocks."""

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autotl.atomic_io import write_atomically
-from autotl.data.augmentation import View
-from autotl.errors import AutotlError
+from autotl.backbones.levels import find_levels
+from autotl.data.augmentation import View, find_augmentation
+from autotl.errors import AutotlError, UnknownName
 from autotl.heads.inference import reference_answers
 from autotl.heads.serialization import load_head, save_head
 from autotl.model.files import require_sound, sha256_of
-from autotl.model.manifest import read_member_manifest, write_manifest
+from autotl.model.manifest import MemberManifest, read_member_manifest, write_manifest
 from autotl.recipe import Recipe
 from autotl.registry import Registry
 from autotl.strategies.base import Fitted
@@ -92,10 +93,11 @@ def load_member(folder: Path, registry: Registry) -> Member:
 
     Raises:
         AutotlError: a file is missing or damaged, was changed, an estimator contains types that its head doesn't allow,
-            or the head gives other answers than when it was saved.
+            the head gives other answers than when it was saved, or no plugin has the member's levels or augmentation.
     """
     manifest = read_member_manifest(folder)
     try:
+        _check_components(manifest, registry)
         head_file = FILES[0] if registry.head(manifest.recipe.head).type == "dense" else FILES[1]
         require_sound(folder, (head_file, STATE) if manifest.tuned else (head_file,), manifest.files)
         recipe = Recipe.from_dict(manifest.recipe.model_dump())
@@ -118,8 +120,24 @@ def load_member(folder: Path, registry: Registry) -> Member:
             manifest.trial,
             manifest.validation,
         )
+    except UnknownName as error:
+        raise AutotlError(f"{folder / 'member.json'}: {error}") from error
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise AutotlError(f"{folder} is not a complete member of a model: {type(error).__name__}: {error}") from error
+
+
+def _check_components(manifest: MemberManifest, registry: Registry) -> None:
+    """Look up the levels and augmentations that a page names.
+
+    Raises:
+        UnknownName: no plugin has one.
+        ValueError: an augmentation has no view of that number.
+    """
+    find_levels(manifest.levels, registry.levels)
+    for view in manifest.views:
+        most = 1 if view.policy == "none" else find_augmentation(view.policy, registry.augmentations).max_views
+        if most is not None and view.number >= most:
+            raise ValueError(f"augmentation {view.policy!r} has {most} views, and number {view.number} is none of them")
 
 
 def _backbone_state(folder: Path) -> "dict[str, Tensor]":

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autotl.backbones.base import Backbone, Layout
+from autotl.backbones.base import Backbone
+from autotl.backbones.levels import Layout, Levels, find_levels
 from autotl.backbones.limits import limited_build, tensor_shapes
 from autotl.data.augmentation import View
 from autotl.engines.base import Compiled
@@ -32,6 +33,8 @@ class SharedNetwork:
     compiled: Compiled
     layout: Layout
     members: list[Member]
+    feature_levels: Mapping[str, Levels]
+    """By name."""
 
     @property
     def views(self) -> set[View]:
@@ -51,10 +54,11 @@ class SharedNetwork:
         }
         total = np.zeros(())
         for member in self.members:
-            levels = self.layout.features(member.fitted.levels)
-            total = total + member.weight * member.probabilities(
-                [features[view][:, levels] for view in member.fitted.views]
-            )
+            slices = self.layout.slices(find_levels(member.fitted.levels, self.feature_levels))
+            views = [
+                np.concatenate([features[view][:, part] for part in slices], axis=1) for view in member.fitted.views
+            ]
+            total = total + member.weight * member.probabilities(views)
         return total
 
 

@@ -1,6 +1,6 @@
 """The plugins that a model requires beside autotl: recorded when it is saved, checked before it is loaded."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from autotl.atomic_io import escape
@@ -16,11 +16,14 @@ __all__ = ["check_plugins", "missing_plugin", "required_plugins"]
 def required_plugins(
     members: Iterable[Member], backbones: Iterable[Backbone], registry: Registry
 ) -> list[dict[str, str]]:
-    """The `plugins` of `model.json`: one entry for each backbone and head that a plugin registered.
+    """The `plugins` of `model.json`: one entry for each backbone, head, augmentation and levels of a plugin.
 
     Components of autotl itself aren't listed.
     """
-    components = {("backbone", b.name): None for b in backbones} | {("head", m.recipe.head): None for m in members}
+    components = {("backbone", backbone.name): None for backbone in backbones}
+    for member in members:
+        components |= {("head", member.recipe.head): None, ("levels", member.fitted.levels): None}
+        components |= {("augmentation", view.policy): None for view in member.fitted.views}
     required = []
     for component, name in components:
         plugin = registry.owner(component, name)
@@ -38,7 +41,7 @@ def required_plugins(
 
 
 def check_plugins(folder: Path, manifest: ModelManifest, registry: Registry) -> None:
-    """Look up every head that the model in `folder` takes from a plugin.
+    """Look up every head, augmentation and levels that the model in `folder` takes from a plugin.
 
     Its backbones are looked up later, by `autotl.model.saved_backbone`: their names may be a stranger's.
 
@@ -46,6 +49,11 @@ def check_plugins(folder: Path, manifest: ModelManifest, registry: Registry) -> 
         AutotlError: one isn't registered here, and the message names its plugin and version; or the model lists a
             backbone that it doesn't have.
     """
+    find: dict[str, Callable[[str], object]] = {
+        "head": registry.head,
+        "augmentation": registry.augmentation,
+        "levels": registry.feature_levels,
+    }
     backbones = {entry.name for entry in manifest.backbones}
     for entry in manifest.plugins:
         if entry.component == "backbone":
@@ -56,13 +64,13 @@ def check_plugins(folder: Path, manifest: ModelManifest, registry: Registry) -> 
                 )
             continue
         try:
-            registry.head(entry.name)
+            find[entry.component](entry.name)
         except UnknownName as error:
             raise missing_plugin(folder, entry, registry) from error
 
 
 def missing_plugin(folder: Path, entry: RequiredPlugin, registry: Registry) -> AutotlError:
-    """The error of a model whose backbone or head isn't registered here: names the plugin that has it."""
+    """The error of a model with a component that isn't registered here: names the plugin that has it."""
     return AutotlError(
         f"The model in {folder} needs the {entry.component} {escape(entry.name)[:100]!r} of plugin "
         f"{escape(entry.plugin)[:100]!r} ({entry.distribution} {entry.version}), {_why_missing(entry, registry)}"

@@ -5,12 +5,13 @@ networks whose configuration lies in the folder itself.
 """
 
 import copy
+import math
 import re
 from pathlib import Path
 
 from autotl.atomic_io import escape, read_json, write_atomically
 from autotl.backbones.base import Backbone
-from autotl.backbones.limits import check_config
+from autotl.backbones.limits import check_config, limited_build
 from autotl.errors import AutotlError, UnknownName
 from autotl.model.files import require_sound
 from autotl.model.manifest import BackboneEntry, ModelManifest
@@ -23,6 +24,8 @@ SHORT = 16
 """Digits of a backbone's digest in the names of its files."""
 PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
 """A name without a prefix, a folder or an address."""
+OPTION = re.compile(r"[a-z]\w*=[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", re.ASCII)
+"""One of the options that follow a name after commas: a number, a word, or several between slashes; no path."""
 
 
 def config_contents(backbone: Backbone) -> dict[str, bytes]:
@@ -47,7 +50,10 @@ def find_backbones(folder: Path, manifest: ModelManifest, registry: Registry) ->
         own = Path("backbones") / entry.digest[:SHORT]
         require_sound(folder, [f"{own}.safetensors", *(f"{own}/{name}" for name in entry.config_files)], manifest.files)
         try:
-            found = _from_folder(folder / own, entry, registry) if entry.config_files else _by_name(entry, registry)
+            if entry.config_files:
+                found = _from_folder(folder / own, entry, registry)
+            else:
+                found = _by_name(entry, weights_file(folder, entry.digest), registry)
         except UnknownName as error:
             plugin = next((p for p in manifest.plugins if (p.component, p.name) == ("backbone", entry.name)), None)
             if plugin is None:
@@ -83,12 +89,23 @@ def _from_folder(own: Path, entry: BackboneEntry, registry: Registry) -> Backbon
     return backbone
 
 
-def _by_name(entry: BackboneEntry, registry: Registry) -> Backbone:
+def _by_name(entry: BackboneEntry, weights: Path, registry: Registry) -> Backbone:
     """The backbone that a plugin registered or lists under the entry's name. A plain word is looked up in any case: a
-    library still builds networks whose old names it no longer lists."""
-    name = entry.name.partition("@")[0]  # a user's own file: the weights are in the model's folder
-    if name in registry.backbones:
-        return registry.backbones[name]
+    library still builds networks whose old names it no longer lists.
+
+    The options in a name (`MODEL,KEY=VALUE@FILE`) are the family's to check. It may build the network for that, which
+    is limited by what the file `weights` holds.
+    """
+    whole = entry.name.partition("@")[0]  # a user's own file: the weights are in the model's folder
+    if whole in registry.backbones:
+        return registry.backbones[whole]
+    name, *options = whole.split(",")
+    for option in options:
+        if not OPTION.fullmatch(option) or ".." in option:
+            raise AutotlError(
+                f"{escape(entry.name)[:100]!r} has an option of no network, {escape(option)[:100]!r}: it was made by "
+                "hand. Copy the model's folder again."
+            )
     prefix, colon, inner = name.partition(":")
     is_address = any(plugin.matches(prefix) for plugin in registry.plugins)  # `plugin:name`
     if colon or not PLAIN.fullmatch(name):
@@ -96,12 +113,30 @@ def _by_name(entry: BackboneEntry, registry: Registry) -> Backbone:
         known = {name, name.partition(".")[0], *({inner, inner.partition(".")[0]} if is_address else ())}
         if not known & names:
             raise UnknownName("backbone", escape(name)[:100], registry.backbones, others=names)
-    return registry.backbone(name)
+    if not options:
+        return registry.backbone(whole)
+    with limited_build(*_size_of(weights)):
+        return registry.backbone(whole)
+
+
+def _size_of(weights: Path) -> tuple[int, int]:
+    """The number of tensors in a safetensors file, and of the numbers in them, from its header."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework="numpy") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118  # not a mapping
+    except (OSError, SafetensorError) as error:
+        raise AutotlError(f"{weights} is damaged: {error}. Copy the model's folder again.") from error
+    return len(shapes), sum(map(math.prod, shapes))
 
 
 def _with_preprocessing(found: Backbone, entry: BackboneEntry, folder: Path) -> Backbone:
-    """A copy of the backbone that prepares images as the folder's page states, whatever its library states today."""
+    """A copy of the backbone that prepares images as the folder's page states, whatever its library states today. It
+    keeps its name, with a user's file in it, which is only shown: it isn't read."""
     backbone = copy.copy(found)
+    if "@" in entry.name and not entry.config_files:
+        backbone.name = escape(entry.name)
     saved = entry.preprocessing.preprocessing()
     vars(backbone)["preprocessing"] = saved
     if backbone.preprocessing != saved:

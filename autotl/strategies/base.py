@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -11,11 +11,14 @@ import numpy as np
 
 from autotl.backbones.base import Backbone
 from autotl.clock import Deadline
-from autotl.data.augmentation import ORIGINAL, View
+from autotl.data.augmentation import BUILT_IN as BUILT_IN_AUGMENTATIONS
+from autotl.data.augmentation import ORIGINAL, Augmentation, View
 from autotl.errors import AutotlError
 from autotl.heads.base import Head
 from autotl.metrics import Metric
 from autotl.recipe import Params, Recipe, Space
+from autotl.strategies.losses import BUILT_IN as BUILT_IN_LOSSES
+from autotl.strategies.losses import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +39,7 @@ class Features(Protocol):
     """A frozen backbone's outputs for the images of a study: recorded once, read from disk afterwards."""
 
     def levels(self, subset: Literal["train", "validation"], levels: str, view: View = ORIGINAL) -> np.ndarray:
-        """Pooled outputs [n, num_features], float32. `levels` is one of `autotl.backbones.base.LEVELS`."""
+        """Pooled outputs [n, num_features], float32. `levels` is a registered name (see `autotl.backbones.levels`)."""
 
     def boundary(
         self, subset: Literal["train", "validation"], block: int, view: View = ORIGINAL
@@ -76,6 +79,10 @@ class Task:
     verdicts: Path | None = None
     """Folder that keeps measurements on which a recipe's parameters depend (see `strategies.precision`), so that a
     repeated search gives the same recipes. None: each process measures for itself."""
+    augmentations: Mapping[str, Augmentation] = field(default_factory=lambda: BUILT_IN_AUGMENTATIONS)
+    """The policies of augmentation, by name."""
+    losses: Mapping[str, Loss] = field(default_factory=lambda: BUILT_IN_LOSSES)
+    """By name."""
 
 
 @dataclass

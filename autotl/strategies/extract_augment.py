@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotl.backbones.base import LEVELS, Backbone
-from autotl.data.augmentation import ORIGINAL, POLICIES, views_of
+from autotl.backbones.base import Backbone
+from autotl.data.augmentation import ORIGINAL, views_of
 from autotl.heads.base import Head
 from autotl.recipe import Params, Recipe, Space
 from autotl.strategies.base import Report, Result, Strategy, Task
@@ -37,10 +37,10 @@ class ExtractAugment(Strategy):
         if head.max_train_samples:  # the original image is one sample, each view another
             views = max(1, min(views, head.max_train_samples // max(1, space.num_train) - 1))
         return {
-            "policy": space.categorical("policy", POLICIES),
+            "policy": space.categorical("policy", space.augmentations),
             "views": views,
             "tta": space.categorical("tta", (True, False)),
-            "levels": space.categorical("levels", LEVELS),
+            "levels": space.categorical("levels", space.levels),
             **suggest_head_training(space, head),
         }
 
@@ -61,7 +61,7 @@ class ExtractAugment(Strategy):
     def fit(self, recipe: Recipe, task: Task, device: str, report: Report) -> Result:
         params = recipe.strategy_params
         levels, policy = str(params["levels"]), str(params["policy"])
-        views = views_of(policy, int(params["views"] or 0))
+        views = views_of(policy, int(params["views"] or 0), task.augmentations)
         first = task.features.levels("train", levels, views[0])
         features = np.empty((len(views), *first.shape), first.dtype)
         features[0] = first

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from autotl.backbones.base import LEVELS, Backbone
+from autotl.backbones.base import Backbone
 from autotl.heads.base import Head
 from autotl.recipe import Params, Recipe, Space
 from autotl.strategies.base import Report, Result, Strategy, Task
@@ -20,7 +20,7 @@ class FastExtraction(Strategy):
     name = "fast_extraction"
 
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
-        return {"levels": space.categorical("levels", LEVELS), **suggest_head_training(space, head)}
+        return {"levels": space.categorical("levels", space.levels), **suggest_head_training(space, head)}
 
     def defaults(self, head: Head) -> Params:
         return {"levels": "last", **head_training_defaults(head)}

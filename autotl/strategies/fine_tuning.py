@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotl.backbones.base import Backbone, Block
-from autotl.data.augmentation import ORIGINAL, POLICIES, views_of
+from autotl.data.augmentation import ORIGINAL, views_of
 from autotl.heads.base import Head
 from autotl.recipe import Params, Recipe, Space
 from autotl.strategies.base import BoundaryActivations, Fitted, Report, Result, Strategy, Task
@@ -47,7 +47,7 @@ class FineTuning(Strategy):
         deepest = backbone.num_blocks if space.accelerator else min(MAX_CPU_BLOCKS, backbone.num_blocks)
         return {
             "unfrozen_blocks": space.int("unfrozen_blocks", 1, deepest),
-            "policy": space.categorical("policy", ("none", *POLICIES)),
+            "policy": space.categorical("policy", ("none", *space.augmentations)),
             "views": space.int("views", 1, 7),
             "tta": space.categorical("tta", (True, False)),
             "lr": space.float("lr", 3e-5, 3e-3, log=True),
@@ -57,6 +57,7 @@ class FineTuning(Strategy):
             "label_smoothing": space.float("label_smoothing", 0.0, 0.2),
             "mixup": space.categorical("mixup", (0.0, 0.2, 0.8)),
             "class_weight": space.categorical("class_weight", (None, "balanced")),
+            "loss": space.categorical("loss", space.losses),
             "ema": space.categorical("ema", (0.0, 0.99)),
             "freeze_bn": space.categorical("freeze_bn", (True, False)),
         }
@@ -74,6 +75,7 @@ class FineTuning(Strategy):
             "label_smoothing": 0.1,
             "mixup": 0.0,
             "class_weight": None,
+            "loss": "cross_entropy",
             "ema": 0.0,
             "freeze_bn": True,
         }
@@ -112,7 +114,7 @@ class _Net:
         self.features = task.features.levels("train", "last")
         head = task.head.build(recipe.head_params, self.features.shape[1], task.num_classes, recipe.seed)
         self.head = head.to(device)
-        self.train_views = views_of(str(self.params["policy"]), int(self.params["views"] or 1))
+        self.train_views = views_of(str(self.params["policy"]), int(self.params["views"] or 1), task.augmentations)
         self.tta_views = tuple(self.train_views) if self.params.get("tta") else (ORIGINAL,)
         self.unfrozen: list[Block] = []
 

@@ -35,6 +35,7 @@ def suggest_head_training(space: Space, head: Head) -> dict[str, Any]:
         "label_smoothing": space.float("label_smoothing", 0.0, 0.2),
         "mixup": space.categorical("mixup", (0.0, 0.2, 0.8)),
         "class_weight": space.categorical("class_weight", (None, "balanced")),
+        "loss": space.categorical("loss", space.losses),
     }
 
 
@@ -49,6 +50,7 @@ def head_training_defaults(head: Head) -> Params:
         "label_smoothing": 0.05,
         "mixup": 0.0,
         "class_weight": None,
+        "loss": "cross_entropy",
     }
 
 

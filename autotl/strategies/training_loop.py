@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from autotl.engines.micro_batch import MicroBatch
 from autotl.errors import AutotlError
 from autotl.recipe import Params, Recipe
 from autotl.strategies.base import OutOfTime, Report, Task
+from autotl.strategies.losses import Loss, find_loss
 
 __all__ = ["Diverged", "Trained", "TrainingConfig", "train"]
 
@@ -37,6 +37,8 @@ class TrainingConfig:
     """The hyperparameters of `train`."""
 
     epochs: int
+    loss: str = "cross_entropy"
+    """Name of a registered loss."""
     label_smoothing: float = 0.0
     mixup: float = 0.0
     """Alpha of mixup's Beta distribution (Zhang et al., ICLR 2018); 0 turns mixup off. Mixes the inputs of the trained
@@ -106,10 +108,12 @@ def train(
         micro: the micro-batch size of the network; by default a size for heads on recorded features.
 
     Raises:
+        UnknownName: no plugin has the loss.
         OutOfTime: the remaining time is too short for one epoch, or for all epochs of a refit.
         Diverged: the loss or the predictions became NaN or infinite.
         optuna.TrialPruned: `report` raised it.
     """
+    loss_function = find_loss(config.loss, task.losses)
     generator = torch.Generator().manual_seed(seed)
     device = next(network.parameters()).device
     optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda", "mps") or None)  # None: torch chooses
@@ -139,7 +143,7 @@ def train(
                 lr_multiplier = _lr_multiplier(step, steps, config.epochs)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * lr_multiplier
-                micro_batch_loss = _micro_batch_loss(network, x, y, config, weights, generator)
+                micro_batch_loss = _micro_batch_loss(network, x, y, config, loss_function, weights, generator)
                 loss = micro.backward(len(x), micro_batch_loss, lambda: optimizer.zero_grad(set_to_none=True))
                 nn.utils.clip_grad_norm_(parameters, config.clip)
                 optimizer.step()
@@ -182,7 +186,13 @@ def train(
 
 
 def _micro_batch_loss(
-    network: nn.Module, x: Tensor, y: Tensor, config: TrainingConfig, weights: Tensor | None, generator: torch.Generator
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    config: TrainingConfig,
+    loss: Loss,
+    weights: Tensor | None,
+    generator: torch.Generator,
 ) -> Callable[[slice], Tensor]:
     """A function from a slice of the batch to its part of the batch's loss; the parts of all slices add up to the loss.
 
@@ -193,14 +203,14 @@ def _micro_batch_loss(
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             return network(x).float()
 
-    def cross_entropy(predicted: Tensor, labels: Tensor, selection: slice) -> Tensor:
-        total = F.cross_entropy(
-            predicted, labels[selection], weights, label_smoothing=config.label_smoothing, reduction="sum"
-        )
-        return total / (len(labels) if weights is None else weights[labels].sum())
+    def mean_loss(predicted: Tensor, labels: Tensor, selection: slice) -> Tensor:
+        losses = loss.compute(predicted, labels[selection], weights, config.label_smoothing)
+        if losses.shape != labels[selection].shape:
+            raise ValueError(f"loss {loss.name!r} returned the shape {list(losses.shape)} for {len(predicted)} samples")
+        return losses.sum() / (len(labels) if weights is None else weights[labels].sum())
 
     if not config.mixup:
-        return lambda selection: cross_entropy(forward(x[selection]), y, selection)
+        return lambda selection: mean_loss(forward(x[selection]), y, selection)
     # a Beta(a, a) draw as the ratio of two Gamma draws: torch's Beta distribution takes no generator
     gamma = torch._standard_gamma(torch.full((2,), config.mixup), generator=generator)
     share = float(gamma[0] / gamma.sum())
@@ -210,7 +220,7 @@ def _micro_batch_loss(
         # uint8 images are mixed before they are normalised: the same as after it, normalisation is affine
         one, other = (_floating(rows) for rows in (x[selection], x.index_select(0, partner[selection])))
         predicted = forward(torch.lerp(other, one, share))
-        own_loss, other_loss = (cross_entropy(predicted, labels, selection) for labels in (y, y[partner]))
+        own_loss, other_loss = (mean_loss(predicted, labels, selection) for labels in (y, y[partner]))
         return share * own_loss + (1 - share) * other_loss
 
     return mixed

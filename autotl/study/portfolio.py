@@ -26,7 +26,7 @@ def cheap_portfolio(choices: Choices, registry: Registry) -> list[dict[str, Any]
 
     def recipe(backbone: str, strategy: str, head: str, **changes: Value) -> dict[str, Any]:
         params = {**registry.strategy(strategy).defaults(registry.head(head)), **changes}
-        return _trial_params(registry, backbone, strategy, head, params)
+        return _trial_params(choices, registry, backbone, strategy, head, params)
 
     by_strategy: list[dict[str, Any]] = []
     for strategy in choices.strategies:
@@ -60,15 +60,22 @@ def expensive_heads(choices: Choices, registry: Registry, strategy: str) -> list
 
 
 def expensive_portfolio(
-    registry: Registry, backbone: str, strategy: str, head: str, passes: int
+    choices: Choices, registry: Registry, backbone: str, strategy: str, head: str, passes: int
 ) -> list[dict[str, Any]]:
     """Parameters of a strategy's expensive recipes that extract features in at most `passes` passes over the images."""
     recipes = registry.strategy(strategy).expensive_defaults(registry.head(head), passes)
-    return [_trial_params(registry, backbone, strategy, head, params) for params in recipes]
+    return [_trial_params(choices, registry, backbone, strategy, head, params) for params in recipes]
 
 
-def _trial_params(registry: Registry, backbone: str, strategy: str, head: str, params: Params) -> dict[str, Any]:
-    """Parameters of a trial, with the head's defaults, under their names in the search space."""
+def _trial_params(
+    choices: Choices, registry: Registry, backbone: str, strategy: str, head: str, params: Params
+) -> dict[str, Any]:
+    """Parameters of a trial, with the head's defaults, under their names in the search space.
+
+    The sampler draws those whose default is not among the study's choices.
+    """
+    searched = {"policy": (*choices.augmentations, "none"), "loss": choices.losses, "levels": choices.levels}
+    params = {name: value for name, value in params.items() if name not in searched or value in searched[name]}
     return {
         "strategy": strategy,
         "backbone": backbone,

@@ -180,7 +180,7 @@ class Scheduler:
                 break
             self.untried_expensive.remove(candidate)
             passes = self._affordable_passes(candidate[0], MAX_EXPENSIVE_SHARE * time_budget)
-            self.expensive_queue = expensive_portfolio(self.registry, *candidate, passes)
+            self.expensive_queue = expensive_portfolio(self.choices, self.registry, *candidate, passes)
         if not self.expensive_queue:
             return None
         params = self.expensive_queue.pop(0)
@@ -191,7 +191,7 @@ class Scheduler:
     def _tried_expensive(self, backbone: str, strategy: str, head: str, tried: Sequence[Mapping[str, Any]]) -> bool:
         """Whether one of the expensive recipes was tried, with as many views as there was time for then."""
         recorded = {f"{strategy}.{name}" for name in self.registry.strategy(strategy).recorded_params}
-        for recipe in expensive_portfolio(self.registry, backbone, strategy, head, 100):
+        for recipe in expensive_portfolio(self.choices, self.registry, backbone, strategy, head, 100):
             fixed = {name: value for name, value in recipe.items() if name not in recorded}
             if any(all(params.get(name) == value for name, value in fixed.items()) for params in tried):
                 return True

@@ -7,8 +7,11 @@ from typing import Any
 
 import optuna
 
+from autotl.backbones.levels import BUILT_IN as BUILT_IN_LEVELS
+from autotl.data.augmentation import BUILT_IN as BUILT_IN_AUGMENTATIONS
 from autotl.recipe import Recipe, Value
 from autotl.registry import Registry
+from autotl.strategies.losses import BUILT_IN as BUILT_IN_LOSSES
 
 __all__ = ["Choices", "PrefixedSpace", "seed_of", "suggest"]
 
@@ -27,6 +30,9 @@ class Choices:
     num_classes: int
     accelerator: bool = False
     """Whether a slot has a device other than a CPU."""
+    augmentations: tuple[str, ...] = tuple(BUILT_IN_AUGMENTATIONS)
+    losses: tuple[str, ...] = tuple(BUILT_IN_LOSSES)
+    levels: tuple[str, ...] = tuple(BUILT_IN_LEVELS)
 
     def heads_for(self, strategy: str, registry: Registry) -> tuple[str, ...]:
         """The heads that a strategy can train on this number of images."""
@@ -49,6 +55,9 @@ class PrefixedSpace:
     num_train: int
     num_classes: int
     accelerator: bool
+    augmentations: tuple[str, ...]
+    losses: tuple[str, ...]
+    levels: tuple[str, ...]
 
     def categorical(self, name: str, choices: Sequence[Value]) -> Any:
         return self.trial.suggest_categorical(f"{self.owner}.{name}", choices)
@@ -70,7 +79,8 @@ def suggest(trial: optuna.Trial, choices: Choices, registry: Registry, study_see
     """The trial's recipe. Parameters that were enqueued with the trial are taken, the sampler draws the others."""
 
     def space_of(owner: str) -> PrefixedSpace:
-        return PrefixedSpace(trial, owner, choices.num_train, choices.num_classes, choices.accelerator)
+        size = (choices.num_train, choices.num_classes, choices.accelerator)
+        return PrefixedSpace(trial, owner, *size, choices.augmentations, choices.losses, choices.levels)
 
     strategy = registry.strategy(trial.suggest_categorical("strategy", choices.strategies))
     backbone = registry.backbone(trial.suggest_categorical("backbone", choices.backbones))

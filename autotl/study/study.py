@@ -24,7 +24,7 @@ __all__ = [
     "trial_event",
 ]
 
-FORMAT = 2
+FORMAT = 3
 """Increase when the names or the meaning of attributes or parameters change. A study of another format is refused."""
 
 STATES: dict[TrialState, events.TrialState] = {

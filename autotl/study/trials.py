@@ -1,6 +1,6 @@
 """What a coordinator needs of a study's trials: a small interface that tests and simulations implement in memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,10 +45,11 @@ class StudyTrials:
 
     Args:
         folder: the study's folder, for the message.
+        on_end: called with each trial that `end` has ended.
     """
 
-    def __init__(self, study: optuna.Study, folder: Path):
-        self.study, self.folder = study, folder
+    def __init__(self, study: optuna.Study, folder: Path, on_end: Callable[[FrozenTrial], None] = lambda trial: None):
+        self.study, self.folder, self._on_end = study, folder, on_end
 
     def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         with self._existing():
@@ -83,4 +84,5 @@ class StudyTrials:
     def end(self, number: int, cause: str, state: TrialState = TrialState.FAIL) -> None:
         with self._existing():
             optuna.Trial(self.study, self.get(number)._trial_id).set_user_attr(TrialAttribute.CAUSE, cause)
-            self.study.tell(number, state=state)
+            ended = self.study.tell(number, state=state)
+        self._on_end(ended)

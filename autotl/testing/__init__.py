@@ -10,6 +10,7 @@ Each check is one test. Its failure message has what was expected, what the comp
 states it. Without pytest: `for check in autotl.testing.CHECKS["head"]: check(MyHead())`.
 """
 
+from autotl.testing.augmentations import AUGMENTATION
 from autotl.testing.backbones import BACKBONE
 from autotl.testing.callbacks import CALLBACK
 from autotl.testing.check import Check, Checks, ContractViolation
@@ -17,6 +18,8 @@ from autotl.testing.datasets import DATASET
 from autotl.testing.engines import ENGINE
 from autotl.testing.heads import HEAD
 from autotl.testing.launchers import LAUNCHER
+from autotl.testing.levels import LEVELS
+from autotl.testing.losses import LOSS
 from autotl.testing.metrics import METRIC
 from autotl.testing.plugins import PLUGIN
 from autotl.testing.strategies import STRATEGY
@@ -26,12 +29,15 @@ __all__ = [
     "Check",
     "Checks",
     "ContractViolation",
+    "augmentation_checks",
     "backbone_checks",
     "callback_checks",
     "dataset_checks",
     "engine_checks",
     "head_checks",
     "launcher_checks",
+    "levels_checks",
+    "loss_checks",
     "metric_checks",
     "plugin_checks",
     "strategy_checks",
@@ -39,7 +45,20 @@ __all__ = [
 
 CHECKS = {
     checks.component: checks
-    for checks in (BACKBONE, HEAD, STRATEGY, ENGINE, DATASET, METRIC, CALLBACK, LAUNCHER, PLUGIN)
+    for checks in (
+        BACKBONE,
+        HEAD,
+        STRATEGY,
+        AUGMENTATION,
+        LOSS,
+        LEVELS,
+        ENGINE,
+        DATASET,
+        METRIC,
+        CALLBACK,
+        LAUNCHER,
+        PLUGIN,
+    )
 }
 """All checks, by component type."""
 
@@ -52,6 +71,15 @@ head_checks = HEAD.parametrize()
 
 strategy_checks = STRATEGY.parametrize()
 """`check(strategy)`"""
+
+augmentation_checks = AUGMENTATION.parametrize()
+"""`check(augmentation)`"""
+
+loss_checks = LOSS.parametrize()
+"""`check(loss)`"""
+
+levels_checks = LEVELS.parametrize()
+"""`check(levels)`"""
 
 engine_checks = ENGINE.parametrize()
 """`check(engine)`, or `check(engine, device="cuda")`. Skipped where the engine isn't usable on the device."""

@@ -1,6 +1,7 @@
 """A check: one requirement of a contract, the code that tests it, and where the contract states it."""
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,8 @@ class Check:
         device that isn't there.
 
         Raises:
-            ContractViolation: the component doesn't meet the requirement, or raised an exception, which is its cause.
+            ContractViolation: the component doesn't meet the requirement, or raised an exception, whose traceback is
+                a note.
             TypeError: `component` has the wrong type, or an option doesn't exist.
         """
         __tracebackhide__ = True
@@ -66,9 +68,14 @@ class Check:
         try:
             self.run(component, **{name: value for name, value in options.items() if name in accepted})
         except Unexpected as unexpected:
-            raise ContractViolation(self._message(component, str(unexpected))) from unexpected.__cause__
+            violation, cause = ContractViolation(self._message(component, str(unexpected))), unexpected.__cause__
         except Exception as error:
-            raise ContractViolation(self._message(component, f"{type(error).__name__}: {error}")) from error
+            violation, cause = ContractViolation(self._message(component, f"{type(error).__name__}: {error}")), error
+        else:
+            return
+        if cause is not None:  # as a note, which is printed after the message; a chained cause is printed before it
+            violation.add_note("".join(traceback.format_exception(cause)).rstrip())
+        raise violation from None
 
     def _message(self, component: Any, got: str) -> str:
         return (

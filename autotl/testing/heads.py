@@ -11,7 +11,7 @@ from autotl.heads.base import Head
 from autotl.heads.inference import logits, probabilities
 from autotl.heads.serialization import load_head, save_head
 from autotl.testing.check import Checks, Unexpected, expect
-from autotl.testing.problem import FixedSpace, RandomSpace, separable_problem, trained
+from autotl.testing.problem import FixedSpace, RandomSpace, recorded_features, separable_problem, trained
 
 __all__ = ["HEAD"]
 
@@ -77,6 +77,18 @@ def learns_a_separable_problem(head: Head) -> None:
         built = trained(head, head.defaults(), *separable_problem(num_classes, 140), num_classes)
         accuracy = float((logits(built, unseen, num_classes).argmax(1) == truth).mean())
         expect(accuracy > 0.9, f"with {num_classes} classes {accuracy:.0%} of 70 samples are right, not 90 %")
+
+
+@HEAD.requires(Head.defaults)
+def defaults_beat_the_majority_class(head: Head) -> None:
+    """With `defaults`, trained on recorded features of real photographs, the head classifies unseen ones better than
+    the most frequent class would."""
+    features, labels = recorded_features()
+    half = len(labels) // 2
+    built = trained(head, head.defaults(), features[:half], labels[:half], 4)
+    accuracy = float((logits(built, features[half:], 4).argmax(1) == labels[half:]).mean())
+    majority = float((labels[half:] == np.bincount(labels[:half]).argmax()).mean())
+    expect(accuracy > majority, f"{accuracy:.0%} of {half} samples are right, and {majority:.0%} by the majority class")
 
 
 @HEAD.requires(probabilities)

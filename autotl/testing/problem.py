@@ -1,14 +1,19 @@
 """A separable problem for heads, search spaces for tests, and a minimal training."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from autotl.backbones.levels import BUILT_IN as LEVELS
+from autotl.data.augmentation import BUILT_IN as AUGMENTATIONS
 from autotl.heads.base import Head
 from autotl.recipe import Params, Value
+from autotl.strategies.losses import BUILT_IN as LOSSES
 
-__all__ = ["FixedSpace", "RandomSpace", "separable_problem", "trained"]
+__all__ = ["FixedSpace", "RandomSpace", "recorded_features", "separable_problem", "trained"]
 
 
 def separable_problem(num_classes: int, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -25,6 +30,18 @@ def separable_problem(num_classes: int, n: int, seed: int = 0) -> tuple[np.ndarr
     labels = rng.permutation(np.arange(n) % num_classes)
     features = centres[labels] + rng.standard_normal((n, 48))
     return (features * np.geomspace(0.01, 100, 48)).astype(np.float32), labels
+
+
+@cache
+def recorded_features() -> tuple[np.ndarray, np.ndarray]:
+    """Features of real photographs, float32 [96, num_features], and labels [96] of 4 classes in the ratio 9:5:5:5.
+
+    They are the means of the earlier stages of `efficientnet_lite0` with its ImageNet weights (Apache-2.0), of patches
+    of 48 to 96 pixels of four photographs: scikit-learn's china.jpg and flower.jpg, scikit-image's astronaut and
+    chelsea.
+    """
+    with np.load(Path(__file__).with_name("recorded_features.npz")) as recorded:
+        return recorded["features"].astype(np.float32), recorded["labels"]
 
 
 def trained(
@@ -54,6 +71,7 @@ class RandomSpace:
     def __init__(self, seed: int = 0, num_train: int = 1000, num_classes: int = 3, *, accelerator: bool = False):
         self.rng = np.random.default_rng(seed)
         self.num_train, self.num_classes, self.accelerator = num_train, num_classes, accelerator
+        self.augmentations, self.losses, self.levels = tuple(AUGMENTATIONS), tuple(LOSSES), tuple(LEVELS)
 
     def categorical(self, name: str, choices: Sequence[Value]) -> Any:
         return choices[int(self.rng.integers(len(choices)))]
@@ -78,6 +96,7 @@ class FixedSpace:
     def __init__(self, values: Params, num_train: int = 1000, num_classes: int = 3, *, accelerator: bool = False):
         self.values = dict(values)
         self.num_train, self.num_classes, self.accelerator = num_train, num_classes, accelerator
+        self.augmentations, self.losses, self.levels = tuple(AUGMENTATIONS), tuple(LOSSES), tuple(LEVELS)
         self.requested: list[str] = []
         self.out_of_range: list[str] = []
 

@@ -23,6 +23,7 @@ from autotl.strategies.base import OutOfTime, Report, Result, Task
 from autotl.study.pruner import STEPS
 from autotl.study.space import suggest
 from autotl.study.study import TrialAttribute, set_note
+from autotl.trial.events import notify_ended
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import (
     DeviceError,
@@ -53,7 +54,7 @@ def run_trial(state: WorkerState, time_budget: float = math.inf) -> bool:
 
     Raises:
         DiskFull: the disk is full. The trial stays RUNNING, and a resumed search runs its recipe again.
-        BrokenPlugin: a plugin failed in `autotl_trial_finished` under --strict-plugins.
+        BrokenPlugin: a plugin failed in an event under --strict-plugins.
     """
     began = time.monotonic()
     state.extractor.extraction_seconds = 0.0
@@ -85,6 +86,8 @@ def run_trial(state: WorkerState, time_budget: float = math.inf) -> bool:
     try:
         if result is not None:
             state.registry.notify("autotl_trial_finished", study=state.study, trial=finished, result=result)
+        else:
+            notify_ended(state.registry, state.study, finished)
     finally:
         state.send(DeviceError(trial.number, cause) if device_error else TrialEnded(trial.number))
     del result
@@ -163,6 +166,8 @@ def train(
         log=lambda line: state.send(Log(line)),
         refit_epochs=refit_epochs,
         verdicts=state.extractor.conversions,
+        augmentations=state.registry.augmentations,
+        losses=state.registry.losses,
     )
     result = state.registry.strategy(recipe.strategy).fit(recipe, task, state.context.slot.device, report)
     _calibrate(result, task.validation_labels)
@@ -187,7 +192,7 @@ def _record(state: WorkerState, trial: optuna.Trial, result: Result, value: floa
     backbone = state.registry.backbone(recipe.backbone)
     num_classes = len(context.dataset.classes)
     member = Member(recipe, result.fitted, backbone.digest, num_classes, trial=trial.number, validation=value)
-    num_features = state.extractor.of(backbone).layout.num_features(result.fitted.levels)
+    num_features = state.extractor.of(backbone).num_features(result.fitted.levels)
     folder = member_folder(context.folder, trial.number)
     write_atomically(folder / "validation.npy", lambda file: np.save(file, result.probabilities))
     save_member(member, num_features, folder)

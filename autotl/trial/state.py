@@ -61,6 +61,8 @@ class WorkerState:
             deadline=deadline,
             on_progress=send,
             log=lambda line: send(Log(line)),
+            augmentations=registry.augmentations,
+            feature_levels=registry.levels,
         )
         micro_batch.persist_to(context.folder / "micro_batches" / f"{slot.place.replace(':', '-')}.json")
         try:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from autotl.backbones.base import LEVELS, Backbone, Block, Layout, Preprocessing
+from autotl.backbones.base import Backbone, Block, Preprocessing
 from autotl.backbones.timm import TimmBackbone
 from autotl.errors import AutotlError
 
@@ -113,20 +113,3 @@ def test_choosing_among_registered_backbones_imports_no_torch(tmp_path: Path) ->
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.split()[-2:] == ["True", "False"]
-
-
-def test_layout_gives_each_level_its_features() -> None:
-    layout = Layout(output=5, means=3, last_maxima=4)
-    assert layout.width == 15
-    assert {levels: layout.features(levels) for levels in LEVELS} == {
-        "last": slice(0, 5),
-        "stages": slice(0, 8),
-        "inner+max": slice(5, 11),
-        "stages+max": slice(0, 15),
-    }
-    assert [layout.num_features(levels) for levels in LEVELS] == [5, 8, 6, 15]
-
-
-def test_a_network_of_one_stage_has_only_its_output_as_inner_features() -> None:
-    layout = Layout(output=5, means=0, last_maxima=5)
-    assert layout.features("inner+max") == layout.features("last")

@@ -5,8 +5,9 @@ import timm
 import torch
 from torch import nn
 
-from autotl.backbones.base import LEVELS, Block, Layout, Preprocessing
+from autotl.backbones.base import Block, Preprocessing
 from autotl.backbones.graph_split import FeatureLevels, GraphSplit, Normalize
+from autotl.backbones.levels import BUILT_IN, Layout
 from autotl.backbones.timm import TimmBackbone
 
 FAMILIES = ["test_resnet", "test_vit", "test_vit2", "test_vit3", "test_convnext", "test_efficientnet"]
@@ -76,7 +77,8 @@ def test_the_last_level_is_the_networks_own_output(whole: tuple) -> None:
     feature_levels = FeatureLevels(graph_split)
     with torch.inference_mode():
         vectors = feature_levels(images)
-    assert torch.equal(vectors[:, feature_levels.layout(images.shape[-1]).features("last")], expected)
+    (last,) = feature_levels.layout(images.shape[-1]).slices(BUILT_IN["last"])
+    assert torch.equal(vectors[:, last], expected)
 
 
 def test_the_layout_describes_the_vectors(whole: tuple) -> None:
@@ -86,8 +88,8 @@ def test_the_layout_describes_the_vectors(whole: tuple) -> None:
     with torch.inference_mode():
         vectors = feature_levels(images)
     assert vectors.shape == (2, layout.width)
-    widths = [vectors[:, layout.features(levels)].shape[1] for levels in LEVELS]
-    assert widths == [layout.num_features(levels) for levels in LEVELS]
+    widths = [sum(vectors[:, part].shape[1] for part in layout.slices(levels)) for levels in BUILT_IN.values()]
+    assert widths == [layout.num_features(levels) for levels in BUILT_IN.values()]
     inner = 2 * layout.means or layout.output
     assert widths == [layout.output, layout.output + layout.means, inner, layout.width]
     assert layout.output == expected.shape[1]
@@ -102,7 +104,7 @@ def test_a_stage_is_recorded_with_its_mean_and_its_maximum() -> None:
         vectors = feature_levels(images)
         third = graph_split.prefix(4)(images)  # the output of layer3, the last but one stage
         last = graph_split.module.forward_features(images)
-    means, maxima = vectors[:, layout.features("inner+max")].chunk(2, 1)
+    means, maxima = vectors[:, layout.slices(BUILT_IN["inner+max"])[0]].chunk(2, 1)
     torch.testing.assert_close(means[:, -third.shape[1] :], third.mean((2, 3)))
     torch.testing.assert_close(maxima[:, -third.shape[1] :], third.amax((2, 3)))
     torch.testing.assert_close(vectors[:, -last.shape[1] :], last.amax((2, 3)))

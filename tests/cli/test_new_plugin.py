@@ -67,6 +67,14 @@ def test_what_it_adds_passes_the_checks_of_its_component(component, tmp_path, mo
     registry = Registry()
     registry.add("our_own", importlib.import_module("autotl_our_own"), "autotl-our-own", "0.1.0")
     assert registry.plugins[0].components == {component: ["our_own"]}
-    added = {**registry.heads, **registry.engines, **registry.metrics, **registry.callbacks}["our_own"]
+    added = {
+        **registry.augmentations,
+        **registry.losses,
+        **registry.levels,
+        **registry.heads,
+        **registry.engines,
+        **registry.metrics,
+        **registry.callbacks,
+    }["our_own"]
     for check in CHECKS[component]:
         check(added)

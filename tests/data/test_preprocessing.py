@@ -8,7 +8,7 @@ from PIL import Image
 
 from autotl.backbones.base import Preprocessing
 from autotl.backbones.timm import TimmBackbone
-from autotl.data.augmentation import ORIGINAL, POLICIES, View
+from autotl.data.augmentation import BUILT_IN, ORIGINAL, View
 from autotl.data.decoding import UntrustedFormat, decode
 from autotl.data.preprocessing import load_view, load_views, preprocess
 
@@ -64,7 +64,7 @@ def test_the_original_view_is_the_preprocessed_image(tmp_path: Path, photo: Imag
     assert np.array_equal(load_view(tmp_path / "a.png", "d1", lite0()), preprocess(photo, lite0()))
 
 
-@pytest.mark.parametrize("policy", ["none", *POLICIES])
+@pytest.mark.parametrize("policy", ["none", *BUILT_IN])
 def test_views_of_a_grey_file_equal_those_of_its_rgb_copy(tmp_path: Path, photo: Image.Image, policy: str) -> None:
     photo.convert("L").save(tmp_path / "grey.png")
     photo.convert("L").convert("RGB").save(tmp_path / "rgb.png")

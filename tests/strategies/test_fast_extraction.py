@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autotl.backbones.base import LEVELS
+from autotl.backbones.levels import BUILT_IN as LEVELS
 from autotl.strategies.fast_extraction import FastExtraction
 
 

@@ -11,6 +11,7 @@ from autotl.clock import Deadline
 from autotl.strategies import head_training, training_loop
 from autotl.strategies.base import OutOfTime
 from autotl.strategies.head_training import train_head
+from autotl.strategies.losses import BUILT_IN
 from autotl.strategies.training_loop import Diverged, TrainingConfig
 from autotl.testing.scripted import VirtualClock
 
@@ -139,9 +140,16 @@ def test_mixing_uint8_images_is_the_same_as_mixing_normalised_images():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
     normalised = Normalize(nn.Identity(), preprocessing)(images)
+    loss = BUILT_IN["cross_entropy"]
     losses = [
         training_loop._micro_batch_loss(
-            module, x, labels, TrainingConfig(1, mixup=0.8), None, torch.Generator().manual_seed(1)
+            module,
+            x,
+            labels,
+            TrainingConfig(1, mixup=0.8),
+            loss,
+            None,
+            torch.Generator().manual_seed(1),
         )(slice(0, 8))
         for module, x in ((Normalize(network, preprocessing), images), (network, normalised))
     ]

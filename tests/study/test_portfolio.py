@@ -41,7 +41,7 @@ def test_recipes_of_the_expensive_portfolio_are_complete_and_valid(choices, regi
     num_recipes = 0
     for strategy in choices.strategies:
         for head in expensive_heads(choices, registry, strategy):
-            for params in expensive_portfolio(registry, choices.backbones[0], strategy, head, 8):
+            for params in expensive_portfolio(choices, registry, choices.backbones[0], strategy, head, 8):
                 assert_complete(params, choices, registry)
                 num_recipes += 1
     assert num_recipes >= 4
@@ -51,7 +51,7 @@ def test_where_there_is_no_time_for_a_pass_no_recipe_is_expensive(choices, regis
     backbone = choices.backbones[0]
     for strategy in choices.strategies:
         for head in expensive_heads(choices, registry, strategy):
-            assert expensive_portfolio(registry, backbone, strategy, head, 0) == []
+            assert expensive_portfolio(choices, registry, backbone, strategy, head, 0) == []
 
 
 def test_the_cheap_portfolio_covers_every_strategy_and_each_head_on_each_backbone(choices, registry):
@@ -77,3 +77,13 @@ def test_the_cheap_portfolio_uses_only_strategies_and_heads_of_the_study(strateg
     recipes = cheap_portfolio(replace(choices, strategies=strategies, heads=heads), registry)
     assert {p["strategy"] for p in recipes} == set(strategies)
     assert {p[f"{p['strategy']}.head"] for p in recipes} == set(heads)
+
+
+def test_a_default_that_the_study_does_not_search_is_left_to_the_sampler(choices, registry):
+    fewer = replace(choices, augmentations=("crop",), losses=("focal",), levels=("last",))
+    recipes = cheap_portfolio(fewer, registry)
+    for strategy in fewer.strategies:
+        params = next(recipe for recipe in recipes if recipe["strategy"] == strategy)
+        assert f"{strategy}.loss" not in params
+        assert params.get(f"{strategy}.levels", "last") == "last"
+        assert params.get(f"{strategy}.policy", "none") == "none"

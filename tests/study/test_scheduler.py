@@ -49,7 +49,7 @@ def portfolio(choices, registry):
         for backbone in choices.backbones
         for strategy in choices.strategies
         for head in expensive_heads(choices, registry, strategy)
-        for recipe in expensive_portfolio(registry, backbone, strategy, head, 8)
+        for recipe in expensive_portfolio(choices, registry, backbone, strategy, head, 8)
     ]
     return [*cheap_portfolio(choices, registry), *expensive]
 

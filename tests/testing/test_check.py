@@ -1,5 +1,6 @@
 """What a check's failure message contains, and how wrong arguments are refused."""
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -27,14 +28,17 @@ def test_a_failure_message_has_the_requirement_what_it_got_and_a_reference():
     assert "class Metric" in "".join(source[int(line) - 1 : int(line) + 1])
 
 
-def test_an_exception_of_the_component_is_what_it_got_and_the_cause():
+def test_an_exception_of_the_component_is_what_it_got_and_its_traceback_comes_after_the_message():
     class Raising(Linear):
         def build(self, params, num_features, num_classes, seed):
             raise KeyError("width")
 
     with pytest.raises(ContractViolation, match=r"got:      KeyError: 'width'") as failure:
         check_named("head", "builds_what_its_type_states")(Raising())
-    assert isinstance(failure.value.__cause__, KeyError)
+    assert failure.value.__cause__ is None
+    printed = "".join(traceback.format_exception(failure.value))
+    assert printed.index("violates builds_what_its_type_states") < printed.index("KeyError: 'width'\n  see:")
+    assert printed.index("  see: ") < printed.rindex("Traceback") < printed.rindex("KeyError: 'width'")
 
 
 @pytest.mark.parametrize(

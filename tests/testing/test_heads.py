@@ -53,6 +53,13 @@ class Guessing(ValidHead):
         return DummyClassifier(strategy="stratified", random_state=seed)
 
 
+class Constant(ValidHead):
+    def build(self, params, num_features, num_classes, seed):
+        from sklearn.dummy import DummyClassifier
+
+        return DummyClassifier(strategy="most_frequent")
+
+
 class Seedless(ValidHead):
     def build(self, params, num_features, num_classes, seed):
         from sklearn.ensemble import ExtraTreesClassifier
@@ -98,6 +105,7 @@ class SmallLogits(Head):
         (Forgetful, "defaults_match_suggest", "no default for C"),
         (Listing, "suggests_values_a_recipe_can_hold", "a list"),
         (Guessing, "learns_a_separable_problem", "with 2 classes"),
+        (Constant, "defaults_beat_the_majority_class", "of 48 samples are right"),
         (Seedless, "is_deterministic_with_a_seed", "logits of a second training differ by up to"),
         (Trusting, "trusts_no_more_than_it_needs", "trusted names os.system"),
         (NeedsEveryClass, "a_missing_class_keeps_its_column", "AssertionError: needs every class"),

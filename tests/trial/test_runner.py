@@ -313,3 +313,23 @@ def test_other_metrics_that_fail_are_left_out(scripted):
     assert trial.state == TrialState.COMPLETE
     assert "accuracy" in trial.user_attrs
     assert not {"broken", "nan"} & trial.user_attrs.keys()
+
+
+@pytest.mark.parametrize(
+    ("error", "hook", "cause"),
+    [
+        (ValueError("the features are empty"), "autotl_trial_failed", "ValueError: the features are empty"),
+        (OutOfTime("one epoch needs longer"), "autotl_trial_pruned", "one epoch needs longer"),
+    ],
+    ids=["failed", "pruned"],
+)
+def test_plugins_are_notified_of_a_trial_without_a_result(scripted, monkeypatch, error, hook, cause):
+    def fail(recipe, task, report):
+        raise error
+
+    worker, heard = scripted(fail), []
+    monkeypatch.setattr(worker.registry, "notify", lambda event, **arguments: heard.append((event, arguments)))
+    run_trial(worker)
+    ((event, arguments),) = heard
+    assert (event, arguments["cause"], arguments["trial"].number) == (hook, cause, 0)
+    assert arguments["study"] is worker.study
