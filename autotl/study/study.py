@@ -11,6 +11,7 @@ from autotl.errors import AutotlError
 from autotl.study.pruner import SameStrategyPruner
 from autotl.study.sampler import ConditionalTPESampler
 from autotl.study.storage import open_storage
+from autotl.study.validation import require_valid
 
 __all__ = ["FORMAT", "StudyAttribute", "TrialAttribute", "open_study", "set_note", "trial_event"]
 
@@ -74,7 +75,7 @@ def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize
         seed: the study's seed, the same in every process.
 
     Raises:
-        AutotlError: the journal can't be read, or the study has another format.
+        AutotlError: the journal can't be read, holds values that no search writes, or the study has another format.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
@@ -86,6 +87,7 @@ def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize
         load_if_exists=True,
     )
     _require_format(study, folder)
+    require_valid(study, folder)
     return study
 
 
