@@ -62,7 +62,8 @@ def _claim(folder: Path, kind: str, is_older: Callable[[Path], bool], remedy: st
         if is_marked(folder, kind):
             return
         # another process may be writing the marker
-        content = sorted(path.name for path in folder.iterdir() if not path.name.startswith((MARKER, f".{MARKER}.")))
+        own = (MARKER, f".{MARKER}.", ".lock")
+        content = sorted(path.name for path in folder.iterdir() if not path.name.startswith(own))
         if is_marked(folder, kind):
             return
         if (content or (folder / MARKER).exists()) and not is_older(folder):
@@ -86,9 +87,11 @@ def is_marked(folder: Path, kind: str) -> bool:
 
 
 def _holds_features(folder: Path) -> bool:
-    """Whether a folder holds a feature store, or the database of checked images."""
-    return (folder / "features" / "store.lock").is_file() or any(
-        _starts_with(path, b"SQLite format 3") for path in (folder / "digests").glob("*")
+    """Whether a folder holds a feature store, converted networks, or the database of checked images."""
+    return (
+        (folder / "features" / "store.lock").is_file()
+        or any((folder / "engines").glob("openvino-*"))
+        or any(_starts_with(path, b"SQLite format 3") for path in (folder / "digests").glob("*"))
     )
 
 

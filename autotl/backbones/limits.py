@@ -12,6 +12,8 @@ __all__ = ["check_config", "limited_build", "tensor_shapes"]
 
 MAX_NUMBER = 1_000_000
 """No width, depth, vocabulary or image size of a pretrained network is larger."""
+MAX_ARGUMENT = 65_536
+"""The same for a constructor's arguments, some of which it counts to before it makes a module."""
 MAX_DEPTH = 6
 MAX_VALUES = 100_000
 """Values in a configuration. Those that name each of 21,843 classes have the most."""
@@ -34,14 +36,14 @@ def check_config(content: Any, *, arguments: bool = False) -> None:
         ValueError: a number that no network has, values nested too deep, too many values, or an argument that names a
             file or an address. The message names the value.
     """
-    num_values = 0
+    num_values, limit = 0, MAX_ARGUMENT if arguments else MAX_NUMBER
 
     def visit(value: Any, name: str, depth: int) -> None:
         nonlocal num_values
         num_values += 1
         if depth > MAX_DEPTH or num_values > MAX_VALUES:
             raise ValueError(f"{name or 'it'} is nested too deep, or has more than {MAX_VALUES:,} values")
-        if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= MAX_NUMBER):
+        if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= limit):
             raise ValueError(f"{name} = {value!r} is no number of a network")
         if arguments and isinstance(value, str) and not _is_plain(value):
             raise ValueError(f"{name} = {value[:80]!r} is not an option of a network")

@@ -3,14 +3,19 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from autotl.atomic_io import escape
 from autotl.backbones.weights import no_downloads
 from autotl.config import StudyConfig
 from autotl.data.dataset import LabelledImage, join_names
 from autotl.errors import AutotlError, DataError
+
+if TYPE_CHECKING:
+    from autotl.recipe import Recipe
+    from autotl.study.space import Choices
 
 __all__ = ["replay_trial"]
 
@@ -83,9 +88,24 @@ def _replay(
     state = WorkerState.set_up(context, show, Deadline())
     torch.set_num_threads(context.slot.threads)
     recipe = Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE])
+    _require_chosen(recipe, context.choices, trial.number, config.name)
     result = train(state, recipe, math.inf, lambda fraction, score: None)
     score = state.registry.metric(config.metric)(state.labels("validation"), result.probabilities)
     return {"recorded": trial.value, "replayed": score, "metric": config.metric, "recipe": recipe.to_dict()}
+
+
+def _require_chosen(recipe: "Recipe", choices: "Choices", number: int, study: str) -> None:
+    """Raise AutotlError where a recipe, which may be a stranger's, names what its study doesn't choose from."""
+    for component, name, known in (
+        ("backbone", recipe.backbone, choices.backbones),
+        ("strategy", recipe.strategy, choices.strategies),
+        ("head", recipe.head, choices.heads),
+    ):
+        if name not in known:
+            raise AutotlError(
+                f"Trial {number} of {study!r} was trained with the {component} {escape(name)[:100]!r}, and the study "
+                f"chooses from {', '.join(known)} here. Install the plugin that has it."
+            )
 
 
 def _complete_trial(trials: list[FrozenTrial], number: int, study: str) -> FrozenTrial:

@@ -13,8 +13,8 @@ import numpy as np
 import optuna
 
 from autotl._version import __version__
-from autotl.atomic_io import csv_cell, read_json, write_atomically, write_json
-from autotl.config import StudyConfig
+from autotl.atomic_io import csv_cell, escape, read_json, write_atomically, write_json
+from autotl.config import StudyConfig, default_cache
 from autotl.coordinator.choose_backbones import choose_backbones
 from autotl.coordinator.extend import take_over
 from autotl.data.dataset import DatasetSource, ImageDataset, LabelledImage
@@ -150,7 +150,10 @@ def kept_config(folder: Path) -> StudyConfig:
             f"{folder / CONFIG_FILE} can't be read by autotl {__version__}: {reason}. Use the autotl that wrote it."
         ) from error
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - "." gets its name, and links are kept
-    return config.model_copy(update={"output": folder.parent, "name": folder.name}).from_stranger("data", "test")
+    # a stranger's study would have features written to any folder: its cache is used only where there is one
+    cache = config.cache if (config.cache / "features").is_dir() else default_cache()
+    places = {"output": folder.parent, "name": folder.name, "cache": cache}
+    return config.model_copy(update=places).from_stranger("data", "test")
 
 
 def _split(config: StudyConfig, dataset: ImageDataset) -> Split:
@@ -197,7 +200,7 @@ def _freeze_choices(study: optuna.Study, context: Context) -> None:
     if kept is None:
         study.set_user_attr(StudyAttribute.CHOICES, now)
         return
-    differing = [f"{k}: was {kept[k]}, is {now[k]}" for k in now if kept.get(k) != now[k]]
+    differing = [f"{k}: was {escape(kept.get(k))}, is {now[k]}" for k in now if kept.get(k) != now[k]]
     if differing:
         raise AutotlError(
             f"Study {context.config.name!r} can't be resumed with other choices ({'; '.join(differing)}). "
@@ -223,12 +226,12 @@ def _record_versions(study: optuna.Study, now: dict[str, str]) -> list[str]:
     study.set_user_attr(StudyAttribute.EARLIER_VERSIONS, [*earlier, former])
     changed = [
         *(
-            f"{name} {kept[name]} is now {now[name]}"
+            f"{name} {escape(kept[name])} is now {now[name]}"
             for name in sorted(kept.keys() & now.keys())
             if kept[name] != now[name]
         ),
         *(f"{name} {now[name]} is new" for name in sorted(now.keys() - kept.keys())),
-        *(f"{name} {kept[name]} is gone" for name in sorted(kept.keys() - now.keys())),
+        *(f"{escape(f'{name} {kept[name]}')} is gone" for name in sorted(kept.keys() - now.keys())),
     ]
     return [f"Since the study last ran: {'; '.join(changed)}. The results of trials may change with them."]
 

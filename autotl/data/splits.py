@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from autotl.atomic_io import escape
 from autotl.data.dataset import ImageDataset, join_names
 from autotl.errors import DataError
 
@@ -35,9 +36,19 @@ class Split:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Split":
-        """The split that `to_dict` returned."""
+        """The split that `to_dict` returned.
+
+        Raises:
+            TypeError, ValueError, KeyError: `data` is something else.
+        """
+        lines, seed = data["warnings"], data["seed"]
+        if not (isinstance(lines, list) and all(isinstance(line, str) for line in lines) and isinstance(seed, int)):
+            raise TypeError("its warnings or its seed are of another type")
+        for subset in ("train", "validation", "test"):
+            if not (isinstance(data[subset], list) and all(type(index) is int for index in data[subset])):
+                raise TypeError(f"{subset} is not a list of numbers")
         train, validation, test = (np.array(data[subset], dtype=np.int64) for subset in ("train", "validation", "test"))
-        return cls(train, validation, test, data["seed"], tuple(data["warnings"]))
+        return cls(train, validation, test, seed, tuple(escape(line) for line in lines))
 
 
 def make_split(

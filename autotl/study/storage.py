@@ -19,7 +19,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._base import BaseJournalSnapshot  # noqa: PLC2701 (not exported)
 from optuna.storages.journal._storage import JournalOperation  # noqa: PLC2701 (not exported)
 
-from autotl.atomic_io import as_disk_full, write_atomically
+from autotl.atomic_io import as_disk_full, escape, write_atomically
 from autotl.errors import AutotlError
 
 __all__ = ["Journal", "open_storage", "storage_on"]
@@ -115,8 +115,10 @@ def open_storage(folder: Path) -> JournalStorage:
     journal = Journal(folder)
     try:
         return storage_on(journal)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
+    except (OSError, AutotlError):
+        raise
+    except Exception as error:  # a forged line can make Optuna raise nearly any exception
         raise AutotlError(
-            f"{journal.file} is not a journal that Optuna can read ({type(error).__name__}: {error}). "
+            f"{journal.file} is not a journal that Optuna can read ({type(error).__name__}: {escape(error)[:300]}). "
             "Give the search another --name, or put the journal back as it was."
         ) from error

@@ -12,6 +12,7 @@ from autotl.errors import AutotlError
 from autotl.study.pruner import SameStrategyPruner
 from autotl.study.sampler import ConditionalTPESampler
 from autotl.study.storage import open_storage
+from autotl.study.validation import require_valid
 
 __all__ = [
     "FORMAT",
@@ -95,7 +96,8 @@ def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize
         seed: the study's seed, the same in every process.
 
     Raises:
-        AutotlError: the journal can't be read, holds several studies, or has a study of another format.
+        AutotlError: the journal can't be read, holds several studies or values that no search writes, or has a study
+            of another format.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = open_storage(folder)
@@ -108,6 +110,7 @@ def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize
         load_if_exists=True,
     )
     _require_format(study, folder)
+    require_valid(study, folder)
     return study
 
 

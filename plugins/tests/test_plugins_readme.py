@@ -186,13 +186,13 @@ def test_a_second_environment_requires_the_plugins_of_a_model(
     second = fresh(tmp_path, linked_packages)
     second.run("pip", "install", "--quiet", str(wheel))
     refused = second.run("autotl", "predict", model, image, fails=True)
-    assert "needs the backbone 'our_network' of plugin 'our_network' (autotl-our-network 0.1.0)" in refused
-    assert "pip install autotl-our-network==0.1.0" in refused
+    assert "needs the head 'naive_bayes' of plugin 'naive_bayes' (autotl-naive-bayes 0.1.0)" in refused
+    assert "pip install autotl-naive-bayes==0.1.0" in refused
     followed.run("pip", "wheel", "--quiet", "-w", "wheels", "./autotl-our-network", "./autotl-naive-bayes")
     wheels = sorted(map(str, (followed.work / "wheels").glob("autotl_*.whl")))
-    second.run("pip", "install", "--quiet", *(w for w in wheels if "our_network" in w))
+    second.run("pip", "install", "--quiet", *(w for w in wheels if "naive_bayes" in w))
     refused = second.run("autotl", "predict", model, image, fails=True)
-    assert "needs the head 'naive_bayes' of plugin 'naive_bayes' (autotl-naive-bayes 0.1.0)" in refused
+    assert "needs the backbone 'our_network' of plugin 'our_network' (autotl-our-network 0.1.0)" in refused
     second.run("pip", "install", "--quiet", *wheels)
     assert "flower" in second.run("autotl", "predict", model, image).splitlines()[-1]
 

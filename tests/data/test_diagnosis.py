@@ -262,12 +262,12 @@ def test_a_class_name_cannot_cut_off_the_text_of_a_finding(patches: Path, tmp_pa
 
 
 def test_a_dataset_without_problems(patches: Path, tmp_path: Path) -> None:
-    assert run(patches, "--cache", tmp_path)[1].splitlines()[-1] == "No problems found."
+    assert run(patches, "--cache", tmp_path / "cache")[1].splitlines()[-1] == "No problems found."
 
 
 def test_json_has_the_classes_and_all_findings(patches: Path, tmp_path: Path) -> None:
     duplicates_across_subsets(patches)
-    report = json.loads(run(patches, "--cache", tmp_path, "--json")[1])
+    report = json.loads(run(patches, "--cache", tmp_path / "cache", "--json")[1])
     assert report["dataset"]["classes"] == {"astronaut": 24, "coffee": 26}
     assert report["findings"][0]["code"] == "duplicates_across_subsets"
     assert report["findings"][0]["count"] == 2
@@ -278,7 +278,7 @@ def test_the_exit_code_is_1_if_a_search_cannot_start(
     damage: Callable[[Path], None], patches: Path, tmp_path: Path
 ) -> None:
     damage(patches)
-    exit_code, output = run(patches, "--cache", tmp_path)
+    exit_code, output = run(patches, "--cache", tmp_path / "cache")
     assert (exit_code, "! " in output) == (1, True)
 
 
@@ -287,6 +287,6 @@ def test_control_characters_in_names_are_escaped(patches: Path, tmp_path: Path) 
     not_utf8 = patches / "train" / "coffee" / os.fsdecode(b"caf\xe9.png")
     for path in (with_escapes, not_utf8):
         path.write_text("no image")
-    output = run(patches, "--cache", tmp_path)[1]
+    output = run(patches, "--cache", tmp_path / "cache")[1]
     assert r"\x1b[2J\n.png" in output
     assert r"caf\udce9.png" in output

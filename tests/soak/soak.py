@@ -13,6 +13,7 @@ from pathlib import Path
 
 import crowding  # noqa: F401  # each of these registers its trials
 import disks  # noqa: F401
+import forged_models  # noqa: F401
 import killing  # noqa: F401
 import mutations  # noqa: F401
 import promises  # noqa: F401

@@ -1,7 +1,7 @@
 """Scikit-learn classifiers around LightGBM and XGBoost. Not imported when the heads are registered.
 
 Trees are grown on principal components: on thousands of raw features they take a hundred times as long and are no
-more accurate. The saved state is the library's own format (LightGBM's text, XGBoost's UBJSON), not a pickle.
+more accurate. The saved state is the library's own format (LightGBM's text, XGBoost's JSON), not a pickle.
 """
 
 from abc import abstractmethod
@@ -18,6 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from autotl.heads.estimators import Components
+from autotl_gbdt.verification import checked_lightgbm, checked_xgboost
 
 __all__ = ["LightGBMClassifier", "XGBoostClassifier", "holdout_mask"]
 
@@ -117,7 +118,8 @@ class Boosted(ClassifierMixin, BaseEstimator):
         """Raises ValueError where the trees can't be read."""
         state = dict(state)
         if "booster_" in state:
-            state["booster_"] = self._from_bytes(state["booster_"])
+            num_components = int(state["compress_"][-1].pca_.n_components_)
+            state["booster_"] = self._from_bytes(state["booster_"], num_components, len(state["classes_"]))
         super().__setstate__(state)
 
     def _trees_per_round(self) -> int:
@@ -150,8 +152,9 @@ class Boosted(ClassifierMixin, BaseEstimator):
         """A booster in its library's own format."""
 
     @abstractmethod
-    def _from_bytes(self, content: bytes) -> Any:
-        """The inverse of `_to_bytes`. Raises ValueError where `content` is not a model."""
+    def _from_bytes(self, content: bytes, num_features: int, num_classes: int) -> Any:
+        """The inverse of `_to_bytes`. Raises ValueError where `content` is not a model for these features, which are
+        components, and classes."""
 
 
 class LightGBMClassifier(Boosted):
@@ -230,12 +233,12 @@ class LightGBMClassifier(Boosted):
     def _to_bytes(self, booster: Any) -> bytes:
         return booster.model_to_string(num_iteration=-1).encode()
 
-    def _from_bytes(self, content: bytes) -> Any:
+    def _from_bytes(self, content: bytes, num_features: int, num_classes: int) -> Any:
         import lightgbm
 
         try:
-            return lightgbm.Booster(model_str=content.decode())
-        except lightgbm.basic.LightGBMError as error:
+            return lightgbm.Booster(model_str=checked_lightgbm(content, num_features, num_classes))
+        except (ValueError, lightgbm.basic.LightGBMError) as error:
             raise ValueError(f"not a LightGBM model: {error}") from error
 
 
@@ -321,15 +324,15 @@ class XGBoostClassifier(Boosted):
         return self.booster_.predict(xgboost.DMatrix(features))
 
     def _to_bytes(self, booster: Any) -> bytes:
-        return bytes(booster.save_raw("ubj"))
+        return bytes(booster.save_raw("json"))
 
-    def _from_bytes(self, content: bytes) -> Any:
+    def _from_bytes(self, content: bytes, num_features: int, num_classes: int) -> Any:
         import xgboost
 
         booster = xgboost.Booster({"verbosity": 0})
         try:
-            booster.load_model(bytearray(content))
-        except xgboost.core.XGBoostError as error:
+            booster.load_model(checked_xgboost(content, num_features, num_classes))
+        except (ValueError, xgboost.core.XGBoostError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise ValueError(f"not an XGBoost model: {first_line}") from error
         return booster

@@ -1,5 +1,6 @@
 """Boosted trees satisfy the head contract, stop early on held-out images, report progress, and can be ended."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -144,7 +145,7 @@ def test_an_exception_of_on_progress_ends_the_fit(head: Head) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "signature"), [(LightGBM(), b"tree\nversion="), (XGBoost(), b"{L")], ids=["lightgbm", "xgboost"]
+    ("head", "signature"), [(LightGBM(), b"tree\nversion="), (XGBoost(), b'{"learner"')], ids=["lightgbm", "xgboost"]
 )
 def test_the_saved_head_contains_the_librarys_own_format(head: Head, signature: bytes, tmp_path: Path) -> None:
     save_head(head.build(head.defaults(), 48, 2, seed=0).fit(*separable_problem(2, 60)), tmp_path)
@@ -159,6 +160,59 @@ def test_a_saved_head_with_invalid_trees_is_damaged(
 ) -> None:
     fitted = head.build(head.defaults(), 48, 2, seed=0).fit(*separable_problem(2, 60))
     monkeypatch.setattr(type(fitted), "_to_bytes", lambda self, booster: b"no trees at all")
+    save_head(fitted, tmp_path)
+    with pytest.raises(AutotlError, match=r"damaged \(ValueError: not an? (LightGBM|XGBoost) model"):
+        load_head(head, head.defaults(), 48, 2, tmp_path)
+
+
+FORGED_TREES = {
+    "a child outside": (r"left_child=\S+", "left_child=999999", r'"left_children":\[\d+', '"left_children":[999999'),
+    "a child that is its own parent": (
+        r"left_child=\S+",
+        "left_child=0",
+        r'"left_children":\[\d+',
+        '"left_children":[0',
+    ),
+    "a feature outside": (
+        r"split_feature=\S+",
+        "split_feature=99999",
+        r'"split_indices":\[\d+',
+        '"split_indices":[99999',
+    ),
+    "fewer nodes": (r"num_leaves=\d+", "num_leaves=9999", r'"num_nodes":"\d+"', '"num_nodes":"9999"'),
+    "other features": (r"max_feature_idx=\d+", "max_feature_idx=3", r'"num_feature":"\d+"', '"num_feature":"3"'),
+    "other classes": (r"num_class=\d+", "num_class=9", r'"num_class":"\d+"', '"num_class":"9"'),
+    "a value that is no number": (
+        r"leaf_value=\S+",
+        "leaf_value=nan",
+        r'"split_conditions":\[[^,]+',
+        '"split_conditions":[NaN',
+    ),
+    "another objective": (
+        r"objective=\S+",
+        "objective=lambdarank",
+        r'"name":"binary:logistic"',
+        '"name":"rank:pairwise"',
+    ),
+}
+
+
+@every_head
+@pytest.mark.parametrize("name", FORGED_TREES)
+def test_trees_that_cannot_be_followed_are_damaged(
+    head: Head, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lightgbm, by, xgboost, by_xgboost = FORGED_TREES[name]
+    pattern, replacement = (lightgbm, by) if head.name == "lightgbm" else (xgboost, by_xgboost)
+    fitted = head.build(head.defaults(), 48, 2, seed=0).fit(*separable_problem(2, 60))
+    content = fitted._to_bytes(fitted.booster_).decode()
+    forged = re.sub(pattern, replacement, content, count=1)
+    sizes = [len(f"Tree={block}\n") for block in forged.split("end of trees")[0].split("\nTree=")[1:]]
+    if head.name == "lightgbm":  # a stranger makes the sizes fit
+        sizes[-1] -= 1
+        forged = re.sub(r"tree_sizes=.*", "tree_sizes=" + " ".join(map(str, sizes)), forged)
+    assert forged != content
+    monkeypatch.setattr(type(fitted), "_to_bytes", lambda self, booster: forged.encode())
     save_head(fitted, tmp_path)
     with pytest.raises(AutotlError, match=r"damaged \(ValueError: not an? (LightGBM|XGBoost) model"):
         load_head(head, head.defaults(), 48, 2, tmp_path)

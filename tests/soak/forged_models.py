@@ -1,0 +1,307 @@
+"""Two thousand mutations of a model's pages and headers: each predicts the same, or is refused in words."""
+
+import io
+import json
+import os
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fire import Outcome, by_fire
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "model"))
+from forging import seal
+
+N = 2000
+PER_PROCESS = 100
+SECONDS = 600
+GROWTH = 1 << 30
+HEADS = (
+    "linear",
+    "mlp",
+    "logistic_regression",
+    "linear_svm",
+    "rbf_svm",
+    "knn",
+    "lda",
+    "random_forest",
+    "extra_trees",
+    "hist_gradient_boosting",
+    "lightgbm",
+    "xgboost",
+)
+NUMBERS = (0, 1, -1, 2, 7, 10**3, 10**6, 10**9, 10**15, 2**31, 2**63, -(2**31), 0.5, -0.5, 1e-9, 1e30, 1e308)
+TEXTS = (
+    "",
+    "x",
+    "../..",
+    "/etc/passwd",
+    "local-dir:/etc",
+    "hf:/etc",
+    "hf:evil/net",
+    "hf-hub:evil/net",
+    "resnet18@/etc/x",
+)
+TEXTS += ("vit_giant_patch14_224", "os.system", "__class__", "\x1b[2J", "none", "last", "stages+max", "a" * 5000)
+
+
+def valid_model(folder: Path) -> None:
+    """A model of one member of each head, one of them with fine-tuned blocks, on a network from a folder."""
+    import timm
+    import torch
+
+    from autotl.backbones.graph_split import FeatureLevels, GraphSplit
+    from autotl.backbones.timm import TimmBackbone
+    from autotl.model.image_model import ImageModel
+    from autotl.model.member import Member
+    from autotl.recipe import Recipe
+    from autotl.registry import load_registry
+    from autotl.strategies.base import Fitted
+
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=3)
+    timm.models.save_for_hf(network, folder / "network", model_config={"num_classes": 3})
+    backbone = TimmBackbone(f"local-dir:{folder / 'network'}")
+    module = backbone.build()
+    layout = FeatureLevels(GraphSplit(module, backbone.blocks(module))).layout(backbone.preprocessing.size)
+    width, registry, rng = (
+        layout.num_features("last"),
+        load_registry(without=["engines.openvino"]),
+        np.random.default_rng(0),
+    )
+    features, labels = rng.standard_normal((60, width)).astype(np.float32), np.arange(60) % 3
+    members = []
+    for trial, name in enumerate(HEADS):
+        head = registry.head(name)
+        params = {**head.defaults(), **({"n_estimators": 10} if "n_estimators" in head.defaults() else {})}
+        fitted = head.build(params, width, 3, 0)
+        if head.type == "estimator":
+            fitted.fit(features, labels)
+        tuned = {k: v for k, v in module.state_dict().items() if k.startswith("stages.3")} if name == "mlp" else None
+        recipe = Recipe(backbone.name, "fine_tuning" if tuned else "fast_extraction", name, 1, {}, params)
+        members.append(Member(recipe, Fitted("last", fitted, tuned), backbone.digest, 3, trial=trial))
+    ImageModel(("ants", "bees", "wasps"), members, {backbone.digest: backbone}, registry=registry).save(
+        folder / "model"
+    )
+
+
+def places(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to each value of a JSON document."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [way, *(place for key, one in inner for place in places(one, (*way, key)))]
+
+
+def mutate_json(content: Any, rng: np.random.Generator) -> Any:
+    """Replace, remove, repeat or nest a value."""
+    ways = [way for way in places(content) if way]
+    if not ways:
+        return content
+    way = ways[rng.integers(len(ways))]
+    parent = content
+    for key in way[:-1]:
+        parent = parent[key]
+    key, kind = way[-1], int(rng.integers(7))
+    if kind == 0:
+        del parent[key]
+    elif kind == 1:
+        parent[key] = NUMBERS[rng.integers(len(NUMBERS))]
+    elif kind == 2:
+        parent[key] = TEXTS[rng.integers(len(TEXTS))]
+    elif kind == 3:
+        parent[key] = (None, True, [], {}, [[]] * 3)[rng.integers(5)]
+    elif kind == 4 and isinstance(parent[key], int | float):
+        parent[key] = parent[key] * float(rng.choice([-1, 0.5, 2, 1000])) + int(rng.integers(-1, 2))
+        parent[key] = int(parent[key]) if rng.random() < 0.7 and abs(parent[key]) < 1e300 else parent[key]
+    elif kind == 5 and isinstance(parent, list):
+        parent.extend([parent[key]] * int(rng.integers(1, 2000)))
+    else:
+        other = ways[rng.integers(len(ways))]
+        source = content
+        for step in other:
+            source = source[step]
+        parent[key] = json.loads(json.dumps(source))
+    return content
+
+
+def mutate_page(file: Path, rng: np.random.Generator) -> None:
+    content = json.loads(file.read_text())
+    for _ in range(int(rng.integers(1, 3))):
+        content = mutate_json(content, rng)
+    file.write_text(json.dumps(content))
+
+
+def mutate_safetensors(file: Path, rng: np.random.Generator) -> None:
+    """Mutate the header as JSON, as bytes, or its length."""
+    whole = file.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    header, rest, kind = whole[8 : 8 + length], whole[8 + length :], int(rng.integers(4))
+    if kind < 2:
+        header = json.dumps(mutate_json(json.loads(header), rng)).encode()
+        length = len(header)
+    elif kind == 2:
+        changed = bytearray(header)
+        for _ in range(int(rng.integers(1, 8))):
+            changed[rng.integers(len(changed))] = int(rng.integers(256))
+        header = bytes(changed)
+    else:
+        length = int(NUMBERS[rng.integers(12)]) & (2**64 - 1)
+    file.write_bytes(struct.pack("<Q", length) + header + rest)
+
+
+def mutate_skops(file: Path, rng: np.random.Generator) -> None:
+    """Mutate the schema, the header or the numbers of an array, or the bytes of a booster."""
+    with zipfile.ZipFile(io.BytesIO(file.read_bytes())) as packed:
+        parts = {name: packed.read(name) for name in packed.namelist()}
+    arrays = sorted(name for name in parts if name != "schema.json")
+    if not arrays or rng.random() < 0.4:
+        parts["schema.json"] = json.dumps(mutate_json(json.loads(parts["schema.json"]), rng)).encode()
+    else:
+        name = arrays[rng.integers(len(arrays))]
+        changed = bytearray(parts[name])
+        kind = int(rng.integers(3))
+        if kind == 0 and changed.startswith(b"\x93NUMPY"):
+            array = np.load(io.BytesIO(parts[name]), allow_pickle=False)
+            flat = np.frombuffer(array.tobytes(), np.uint8).copy()
+            for _ in range(int(rng.integers(1, 20))):
+                flat[rng.integers(max(1, len(flat)))] = int(rng.integers(256)) if len(flat) else 0
+            buffer = io.BytesIO()
+            np.save(buffer, np.frombuffer(flat.tobytes(), array.dtype).reshape(array.shape))
+            changed = bytearray(buffer.getvalue())
+        else:
+            for _ in range(int(rng.integers(1, 6))):
+                place = int(rng.integers(min(len(changed), 128) if kind == 1 else len(changed)))
+                changed[place] = int(rng.choice([0, 255, 48, 57, 45, int(rng.integers(256))]))
+        parts[name] = bytes(changed)
+    with zipfile.ZipFile(file, "w") as packed:
+        for name, content in parts.items():
+            packed.writestr(name, content)
+
+
+def mutate(model: Path, rng: np.random.Generator) -> str:
+    """Mutate one file of the model; returns what was mutated."""
+    heads = sorted(model.glob("members/*/head.skops"))
+    tensors = sorted(model.rglob("*.safetensors"))
+    pages = [*model.glob("members/*/member.json"), *model.glob("backbones/*/config.json"), *[model / "model.json"] * 8]
+    kind, change = (("page", mutate_page), ("skops", mutate_skops), ("safetensors", mutate_safetensors))[
+        int(rng.choice([0, 1, 2], p=[0.45, 0.35, 0.2]))
+    ]
+    files = {"page": sorted(pages), "skops": heads, "safetensors": tensors}[kind]
+    file = files[rng.integers(len(files))]
+    change(file, rng)
+    return f"{kind} {file.relative_to(model)}"
+
+
+def run(sound: Path, first: int) -> None:
+    """Print a line of JSON for each of PER_PROCESS mutations. Half of them have digests that fit."""
+    import torch
+
+    from autotl.errors import AutotlError
+    from autotl.model.image_model import load
+    from autotl.registry import load_registry
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    registry = load_registry(without=["engines.openvino"])
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    expected = load(sound, "cpu", registry).predict_proba(picture)
+    watched: dict[str, Any] = {"on": False, "events": [], "root": ""}
+    libraries = tuple(
+        os.path.realpath(p) for p in {*sys.path, sys.prefix, sys.base_prefix, "/proc", "/dev", "/sys"} if p
+    )
+
+    def watch(event: str, details: tuple[Any, ...]) -> None:
+        if not watched["on"]:
+            return
+        if event.startswith(("socket.connect", "socket.getaddrinfo", "subprocess", "os.system", "os.exec", "os.fork")):
+            watched["events"].append(event)
+        elif event == "open" and isinstance(details[0], str | bytes):
+            path = os.path.realpath(os.fsdecode(details[0]))
+            if not path.startswith((watched["root"], *libraries)):
+                watched["events"].append(f"open {path}")
+
+    sys.addaudithook(watch)
+    baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    limit = GROWTH + int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (1 << 30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    for number in range(first, first + PER_PROCESS):
+        rng = np.random.default_rng(number)
+        with tempfile.TemporaryDirectory() as place:
+            model = Path(shutil.copytree(sound, Path(place) / "model"))
+            what, sealed = mutate(model, rng), bool(number % 2)
+            if sealed:
+                seal(model)
+            print(json.dumps({"number": number, "what": what, "sealed": sealed}), flush=True)  # known if it crashes
+            watched.update(on=True, events=[], root=os.path.realpath(place))
+            try:
+                answer = load(model, "cpu", registry).predict_proba(picture)
+                valid = answer.ndim == 2 and np.isfinite(answer).all() and abs(answer.sum() - 1) < 1e-6
+                same = answer.shape == expected.shape and np.allclose(answer, expected, atol=1e-6)
+                how = "same" if same else "other" if valid else "invalid"
+            except AutotlError as error:
+                how = "refused" if str(error).isprintable() or "\x1b" not in str(error) else "unprintable"
+            except Exception as error:
+                how = f"raised {type(error).__name__}: {error}"[:300]
+            watched["on"] = False
+            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - baseline) * 1024
+            print(
+                json.dumps({"number": number, "how": how, "events": watched["events"][:3], "grown": grown}), flush=True
+            )
+
+
+@by_fire
+def mutations_of_a_model(folder: Path) -> Outcome:
+    """In processes that each do a hundred, so that a crash costs the rest of them at most and is reported."""
+    valid_model(folder)
+    environment = {**os.environ, "AUTOTL_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    counts: Counter[str] = Counter()
+    bad, grown = [], 0
+    for first in range(0, N, PER_PROCESS):
+        command = [sys.executable, __file__, str(folder / "model"), str(first)]
+        try:
+            process = subprocess.run(
+                command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False
+            )
+            ended, printed = process.returncode, process.stdout
+            cause = process.stderr.strip()[-200:]
+        except subprocess.TimeoutExpired as late:
+            ended, printed, cause = -9, (late.stdout or b"").decode(), "timeout"
+        begun: dict[int, dict[str, Any]] = {}
+        for line in printed.splitlines():
+            row = json.loads(line)
+            if "what" in row:
+                begun[row["number"]] = row
+                continue
+            told = begun.pop(row["number"])
+            grown = max(grown, row["grown"])
+            fine = row["how"] in ("same", "refused") or (row["how"] == "other" and told["sealed"])
+            counts[row["how"].split(":")[0]] += 1
+            if not fine or row["events"]:
+                bad.append({**told, **row})
+        if ended:
+            bad += [{**row, "how": f"exit {ended}: {cause}"} for row in begun.values()] or [
+                {"how": cause, "first": first}
+            ]
+    for row in bad[:40]:
+        print(json.dumps(row))
+    return Outcome(
+        f"{N:,} mutations of a model of {len(HEADS)} heads: {dict(counts)}, {len(bad)} wrong; the largest "
+        f"growth was {grown / 2**20:,.0f} MiB",
+        "each predicts the same or is refused in words (with digests that fit: or is another valid model); no crash, "
+        "no growth over 1 GiB, no file opened outside, no socket",
+        not bad and sum(counts.values()) == N and grown < GROWTH,
+    )
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), int(sys.argv[2]))
