@@ -25,7 +25,6 @@ from mlflow import MlflowClient, pyfunc
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 from safetensors.torch import save_file
-from sklearn.linear_model import LogisticRegression
 
 from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
@@ -210,8 +209,10 @@ def model(tmp_path: Path) -> ImageModel:
     backbone = load_registry().backbone(f"test_resnet@{tmp_path / 'weights.safetensors'}")
     with torch.inference_mode():
         rows = backbone.build()(torch.rand(20, 3, 160, 160) * torch.arange(20).view(-1, 1, 1, 1) % 2).numpy()
-    head = LogisticRegression().fit(rows, np.arange(20) % 2)
-    recipe = Recipe(backbone.name, "fast_extraction", "logistic_regression", 0, {"levels": "last"}, {})
+    logistic_regression = load_registry().head("logistic_regression")
+    params = logistic_regression.defaults()
+    head = logistic_regression.build(params, rows.shape[1], 2, 0).fit(rows, np.arange(20) % 2)
+    recipe = Recipe(backbone.name, "fast_extraction", "logistic_regression", 0, {"levels": "last"}, params)
     member = Member(recipe, Fitted("last", head), backbone.digest, 2)
     versions = {"autotl": "0.1.0", "torch": torch.__version__}
     return ImageModel(("dark", "light"), [member], {backbone.digest: backbone}, about={"versions": versions})
