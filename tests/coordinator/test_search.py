@@ -131,10 +131,16 @@ class KillsTheThird(Head):
     def suggest(self, space): return {}
     def build(self, params, num_features, num_classes, seed):
         from sklearn.linear_model import LogisticRegression
-        with open(os.environ["AUTOTL_TEST_MARK"], "a") as mark:
-            mark.write("x")
-        if os.path.getsize(mark.name) > 2:
-            os.kill(os.getpid(), signal.SIGKILL)
+        fit = LogisticRegression.fit
+        if not hasattr(fit, "counts"):  # each fit counts; heads are also built to check saved ones
+            def counted(self, *args, **kwargs):
+                with open(os.environ["AUTOTL_TEST_MARK"], "a") as mark:
+                    mark.write("x")
+                if os.path.getsize(mark.name) > 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return fit(self, *args, **kwargs)
+            counted.counts = True
+            LogisticRegression.fit = counted
         return LogisticRegression()
 
 @autotl.hookimpl
