@@ -113,8 +113,11 @@ def autotl_find_backbone(name: str) -> "Backbone | None":
 
 @hookspec
 def autotl_list_backbones() -> Iterable[str]:  # type: ignore[empty-body]  # a spec has no body
-    """Called for `autotl backbones --all`, and for suggestions when a name is unknown: return the names that
-    `autotl_find_backbone` accepts, as far as they can be listed without a download."""
+    """Called for `autotl backbones --all`, for suggestions when a name is unknown, and to load a model: return the
+    names that `autotl_find_backbone` accepts, as far as they can be listed without a download.
+
+    A saved model may name registered backbones, those listed here, and those whose `Backbone.config_files` lie in its
+    own folder; a name with a prefix that isn't among them is never looked up."""
 
 
 # -- events: look only; an exception costs one warning and ends neither trial nor search

@@ -134,8 +134,9 @@ def a_small_disk_for_the_study(folder: Path) -> Outcome:
 @by_fire
 def files_from_strangers(folder: Path) -> Outcome:
     """The test suite's traps, counted."""
-    traps = Path(__file__).resolve().parents[1] / "test_strangers.py"
-    command = [sys.executable, "-m", "pytest", str(traps), "-k", "hostile", "-p", "no:cacheprovider"]
+    tests = Path(__file__).resolve().parents[1]
+    traps = (str(tests / "test_strangers.py"), str(tests / "model" / "test_hostile_models.py"))
+    command = [sys.executable, "-m", "pytest", *traps, "-k", "hostile", "-p", "no:cacheprovider"]
     process = subprocess.run(
         [*command, "--basetemp", str(folder / "pytest")], capture_output=True, text=True, timeout=600
     )
