@@ -75,7 +75,7 @@ def valid_model(folder: Path) -> None:
     module = backbone.build()
     layout = FeatureLevels(GraphSplit(module, backbone.blocks(module))).layout(backbone.preprocessing.size)
     width, registry, rng = (
-        layout.num_features("last"),
+        layout.output,
         load_registry(without=["engines.openvino"]),
         np.random.default_rng(0),
     )

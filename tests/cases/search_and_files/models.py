@@ -38,7 +38,7 @@ def small_model(folder, head="logistic_regression", local_dir=False):
         backbone = TimmBackbone(f"test_resnet@{HERE / 'w.safetensors'}")
     module = backbone.build()
     layout = FeatureLevels(GraphSplit(module, backbone.blocks(module))).layout(backbone.preprocessing.size)
-    width = layout.num_features("last")
+    width = layout.output
     registry = load_registry(without=["engines.openvino"])
     spec = registry.head(head)
     rng = np.random.default_rng(0)
