@@ -120,21 +120,22 @@ class TimmBackbone(Backbone):
         """timm's own preprocessing of the model's default weights, or what a folder's config.json states, unchecked."""
         from timm.data import resolve_data_config
 
-        config = resolve_data_config(pretrained_cfg=self._config)
-        channels, height, width = config["input_size"]
+        try:
+            config = resolve_data_config(pretrained_cfg=self._config)
+            channels, height, width = config["input_size"]
+            mean, std = (tuple(map(float, config[key])) for key in ("mean", "std"))
+            crop, kind = float(config["crop_pct"]), config["interpolation"]
+        except (TypeError, ValueError) as error:
+            raise AutotlError(f"The preprocessing of {self.name} is invalid: {error}. Mend its config.json.") from error
         if channels != 3 or height != width:
             raise AutotlError(
-                f"{self.name} takes images of {width}×{height} pixels and {channels} channels; autotl gives a backbone "
-                "square RGB images. Choose another backbone: autotl backbones"
+                f"{self.name} takes {width}×{height}×{channels}; autotl gives it square RGB. Choose another: autotl backbones"
             )
         if config["crop_mode"] not in ("center", "squash"):
             raise AutotlError(
-                f"{self.name} was trained on images with a border around them, which autotl doesn't draw. "
-                "Choose another backbone: autotl backbones"
+                f"{self.name} needs a border around images, which autotl doesn't draw. Choose another: autotl backbones"
             )
-        mean, std = (tuple(map(float, config[key])) for key in ("mean", "std"))
-        crop, squash = float(config["crop_pct"]), config["crop_mode"] == "squash"
-        return Preprocessing(height, crop, config["interpolation"], mean, std, squash)  # type: ignore[arg-type]  # checked
+        return Preprocessing(height, crop, kind, mean, std, config["crop_mode"] == "squash")  # type: ignore[arg-type]
 
     @cached_property
     def digest(self) -> str:

@@ -357,63 +357,6 @@ def test_a_hostile_model_folder_is_refused(name: str, model: Path, secret: Path)
     assert not Path("/tmp/autotl-was-here").exists()
 
 
-NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
-    "sixty thousand blocks": ({"depth": 60_000}, r"larger than the file with its weights"),
-    "a billion blocks": ({"depth": 10**9}, r"model_args\.depth = 1000000000 is no number of a network"),
-    "a width of gigabytes": ({"embed_dim": 65_472}, r"larger than the file with its weights"),
-    "a network of two blocks more": ({"depth": 8}, r"its tensors have other names or shapes"),
-    "an unknown argument": ({"callback": "os.system"}, r"doesn't hold the weights of"),
-    "a checkpoint elsewhere": ({"checkpoint_path": "/etc/passwd"}, r"checkpoint_path is not an argument of a network"),
-    "weights elsewhere": ({"pretrained_cfg": {"file": "/etc/passwd"}}, r"pretrained_cfg is not an argument"),
-    "a path as an option": ({"act_layer": "../../private"}, r"act_layer = '\.\./\.\./private' is not an option"),
-    "an option that isn't there": ({"norm_layer": "os.system"}, r"doesn't hold the weights of"),
-    "no heads": ({"num_heads": 0}, r"doesn't hold the weights of"),
-    "nested without end": ({"a": [[[[[[[[[1]]]]]]]]]}, r"nested too deep"),
-    "a number that isn't finite": ({"mlp_ratio": float("inf")}, r"is no number of a network"),
-}
-
-
-@pytest.fixture(scope="module")
-def valid_local(tmp_path_factory) -> Path:
-    """A valid model of a small transformer from a folder, with a linear head."""
-    import timm
-    import torch
-
-    place = tmp_path_factory.mktemp("local")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = timm.create_model("test_vit", num_classes=3)
-    timm.models.save_for_hf(network, place / "network", model_config={"num_classes": 3})
-    backbone, registry = TimmBackbone(f"local-dir:{place / 'network'}"), load_registry(without=["engines.openvino"])
-    head = registry.head("linear")
-    recipe = Recipe(backbone.name, "fast_extraction", "linear", 1, {}, head.defaults())
-    fitted = Fitted("last", head.build(head.defaults(), network.num_features, 2, 0))
-    member = Member(recipe, fitted, backbone.digest, 2, trial=0)
-    return ImageModel(("a", "b"), [member], {backbone.digest: backbone}, registry=registry).save(place / "model")
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_hostile_configuration_of_a_network_is_refused(name: str, valid_local: Path, tmp_path: Path) -> None:
-    arguments, message = NETWORKS[name]
-    model = Path(shutil.copytree(valid_local, tmp_path / "model"))
-    config = next(model.glob("backbones/*/config.json"))
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_args": arguments}))
-    seal(model)
-    pixels = np.zeros((64, 64, 3), np.uint8)
-    with pytest.raises(AutotlError, match=message):
-        load(model, registry=load_registry(without=["engines.openvino"])).predict_proba(pixels)
-
-
-def test_a_network_from_a_folder_needs_the_folder_no_more(valid_local: Path, tmp_path: Path) -> None:
-    model = Path(shutil.copytree(valid_local, tmp_path / "model"))
-    (valid_local.parent / "network").rename(tmp_path / "moved")
-    try:
-        loaded = load(model, registry=load_registry(without=["engines.openvino"]))
-        assert loaded.predict_proba(np.zeros((64, 64, 3), np.uint8)).shape == (1, 2)
-    finally:
-        (tmp_path / "moved").rename(valid_local.parent / "network")
-
-
 def test_the_unchanged_model_is_accepted(model: Path, cells: Path) -> None:
     paths = sorted(cells.glob("*/*"))[:3]
     assert load(model, registry=load_registry(without=["engines.openvino"])).predict_proba(paths).shape == (3, 2)

@@ -171,9 +171,10 @@ def mutate_skops(file: Path, rng: np.random.Generator) -> None:
         kind = int(rng.integers(3))
         if kind == 0 and changed.startswith(b"\x93NUMPY"):
             array = np.load(io.BytesIO(parts[name]), allow_pickle=False)
+            array = array if array.size else np.zeros(1)
             flat = np.frombuffer(array.tobytes(), np.uint8).copy()
             for _ in range(int(rng.integers(1, 20))):
-                flat[rng.integers(max(1, len(flat)))] = int(rng.integers(256)) if len(flat) else 0
+                flat[rng.integers(len(flat))] = int(rng.integers(256))
             buffer = io.BytesIO()
             np.save(buffer, np.frombuffer(flat.tobytes(), array.dtype).reshape(array.shape))
             changed = bytearray(buffer.getvalue())
