@@ -128,9 +128,7 @@ class TimmBackbone(Backbone):
         except (TypeError, ValueError) as error:
             raise AutotlError(f"The preprocessing of {self.name} is invalid: {error}. Mend its config.json.") from error
         if channels != 3 or height != width:
-            raise AutotlError(
-                f"{self.name} takes {width}×{height}×{channels}; autotl gives it square RGB. Choose another: autotl backbones"
-            )
+            raise AutotlError(f"{self.name} takes {width}×{height}×{channels}, not square RGB. Type: autotl backbones")
         if config["crop_mode"] not in ("center", "squash"):
             raise AutotlError(
                 f"{self.name} needs a border around images, which autotl doesn't draw. Choose another: autotl backbones"
