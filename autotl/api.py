@@ -326,8 +326,12 @@ def evaluate(
     from autotl.registry import load_registry
 
     registry = load_registry()
-    folder = None if isinstance(model, ImageModel) else find_model(os.fspath(model))
-    loaded = model if isinstance(model, ImageModel) else load(find_model(os.fspath(model)), device, registry)
+    folder: Path | None = None
+    if isinstance(model, ImageModel):
+        loaded = model
+    else:
+        folder = find_model(os.fspath(model))
+        loaded = load(folder, device, registry)
     notes: list[str] = []
     used: str = subset
 

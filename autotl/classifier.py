@@ -1,7 +1,6 @@
 """`ImageClassifier`: a search behind scikit-learn's estimator interface."""
 
 import csv
-import hashlib
 import os
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ from autotl.config import study_config
 from autotl.data.dataset import LabelledImage, join_names
 from autotl.data.decoding import to_rgb
 from autotl.data.inputs import as_images, as_labels
+from autotl.data.verification import digest_bytes
 from autotl.errors import DataError, InputError
 from autotl.events import Callback
 
@@ -248,7 +248,7 @@ def _in_files(images: Sequence[Any], labels: Sequence[str], folder: Path) -> lis
             except DataError as error:
                 raise InputError(f"X[{number}]: {error}") from error
             content = f"{picture.size}".encode() + picture.tobytes()
-            path = folder / f"{hashlib.blake2b(content, digest_size=16).hexdigest()}.png"
+            path = folder / f"{digest_bytes(content)}.png"
             if not path.exists():
                 folder.mkdir(parents=True, exist_ok=True)
                 picture.save(path, compress_level=1)

@@ -348,12 +348,12 @@ def check_registered(config: StudyConfig, registry: "Registry") -> None:
         AutotlError: the strategies can train none of the heads.
     """
     registry.metric(config.metric)
-    _ = [registry.backbone(name) for name in config.backbones or ()]
     strategies = [registry.strategy(name) for name in config.strategies or registry.strategies]
     heads = [registry.head(name) for name in config.heads or registry.heads]
-    _ = [registry.augmentation(name) for name in config.augmentations or ()]
-    _ = [registry.loss(name) for name in config.losses or ()]
-    _ = [registry.feature_levels(name) for name in config.levels or ()]
+    find = {"backbones": registry.backbone, "augmentations": registry.augmentation, "losses": registry.loss}
+    for key, lookup in (find | {"levels": registry.feature_levels}).items():
+        for name in getattr(config, key) or ():
+            lookup(name)
     if config.engine:
         registry.engine(config.engine, "cpu")
     if not any(head.type in strategy.head_types for strategy in strategies for head in heads):

@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 __all__ = [
     "AutotlError",
@@ -12,8 +13,11 @@ __all__ = [
     "MetricError",
     "NoTrialSucceeded",
     "UnknownName",
+    "find_named",
     "nearest",
 ]
+
+T = TypeVar("T")
 
 
 class AutotlError(Exception):
@@ -55,6 +59,13 @@ class NoTrialSucceeded(AutotlError):
     """A search ended without a complete trial."""
 
     exit_code = 3
+
+
+def find_named(component: str, name: str, known: Mapping[str, T]) -> T:
+    """The component of that name, among `known` ones by name. Raises UnknownName."""
+    if name not in known:
+        raise UnknownName(component, name, known)
+    return known[name]
 
 
 def nearest(name: str, known: Iterable[str], n: int = 1) -> str:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from autotl.errors import UnknownName
-
 if TYPE_CHECKING:
     from autotl.registration import Register
 
-__all__ = ["BUILT_IN", "PARTS", "Layout", "Levels", "Part", "find_levels"]
+__all__ = ["BUILT_IN", "PARTS", "Layout", "Levels", "Part"]
 
 Part: TypeAlias = Literal["output", "means", "maxima", "last_maxima"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -56,13 +54,6 @@ BUILT_IN: Mapping[str, Levels] = {
     )
 }
 """The levels that are registered, by name."""
-
-
-def find_levels(name: str, levels: Mapping[str, Levels]) -> Levels:
-    """The levels of that name. Raises UnknownName."""
-    if name not in levels:
-        raise UnknownName("levels", name, levels)
-    return levels[name]
 
 
 @dataclass(frozen=True)

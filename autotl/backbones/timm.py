@@ -373,9 +373,10 @@ def autotl_find_backbone(name: str) -> Backbone | None:
     if "." in model and model not in configs:
         tags = ", ".join(sorted(known.partition(".")[2] for known in configs)) or "none"
         raise AutotlError(f"timm's {model.partition('.')[0]} has no weights with that tag: {name!r}. Its tags: {tags}.")
-    if parse_name(name).file == "":
+    file = parse_name(name).file
+    if file == "":
         raise AutotlError(f"{name!r} names no file. Type {model}@path/to/weights.safetensors")
-    if parse_name(name).file:
+    if file:
         return _with_own_weights(TimmBackbone(name))
     from timm.models import get_pretrained_cfg
 

@@ -55,18 +55,19 @@ class Commands(TyperGroup):
 
     def main(self, args: Any = None, *more: Any, **keywords: Any) -> Any:
         """Print an AutotlError in one red line; other exceptions are bugs and keep their traceback."""
+        debug = "--debug" in (sys.argv[1:] if args is None else args)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # the terminal may be unable to encode a name
         try:
             return super().main(args, *more, **keywords)
         except AutotlError as error:
-            if "--debug" in (sys.argv[1:] if args is None else args):
+            if debug:
                 raise
             _print_error(str(error))
             sys.exit(error.exit_code)
         except OSError as error:  # a folder or file that the user named is missing, unwritable, too long or the like
-            if error.filename is None or error.errno not in FILE_ERRNOS or "--debug" in (args or sys.argv[1:]):
+            if error.filename is None or error.errno not in FILE_ERRNOS or debug:
                 raise
             _print_error(f"{os.fsdecode(error.filename)} can't be used: {error.strerror}. Name another file or folder.")
             sys.exit(1)

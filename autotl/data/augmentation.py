@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from autotl.errors import AutotlError, UnknownName
+from autotl.errors import AutotlError, find_named
 
 if TYPE_CHECKING:
     from autotl.registration import Register
 
-__all__ = ["BUILT_IN", "ORIGINAL", "Augmentation", "View", "draw", "find_augmentation", "view_key", "views_of"]
+__all__ = ["BUILT_IN", "ORIGINAL", "Augmentation", "View", "draw", "view_key", "views_of"]
 
 
 @dataclass(frozen=True)
@@ -156,13 +156,6 @@ BUILT_IN: Mapping[str, Augmentation] = {
 """The policies that are registered, by name."""
 
 
-def find_augmentation(policy: str, augmentations: Mapping[str, Augmentation]) -> Augmentation:
-    """The augmentation of that name. Raises UnknownName."""
-    if policy not in augmentations:
-        raise UnknownName("augmentation", policy, augmentations)
-    return augmentations[policy]
-
-
 def views_of(policy: str, n: int, augmentations: Mapping[str, Augmentation] = BUILT_IN) -> list[View]:
     """ORIGINAL and `n` views of a policy, fewer if the policy has fewer. Only ORIGINAL for the policy "none".
 
@@ -171,13 +164,13 @@ def views_of(policy: str, n: int, augmentations: Mapping[str, Augmentation] = BU
     """
     if policy == "none":
         return [ORIGINAL]
-    most = find_augmentation(policy, augmentations).max_views
+    most = find_named("augmentation", policy, augmentations).max_views
     return [ORIGINAL, *(View(policy, number) for number in range(n if most is None else min(n, most)))]
 
 
 def view_key(view: View, augmentations: Mapping[str, Augmentation] = BUILT_IN) -> str:
     """The part of the key of recorded features that stands for a view. Raises UnknownName."""
-    version = "" if view.policy == "none" else find_augmentation(view.policy, augmentations).version
+    version = "" if view.policy == "none" else find_named("augmentation", view.policy, augmentations).version
     return f"{view}, version {version}" if version else str(view)
 
 
@@ -198,7 +191,7 @@ def draw(
     """
     if view.policy == "none":
         return image
-    drawn = find_augmentation(view.policy, augmentations).draw(image, digest, view.number)
+    drawn = find_named("augmentation", view.policy, augmentations).draw(image, digest, view.number)
     if not isinstance(drawn, Image.Image) or drawn.mode not in ("RGB", "L") or not min(drawn.size):
         described = f"mode {drawn.mode}, {drawn.size}" if isinstance(drawn, Image.Image) else type(drawn).__name__
         raise AutotlError(f"Augmentation {view.policy!r} drew {described}, not an image of mode RGB or L.")

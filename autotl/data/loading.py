@@ -71,13 +71,7 @@ def load_dataset(
         images = choose(images) if choose else images
         class_names = tuple(classes) if classes is not None else _training_classes(images, location, on_problem)
         images = _in_one_unicode_form(images, class_names)
-    of_model = classes is not None
-    owner = "model" if of_model else "training images"
-    images = _of_known_classes(images, class_names, location, test, on_problem, of_model=of_model)
-    if not images:
-        raise DataError(
-            f"No image of {location} is of a class of the {owner}: {join_names(class_names, MAX_CLASS_NAMES)}."
-        )
+    images = _of_known_classes(images, class_names, location, test, on_problem, of_model=classes is not None)
 
     verifications = verify_files([image.path for image in images], threads, cache, progress)
     skipped = tuple(Skipped(i.path, v.reason) for i, v in zip(images, verifications, strict=True) if v.reason)
@@ -211,6 +205,9 @@ def _of_known_classes(
     """The images whose class is among `classes`; one problem for each unknown class of a subset.
 
     `of_model`: the classes are a model's, and subsets don't matter.
+
+    Raises:
+        DataError: no image is of one of these classes.
     """
     known = set(classes)
     unknown: dict[tuple[str, str, str], list[LabelledImage]] = {}
@@ -226,7 +223,10 @@ def _of_known_classes(
         )
         paths = tuple(str(image.path) for image in of_class[:5])
         on_problem(Finding("unknown_class", text, len(of_class), paths, serious=True))
-    return [image for image in images if image.label in known] if unknown else images
+    left = [image for image in images if image.label in known] if unknown else images
+    if not left:
+        raise DataError(f"No image of {location} is of a class of the {owner}: {join_names(classes, MAX_CLASS_NAMES)}.")
+    return left
 
 
 def _similar(label: str, classes: Sequence[str]) -> str:

@@ -98,10 +98,8 @@ def _required(manifest: Path, header: Sequence[str], names: Sequence[str], role:
 
 def _named(manifest: Path, header: Sequence[str], names: Sequence[str], role: str) -> int | None:
     """The column of a role by its name. The exact name goes before others, of which there may be one."""
-    if names.count(role) > 1:
-        raise DataError(f"{manifest} has the column {role!r} twice. Remove one.")
-    if role in names:
-        return names.index(role)
+    if (exact := _exact(manifest, names, role)) is not None:
+        return exact
     found = sorted((NAMES[role].index(name), i) for i, name in enumerate(names) if name in NAMES[role])
     if len(found) > 1 and role != "path":
         columns = " and ".join(repr(header[i]) for _, i in found)
@@ -109,13 +107,18 @@ def _named(manifest: Path, header: Sequence[str], names: Sequence[str], role: st
     return found[0][1] if found else None
 
 
+def _exact(manifest: Path, names: Sequence[str], role: str) -> int | None:
+    """The column that is called as its role."""
+    if names.count(role) > 1:
+        raise DataError(f"{manifest} has the column {role!r} twice. Remove one.")
+    return names.index(role) if role in names else None
+
+
 def _split(manifest: Path, header: Sequence[str], names: Sequence[str], values: dict[int, set[str]]) -> int | None:
     """The column `split`; else the one column all of whose values name subsets, or that has a split's name and some
     such values."""
-    if names.count("split") > 1:
-        raise DataError(f"{manifest} has the column 'split' twice. Remove one.")
-    if "split" in names:
-        return names.index("split")
+    if (exact := _exact(manifest, names, "split")) is not None:
+        return exact
     whole = [i for i, found in values.items() if found and all(map(subset_of, found))]
     partly = [i for i, found in values.items() if names[i] in NAMES["split"] and any(map(subset_of, found))]
     found = sorted({*whole, *partly})

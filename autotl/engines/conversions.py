@@ -12,8 +12,6 @@ from autotl.atomic_io import read_sealed
 __all__ = ["CHECKSUMS", "checksums", "drop_damaged", "require_intact"]
 
 CHECKSUMS = "checksums.json"
-CHUNK = 1 << 20
-"""Bytes read at once while a file is hashed."""
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -22,11 +20,8 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
     with file.open("rb") as content:
-        while chunk := content.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def require_intact(folder: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from autotl.atomic_io import read_sealed, write_sealed
 from autotl.backbones.base import Backbone
 from autotl.backbones.levels import BUILT_IN as BUILT_IN_LEVELS
-from autotl.backbones.levels import Layout, Levels, find_levels
+from autotl.backbones.levels import Layout, Levels
 from autotl.clock import Deadline
 from autotl.data.augmentation import BUILT_IN as BUILT_IN_AUGMENTATIONS
 from autotl.data.augmentation import ORIGINAL, Augmentation, View, view_key
@@ -29,7 +29,7 @@ from autotl.data.verification import digest_bytes
 from autotl.engines.base import Compiled, Engine
 from autotl.engines.parity import MIN_COSINE, engine_cosine
 from autotl.engines.torch import TorchEngine
-from autotl.errors import DataError
+from autotl.errors import DataError, find_named
 from autotl.features.batching import batches
 from autotl.features.progress import ExtractionProgress
 from autotl.features.sharing import StoreTimeout, extract_missing
@@ -168,7 +168,7 @@ class BackboneFeatures:
 
     def levels(self, subset: Literal["train", "validation", "test"], levels: str, view: View = ORIGINAL) -> np.ndarray:
         """The features of `levels` [n, num_features], float32, in the order of the subset's images."""
-        slices = self.layout.slices(find_levels(levels, self.extractor.feature_levels))
+        slices = self.layout.slices(find_named("levels", levels, self.extractor.feature_levels))
         samples = self._samples(subset, view, None, (self.layout.width,), self.extractor.store)
         digests = samples.digests.tolist()
         parts = [samples.table.read(digests, "float32", part) for part in slices]
@@ -176,7 +176,7 @@ class BackboneFeatures:
 
     def num_features(self, levels: str) -> int:
         """The number of features of `levels`."""
-        return self.layout.num_features(find_levels(levels, self.extractor.feature_levels))
+        return self.layout.num_features(find_named("levels", levels, self.extractor.feature_levels))
 
     def boundary(
         self, subset: Literal["train", "validation", "test"], block: int, view: View = ORIGINAL

@@ -6,12 +6,7 @@ from pathlib import Path
 from autotl.backbones.weights import file_digest
 from autotl.errors import AutotlError
 
-__all__ = ["require_sound", "sha256_of"]
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    return file_digest(file)
+__all__ = ["require_sound"]
 
 
 def require_sound(folder: Path, names: Iterable[str], digests: Mapping[str, str]) -> None:

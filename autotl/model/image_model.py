@@ -1,7 +1,6 @@
 """The model that a search returns: it predicts, and lives in a folder of safetensors, skops and JSON files."""
 
 import copy
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -14,21 +13,22 @@ from PIL import Image
 
 from autotl.atomic_io import refuse_links_out, replaced_folder, write_atomically
 from autotl.backbones.base import Backbone
-from autotl.backbones.levels import Layout, find_levels
+from autotl.backbones.levels import Layout
+from autotl.backbones.weights import file_digest
 from autotl.data.augmentation import ORIGINAL, View, draw
 from autotl.data.decoding import UndecodableImage, UntrustedFormat, to_rgb
 from autotl.data.inputs import as_images
 from autotl.data.preprocessing import load_views, preprocess
 from autotl.data.sandbox import SandboxedDecoder
-from autotl.data.verification import digest_file
+from autotl.data.verification import digest_bytes, digest_file
 from autotl.engines.base import Compiled
 from autotl.engines.parity import checked_engine
 from autotl.engines.torch import TorchEngine
-from autotl.errors import AutotlError, DataError, InputError
+from autotl.errors import AutotlError, DataError, InputError, find_named
 from autotl.features.batching import batches
 from autotl.features.extractor import conversion_key
 from autotl.model.device import resolve_device
-from autotl.model.files import require_sound, sha256_of
+from autotl.model.files import require_sound
 from autotl.model.manifest import FORMAT, read_model_manifest, write_manifest
 from autotl.model.member import Member, load_member, save_member
 from autotl.model.network import SharedNetwork, build_from_file, feature_network, load_backbone_state
@@ -160,7 +160,7 @@ class ImageModel:
         except DataError as error:
             raise InputError(f"images[{number}]: {error}") from error
         augmentations = self._plugins.augmentations
-        digest = hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest() if views != {ORIGINAL} else ""
+        digest = digest_bytes(picture.tobytes()) if views != {ORIGINAL} else ""
         return {view: preprocess(draw(picture, digest, view, augmentations), backbone.preprocessing) for view in views}
 
     def _load(
@@ -283,9 +283,9 @@ class ImageModel:
             if key not in features:
                 network, layouts[key] = feature_network(self._module(member), backbone)
                 features[key] = reference_features(network, backbone.preprocessing)
-            levels = find_levels(member.fitted.levels, registry.levels)
+            levels = find_named("levels", member.fitted.levels, registry.levels)
             save_member(member, layouts[key].num_features(levels), draft / "members" / str(i))
-        files = {str(path.relative_to(draft)): sha256_of(path) for path in sorted(draft.rglob("*")) if path.is_file()}
+        files = {str(path.relative_to(draft)): file_digest(path) for path in sorted(draft.rglob("*")) if path.is_file()}
         write_manifest(
             draft / "model.json",
             {

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autotl.atomic_io import write_atomically
-from autotl.backbones.levels import find_levels
-from autotl.data.augmentation import View, find_augmentation
-from autotl.errors import AutotlError, UnknownName
+from autotl.backbones.weights import file_digest
+from autotl.data.augmentation import View
+from autotl.errors import AutotlError, UnknownName, find_named
 from autotl.heads.inference import reference_answers
 from autotl.heads.serialization import load_head, save_head
-from autotl.model.files import require_sound, sha256_of
+from autotl.model.files import require_sound
 from autotl.model.manifest import MemberManifest, read_member_manifest, write_manifest
 from autotl.recipe import Recipe
 from autotl.registry import Registry
@@ -83,7 +83,7 @@ def save_member(member: Member, num_features: int, folder: Path) -> str:
             "trial": member.trial,
             "validation": member.validation,
             "answers": reference_answers(member.fitted.head, num_features, member.num_classes).tolist(),
-            "files": {name: sha256_of(folder / name) for name in (*FILES, STATE) if (folder / name).exists()},
+            "files": {name: file_digest(folder / name) for name in (*FILES, STATE) if (folder / name).exists()},
         },
     )
 
@@ -133,9 +133,9 @@ def _check_components(manifest: MemberManifest, registry: Registry) -> None:
         UnknownName: no plugin has one.
         ValueError: an augmentation has no view of that number.
     """
-    find_levels(manifest.levels, registry.levels)
+    find_named("levels", manifest.levels, registry.levels)
     for view in manifest.views:
-        most = 1 if view.policy == "none" else find_augmentation(view.policy, registry.augmentations).max_views
+        most = 1 if view.policy == "none" else find_named("augmentation", view.policy, registry.augmentations).max_views
         if most is not None and view.number >= most:
             raise ValueError(f"augmentation {view.policy!r} has {most} views, and number {view.number} is none of them")
 

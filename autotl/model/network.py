@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autotl.backbones.base import Backbone
-from autotl.backbones.levels import Layout, Levels, find_levels
+from autotl.backbones.levels import Layout, Levels
 from autotl.backbones.limits import limited_build, tensor_shapes
 from autotl.data.augmentation import View
 from autotl.engines.base import Compiled
-from autotl.errors import AutotlError
+from autotl.errors import AutotlError, find_named
 from autotl.features.extractor import FEATURE_DTYPE
 from autotl.features.table import to_stored_dtype
 from autotl.model.member import Member
@@ -54,7 +54,7 @@ class SharedNetwork:
         }
         total = np.zeros(())
         for member in self.members:
-            slices = self.layout.slices(find_levels(member.fitted.levels, self.feature_levels))
+            slices = self.layout.slices(find_named("levels", member.fitted.levels, self.feature_levels))
             views = [
                 np.concatenate([features[view][:, part] for part in slices], axis=1) for view in member.fitted.views
             ]

@@ -4,14 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autotl.errors import UnknownName
-
 if TYPE_CHECKING:
     from torch import Tensor
 
     from autotl.registration import Register
 
-__all__ = ["BUILT_IN", "Loss", "find_loss"]
+__all__ = ["BUILT_IN", "Loss"]
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,6 @@ def cross_entropy(
 
 BUILT_IN: Mapping[str, Loss] = {"cross_entropy": Loss("cross_entropy", cross_entropy)}
 """The losses that are registered, by name."""
-
-
-def find_loss(name: str, losses: Mapping[str, Loss]) -> Loss:
-    """The loss of that name. Raises UnknownName."""
-    if name not in losses:
-        raise UnknownName("loss", name, losses)
-    return losses[name]
 
 
 def autotl_register_losses(register: "Register[Loss]") -> None:

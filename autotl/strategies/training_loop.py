@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from autotl.engines.micro_batch import MicroBatch
-from autotl.errors import AutotlError
+from autotl.errors import AutotlError, find_named
 from autotl.recipe import Params, Recipe
 from autotl.strategies.base import OutOfTime, Report, Task
-from autotl.strategies.losses import Loss, find_loss
+from autotl.strategies.losses import Loss
 
 __all__ = ["Diverged", "Trained", "TrainingConfig", "train"]
 
@@ -113,7 +113,7 @@ def train(
         Diverged: the loss or the predictions became NaN or infinite.
         optuna.TrialPruned: `report` raised it.
     """
-    loss_function = find_loss(config.loss, task.losses)
+    loss_function = find_named("loss", config.loss, task.losses)
     generator = torch.Generator().manual_seed(seed)
     device = next(network.parameters()).device
     optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda", "mps") or None)  # None: torch chooses

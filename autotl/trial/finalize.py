@@ -56,17 +56,17 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     )
     state.extractor.release_networks()  # the model builds its own; both together may not fit into memory
     folder = state.context.folder / "model"
-    refitted = []
+    model, refitted = None, []
     if job.refit and deadline.remaining() > SAVING_SECONDS + prediction_seconds:
         # a fit inside of a library can't be interrupted: the model is there before it begins
         model = _assemble(state, members, job, [])
         state.send(ModelSaved(results.write(model, model.save(folder), None)))
         refitted = refit(state, members, deadline.remaining() - SAVING_SECONDS - prediction_seconds)
     release_memory()
-    model = _assemble(state, members, job, refitted)
-    model.save(folder)
-    # a user who has pressed Ctrl-C may not wait for the test images
-    state.send(ModelSaved(results.write(model, folder, None)))
+    if model is None or refitted:
+        model = _assemble(state, members, job, refitted)
+        # a user who has pressed Ctrl-C may not wait for the test images
+        state.send(ModelSaved(results.write(model, model.save(folder), None)))
     result = results.write(model, folder, _predict_test_images(state, model, deadline, interrupted=job.interrupted))
     state.send(ModelSaved(result, is_tested=True))  # a plugin may hang
     annotate_study(state.study, result)

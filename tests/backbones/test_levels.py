@@ -2,8 +2,8 @@
 
 import pytest
 
-from autotl.backbones.levels import BUILT_IN, PARTS, Layout, Levels, find_levels
-from autotl.errors import UnknownName
+from autotl.backbones.levels import BUILT_IN, PARTS, Layout, Levels
+from autotl.errors import UnknownName, find_named
 
 
 def test_layout_gives_each_level_its_features() -> None:
@@ -38,4 +38,4 @@ def test_levels_of_no_unknown_or_repeated_parts_are_refused(parts) -> None:
 
 def test_unknown_levels_are_refused_with_the_nearest() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'stages'"):
-        find_levels("stage", BUILT_IN)
+        find_named("levels", "stage", BUILT_IN)

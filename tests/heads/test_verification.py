@@ -12,33 +12,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
 from autotl.errors import AutotlError
+from autotl.heads.base import Head
 from autotl.heads.serialization import load_head, save_head
-from autotl.heads.sklearn import (
-    LDA,
-    RBFSVM,
-    ExtraTrees,
-    HistGradientBoosting,
-    LinearSVM,
-    LogisticRegression,
-    NearestNeighbours,
-    RandomForest,
-)
+from autotl.heads.sklearn import autotl_register_heads
 from autotl.heads.verification import check_estimator
 from autotl.testing.problem import separable_problem
 
-SPECS = {
-    spec.name: spec
-    for spec in (
-        LogisticRegression(),
-        LinearSVM(),
-        RBFSVM(),
-        NearestNeighbours(),
-        LDA(),
-        RandomForest(),
-        ExtraTrees(),
-        HistGradientBoosting(),
-    )
-}
+HEADS: list[Head] = []
+autotl_register_heads(HEADS.append)
+SPECS = {head.name: head for head in HEADS}
 SMALL = {"n_estimators": 3, "max_iter": 3}
 
 
