@@ -228,7 +228,7 @@ def show_backbone(name: Annotated[str, typer.Argument(help="A registered backbon
         table.add_row(str(len(blocks) - index), Text(escape(block.name)), count, Text(escape(contents)))
     console.print(table)
     if backbone.note:
-        console.print(Text(f"note: {backbone.note}", "yellow"))
+        console.print(Text(escape(f"note: {backbone.note}"), "yellow"))
     console.print('[dim]"from last" is how unfrozen blocks are counted: block 1 is next to the head.[/]')
 
 

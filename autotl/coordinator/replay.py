@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotl.atomic_io import escape
 from autotl.backbones.weights import no_downloads
-from autotl.config import StudyConfig
+from autotl.config import StudyConfig, study_config
 from autotl.data.dataset import LabelledImage, join_names
 from autotl.errors import AutotlError, DataError
 
@@ -50,8 +50,7 @@ def replay_trial(
     config = kept_config(folder)
     trials = load_study(config.folder, config.seed).get_trials(deepcopy=False)
     trial = _complete_trial(trials, number, config.name)  # before the images are read, which may take minutes
-    moved = {"data": data, "test": test}
-    config = config.model_copy(update={key: place for key, place in moved.items() if place is not None})
+    config = study_config(config, data=data, test=test)  # a place that was typed is trusted
     with no_downloads(when=config.offline):
         return _replay(config, trial, images, log)
 

@@ -119,7 +119,8 @@ def load_study(folder: Path, seed: int = 0) -> optuna.Study:
 
     Raises:
         StudyDeleted: the journal holds no study.
-        AutotlError: the journal can't be read, holds several studies, or has a study of another format.
+        AutotlError: the journal can't be read, holds several studies or values that no search writes, or has a study
+            of another format.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = open_storage(folder)
@@ -130,6 +131,7 @@ def load_study(folder: Path, seed: int = 0) -> optuna.Study:
         study_name=name, storage=storage, sampler=ConditionalTPESampler(seed), pruner=SameStrategyPruner()
     )
     _require_format(study, folder)
+    require_valid(study, folder)
     return study
 
 

@@ -57,6 +57,15 @@ def test_images_that_have_moved_are_given_by_their_place(searched, prepared):
     assert prepared == [("moved", "moved-test", None)]
 
 
+def test_a_place_that_is_typed_is_trusted_also_where_the_study_names_it(searched, cells, monkeypatch):
+    seen = []
+    monkeypatch.setattr(setup, "prepare", lambda config, *_: seen.append(config.untrusted) or 1 / 0)
+    for data in (None, str(cells)):
+        with pytest.raises(ZeroDivisionError):
+            replay_trial(searched, 0, data=data)
+    assert seen == [{str(cells)}, set()]
+
+
 def test_missing_images_are_an_error_that_names_the_option(searched, tmp_path):
     with pytest.raises(AutotlError, match=r"'gone' is not a dataset.* have moved: --data FOLDER"):
         replay_trial(searched, 0, data="gone")

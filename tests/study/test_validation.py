@@ -9,7 +9,7 @@ from optuna.trial import TrialState, create_trial
 
 from autotl.errors import AutotlError
 from autotl.study.storage import open_storage
-from autotl.study.study import StudyAttribute, TrialAttribute, open_study
+from autotl.study.study import StudyAttribute, TrialAttribute, load_study, open_study
 
 RECIPE = {"backbone": "b", "strategy": "s", "head": "h", "seed": 1, "strategy_params": {}, "head_params": {"C": 0.1}}
 VALID = {TrialAttribute.RECIPE: RECIPE, TrialAttribute.DESCRIPTION: "b · s · h", TrialAttribute.SECONDS: 1.5, "f1": 0.5}
@@ -45,6 +45,12 @@ def test_an_attribute_that_no_search_writes_is_refused(name: str, value: Any, tm
     journal(tmp_path, {**VALID, name: value})
     with pytest.raises(AutotlError, match=rf"journal\.log is damaged or was made by hand: trial 0: {name}"):
         open_study(tmp_path, tmp_path.name, "maximize", 0)
+
+
+def test_it_is_refused_as_well_where_a_study_must_exist(tmp_path: Path) -> None:
+    journal(tmp_path, {**VALID, TrialAttribute.RECIPE: [1, 2]})
+    with pytest.raises(AutotlError, match=r"was made by hand: trial 0: recipe"):
+        load_study(tmp_path)
 
 
 def test_a_score_that_is_infinite_is_refused(tmp_path: Path) -> None:
