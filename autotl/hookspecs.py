@@ -146,4 +146,4 @@ def autotl_trial_failed(study: "optuna.Study", trial: "optuna.trial.FrozenTrial"
 def autotl_search_finished(study: "optuna.Study", model: "SavedModel | None") -> None:
     """Called after the model is saved and tested, in the worker that assembled it. The model's folder is `model/`
     beside the study's journal. The search waits until its deadline, at least 30 s (10 minutes without a time budget,
-    not at all after Ctrl-C), and then ends the worker."""
+    1 s after Ctrl-C), and then ends the worker."""

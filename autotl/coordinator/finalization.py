@@ -19,6 +19,8 @@ PLUGIN_SECONDS = 30.0
 """Seconds that plugins get after the model is tested, also where the time is up by then."""
 PLUGIN_LIMIT = 600.0
 """The same for a search without a time budget."""
+INTERRUPTED_PLUGIN_SECONDS = 1.0
+"""The same after Ctrl-C, in which the worker also reports its end where there is no plugin."""
 LATE_SECONDS = 30.0
 """Seconds past the deadline after which a model that is saved is the result, whatever its worker still does."""
 PREDICTION_SLOWDOWN = 1.3
@@ -104,8 +106,11 @@ def _why_wait_no_longer(search: Coordinator, worker: Worker | None) -> str:
     if search.tested is None:
         late = search.interrupts.overdue() or now > limit + LATE_SECONDS
         return NO_TIME_TO_TEST if late else ""
-    limit = search.tested + PLUGIN_LIMIT if math.isinf(limit) else max(limit, search.tested + PLUGIN_SECONDS)
-    if interrupted or now > limit:
+    if interrupted:
+        limit = search.tested + INTERRUPTED_PLUGIN_SECONDS
+    else:
+        limit = search.tested + PLUGIN_LIMIT if math.isinf(limit) else max(limit, search.tested + PLUGIN_SECONDS)
+    if now > limit:
         doing = worker.activity if worker else "a plugin"
         return f"{doing} was not done {now - search.tested:.0f} s after the model, and is ended. The model is complete."
     return ""

@@ -122,6 +122,23 @@ def test_a_saved_model_is_enough_where_a_user_waits_too_long_for_the_test_images
     assert not math.isinf(finalizes(one)[0].remaining)
 
 
+def test_after_ctrl_c_a_tested_model_is_the_result_once_its_worker_is_done_and_nothing_is_said_to_hang(scene):
+    one = finished(scene(trials=2))
+    one.interrupts()
+    answer_finalize(one, [ModelSaved({"test": 1}, is_tested=True)])
+    poll = one.pool.poll
+
+    def late(seconds):  # the worker reports its end a moment after the model
+        if one.search.tested is not None:
+            one.clock.sleep(0.2)
+            return [*poll(seconds), (one.pool.workers[0], Finalized({"test": 1}))]
+        return poll(seconds)
+
+    one.pool.poll = late
+    assert finalize(one.search) == {"test": 1}
+    assert not any("was not done" in line for line in one.recorder.lines)
+
+
 def test_a_plugin_that_hangs_after_the_model_costs_no_more_than_its_time_and_is_named(scene):
     one = finished(scene(time=60))
     end = one.search.started + 60
