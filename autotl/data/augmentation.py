@@ -17,9 +17,17 @@ from PIL import Image
 from autotl.errors import AutotlError, find_named
 
 if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
     from autotl.registration import Register
 
-__all__ = ["BUILT_IN", "ORIGINAL", "Augmentation", "View", "draw", "view_key", "views_of"]
+__all__ = ["BUILT_IN", "ORIGINAL", "Augmentation", "Symmetries", "View", "draw", "view_key", "views_of"]
+
+
+MIN_AREA = 0.5
+"""The least share of an image's area in a random crop."""
+JITTER = 0.3
+"""How much brightness, contrast and saturation change at most."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,19 @@ class Augmentation(ABC):
             number: of the view, from 0; below `max_views`.
         """
 
+    def draw_batch(self, images: "Tensor", generator: "Generator") -> "Tensor | None":
+        """New random draws of a batch of images on their device, for training whose images aren't recorded.
+
+        Args:
+            images: uint8 [n, size, size, 3].
+            generator: on the CPU; all that is random must come from it.
+
+        Returns:
+            uint8 or float32 [n, size, size, 3], values 0 to 255. None, the default, where the policy only draws single
+            images: training then goes through a few views of each image.
+        """
+        return None
+
     def seed(self, digest: str, number: int | None = None) -> int:
         """A seed of the image, the policy and the view, in [0, 2**56); without `number` of the image and the policy."""
         return _seed(f"{digest}/{self.name}" if number is None else f"{digest}/{self.name}/{number}")
@@ -76,8 +97,16 @@ class Symmetries(Augmentation):
         self.name, self.transposes, self.max_views = name, transposes, len(transposes)
 
     def draw(self, image: Image.Image, digest: str, number: int) -> Image.Image:
+        return image.transpose(self.transpose_of(digest, number))
+
+    def transpose_of(self, digest: str, number: int) -> Image.Transpose:
         """Starts at a different transpose for each image, so that each view has all of them."""
-        return image.transpose(self.transposes[(self.seed(digest) + number) % len(self.transposes)])
+        return self.transposes[(self.seed(digest) + number) % len(self.transposes)]
+
+    def draw_batch(self, images: "Tensor", generator: "Generator") -> "Tensor":
+        from autotl.data.device_augmentation import random_symmetries
+
+        return random_symmetries(images, self.transposes, generator)
 
 
 class RandomTransforms(Augmentation):
@@ -85,10 +114,16 @@ class RandomTransforms(Augmentation):
 
     Args:
         transforms: a function from torchvision's `transforms.v2` to a list of transforms.
+        batch: the same kind of draws of a batch: see `draw_batch`.
     """
 
-    def __init__(self, name: str, transforms: Callable[[Any], list[Any]]):
-        self.name, self._make = name, transforms
+    def __init__(
+        self,
+        name: str,
+        transforms: Callable[[Any], list[Any]],
+        batch: "Callable[[Tensor, Generator], Tensor] | None" = None,
+    ):
+        self.name, self._make, self._batch = name, transforms, batch
 
     @cached_property
     def transforms(self) -> tuple[Any, ...]:
@@ -106,6 +141,9 @@ class RandomTransforms(Augmentation):
                 image = transform(image)
         return image
 
+    def draw_batch(self, images: "Tensor", generator: "Generator") -> "Tensor | None":
+        return self._batch(images, generator) if self._batch else None
+
 
 _generator_lock = threading.Lock()
 """For PyTorch's global generator, which torchvision's transforms draw from."""
@@ -113,11 +151,23 @@ _generator_lock = threading.Lock()
 
 def _crop(v2: Any) -> list[Any]:
     """Random flip, then a random crop of 50 to 100 % of the area."""
-    return [v2.RandomHorizontalFlip(), _RandomCrop(v2, 0.5)]
+    return [v2.RandomHorizontalFlip(), _RandomCrop(v2, MIN_AREA)]
 
 
 def _crop_colour(v2: Any) -> list[Any]:
-    return [*_crop(v2), v2.ColorJitter(0.3, 0.3, 0.3)]
+    return [*_crop(v2), v2.ColorJitter(JITTER, JITTER, JITTER)]
+
+
+def _crop_batch(images: "Tensor", generator: "Generator") -> "Tensor":
+    from autotl.data.device_augmentation import random_crops
+
+    return random_crops(images, MIN_AREA, generator)
+
+
+def _crop_colour_batch(images: "Tensor", generator: "Generator") -> "Tensor":
+    from autotl.data.device_augmentation import jitter_colours
+
+    return jitter_colours(_crop_batch(images, generator), JITTER, generator)
 
 
 def _trivial(v2: Any) -> list[Any]:
@@ -148,8 +198,8 @@ BUILT_IN: Mapping[str, Augmentation] = {
             *(T.ROTATE_180, T.FLIP_LEFT_RIGHT, T.FLIP_TOP_BOTTOM, T.TRANSPOSE),
             *(T.ROTATE_90, T.TRANSVERSE, T.ROTATE_270),
         ),
-        RandomTransforms("crop", _crop),
-        RandomTransforms("crop_colour", _crop_colour),
+        RandomTransforms("crop", _crop, _crop_batch),
+        RandomTransforms("crop_colour", _crop_colour, _crop_colour_batch),
         RandomTransforms("trivial", _trivial),
     )
 }

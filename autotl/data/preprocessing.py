@@ -6,7 +6,7 @@ decode, 3.0 ms to resize in Pillow and 0.4 ms to resize in PyTorch.
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,34 +14,36 @@ from PIL import Image
 
 from autotl.data.augmentation import BUILT_IN, ORIGINAL, Augmentation, View, draw
 from autotl.data.decoding import decode
+from autotl.data.plain_images import decode_plain
 
 if TYPE_CHECKING:
     from autotl.backbones.base import Preprocessing
 
-__all__ = ["load_view", "load_views", "preprocess"]
+__all__ = ["MAX_ASPECT_RATIO", "load_view", "load_views", "preprocess", "resized_sides"]
+
+MAX_ASPECT_RATIO = 16
+"""Longer images are cropped to this ratio of their sides before they are resized."""
 
 
-def preprocess(image: Image.Image, preprocessing: "Preprocessing") -> np.ndarray:
+def preprocess(image: "Image.Image | np.ndarray", preprocessing: "Preprocessing") -> np.ndarray:
     """Resize the shorter side (or both sides, with `squash`) to floor(size / crop) and crop the centre.
 
     The same as timm's evaluation transform without its normalisation, which is part of the network.
 
     Args:
-        image: mode RGB or L.
+        image: mode RGB or L, or its pixels: uint8 [height, width, 3] or [height, width, 1].
 
     Returns:
         uint8 [size, size, 3].
     """
     size = preprocessing.size
-    shorter = math.floor(size / preprocessing.crop)
-    resized = (shorter, shorter)
+    pixels = np.array(image) if isinstance(image, Image.Image) else image  # a copy: PyTorch needs writable memory
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
     if not preprocessing.squash:
-        image = _limit_aspect_ratio(image)
-        shortest = min(image.size)
-        # rounds as torchvision does: the longer side is truncated, the corner of the crop is rounded
-        resized = (int(shorter * image.width / shortest), int(shorter * image.height / shortest))
-    pixels = _resize(image, resized, preprocessing.interpolation)
-    left, top = (round((side - size) / 2.0) for side in resized)
+        pixels = _limit_aspect_ratio(pixels)
+    resized = resized_sides(pixels.shape[0], pixels.shape[1], preprocessing)
+    pixels = _resize(pixels, resized, preprocessing.interpolation)
+    top, left = (round((side - size) / 2.0) for side in resized)
     if border := max(0, -left, -top):  # for crop > 1: a black border
         pixels = np.pad(pixels, ((border, border), (border, border), (0, 0)))
         left, top = left + border, top + border
@@ -54,33 +56,42 @@ def preprocess(image: Image.Image, preprocessing: "Preprocessing") -> np.ndarray
     return rgb
 
 
-def _resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> np.ndarray:
-    """uint8 [height, width, 3], or [height, width, 1] for a grey image. `size` is (width, height).
+def resized_sides(height: int, width: int, preprocessing: "Preprocessing") -> tuple[int, int]:
+    """Height and width of a resized image, before its crop."""
+    shorter = math.floor(preprocessing.size / preprocessing.crop)
+    if preprocessing.squash:
+        return shorter, shorter
+    shortest = min(height, width)
+    # rounds as torchvision does: the longer side is truncated, the corner of the crop is rounded
+    return int(shorter * height / shortest), int(shorter * width / shortest)
+
+
+def _resize(pixels: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """uint8 [height, width, channels], resized to `size`, (height, width).
 
     PyTorch's antialiased kernels implement Pillow's filters and are two to three times as fast; a few pixels in
     a thousand differ by 1 or 2 of 255. Interpolations that PyTorch lacks are done by Pillow.
     """
     if interpolation not in ("bilinear", "bicubic"):
-        pixels = np.array(image.resize(size, Image.Resampling[interpolation.upper()]))
-        return pixels.reshape(*pixels.shape[:2], -1)
+        image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+        resized = np.array(image.resize(size[::-1], Image.Resampling[interpolation.upper()]))
+        return resized.reshape(*resized.shape[:2], -1)
     from torch import from_numpy
     from torch.nn.functional import interpolate
 
-    pixels = np.array(image)  # a copy: PyTorch needs writable memory
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
     # unsqueeze before permute, so that PyTorch recognises channels_last; in the other order it copies the image twice
     batch = from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
-    return interpolate(batch, size[::-1], mode=interpolation, antialias=True).permute(0, 2, 3, 1)[0].numpy()
+    return interpolate(batch, size, mode=interpolation, antialias=True).permute(0, 2, 3, 1)[0].numpy()
 
 
-def _limit_aspect_ratio(image: Image.Image) -> Image.Image:
+def _limit_aspect_ratio(pixels: np.ndarray) -> np.ndarray:
     """Crop the centre to at most 16:1. A strip of 1 × 100,000 pixels would be resized to gigabytes before its crop."""
-    width, height = image.size
-    longest = 16 * min(width, height)
+    height, width = pixels.shape[:2]
+    longest = MAX_ASPECT_RATIO * min(width, height)
     if max(width, height) <= longest:
-        return image
+        return pixels
     left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
-    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
+    return np.ascontiguousarray(pixels[top : top + min(height, longest), left : left + min(width, longest)])
 
 
 def load_view(
@@ -117,7 +128,7 @@ def load_views(
     path: str | os.PathLike[str] | bytes,
     digest: str,
     preprocessing: "Preprocessing",
-    views: Iterable[View],
+    views: Collection[View],
     *,
     trusted_only: bool = False,
     augmentations: Mapping[str, Augmentation] = BUILT_IN,
@@ -126,5 +137,12 @@ def load_views(
     # Twice the needed size: a JPEG decoded at reduced size then resizes to nearly the same pixels as at full size (as
     # does Pillow's `reducing_gap=2`), and a view that crops half of the image still has enough pixels.
     size_hint = 2 * math.floor(preprocessing.size / preprocessing.crop)
-    image = decode(path, size_hint, trusted_only=trusted_only, keep_grey=True)
+    # of bytes only, which is what a search decodes: torchvision's decoder prints what is odd about a file
+    pixels = decode_plain(path, size_hint) if isinstance(path, bytes) else None
+    if pixels is None:
+        image = decode(path, size_hint, trusted_only=trusted_only, keep_grey=True)
+    elif set(views) == {ORIGINAL}:
+        return {ORIGINAL: preprocess(pixels, preprocessing)}
+    else:
+        image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
     return {view: preprocess(draw(image, digest, view, augmentations), preprocessing) for view in views}

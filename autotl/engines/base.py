@@ -22,6 +22,8 @@ class Engine(ABC):
     """Compiles modules that take uint8 images [N, size, size, 3] and normalise them themselves."""
 
     name: str
+    takes_tensors: bool = False
+    """Whether what `compile` returns also takes images as a tensor that is on its device already."""
 
     @abstractmethod
     def usable(self, device: str) -> bool:
@@ -29,7 +31,7 @@ class Engine(ABC):
 
     @abstractmethod
     def precision(self, device: str) -> str:
-        """The precision in which the engine computes on this device: `"fp32"` or `"bf16"`.
+        """The precision in which the engine computes on this device: `"fp32"`, `"bf16"` or `"fp16"`.
 
         Part of the feature store's key and called for each read: cache whatever takes long to find out.
         """

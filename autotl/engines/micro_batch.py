@@ -1,4 +1,5 @@
-"""Micro-batches: how many samples pass through a network at once. The number halves until they fit into memory.
+"""Micro-batches: how many samples pass through a network at once. The number halves until they fit into memory, and
+doubles again after a while: what other processes had taken may be free.
 
 The batch size of a trial is part of its recipe and doesn't change: gradients are summed over the micro-batches of a
 batch. What fitted is remembered for each network and device, so that memory runs out once and not in every step.
@@ -24,6 +25,10 @@ __all__ = ["MicroBatch", "persist_to"]
 T = TypeVar("T")
 _fitting_sizes: dict[str, int] = {}
 """Number of samples that fit, by network and device. A process has only one device of each name."""
+GROW_AFTER = 64
+"""Calls that fit, after which a reduced number is doubled. After each failure twice as many."""
+_until_growth: dict[str, tuple[int, int]] = {}
+"""By network and device: calls that must still fit before the number doubles, and how many were asked for last."""
 _files: list[Path] = []
 """The file of `persist_to`, or nothing."""
 
@@ -60,7 +65,11 @@ class MicroBatch:
         return min(batch, _fitting_sizes.get(self.name, batch))
 
     def backward(
-        self, batch: int, micro_batch_loss: Callable[[slice], "Tensor"], clear: Callable[[], object]
+        self,
+        batch: int,
+        micro_batch_loss: Callable[[slice], "Tensor"],
+        clear: Callable[[], object],
+        scale: Callable[["Tensor"], "Tensor"] = lambda loss: loss,
     ) -> "Tensor":
         """Sum the gradients of a batch into the parameters, and return the batch's loss.
 
@@ -69,13 +78,14 @@ class MicroBatch:
             micro_batch_loss: the part of the batch's loss that the samples of a slice contribute. The parts of all
                 slices must add up to the loss.
             clear: drops the gradients of an attempt that did not fit.
+            scale: applied to each loss before its backward pass, and not to the loss that is returned.
         """
 
         def attempt() -> "Tensor":
             total: Tensor | None = None
             for samples in _slices(batch, self.size_for(batch)):
                 loss = micro_batch_loss(samples)
-                loss.backward()
+                scale(loss).backward()
                 total = loss.detach() if total is None else total + loss.detach()
             assert total is not None
             return total
@@ -94,17 +104,34 @@ class MicroBatch:
     ) -> T:
         while True:
             try:
-                return attempt()
+                result = attempt()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self.size_for(batch) <= 1:
                     raise
+            else:
+                self._grow(batch)
+                return result
             # Outside of the handler: the traceback keeps the tensors of the failed attempt alive.
             clear()
             _release_memory(self.device)
             self._halve(self.size_for(batch))
 
+    def _grow(self, batch: int) -> None:
+        """Count a call that fitted, and double the size once enough did."""
+        size = self.size_for(batch)
+        if size >= batch:
+            return
+        left, asked = _until_growth.get(self.name, (GROW_AFTER, GROW_AFTER))
+        if left > 1:
+            _until_growth[self.name] = left - 1, asked
+        else:
+            _until_growth[self.name] = asked, asked
+            _fitting_sizes[self.name] = 2 * size
+
     def _halve(self, size: int) -> None:
         _fitting_sizes[self.name] = size // 2
+        _, asked = _until_growth.get(self.name, (0, GROW_AFTER // 2))
+        _until_growth[self.name] = 2 * asked, 2 * asked
         self.log(
             f"{self.network}: {size} images at once exceed the memory of {self.device}: continuing with {size // 2}"
         )

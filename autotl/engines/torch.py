@@ -23,13 +23,15 @@ __all__ = ["TorchCompileEngine", "TorchEngine"]
 
 
 class TorchEngine(Engine):
-    """Plain PyTorch, on any device: channels_last, inference mode, bf16 where the chip multiplies it natively.
+    """Plain PyTorch, on any device: channels_last, inference mode, and bf16 or fp16 where the chip multiplies it
+    natively.
 
     Args:
-        bf16: allow bf16; without, the engine computes in fp32 everywhere.
+        bf16: allow bf16 and fp16; without, the engine computes in fp32 everywhere.
     """
 
     name = "torch"
+    takes_tensors = True
 
     def __init__(self, *, bf16: bool = True):
         self.bf16 = bf16
@@ -58,6 +60,7 @@ class TorchEngine(Engine):
     ) -> Compiled:
         import torch
 
+        from autotl.engines.accelerator import autocast, own_stream, to_device, to_host
         from autotl.engines.micro_batch import MicroBatch
 
         device_type = torch.device(device).type
@@ -67,17 +70,25 @@ class TorchEngine(Engine):
             module = deepcopy(module)  # the caller's module stays on the CPU
         network = self._compile_module(module.to(device).to(memory_format=torch.channels_last))
 
-        def infer(images: np.ndarray) -> np.ndarray:
-            return network(torch.from_numpy(images).to(device)).float().cpu().numpy()
+        def infer(images: "np.ndarray | Tensor") -> np.ndarray:
+            batch = images if isinstance(images, torch.Tensor) else to_device(torch.from_numpy(images), device)
+            return to_host(network(batch).float()).numpy()
 
+        def infer_in_micro_batches(images: "np.ndarray | Tensor") -> np.ndarray:
+            with torch.inference_mode(), autocast(device, precision):
+                return np.concatenate(micro.forward(len(images), lambda samples: infer(images[samples])))
+
+        if device_type == "cuda":  # each calling thread queues on its own stream
+
+            def run_on_stream(images: "np.ndarray | Tensor") -> np.ndarray:
+                with own_stream(device):
+                    return infer_in_micro_batches(images)
+
+            return run_on_stream
         # Serialise calls on one thread: PyTorch keeps one OpenMP pool per calling thread.
         caller = ThreadPoolExecutor(1, thread_name_prefix="torch")
 
-        def infer_in_micro_batches(images: np.ndarray) -> np.ndarray:
-            with torch.inference_mode(), torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16"):
-                return np.concatenate(micro.forward(len(images), lambda samples: infer(images[samples])))
-
-        def run(images: np.ndarray) -> np.ndarray:
+        def run(images: "np.ndarray | Tensor") -> np.ndarray:
             return caller.submit(infer_in_micro_batches, images).result()
 
         return run

@@ -1,12 +1,15 @@
 """Batches of items that are worked on in parallel and come out in order."""
 
 import itertools
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["BATCH", "batches"]
+from threadpoolctl import threadpool_limits
+
+__all__ = ["BATCH", "batches", "one_thread_per_task"]
 
 BATCH = 32
 """Number of images that a thread decodes and infers at a time, and that are recorded together."""
@@ -26,7 +29,7 @@ def batches(
     An exception in `work` is raised where the result of its batch would have been yielded.
     """
     source = iter(items)
-    with ThreadPoolExecutor(threads, thread_name_prefix="batch") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="batch", initializer=one_thread_per_task) as pool:
         queue: deque[tuple[list[T], Future[R]]] = deque()
         try:
             while True:
@@ -39,3 +42,12 @@ def batches(
         finally:
             for _, future in queue:
                 future.cancel()
+
+
+def one_thread_per_task() -> None:
+    """Let PyTorch's operations that this thread calls, such as resizing, run on this thread alone: the threads of a
+    pool use all cores already."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.get_num_threads()  # sets this thread's number to the process's, the first time only
+        threadpool_limits(1, user_api="openmp")  # of the calling thread

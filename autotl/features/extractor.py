@@ -15,23 +15,26 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from autotl.atomic_io import read_sealed, write_sealed
-from autotl.backbones.base import Backbone
+from autotl.backbones.base import Backbone, Preprocessing
 from autotl.backbones.levels import BUILT_IN as BUILT_IN_LEVELS
 from autotl.backbones.levels import Layout, Levels
 from autotl.clock import Deadline
 from autotl.data.augmentation import BUILT_IN as BUILT_IN_AUGMENTATIONS
 from autotl.data.augmentation import ORIGINAL, Augmentation, View, view_key
 from autotl.data.dataset import ImageDataset
-from autotl.data.decoding import UndecodableImage
-from autotl.data.preprocessing import load_view
 from autotl.data.splits import Split
-from autotl.data.verification import digest_bytes
+from autotl.engines.accelerator import (
+    is_accelerator,
+    to_host,
+)
 from autotl.engines.base import Compiled, Engine
 from autotl.engines.parity import MIN_COSINE, engine_cosine
 from autotl.engines.torch import TorchEngine
-from autotl.errors import DataError, find_named
+from autotl.errors import find_named
 from autotl.features.batching import batches
+from autotl.features.pixels import AcceleratorLoader, PixelLoader, decoder_of
 from autotl.features.progress import ExtractionProgress
+from autotl.features.resident import ResidentCache, Residents, ResidentSamples
 from autotl.features.sharing import StoreTimeout, extract_missing
 from autotl.features.store import FORMAT, FeatureStore, FeatureTable
 
@@ -85,7 +88,7 @@ class StoredSamples:
     def __len__(self) -> int:
         return len(self.digests)
 
-    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
+    def __getitem__(self, chosen: slice | np.ndarray, /) -> np.ndarray:
         return self.table.read(self.digests[chosen].tolist())
 
 
@@ -112,6 +115,8 @@ class FeatureExtractor:
     """The policies of views, by name."""
     feature_levels: Mapping[str, Levels] = field(default_factory=lambda: BUILT_IN_LEVELS)
     """By name."""
+    resident: ResidentCache | None = None
+    """What stays in an accelerator's memory; None on CPUs."""
     extraction_seconds: float = 0.0
     """Seconds spent in extraction so far, including the time waiting for other processes."""
     _features: dict[str, "BackboneFeatures"] = field(default_factory=dict, init=False)
@@ -124,6 +129,26 @@ class FeatureExtractor:
     def release_networks(self) -> None:
         """Free the memory of all networks. They are built again when they are needed."""
         self._features.clear()
+        if self.resident:
+            self.resident.clear()
+
+    @property
+    def loads_tensors(self) -> bool:
+        """Whether images are loaded as tensors on an accelerator."""
+        return is_accelerator(self.device) and self.engine.takes_tensors
+
+    def loader(self, preprocessing: Preprocessing, view: View, path_of: Mapping[str, Path]) -> PixelLoader:
+        """Loads a view of images to this extractor's device, if its engine takes them there."""
+        arguments = (path_of, preprocessing, view, self.augmentations, self.threads)
+        if self.loads_tensors:
+            return AcceleratorLoader(*arguments, self.device)
+        return PixelLoader(*arguments)
+
+    def keep_networks_of(self, kept: "BackboneFeatures") -> None:
+        """Free the device's memory of the compiled networks of all other backbones."""
+        for features in self._features.values():
+            if features is not kept:
+                features.drop_compiled()
 
     def of(self, backbone: Backbone) -> "BackboneFeatures":
         """The features of one backbone. Its network is built once for all trials."""
@@ -139,7 +164,13 @@ class BackboneFeatures:
         self.extractor, self.backbone = extractor, backbone
         self.engine = extractor.engine
         self._compiled: dict[int | None, Compiled] = {}
+        self._residents = Residents(self)
+        self._boundary_shapes: dict[int, tuple[int, ...] | None] = {}
         self._engine_is_checked = False
+
+    def drop_compiled(self) -> None:
+        """Free the memory of the compiled networks."""
+        self._compiled.clear()
 
     @cached_property
     def graph_split(self) -> "GraphSplit":
@@ -169,7 +200,7 @@ class BackboneFeatures:
     def levels(self, subset: Literal["train", "validation", "test"], levels: str, view: View = ORIGINAL) -> np.ndarray:
         """The features of `levels` [n, num_features], float32, in the order of the subset's images."""
         slices = self.layout.slices(find_named("levels", levels, self.extractor.feature_levels))
-        samples = self._samples(subset, view, None, (self.layout.width,), self.extractor.store)
+        samples = self.samples(subset, view, None, (self.layout.width,), self.extractor.store)
         digests = samples.digests.tolist()
         parts = [samples.table.read(digests, "float32", part) for part in slices]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
@@ -180,57 +211,87 @@ class BackboneFeatures:
 
     def boundary(
         self, subset: Literal["train", "validation", "test"], block: int, view: View = ORIGINAL
-    ) -> "StoredSamples | None":
+    ) -> "StoredSamples | ResidentSamples | None":
         """The input of block `block`, float16 [n, ...]; for block 0 the images, uint8 [n, size, size, 3].
 
-        None where the network can't be split there, or where the activations are much larger than the images.
+        On an accelerator the samples stay in its memory, if they fit. None where the network can't be split there,
+        where the activations are much larger than the images, or where the images fit into an accelerator's memory and
+        the activations don't.
         """
-        size = self.backbone.preprocessing.size
-        if block == 0:
-            return self._samples(subset, view, 0, (size, size, 3), self.extractor.boundary_store)
-        if self.graph_split.cut(block) is None:
-            return None
         shape = self._boundary_shape(block)
-        if shape is None or np.prod(shape) * np.dtype(FEATURE_DTYPE).itemsize > BOUNDARY_BYTES * size * size * 3:
+        if shape is None:
             return None
-        return self._samples(subset, view, block, shape, self.extractor.boundary_store)
+        if self._residents.hold_images():
+            return (
+                self._residents.images(subset, view)
+                if block == 0
+                else self._residents.activations(subset, view, block, shape)
+            )
+        return self.samples(subset, view, block, shape, self.extractor.boundary_store)
 
     def _boundary_shape(self, block: int) -> tuple[int, ...] | None:
+        """The shape of a block's input; None where it can't be recorded, or takes much more space than the image."""
+        size = self.backbone.preprocessing.size
+        image = (size, size, 3)
+        if block == 0:
+            return image
+        if block not in self._boundary_shapes:
+            self._boundary_shapes[block] = self._measure_boundary(block)
+        shape = self._boundary_shapes[block]
+        if shape is None or np.prod(shape) * np.dtype(FEATURE_DTYPE).itemsize > BOUNDARY_BYTES * np.prod(image):
+            return None
+        return shape
+
+    def _measure_boundary(self, block: int) -> tuple[int, ...] | None:
         import torch
 
+        if self.graph_split.cut(block) is None:
+            return None
         size = self.backbone.preprocessing.size
         with torch.inference_mode():
             activations = self.graph_split.prefix(block)(torch.zeros(1, 3, size, size))
         return tuple(activations.shape[1:]) if isinstance(activations, torch.Tensor) else None  # some pass tuples
 
-    def _samples(
+    def samples(
         self, subset: str, view: View, block: int | None, shape: tuple[int, ...], store: FeatureStore
     ) -> "StoredSamples":
         """The samples of a subset in the order of the split, after extracting those that aren't recorded yet."""
         extractor = self.extractor
-        indices = getattr(extractor.split, subset)
-        digests = [extractor.dataset.digests[i] for i in indices]
+        digests = self.digests(subset)
         decodes_only = block == 0
         if not decodes_only:
-            self._check_engine(indices)
+            self._check_engine(subset)
         label = "images" if decodes_only else self.backbone.name
         table = store.open(self._spec(view, block), shape, "uint8" if decodes_only else FEATURE_DTYPE, label)
         if missing := table.missing(digests):
-            path_of = {extractor.dataset.digests[i]: extractor.dataset.paths[i] for i in indices}
 
             def compute(claimed: Iterator[str]) -> Iterator[tuple[list[str], np.ndarray]]:
-                return self._compute(claimed, len(missing), path_of, view, block)
+                return self._compute(claimed, len(missing), self.path_of(subset), view, block)
 
             began = time.monotonic()
             extract_missing(table, digests, compute, extractor.deadline)
             extractor.extraction_seconds += time.monotonic() - began
-        self._compiled.clear()  # hundreds of MiB each; recompiling from the cached conversion is fast
+        if not is_accelerator(extractor.device):
+            self._compiled.clear()  # hundreds of MiB each; recompiling from the cached conversion is fast
         return StoredSamples(table, digests)
+
+    def digests(self, subset: str) -> list[str]:
+        """The digests of a subset's images, in the order of the split."""
+        return [self.extractor.dataset.digests[i] for i in getattr(self.extractor.split, subset)]
+
+    def path_of(self, subset: str) -> dict[str, Path]:
+        """The image files of a subset, by digest."""
+        dataset = self.extractor.dataset
+        return {dataset.digests[i]: dataset.paths[i] for i in getattr(self.extractor.split, subset)}
 
     def _spec(self, view: View, block: int | None) -> dict[str, Any]:
         """Everything that determines a row except the image. Decoded images don't depend on engine and device."""
-        key = view_key(view, self.extractor.augmentations)
-        spec = {"preprocessing": asdict(self.backbone.preprocessing), "view": key, "block": block}
+        extractor, preprocessing = self.extractor, self.backbone.preprocessing
+        spec = {"preprocessing": asdict(preprocessing), "view": view_key(view, extractor.augmentations), "block": block}
+        if extractor.loads_tensors and (
+            decoder := decoder_of(extractor.device, view, preprocessing, extractor.augmentations)
+        ):
+            spec["decoder"] = decoder
         return spec if block == 0 else spec | {"backbone": self.backbone.digest} | self._engine_key()
 
     def _engine_key(self) -> dict[str, Any]:
@@ -252,40 +313,37 @@ class BackboneFeatures:
         run = self._compile(block) if block != 0 else None
         began, done = time.monotonic(), 0
 
+        loader = extractor.loader(self.backbone.preprocessing, view, path_of)
+
         def work(chunk: list[str]) -> np.ndarray:
-            images = np.stack([self._load(path_of[d], d, view) for d in chunk])
-            return images if run is None else run(images)
+            with loader.stream():
+                images = loader.load(chunk)
+                if run is not None:
+                    return run(images)
+                return images if isinstance(images, np.ndarray) else to_host(images).numpy()
 
-        for chunk, rows in batches(digests, work, extractor.threads):
-            yield chunk, rows
-            done += len(chunk)
-            rate = done / max(1e-6, time.monotonic() - began)
-            extractor.on_progress(ExtractionProgress(self.backbone.name, ran, str(view), done, total, rate))
-
-    def _load(self, path: Path, digest: str, view: View) -> np.ndarray:
-        """One view of an image, from the bytes that the digest belongs to: features are recorded under the digest."""
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"{path} was readable when the search began and isn't any more: {error.strerror}"
-            ) from error
-        if digest_bytes(content) != digest:
-            raise DataError(f"{path} has changed since the search began. Start the search again with another --name.")
-        augmentations = self.extractor.augmentations
-        try:
-            return load_view(content, digest, self.backbone.preprocessing, view, augmentations=augmentations)
-        except UndecodableImage as error:
-            raise DataError(f"{path} was readable when the search began and isn't any more: {error}") from error
+            for chunk, rows in batches(digests, work, loader.threads, loader.batch):
+                yield chunk, rows
+                done += len(chunk)
+                self.report(ran, view, done, total, began)
+        finally:
+            loader.close()
 
-    def _check_engine(self, indices: np.ndarray) -> None:
+    def report(self, ran: str, view: View, done: int, total: int, began: float) -> None:
+        """Report the progress of a pass that began at a moment of the monotonic clock."""
+        rate = done / max(1e-6, time.monotonic() - began)
+        progress = ExtractionProgress(self.backbone.name, ran, str(view), done, total, rate)
+        self.extractor.on_progress(progress)
+
+    def _check_engine(self, subset: str) -> None:
         """Once per backbone, compare the engine's features of real images with PyTorch's in fp32; if they differ,
         replace the engine by PyTorch in fp32."""
         if self._engine_is_checked:
             return
         if self.engine.name == TorchEngine.name and self.engine.precision(self.extractor.device) == "fp32":
             return
-        cosine = self._cosine(indices)
+        cosine = self._cosine(subset)
         if cosine < MIN_COSINE:
             self.extractor.log(
                 f"{self.backbone.name}: features of engine {self.engine.name} differ from PyTorch's in fp32 "
@@ -295,15 +353,18 @@ class BackboneFeatures:
             self._compiled.clear()
         self._engine_is_checked = True
 
-    def _cosine(self, indices: np.ndarray) -> float:
+    def _cosine(self, subset: str) -> float:
         """The engine's cosine, from a file of an earlier check or measured on some of the images."""
         file = self._file("cosine", self._engine_key(), "json")
         if file and file.exists():
             with suppress(OSError, ValueError, TypeError):  # damaged: measured and written again below
                 return float(read_sealed(file))
-        dataset = self.extractor.dataset
-        images = np.stack([self._load(dataset.paths[i], dataset.digests[i], ORIGINAL) for i in indices[:8]])
-        cosine = engine_cosine(self._compile(None), self._module(None), images)
+        extractor, digests = self.extractor, self.digests(subset)
+        loader = PixelLoader(
+            self.path_of(subset), self.backbone.preprocessing, ORIGINAL, extractor.augmentations, extractor.threads
+        )
+        images = loader.load(digests[:8])
+        cosine = engine_cosine(self._compile(None), self.network(None), images)
         if file:
             with suppress(OSError):  # the next process measures it again
                 write_sealed(file, cosine)
@@ -323,8 +384,9 @@ class BackboneFeatures:
             extractor = self.extractor
             if extractor.deadline.remaining() < COMPILE_SECONDS:
                 raise StoreTimeout(f"the time was up before {self.backbone.name} was compiled")
+            extractor.keep_networks_of(self)
             self._compiled[block] = self.engine.compile(
-                self._module(block),
+                self.network(block),
                 self.backbone.preprocessing.size,
                 extractor.device,
                 extractor.threads,
@@ -334,7 +396,8 @@ class BackboneFeatures:
             )
         return self._compiled[block]
 
-    def _module(self, block: int | None) -> "nn.Module":
+    def network(self, block: int | None) -> "nn.Module":
+        """Uint8 images to all feature levels, or to the input of a block. Shares its modules with `graph_split`."""
         from autotl.backbones.graph_split import FeatureLevels, Normalize
 
         network = FeatureLevels(self.graph_split) if block is None else self.graph_split.prefix(block)

@@ -21,7 +21,7 @@ from autotl.strategies.losses import BUILT_IN as BUILT_IN_LOSSES
 from autotl.strategies.losses import Loss
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 __all__ = ["BoundaryActivations", "Features", "Fitted", "OutOfTime", "Report", "Result", "Strategy", "Task"]
 
@@ -49,11 +49,12 @@ class Features(Protocol):
 
 
 class BoundaryActivations(Protocol):
-    """Activations on disk, one row per image. Indexing reads the selected rows."""
+    """Activations, one row per image. Indexing reads the selected rows from disk, as an array, or takes them from an
+    accelerator's memory, as a tensor there."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, selection: slice | np.ndarray) -> np.ndarray: ...
+    def __getitem__(self, selection: slice | np.ndarray, /) -> Any: ...
 
 
 @dataclass
@@ -83,6 +84,12 @@ class Task:
     """The policies of augmentation, by name."""
     losses: Mapping[str, Loss] = field(default_factory=lambda: BUILT_IN_LOSSES)
     """By name."""
+    build: "Callable[[], nn.Module] | None" = None
+    """Copies a pretrained network of the backbone that was built before; None where there is none."""
+
+    def build_backbone(self) -> "nn.Module":
+        """A new pretrained network of the backbone, on the CPU."""
+        return self.build() if self.build else self.backbone.build()
 
 
 @dataclass

@@ -2,9 +2,11 @@
 last blocks of the base; train both jointly.
 
 The frozen blocks compute the same for an image in every epoch, so they run once per image and view: their output at
-the freeze boundary is recorded, and joint training starts from the recorded activations.
+the freeze boundary is recorded, on disk or in an accelerator's memory, and joint training starts from the recorded
+activations. Where training starts from the images, they are augmented on the device, anew in every epoch.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotl.backbones.base import Backbone, Block
-from autotl.data.augmentation import ORIGINAL, views_of
+from autotl.data.augmentation import ORIGINAL, Augmentation, views_of
+from autotl.engines.accelerator import is_accelerator, prefetch, to_device
+from autotl.features.resident import ResidentSamples
 from autotl.heads.base import Head
 from autotl.recipe import Params, Recipe, Space
 from autotl.strategies.base import BoundaryActivations, Fitted, Report, Result, Strategy, Task
@@ -27,7 +31,13 @@ if TYPE_CHECKING:
 __all__ = ["FineTuning"]
 
 BATCH = 32
-SCORING_BATCH = 64
+BATCHES = (32, 64, 128, 256)
+"""Batch sizes on accelerators, which compute a batch of 256 hardly slower than one of 32."""
+MIN_STEPS = 6
+"""Steps that an epoch has at least, but for data sets of less than 6 times the smallest batch."""
+MAX_BATCHES = 3
+"""How many sizes, the largest that leave MIN_STEPS, are searched."""
+SCORING_BATCH, ACCELERATOR_SCORING_BATCH = 64, 256
 PATIENCE = 4
 MAX_CPU_BLOCKS = 3
 """On a CPU deeper fine-tuning takes hours and gains little over the last blocks, which take minutes."""
@@ -45,7 +55,9 @@ class FineTuning(Strategy):
 
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
         deepest = backbone.num_blocks if space.accelerator else min(MAX_CPU_BLOCKS, backbone.num_blocks)
+        batches = [size for size in BATCHES if MIN_STEPS * size <= space.num_train] or [BATCH]
         return {
+            **({"batch": space.categorical("batch", tuple(batches[-MAX_BATCHES:]))} if space.accelerator else {}),
             "unfrozen_blocks": space.int("unfrozen_blocks", 1, deepest),
             "policy": space.categorical("policy", ("none", *space.augmentations)),
             "views": space.int("views", 1, 7),
@@ -91,7 +103,7 @@ class FineTuning(Strategy):
         net.unfreeze_last(int(recipe.strategy_params["unfrozen_blocks"] or 1))
         trained = net.train_jointly(report)
         fitted = Fitted("last", net.head, net.unfrozen_state(), net.tta_views)
-        executed = trained.executed_recipe(recipe)
+        executed = net.executed(trained.executed_recipe(recipe))
         return Result(executed, trained.probabilities, fitted, trained.history, trained.best_epoch)
 
 
@@ -108,7 +120,7 @@ class _Net:
 
         self.task, self.recipe, self.device = task, recipe, device
         self.params = recipe.strategy_params
-        self.base = task.backbone.build().to(device)
+        self.base = task.build_backbone().to(device)
         self.blocks = task.backbone.blocks(self.base)
         self.graph_split = GraphSplit(self.base, self.blocks)
         self.features = task.features.levels("train", "last")
@@ -117,6 +129,27 @@ class _Net:
         self.train_views = views_of(str(self.params["policy"]), int(self.params["views"] or 1), task.augmentations)
         self.tta_views = tuple(self.train_views) if self.params.get("tta") else (ORIGINAL,)
         self.unfrozen: list[Block] = []
+        self.graph_start = 0
+        """The block whose input is recorded; 0 for the images."""
+        self.tuned_share = 1.0
+        """Share of the trained weights in the average with the pretrained ones."""
+        self.batch = int(self.params.get("batch") or BATCH)
+        policy = str(self.params["policy"])
+        self.augmentation = None if policy == "none" else task.augmentations.get(policy)
+        self.draws_batches = self._draws_batches()
+
+    def _draws_batches(self) -> bool:
+        """Whether the policy augments whole batches here. An executed recipe states it."""
+        import torch
+
+        if self.augmentation is None:
+            return False
+        stated = self.params.get("draws_batches")
+        if stated is not None or not is_accelerator(self.device):
+            return bool(stated)
+        size = self.task.backbone.preprocessing.size
+        image = torch.zeros((1, size, size, 3), dtype=torch.uint8, device=self.device)
+        return self.augmentation.draw_batch(image, torch.Generator()) is not None
 
     def freeze_base(self) -> None:
         """No gradients, and norms in eval mode: with `requires_grad` alone their running statistics would change."""
@@ -164,26 +197,36 @@ class _Net:
         from autotl.heads.inference import probabilities
         from autotl.strategies.precision import faster_precision
         from autotl.strategies.training_loop import TrainingConfig, train
+        from autotl.strategies.weight_averaging import average_with_pretrained
 
         start, train_views, validation_views = self._boundary()
+        self.graph_start = start
         network = self._network(start)
-        labels = torch.from_numpy(self.task.train_labels)
-        batch = min(BATCH, len(labels))
+        labels = torch.from_numpy(self.task.train_labels).to(self.device)
+        batch = min(self.batch, len(labels))
+        augmentation = self._batch_augmentation(start)
+        scoring_batch = ACCELERATOR_SCORING_BATCH if is_accelerator(self.device) else SCORING_BATCH
         micro = MicroBatch(self.task.backbone.name, self.device, self.task.log)
         scoring = MicroBatch(f"{self.task.backbone.name} without gradients", self.device, self.task.log)
 
         def batches(epoch: int, generator: "torch.Generator") -> "Iterator[tuple[Tensor, Tensor]]":
             activations = train_views[(epoch - 1) % len(train_views)]
-            order = torch.randperm(len(labels), generator=generator)
-            for selection in order[: len(order) // batch * batch].split(batch):
-                yield self._tensor(activations[selection.numpy()]), labels[selection].to(self.device)
+            order = torch.randperm(len(labels), generator=generator)[: len(labels) // batch * batch]
+            if isinstance(activations, ResidentSamples):
+                for selection in order.to(self.device).split(batch):
+                    x = activations[selection]
+                    drawn = augmentation.draw_batch(x, generator) if augmentation else None
+                    yield self._tensor(x if drawn is None else drawn), labels[selection]
+            else:
+                read = ((self._tensor(activations[s.numpy()]), labels[s.to(self.device)]) for s in order.split(batch))
+                yield from prefetch(read) if is_accelerator(self.device) else read
 
         def logits(scored: "nn.Module", activations: BoundaryActivations) -> np.ndarray:
             def score(selection: slice) -> "Tensor":
                 return scored(self._tensor(activations[selection]))
 
             with torch.inference_mode():
-                parts = scoring.forward(len(activations), score, SCORING_BATCH)
+                parts = scoring.forward(len(activations), score, scoring_batch)
             return torch.cat(parts).cpu().double().numpy()  # double on the CPU: MPS has no float64
 
         def measure_precision() -> str:
@@ -199,16 +242,30 @@ class _Net:
             return micro.forward(len(x), measure)[0]
 
         precision = self.params.get("precision") or measure_precision()  # an executed recipe states it
+        pretrained = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         trained = train(
             network, self._groups(), batches, len(labels) // batch,
             lambda scored: probabilities(logits(scored, validation_views[0]), 1.0),
             TrainingConfig.from_params(self.params, precision=precision, patience=PATIENCE),
             self.task, report, self.recipe.seed, fit_epochs="stop_after" not in self.params, micro=micro,
         )  # fmt: skip
+        stated = self.params.get("tuned_share", 1.0 if self.task.refit_epochs else None)
+        self.tuned_share, trained.probabilities = average_with_pretrained(
+            network,
+            pretrained,
+            lambda: probabilities(logits(network, validation_views[0]), 1.0),
+            trained.probabilities,
+            self.task,
+            None if stated is None else float(stated),
+        )
         if len(validation_views) > 1:  # the best epoch was chosen by the original images alone, which is cheaper
             views = [logits(network, activations) for activations in validation_views]
             trained.probabilities = probabilities(np.mean(views, axis=0), 1.0)
         return trained
+
+    def _batch_augmentation(self, start: int) -> "Augmentation | None":
+        """The policy whose draws are made anew in every epoch; None where recorded views are trained on."""
+        return self.augmentation if start == 0 and self.draws_batches else None
 
     def _boundary(self) -> tuple[int, list[BoundaryActivations], list[BoundaryActivations]]:
         """The block where training starts, and the activations that enter it: of the training images per view, and of
@@ -220,10 +277,12 @@ class _Net:
         first = len(self.blocks) - len(self.unfrozen)
         boundary = self.task.features.boundary
         for start in (first, 0):
+            train_views = [ORIGINAL] if self._batch_augmentation(start) else self.train_views
             if boundary("validation", start) is not None:
-                train = [boundary("train", start, view) for view in self.train_views]
+                train = [boundary("train", start, view) for view in train_views]
                 validation = [boundary("validation", start, view) for view in self.tta_views]
-                return start, [a for a in train if a is not None], [a for a in validation if a is not None]
+                if train[0] is not None:  # else an accelerator's memory has no room for the training images
+                    return start, [a for a in train if a is not None], [a for a in validation if a is not None]
             self.task.log(
                 f"{self.task.backbone.name}: the input of block {first} can't be recorded, so the whole network runs "
                 "in every epoch"
@@ -254,7 +313,10 @@ class _Net:
         """
         from autotl.strategies.param_groups import no_weight_decay, parameter_groups
 
-        lr, lr_decay = float(self.params["lr"] or 0), float(self.params["lr_decay"] or 1)
+        # Adam's step shrinks with the noise of a gradient, which falls with the square root of the batch (Malladi et
+        # al., NeurIPS 2022)
+        lr = float(self.params["lr"] or 0) * math.sqrt(self.batch / BATCH)
+        lr_decay = float(self.params["lr_decay"] or 1)
         weight_decay = float(self.params["weight_decay"] or 0)
         head = self.head.named_parameters()
         groups = parameter_groups(head, lr * HEAD_LR_FACTOR, weight_decay, no_weight_decay(self.head))
@@ -263,15 +325,23 @@ class _Net:
             groups += parameter_groups(self._named_parameters(block), lr * lr_decay**depth, weight_decay, excluded)
         return groups
 
-    def _tensor(self, activations: np.ndarray) -> "Tensor":
-        """On the device: images as uint8, which are normalised there; activations as float32."""
+    def _tensor(self, activations: "np.ndarray | Tensor") -> "Tensor":
+        """On the device: images [n, size, size, 3], which are normalised there; activations as float32."""
         import torch
 
-        x = torch.from_numpy(np.ascontiguousarray(activations)).to(self.device)
-        if x.dtype == torch.uint8:
+        x = activations
+        if isinstance(x, np.ndarray):
+            x = to_device(torch.from_numpy(np.ascontiguousarray(x)), self.device)
+        if self.graph_start == 0:
             return x
         x = x.float()
         return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+    def executed(self, recipe: Recipe) -> Recipe:
+        """`recipe` with what was decided while it was trained."""
+        decided = {"tuned_share": self.tuned_share, "draws_batches": self.draws_batches or None}
+        params = {name: value for name, value in decided.items() if value not in (None, 1.0)}
+        return replace(recipe, strategy_params={**recipe.strategy_params, **params})
 
     def unfrozen_state(self) -> "dict[str, Tensor]":
         """The part of the base that training changed: parameters and buffers of the unfrozen blocks."""

@@ -27,21 +27,21 @@ _verdicts: dict[str, str] = {}
 def faster_precision(
     network: nn.Module, x: Tensor, y: Tensor, device: str, key: str, verdicts: Path | None = None
 ) -> str:
-    """`"fp32"` or `"bf16"`: the precision in which a training step of `network` on `x` and `y` takes less time.
+    """`"fp32"`, `"bf16"` or `"fp16"`: the precision in which a training step of `network` on `x` and `y` takes less
+    time.
 
     Leaves the network, its gradients and the global random generators unchanged. Nothing is measured on an
-    accelerator: one that multiplies bf16 is faster in it.
+    accelerator: one that multiplies bf16 or fp16 is faster in it.
 
     Args:
         key: identifies the network, its weights, and the part of it that is trained.
         verdicts: folder where the verdict is kept for other processes. The choice becomes part of the recipe, so a
             second measurement could give a repeated search other recipes.
     """
-    if TorchEngine().precision(device) == "fp32":
-        return "fp32"
+    native = TorchEngine().precision(device)
     device_type = torch.device(device).type
-    if device_type != "cpu":
-        return "bf16"
+    if native == "fp32" or device_type != "cpu":
+        return native
     key = f"{key} on {device_type}, torch {torch.__version__}"
     if key not in _verdicts:
         file = verdicts / f"precision-{hashlib.sha256(key.encode()).hexdigest()[:32]}.txt" if verdicts else None

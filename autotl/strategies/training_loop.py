@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autotl.engines.accelerator import autocast, synchronize
 from autotl.engines.micro_batch import MicroBatch
 from autotl.errors import AutotlError, find_named
 from autotl.recipe import Params, Recipe
@@ -22,10 +23,12 @@ __all__ = ["Diverged", "Trained", "TrainingConfig", "train"]
 
 WARMUP_STEPS, WARMUP_EPOCHS = 20, 3
 """Length of the linear warm-up, whichever is shorter: a new head's first gradients would otherwise damage a pretrained
-base. It must not depend on the number of epochs, see TIMED_STEPS."""
-TIMED_STEPS = 3
-"""Steps that are timed to find how many epochs fit into the time. Their learning rates must not depend on the number of
-epochs: a replay starts with the reduced number and has to repeat them exactly."""
+base. It must not depend on the number of epochs, see FIXED_STEPS."""
+UNTIMED_STEPS, TIMED_STEPS = 1, 2
+"""The first step, in which libraries choose their algorithms, and the steps after it, which are timed to find how
+many epochs fit into the time. Their learning rates must not depend on the number of epochs: a replay starts with the
+reduced number and has to repeat them exactly."""
+FIXED_STEPS = UNTIMED_STEPS + TIMED_STEPS
 
 
 class Diverged(AutotlError):
@@ -52,7 +55,8 @@ class TrainingConfig:
     patience: int = 5
     """Epochs without a better score after which training stops."""
     precision: str | None = None
-    """`"bf16"`: autocast the forward pass; weights, loss and scores stay in fp32. None means fp32."""
+    """`"bf16"` or `"fp16"`: autocast the forward pass; weights, loss and scores stay in fp32. In fp16 the loss is
+    scaled, so that small gradients don't become 0. None means fp32."""
     stop_after: int | None = None
     """Stop after this many epochs of a longer schedule: reproduces a training that ran out of time."""
 
@@ -125,18 +129,22 @@ def train(
     weights = _class_weights(task, device) if config.class_weight == "balanced" else None
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     average = _average(network, config.ema) if config.ema else None
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     history: list[dict[str, float]] = []
     best: tuple[float, np.ndarray, dict[str, Tensor], int] | None = None
     epochs_without_gain = step = 0
-    started = time.monotonic()
+    started = timing = timed_from = time.monotonic()
     with _seeded(seed, device):
         for epoch in range(1, config.epochs + 1):
             network.train()
             losses: list[Tensor] = []
             for x, y in batches(epoch, generator):
                 step += 1
-                if fit_epochs and step == TIMED_STEPS + 1:
-                    step_seconds = (time.monotonic() - started) / TIMED_STEPS
+                if fit_epochs and step in (UNTIMED_STEPS + 1, FIXED_STEPS + 1):
+                    synchronize(str(device))
+                    timed_from, timing = timing, time.monotonic()
+                if fit_epochs and step == FIXED_STEPS + 1:
+                    step_seconds = (timing - timed_from) / TIMED_STEPS
                     config = _limit_epochs(config, epoch, step_seconds * steps * 1.15, task)
                 if task.deadline.passed():
                     break
@@ -144,9 +152,13 @@ def train(
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * lr_multiplier
                 micro_batch_loss = _micro_batch_loss(network, x, y, config, loss_function, weights, generator)
-                loss = micro.backward(len(x), micro_batch_loss, lambda: optimizer.zero_grad(set_to_none=True))
+                loss = micro.backward(
+                    len(x), micro_batch_loss, lambda: optimizer.zero_grad(set_to_none=True), scaler.scale
+                )
+                scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(parameters, config.clip)
-                optimizer.step()
+                scaler.step(optimizer)
+                scaler.update()
                 optimizer.zero_grad(set_to_none=True)
                 if average:
                     average.update_parameters(network)
@@ -200,7 +212,7 @@ def _micro_batch_loss(
     """
 
     def forward(x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(x.device.type, config.precision):
             return network(x).float()
 
     def mean_loss(predicted: Tensor, labels: Tensor, selection: slice) -> Tensor:
@@ -231,9 +243,9 @@ def _floating(x: Tensor) -> Tensor:
 
 
 def _lr_multiplier(step: int, steps: int, epochs: int) -> float:
-    """Linear warm-up times cosine decay to 0, which starts after the timed steps. `steps` is per epoch."""
+    """Linear warm-up times cosine decay to 0, which starts after FIXED_STEPS. `steps` is per epoch."""
     warmup = min(1.0, step / min(WARMUP_STEPS, WARMUP_EPOCHS * steps))
-    progress = max(0, step - TIMED_STEPS) / max(1, epochs * steps - TIMED_STEPS)
+    progress = max(0, step - FIXED_STEPS) / max(1, epochs * steps - FIXED_STEPS)
     return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from copy import deepcopy
 
 import numpy as np
 import optuna
@@ -152,6 +153,7 @@ def train(
         refit_epochs: exact number of epochs, for a refit (see `Task.refit_epochs`).
     """
     backbone = state.registry.backbone(recipe.backbone)
+    features = state.extractor.of(backbone)
     task = Task(
         backbone=backbone,
         head=state.registry.head(recipe.head),
@@ -159,7 +161,7 @@ def train(
         train_labels=state.labels("train"),
         validation_labels=state.labels("validation"),
         metric=state.registry.metric(state.context.config.metric),
-        features=state.extractor.of(backbone),
+        features=features,
         threads=state.context.slot.threads,
         deadline=state.deadline,
         time_budget=time_budget,
@@ -168,6 +170,7 @@ def train(
         verdicts=state.extractor.conversions,
         augmentations=state.registry.augmentations,
         losses=state.registry.losses,
+        build=lambda: deepcopy(features.graph_split.module),
     )
     result = state.registry.strategy(recipe.strategy).fit(recipe, task, state.context.slot.device, report)
     _calibrate(result, task.validation_labels)

@@ -9,7 +9,9 @@ import optuna
 
 from autotl.clock import Deadline
 from autotl.engines import micro_batch
+from autotl.engines.accelerator import is_accelerator
 from autotl.features.extractor import FeatureExtractor
+from autotl.features.resident import ResidentCache, free_memory
 from autotl.features.store import FeatureStore, StoreUnavailable
 from autotl.registry import Registry, load_registry
 from autotl.study.study import load_study
@@ -63,6 +65,7 @@ class WorkerState:
             log=lambda line: send(Log(line)),
             augmentations=registry.augmentations,
             feature_levels=registry.levels,
+            resident=ResidentCache(lambda: free_memory(slot.device)) if is_accelerator(slot.device) else None,
         )
         micro_batch.persist_to(context.folder / "micro_batches" / f"{slot.place.replace(':', '-')}.json")
         try:

@@ -44,6 +44,7 @@ class StubMemory:
 @pytest.fixture(autouse=True)
 def _no_remembered_sizes(monkeypatch):
     monkeypatch.setattr(micro_batch, "_fitting_sizes", {})
+    monkeypatch.setattr(micro_batch, "_until_growth", {})
     monkeypatch.setattr(micro_batch, "_files", [])
 
 
@@ -102,12 +103,33 @@ def test_the_size_is_remembered_for_one_network_on_one_device(samples, problem):
     assert MicroBatch("another", "cpu").size_for(64) == 64
 
 
+def test_the_size_grows_again_once_there_is_memory(monkeypatch):
+    monkeypatch.setattr(micro_batch, "GROW_AFTER", 4)
+    device, tried = StubMemory(capacity=16), []
+    micro = MicroBatch("network", "cuda:0")
+
+    def call() -> None:
+        tried.append(micro.size_for(64))
+        micro.forward(64, lambda samples: device.take(len(range(64)[samples])))
+
+    for _ in range(16):
+        call()
+    assert tried[:4] == [64, 16, 16, 16]
+    assert device.refused.count(32) < 4  # after each failure it waits twice as long
+    device.capacity = 64
+    for _ in range(64):
+        call()
+    assert micro.size_for(64) == 64
+    assert tried[-1] == 64
+
+
 def test_the_size_is_remembered_for_later_processes(tmp_path, monkeypatch):
     file = tmp_path / "micro_batches.json"
     persist_to(file)
     MicroBatch("resnet18", "cuda:0").forward(64, lambda samples: StubMemory(20).take(samples.stop - samples.start))
     assert json.loads(file.read_text()) == {"resnet18 on cuda:0": 16}
     monkeypatch.setattr(micro_batch, "_fitting_sizes", {})
+    monkeypatch.setattr(micro_batch, "_until_growth", {})
     persist_to(file)
     assert MicroBatch("resnet18", "cuda:0").size_for(64) == 16
 

@@ -323,6 +323,8 @@ def test_features_of_another_engine_version_are_extracted_again(counting: Featur
 class Anywhere(Counting):
     """Pretends to run on any device, in fp32."""
 
+    takes_tensors = False
+
     def precision(self, device: str) -> str:
         return "fp32"
 

@@ -11,12 +11,15 @@ from safetensors.torch import load_file, save_file
 
 from autotl.backbones.timm import autotl_find_backbone
 from autotl.clock import Deadline
+from autotl.data.augmentation import BUILT_IN
 from autotl.features import extractor as extract
+from autotl.features.resident import ResidentCache
 from autotl.metrics import Metric
 from autotl.recipe import Recipe
 from autotl.strategies.base import OutOfTime
 from autotl.strategies.fine_tuning import FineTuning, add_head
 from autotl.strategies.training_loop import Diverged
+from autotl.testing.problem import RandomSpace
 from autotl.testing.scripted import VirtualClock
 
 pytestmark = pytest.mark.slow
@@ -222,7 +225,8 @@ def scored(backbone, problem):
         return SCORES[len(predictions) - 1]
 
     problem = replace(problem, metric=Metric("scripted", score))
-    net = add_head(problem, recipe_of(backbone, lr=0.02, epochs=len(SCORES), views=2, freeze_bn=False), "cpu")
+    params = {"lr": 0.02, "epochs": len(SCORES), "views": 2, "freeze_bn": False, "tuned_share": 1.0}
+    net = add_head(problem, recipe_of(backbone, **params), "cpu")
     net.freeze_base()
     net.unfreeze_last(TWO)
     trained = net.train_jointly(ignore)
@@ -322,3 +326,92 @@ def test_progress_is_reported_up_to_the_end(tiny, task):
     assert [fraction for fraction, _ in reported] == pytest.approx([1 / 3, 2 / 3, 1])
     scores = [score for _, score in reported]
     assert scores == sorted(scores)  # the best so far
+
+
+# accelerators, for which the CPU stands in
+
+
+@pytest.fixture
+def resident(monkeypatch):
+    """`resident(task)`: the task on a device whose memory holds its images and activations."""
+    monkeypatch.setattr(extract, "is_accelerator", lambda device: True)
+
+    def move(problem):
+        problem.features.extractor = replace(problem.features.extractor, resident=ResidentCache(lambda: 10**9))
+        return problem
+
+    return move
+
+
+@pytest.mark.parametrize("unfrozen", [TWO, ALL])
+def test_training_from_memory_is_training_from_disk(unfrozen, tiny, task, resident):
+    backbone = tiny("test_resnet")
+    recipe = recipe_of(backbone, unfrozen_blocks=unfrozen, policy="flip", views=1, precision="fp32", tta=True)
+    on_disk = fit(task(backbone, "linear"), recipe)
+    in_memory = fit(resident(task(backbone, "linear")), recipe)
+    assert np.allclose(on_disk.probabilities, in_memory.probabilities, atol=0.01)
+    assert in_memory.recipe == on_disk.recipe
+
+
+def test_images_in_memory_are_augmented_anew_in_every_epoch(tiny, task, resident, monkeypatch):
+    drawn = []
+    draw = BUILT_IN["crop"].draw_batch
+    monkeypatch.setattr(BUILT_IN["crop"], "draw_batch", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    backbone = tiny("test_resnet")
+    params = {"policy": "crop", "views": 3, "draws_batches": True, "precision": "fp32"}
+    recipe = recipe_of(backbone, unfrozen_blocks=ALL, **params)
+    result = fit(resident(task(backbone, "linear")), recipe)
+    assert len(drawn) == 2
+    assert not torch.equal(*drawn)
+    assert result.recipe.strategy_params["draws_batches"] is True
+    again = fit(resident(task(backbone, "linear")), result.recipe)
+    assert np.array_equal(again.probabilities, result.probabilities)
+
+
+def test_fp16_scales_the_loss_and_learns(tiny, task):
+    backbone = tiny("test_resnet")
+    recipe = recipe_of(backbone, unfrozen_blocks=TWO, epochs=6, precision="fp16")
+    trained = losses(fit(task(backbone, "linear"), recipe))
+    expected = losses(
+        fit(task(backbone, "linear"), replace(recipe, strategy_params={**recipe.strategy_params, "precision": "fp32"}))
+    )
+    assert trained[-1] < trained[0]
+    assert np.allclose(trained, expected, atol=0.05)
+
+
+def test_a_larger_batch_makes_fewer_steps_with_a_higher_learning_rate(tiny, task):
+    backbone = tiny("test_resnet")
+    peaks = {}
+    for batch in (8, 32):
+        net = add_head(task(backbone, "linear"), recipe_of(backbone, batch=batch), "cpu")
+        net.unfreeze_last(LAST)
+        peaks[batch] = net._groups()[0]["lr"]
+        assert net.batch == batch
+    assert peaks[32] == pytest.approx(2 * peaks[8])
+
+
+def test_batch_sizes_are_searched_on_accelerators_alone(tiny):
+    backbone = tiny("test_resnet")
+
+    def searched(num_train, accelerator):
+        space = RandomSpace(0)
+        space.num_train, space.accelerator = num_train, accelerator
+        asked = {}
+        space.categorical = lambda name, choices: asked.setdefault(name, choices)[0]
+        FineTuning().suggest(space, backbone, None)
+        return asked.get("batch")
+
+    assert searched(12_000, accelerator=False) is None
+    assert searched(100, accelerator=True) == (32,)
+    assert searched(440, accelerator=True) == (32, 64)
+    assert searched(12_000, accelerator=True) == (64, 128, 256)
+
+
+def test_the_share_of_tuned_weights_is_stated_and_replayed(tiny, task):
+    backbone = tiny("test_resnet")
+    result = fit(task(backbone, "linear"), recipe_of(backbone, unfrozen_blocks=ALL, lr=0.05, epochs=3, freeze_bn=False))
+    share = result.recipe.strategy_params["tuned_share"]
+    assert 0 < share < 1  # so high a learning rate harms the pretrained weights
+    again = fit(task(backbone, "linear"), result.recipe)
+    assert np.array_equal(again.probabilities, result.probabilities)
+    assert again.recipe == result.recipe
