@@ -8,7 +8,7 @@ LOWEST := tests/data tests/heads tests/study tests/workers tests/coordinator tes
 PLUGINS := $(DEMO) -e plugins/autotl-torchvision -e plugins/autotl-gbdt -e plugins/autotl-huggingface \
 	-e plugins/autotl-mlflow
 
-.PHONY: demo test quick lowest lint simulate bench soak clean
+.PHONY: demo test quick lowest lint simulate bench bench-gpu soak clean
 
 demo: $(VENV)/demo
 	$(BIN)/autotl search elpv --time 5m
@@ -52,6 +52,10 @@ $(VENV)-lowest/test: pyproject.toml tests/lowest.py
 
 bench: $(VENV)/test
 	$(BIN)/python tests/bench/bench.py
+
+# Under seven minutes on a machine with one GPU; without one, how decoding scales over cores.
+bench-gpu: $(VENV)/test
+	$(BIN)/python tests/bench/gpu.py
 
 soak: $(VENV)/test
 	$(BIN)/python tests/soak/soak.py

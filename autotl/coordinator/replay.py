@@ -63,6 +63,7 @@ def _replay(
     from autotl.clock import Deadline
     from autotl.coordinator.setup import ImagesChanged, prepare
     from autotl.devices import parse_devices
+    from autotl.engines.accelerator import deterministic
     from autotl.recipe import Recipe
     from autotl.registry import load_registry
     from autotl.study.study import TrialAttribute
@@ -88,7 +89,8 @@ def _replay(
     torch.set_num_threads(context.slot.threads)
     recipe = Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE])
     _require_chosen(recipe, context.choices, trial.number, config.name)
-    result = train(state, recipe, math.inf, lambda fraction, score: None)
+    with deterministic():
+        result = train(state, recipe, math.inf, lambda fraction, score: None)
     score = state.registry.metric(config.metric)(state.labels("validation"), result.probabilities)
     return {"recorded": trial.value, "replayed": score, "metric": config.metric, "recipe": recipe.to_dict()}
 

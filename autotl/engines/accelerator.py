@@ -1,5 +1,6 @@
 """Accelerators: streams, so that copies run beside computation, pinned copies, and the dtype of a precision."""
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ __all__ = [
     "ACCELERATOR_BATCH",
     "PIPELINE_THREADS",
     "autocast",
+    "deterministic",
     "is_accelerator",
     "own_stream",
     "prefetch",
@@ -59,6 +61,24 @@ def own_stream(device: str) -> Iterator[None]:
         streams[device] = torch.cuda.Stream(device)
     with torch.cuda.stream(streams[device]):
         yield
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Let accelerators compute the same results each time, where PyTorch has such kernels, at the cost of speed."""
+    import torch
+
+    # cuBLAS reads the variable when it first computes
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def synchronize(device: str) -> None:
