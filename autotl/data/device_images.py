@@ -10,6 +10,7 @@ import io
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from autotl.data.plain_images import PlainHeader, as_tensor, plain_header
+from autotl.data.plain_images import as_tensor, plain_header
 from autotl.data.preprocessing import MAX_ASPECT_RATIO, resized_sides
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DECODER",
+    "EncodedImage",
     "batches_of",
     "can_decode",
     "decode_on_gpu",
-    "decodes",
+    "encoded_image",
     "preprocess_batch",
     "resizes",
 ]
@@ -73,23 +75,33 @@ def resizes(preprocessing: "Preprocessing") -> bool:
     return preprocessing.interpolation in ("bilinear", "bicubic")
 
 
-def decodes(header: PlainHeader | None) -> bool:
-    """Whether the GPU decodes an image with this header."""
-    return header is not None and header.format == "jpeg" and header.width * header.height <= MAX_PIXELS_AT_ONCE
+@dataclass(frozen=True)
+class EncodedImage:
+    """A JPEG that the GPU decodes."""
+
+    content: bytes
+    num_pixels: int
 
 
-def batches_of(encoded: Mapping[int, bytes]) -> Iterator[list[int]]:
+def encoded_image(content: bytes) -> EncodedImage | None:
+    """A file's content as an image for the GPU; None where the CPU decodes it."""
+    header = plain_header(content)
+    if header is None or header.format != "jpeg":
+        return None
+    num_pixels = header.width * header.height
+    return EncodedImage(content, num_pixels) if num_pixels <= MAX_PIXELS_AT_ONCE else None
+
+
+def batches_of(encoded: Mapping[int, EncodedImage]) -> Iterator[list[int]]:
     """The numbers of encoded images, in batches of at most MAX_PIXELS_AT_ONCE pixels."""
     batch: list[int] = []
     pixels = 0
-    for number, content in encoded.items():
-        header = plain_header(content)
-        size = header.width * header.height if header else 0
-        if batch and pixels + size > MAX_PIXELS_AT_ONCE:
+    for number, image in encoded.items():
+        if batch and pixels + image.num_pixels > MAX_PIXELS_AT_ONCE:
             yield batch
             batch, pixels = [], 0
         batch.append(number)
-        pixels += size
+        pixels += image.num_pixels
     if batch:
         yield batch
 
@@ -113,7 +125,8 @@ def preprocess_batch(images: Sequence[Tensor], preprocessing: "Preprocessing") -
         uint8 [n, size, size, 3].
     """
     size = preprocessing.size
-    result = torch.empty((len(images), size, size, 3), dtype=torch.uint8, device=images[0].device)
+    # few operations an image: the time of each is mostly that of its launch
+    result = torch.empty((len(images), 3, size, size), device=images[0].device)
     by_shape: dict[torch.Size, list[int]] = defaultdict(list)
     for number, image in enumerate(images):
         by_shape[image.shape].append(number)
@@ -127,12 +140,12 @@ def preprocess_batch(images: Sequence[Tensor], preprocessing: "Preprocessing") -
         if border := max(0, -left, -top):  # for crop > 1: a black border
             resized = pad(resized, (border, border, border, border))
             top, left = top + border, left + border
-        cropped = resized[:, :, top : top + size, left : left + size].round_().clamp_(0, 255)
+        cropped = resized[:, :, top : top + size, left : left + size]
         if len(numbers) == 1:
-            result[numbers[0]] = cropped[0].permute(1, 2, 0)
+            result[numbers[0]] = cropped[0]
         else:
-            result[torch.tensor(numbers, device=result.device)] = cropped.permute(0, 2, 3, 1).to(torch.uint8)
-    return result
+            result[torch.tensor(numbers, device=result.device)] = cropped
+    return result.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def _limit_aspect_ratio(pixels: Tensor) -> Tensor:

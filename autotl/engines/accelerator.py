@@ -21,6 +21,7 @@ __all__ = [
     "prefetch",
     "synchronize",
     "to_device",
+    "to_half",
     "to_host",
     "use_here",
     "wait_for_stream",
@@ -115,6 +116,15 @@ def to_device(tensor: "Tensor", device: str) -> "Tensor":
     if device.startswith("cuda") and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def to_half(tensor: "Tensor") -> "Tensor":
+    """float16, in which features are recorded; values beyond its range are clipped. A CPU takes longer for it than a
+    GPU for the network."""
+    import torch
+
+    largest = torch.finfo(torch.float16).max
+    return tensor.clamp(-largest, largest).to(torch.float16)
 
 
 def to_host(tensor: "Tensor") -> "Tensor":

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["Compiled", "Engine"]
 
 Compiled = Callable[[np.ndarray], np.ndarray]
-"""uint8 images [N, size, size, 3] to float32 features or maps [N, ...]. N may differ from call to call. Must be
-thread-safe: several threads call it at the same time."""
+"""uint8 images [N, size, size, 3] to features or maps [N, ...], float32 or float16. N may differ from call to call.
+Must be thread-safe: several threads call it at the same time."""
 
 
 class Engine(ABC):

@@ -60,7 +60,7 @@ class TorchEngine(Engine):
     ) -> Compiled:
         import torch
 
-        from autotl.engines.accelerator import autocast, own_stream, to_device, to_host
+        from autotl.engines.accelerator import autocast, own_stream, to_device, to_half, to_host
         from autotl.engines.micro_batch import MicroBatch
 
         device_type = torch.device(device).type
@@ -72,7 +72,7 @@ class TorchEngine(Engine):
 
         def infer(images: "np.ndarray | Tensor") -> np.ndarray:
             batch = images if isinstance(images, torch.Tensor) else to_device(torch.from_numpy(images), device)
-            return to_host(network(batch).float()).numpy()
+            return to_host(network(batch).float() if device_type == "cpu" else to_half(network(batch))).numpy()
 
         def infer_in_micro_batches(images: "np.ndarray | Tensor") -> np.ndarray:
             with torch.inference_mode(), autocast(device, precision):

@@ -134,15 +134,13 @@ class FeatureExtractor:
 
     @property
     def loads_tensors(self) -> bool:
-        """Whether images are loaded as tensors on an accelerator."""
+        """Whether images are loaded to an accelerator."""
         return is_accelerator(self.device) and self.engine.takes_tensors
 
     def loader(self, preprocessing: Preprocessing, view: View, path_of: Mapping[str, Path]) -> PixelLoader:
         """Loads a view of images to this extractor's device, if its engine takes them there."""
         arguments = (path_of, preprocessing, view, self.augmentations, self.threads)
-        if self.loads_tensors:
-            return AcceleratorLoader(*arguments, self.device)
-        return PixelLoader(*arguments)
+        return AcceleratorLoader(*arguments, self.device) if self.loads_tensors else PixelLoader(*arguments)
 
     def keep_networks_of(self, kept: "BackboneFeatures") -> None:
         """Free the device's memory of the compiled networks of all other backbones."""
@@ -214,19 +212,16 @@ class BackboneFeatures:
     ) -> "StoredSamples | ResidentSamples | None":
         """The input of block `block`, float16 [n, ...]; for block 0 the images, uint8 [n, size, size, 3].
 
-        On an accelerator the samples stay in its memory, if they fit. None where the network can't be split there,
-        where the activations are much larger than the images, or where the images fit into an accelerator's memory and
-        the activations don't.
+        On an accelerator the samples stay in its memory, if the images fit. None where the network can't be split
+        there, the activations are much larger than the images, or the images fit into the memory and they don't.
         """
         shape = self._boundary_shape(block)
         if shape is None:
             return None
         if self._residents.hold_images():
-            return (
-                self._residents.images(subset, view)
-                if block == 0
-                else self._residents.activations(subset, view, block, shape)
-            )
+            resident = self._residents.samples(subset, view, block, shape)
+            if resident is not None or block > 0:
+                return resident
         return self.samples(subset, view, block, shape, self.extractor.boundary_store)
 
     def _boundary_shape(self, block: int) -> tuple[int, ...] | None:
@@ -288,9 +283,8 @@ class BackboneFeatures:
         """Everything that determines a row except the image. Decoded images don't depend on engine and device."""
         extractor, preprocessing = self.extractor, self.backbone.preprocessing
         spec = {"preprocessing": asdict(preprocessing), "view": view_key(view, extractor.augmentations), "block": block}
-        if extractor.loads_tensors and (
-            decoder := decoder_of(extractor.device, view, preprocessing, extractor.augmentations)
-        ):
+        device = extractor.device if extractor.loads_tensors else "cpu"
+        if decoder := decoder_of(device, view, preprocessing, extractor.augmentations):
             spec["decoder"] = decoder
         return spec if block == 0 else spec | {"backbone": self.backbone.digest} | self._engine_key()
 

@@ -12,7 +12,6 @@ from PIL import Image
 from autotl.backbones.base import Preprocessing
 from autotl.data.augmentation import ORIGINAL, Augmentation, Symmetries, View
 from autotl.data.decoding import UndecodableImage
-from autotl.data.plain_images import plain_header
 from autotl.data.preprocessing import load_view
 from autotl.data.verification import digest_bytes
 from autotl.engines.accelerator import ACCELERATOR_BATCH, PIPELINE_THREADS, own_stream, to_device
@@ -22,7 +21,12 @@ from autotl.features.batching import BATCH, one_thread_per_task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from autotl.data.device_images import EncodedImage
+
 __all__ = ["AcceleratorLoader", "PixelLoader", "decoder_of"]
+
+READERS = 4
+"""Threads that read files for a GPU's decoder. Each read takes Python's lock a few times: more threads wait for it."""
 
 
 def decoder_of(device: str, view: View, preprocessing: Preprocessing, augmentations: Mapping[str, Augmentation]) -> str:
@@ -112,9 +116,9 @@ class AcceleratorLoader(PixelLoader):
         device: str,
     ):
         super().__init__(path_of, preprocessing, view, augmentations, PIPELINE_THREADS)
-        self.device, self._slices = device, threads
         self._on_gpu = bool(decoder_of(device, view, preprocessing, augmentations))
-        self._decoding = ThreadPoolExecutor(threads, "decode", initializer=one_thread_per_task)
+        self.device, self._slices = device, min(threads, READERS) if self._on_gpu else threads
+        self._decoding = ThreadPoolExecutor(self._slices, "decode", initializer=one_thread_per_task)
 
     def stream(self) -> AbstractContextManager[None]:
         return own_stream(self.device)
@@ -125,34 +129,36 @@ class AcceleratorLoader(PixelLoader):
     def load(self, digests: Sequence[str]) -> "Tensor":
         import torch
 
+        from autotl.data.device_images import EncodedImage
+
         per_slice = max(1, -(-len(digests) // self._slices))
         slices = [digests[i : i + per_slice] for i in range(0, len(digests), per_slice)]
         loaded = [item for part in self._decoding.map(self._load_slice, slices) for item in part]
         size = self.preprocessing.size
         images = torch.empty((len(digests), size, size, 3), dtype=torch.uint8, device=self.device)
-        on_cpu = [i for i, item in enumerate(loaded) if isinstance(item, np.ndarray)]
-        encoded = {i: item for i, item in enumerate(loaded) if isinstance(item, bytes)}
-        if on_cpu:
-            pixels = to_device(torch.from_numpy(np.stack([loaded[i] for i in on_cpu])), self.device)
-            images[torch.tensor(on_cpu, device=self.device)] = pixels
+        decoded = {i: item for i, item in enumerate(loaded) if isinstance(item, np.ndarray)}
+        encoded = {i: item for i, item in enumerate(loaded) if isinstance(item, EncodedImage)}
+        if decoded:
+            pixels = to_device(torch.from_numpy(np.stack(list(decoded.values()))), self.device)
+            images[torch.tensor(list(decoded), device=self.device)] = pixels
         if encoded:
             self._decode_on_gpu(digests, encoded, images)
         return images
 
-    def _load_slice(self, digests: Sequence[str]) -> list[bytes | np.ndarray]:
+    def _load_slice(self, digests: Sequence[str]) -> "list[EncodedImage | np.ndarray]":
         """Of each image the bytes, where the GPU decodes it, else the pixels."""
         return [self._load_one(digest) for digest in digests]
 
-    def _load_one(self, digest: str) -> bytes | np.ndarray:
+    def _load_one(self, digest: str) -> "EncodedImage | np.ndarray":
         content = self._read(digest)
         if self._on_gpu:
-            from autotl.data.device_images import decodes
+            from autotl.data.device_images import encoded_image
 
-            if decodes(plain_header(content)):
-                return content
+            if encoded := encoded_image(content):
+                return encoded
         return self._decode(digest, content)
 
-    def _decode_on_gpu(self, digests: Sequence[str], encoded: Mapping[int, bytes], images: "Tensor") -> None:
+    def _decode_on_gpu(self, digests: Sequence[str], encoded: "Mapping[int, EncodedImage]", images: "Tensor") -> None:
         import torch
 
         from autotl.data.device_augmentation import transpose
@@ -160,13 +166,16 @@ class AcceleratorLoader(PixelLoader):
 
         for numbers in batches_of(encoded):
             try:
-                decoded = decode_on_gpu([encoded[i] for i in numbers], self.device)
+                decoded = decode_on_gpu([encoded[i].content for i in numbers], self.device)
             except RuntimeError:  # an odd file: the CPU decodes this batch
-                pixels = np.stack([self._decode(digests[i], encoded[i]) for i in numbers])
+                pixels = np.stack([self._decode(digests[i], encoded[i].content) for i in numbers])
                 images[torch.tensor(numbers, device=self.device)] = to_device(torch.from_numpy(pixels), self.device)
                 continue
             symmetries = [_symmetry_of(self.view, self.augmentations, digests[i]) for i in numbers]
-            drawn = [transpose(image, how) if how else image for image, how in zip(decoded, symmetries, strict=True)]
+            drawn = [
+                transpose(image, how) if isinstance(how, Image.Transpose) else image
+                for image, how in zip(decoded, symmetries, strict=True)
+            ]
             images[torch.tensor(numbers, device=self.device)] = preprocess_batch(drawn, self.preprocessing)
 
 

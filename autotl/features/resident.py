@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autotl.data.augmentation import View
-from autotl.engines.accelerator import ACCELERATOR_BATCH, autocast, use_here, wait_for_stream
+from autotl.engines.accelerator import ACCELERATOR_BATCH, autocast, to_half, use_here, wait_for_stream
 from autotl.engines.micro_batch import MicroBatch
 from autotl.features.batching import batches
 from autotl.features.sharing import StoreTimeout
@@ -120,6 +120,10 @@ class Residents:
         num_images = len(extractor.split.train) + len(extractor.split.validation)
         return extractor.resident is not None and extractor.resident.fits(num_images * size * size * 3)
 
+    def samples(self, subset: str, view: View, block: int, shape: tuple[int, ...]) -> ResidentSamples | None:
+        """The input of a block, for block 0 the images; None where it doesn't fit."""
+        return self.activations(subset, view, block, shape) if block else self.images(subset, view)
+
     def images(self, subset: str, view: View) -> ResidentSamples | None:
         """The decoded images of a subset in the accelerator's memory; None where they don't fit."""
         import torch
@@ -183,14 +187,13 @@ class Residents:
             return None
         began = time.monotonic()
         prefix = deepcopy(self.features.network(block)).to(extractor.device).to(memory_format=torch.channels_last)
-        largest = torch.finfo(torch.float16).max
         precision = self.features.engine.precision(extractor.device)
         micro = MicroBatch(
             f"{self.features.backbone.name} before block {block} in {precision}", extractor.device, extractor.log
         )
 
         def run(samples: slice) -> None:
-            activations[samples] = prefix(images[samples]).clamp(-largest, largest).to(torch.float16)
+            activations[samples] = to_half(prefix(images[samples]))
 
         with torch.no_grad(), autocast(extractor.device, precision):
             micro.forward(len(images), run, ACCELERATOR_BATCH)

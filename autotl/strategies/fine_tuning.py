@@ -293,6 +293,10 @@ class _Net:
         """Base and head as one module, from the activations that enter block `start` to logits."""
         from autotl.backbones.graph_split import Normalize
 
+        if is_accelerator(self.device):
+            from autotl.strategies.frozen_norms import speed_up_frozen_norms
+
+            speed_up_frozen_norms(self._eval_modules())
         base = self.graph_split.suffix(start) if start else Normalize(self.base, self.task.backbone.preprocessing)
         return _joint(base, self.head, self._eval_modules()).to(self.device)
 
@@ -339,8 +343,9 @@ class _Net:
 
     def executed(self, recipe: Recipe) -> Recipe:
         """`recipe` with what was decided while it was trained."""
-        decided = {"tuned_share": self.tuned_share, "draws_batches": self.draws_batches or None}
-        params = {name: value for name, value in decided.items() if value not in (None, 1.0)}
+        params: dict[str, Any] = {"tuned_share": self.tuned_share} if self.tuned_share != 1.0 else {}
+        if self.draws_batches:
+            params["draws_batches"] = True
         return replace(recipe, strategy_params={**recipe.strategy_params, **params})
 
     def unfrozen_state(self) -> "dict[str, Tensor]":

@@ -76,6 +76,7 @@ class Ground:
     num_images: int
     threads: int
     seconds: float
+    networks: tuple[str, ...]
 
     @cached_property
     def images(self) -> Path:
@@ -192,7 +193,7 @@ def extraction(ground: Ground) -> list[Row]:
     rows = []
     paths = list(ground.dataset.paths)
     few = paths[: min(len(paths), 4096)]
-    for name in NETWORKS:
+    for name in ground.networks:
         with ground.scratch() as folder:
             split = halves(len(paths), 64)
             extractor = ground.extractor(split, folder)
@@ -310,7 +311,7 @@ def fine_tuning(ground: Ground) -> list[Row]:
         groups=ground.dataset.groups[:n],
     )
     split = halves(n, 64)
-    for name in NETWORKS:
+    for name in ground.networks:
         bare = bare_steps(name)
         with ground.scratch() as folder:
             extractor = replace(ground.extractor(split, folder), dataset=dataset)
@@ -440,7 +441,7 @@ def search_60s(ground: Ground) -> list[Row]:
 def search_fine_tuning(ground: Ground) -> list[Row]:
     """Fine-tuning alone, one backbone, 40 s."""
     rows = []
-    for name in NETWORKS:
+    for name in ground.networks:
         options = ("--strategy", "fine_tuning", "--backbone", ground.backbone(name).name)
         result = _search(ground, 40, *options)
         work = f"search, 40 s, fine_tuning alone, {name}: complete trials"
@@ -477,6 +478,7 @@ def main(arguments: list[str]) -> int:
     shared = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "clothing"
     parser.add_argument("--photographs", type=Path, default=shared, help="A folder of class folders of JPEGs.")
     parser.add_argument("--images", type=int, default=12_000, help="How many JPEGs are made of them.")
+    parser.add_argument("--network", action="append", help="A timm network; several times for several.")
     parser.add_argument("--seconds", type=float, default=180, help="Of the search whose GPU is watched.")
     parser.add_argument("--out", type=Path, default=Path("bench-gpu.json"), help="Where the rows are written.")
     options = parser.parse_args(arguments)
@@ -495,7 +497,9 @@ def main(arguments: list[str]) -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="autotl-bench-gpu-") as folder:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        ground = Ground(Path(folder), options.photographs, num_images, threads, options.seconds)
+        ground = Ground(
+            Path(folder), options.photographs, num_images, threads, options.seconds, tuple(options.network or NETWORKS)
+        )
         _ = ground.images
         for name in [n for n in works if not options.names or n in options.names]:
             began = time.monotonic()

@@ -10,7 +10,7 @@ from autotl.backbones.base import Preprocessing
 from autotl.data import device_images
 from autotl.data.augmentation import BUILT_IN
 from autotl.data.device_augmentation import jitter_colours, random_crops, random_symmetries, transpose
-from autotl.data.device_images import batches_of, can_decode, preprocess_batch
+from autotl.data.device_images import batches_of, can_decode, encoded_image, preprocess_batch
 from autotl.data.preprocessing import preprocess
 
 PICTURE = data.astronaut()[100:220, 150:310]
@@ -25,7 +25,14 @@ def channels_first(picture: np.ndarray) -> torch.Tensor:
 @pytest.mark.parametrize(("crop", "squash"), [(0.875, False), (1.0, True), (1.2, False)])
 def test_images_of_many_sizes_are_resized_and_cropped_as_on_a_cpu(interpolation, crop, squash) -> None:
     preprocessing = Preprocessing(64, crop, interpolation, MEAN, MEAN, squash)
-    pictures = [PICTURE, PICTURE[:90, :150], PICTURE[:40, :30], PICTURE[:3, :160], PICTURE[10:100, 5:155]]
+    pictures = [
+        PICTURE,
+        PICTURE[:90, :150],
+        PICTURE[:40, :30],
+        PICTURE[:3, :160],
+        PICTURE[::-1],
+        PICTURE[10:100, 5:155],
+    ]
     batch = preprocess_batch([channels_first(picture) for picture in pictures], preprocessing).numpy()
     for row, picture in zip(batch, pictures, strict=True):
         expected = preprocess(np.ascontiguousarray(picture), preprocessing)
@@ -49,7 +56,7 @@ def test_a_gpu_decodes_only_so_many_pixels_at_once(monkeypatch) -> None:
         return content.getvalue()
 
     monkeypatch.setattr(device_images, "MAX_PIXELS_AT_ONCE", 1000)
-    encoded = {number: jpeg(width) for number, width in [(3, 40), (4, 50), (7, 20), (9, 99), (11, 1)]}
+    encoded = {number: encoded_image(jpeg(width)) for number, width in [(3, 40), (4, 50), (7, 20), (9, 99), (11, 1)]}
     assert list(batches_of(encoded)) == [[3, 4], [7], [9, 11]]
 
 
