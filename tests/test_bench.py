@@ -31,6 +31,24 @@ def test_a_row_is_measured_printed_and_written(tiny, tmp_path: Path) -> None:
     assert json.loads(page.read_text()) == [kept, measured]
 
 
+def test_a_work_that_fails_is_named_and_the_next_one_runs(tiny, tmp_path: Path) -> None:
+    page = tmp_path / "bench.json"
+    run = bench(
+        "extraction-clothing", "new-images", "--images", "24", "--backbone", tiny("test_resnet").name,
+        "--out", str(page), "--threads", "1", "--clothing", str(tmp_path / "nowhere"),
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert "Failed: extraction-clothing." in run.stdout
+    assert "nowhere" in run.stderr
+    assert [row["work"] for row in json.loads(page.read_text())] == ["10 new images among 24: forward passes"]
+
+
+def test_the_peak_of_an_extraction_is_measured(tmp_path: Path) -> None:
+    run = bench("memory", "--images", "24", "--out", str(tmp_path / "bench.json"), "--threads", "1")
+    assert run.returncode == 0, run.stderr
+    assert "extracting 24 images beyond 24" in run.stdout
+
+
 def test_work_that_is_not_there_names_what_is() -> None:
     run = bench("extractoin-elpv")
     assert run.returncode == 2
