@@ -23,6 +23,7 @@ from pydantic import (
 
 from autotl.atomic_io import refuse_links_out
 from autotl.errors import AutotlError, nearest
+from autotl.folders import is_study
 
 if TYPE_CHECKING:
     from autotl.registry import Registry
@@ -371,7 +372,7 @@ def find_study(name: str | Path, output: str | Path = "studies") -> Path:
         AutotlError: no such study, with the nearest name; or a link in the folder leads out of it.
     """
     for folder in (Path(output) / name, Path(name)):
-        if (folder / "journal.log").is_file():
+        if (folder / "journal.log").is_file() and is_study(folder):
             refuse_links_out(folder)
             return folder
     known = _studies(output)
@@ -397,4 +398,4 @@ def find_model(where: str | Path, output: str | Path = "studies") -> Path:
 
 
 def _studies(output: str | Path) -> list[str]:
-    return sorted(p.parent.name for p in Path(output).glob("*/journal.log"))
+    return sorted(p.parent.name for p in Path(output).glob("*/journal.log") if is_study(p.parent))
