@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+import autotl
 from autotl.api import join, search
 from autotl.errors import AutotlError
 from autotl.study.storage import open_storage
@@ -56,7 +57,7 @@ def devices(folder):
     return [(trial.user_attrs.get("device", ""), trial.state == TrialState.COMPLETE) for trial in trials(folder)]
 
 
-def test_workers_that_join_take_tickets_and_end_with_the_search(joined, tmp_path):
+def test_workers_that_join_take_tickets_and_end_with_the_search_and_ctrl_c_leaves_a_model(joined, tmp_path):
     second, first = joined
     assert second.poll() is None
     first.send_signal(signal.SIGINT)
@@ -64,6 +65,7 @@ def test_workers_that_join_take_tickets_and_end_with_the_search(joined, tmp_path
     assert second.returncode == 0, output
     assert "joined the search" in output
     assert first.wait(60) == 0
+    assert autotl.load(tmp_path / "cells" / "model", device="cpu").classes == ("defective", "functional")
     used = {device for device, _ in devices(tmp_path / "cells")}
     assert "cpu:0" in used
     assert any(name.startswith("cpu:0@") for name in used)

@@ -168,15 +168,15 @@ def autotl_search_finished(model):
 
 
 def test_a_resumed_study_says_which_plugins_have_changed(config, context, install_plugin, tmp_path):
-    install_plugin("stranger", PLUGIN)
+    install_plugin("old_hand", PLUGIN)
     begin_study(config(), context, load_registry(), None, silent)
-    metadata = tmp_path / "site" / "stranger-1.0.dist-info" / "METADATA"
+    metadata = tmp_path / "site" / "old_hand-1.0.dist-info" / "METADATA"
     metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 1.1"))
     install_plugin("newcomer", PLUGIN)
     lines = []
     begin_study(config(), context, load_registry(), None, lines.append)
     assert lines == [
-        "Since the study last ran: stranger 1.0 is now 1.1; newcomer 1.0 is new. "
+        "Since the study last ran: old_hand 1.0 is now 1.1; newcomer 1.0 is new. "
         "The results of trials may change with them."
     ]
 
