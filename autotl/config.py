@@ -292,13 +292,11 @@ def _refuse_outside(key: str, location: str, folder: Path, place: str) -> None:
 
 
 def _located(location: str, folder: Path) -> str:
-    """`location` below the study file's folder if it exists there and not in the current folder.
-
-    A study's folder there is not taken for images: it is the result of an earlier search on the data set of that name.
-    """
-    beside = folder / Path(location).expanduser()
-    is_study = (beside / "journal.log").exists()
-    return str(beside) if not Path(location).expanduser().exists() and beside.exists() and not is_study else location
+    """`location` below the study file's folder if it exists there and not in the current folder, and isn't a study: that
+    would be the result of an earlier search on the data set of that name."""
+    typed = Path(location).expanduser()
+    beside = folder / typed
+    return str(beside) if not typed.exists() and beside.exists() and not is_study(beside) else location
 
 
 def _line_of(key: str, text: str) -> str:

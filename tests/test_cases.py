@@ -16,12 +16,10 @@ HYMENOPTERA = CASES.parents[1].parent / "shared" / "data" / "hymenoptera" / "tra
 FAST = {
     "data_and_api/01-split-folders-training-testing",
     "data_and_api/03-names-with-brackets",
-    "data_and_api/14-missing-labels",
     "data_and_api/16-predict-csv-onto-folder",
     "data_and_api/19-many-workers",
     "data_and_api/30-split-column-by-another-name",
     "data_and_api/34-unicode-form-between-parts",
-    "search_and_files/06-plugin-prints",
     "search_and_files/20-dashboard-any-host",
 }
 """They start no search, and take a second or two."""

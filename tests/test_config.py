@@ -245,7 +245,6 @@ def test_a_missing_model_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_study_beside_the_file_is_not_taken_for_data(tmp_path):
-    (tmp_path / "elpv").mkdir()
-    (tmp_path / "elpv" / "journal.log").touch()
+    claim_study(tmp_path / "elpv")
     (tmp_path / "mine.toml").write_text('data = "elpv"')
     assert load_study_file(tmp_path / "mine.toml").data == "elpv"

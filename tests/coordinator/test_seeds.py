@@ -24,7 +24,8 @@ def test_twenty_trials_on_one_slot_are_the_same_twice(tiny, patches, tmp_path):
         recipes(
             search(
                 str(tmp_path / "photographs"), output=tmp_path / name, trials=20, seed=0, devices="cpu", test="none",
-                ensemble=1, backbones=[tiny("test_resnet").name], engine="torch",
+                ensemble=1, backbones=[tiny("test_resnet").name], heads=["linear", "logistic_regression", "knn"],
+                engine="torch",
             ).folder
         )
         for name in ("first", "second")
