@@ -292,8 +292,8 @@ def _refuse_outside(key: str, location: str, folder: Path, place: str) -> None:
 
 
 def _located(location: str, folder: Path) -> str:
-    """`location` below the study file's folder if it exists there and not in the current folder, and isn't a study: that
-    would be the result of an earlier search on the data set of that name."""
+    """`location` below the study file's folder if it exists there and not in the current folder, and isn't a study: the
+    result of an earlier search on the data set of that name."""
     typed = Path(location).expanduser()
     beside = folder / typed
     return str(beside) if not typed.exists() and beside.exists() and not is_study(beside) else location
