@@ -16,7 +16,7 @@ def recipes(folder):
 @pytest.mark.slow
 def test_twenty_trials_on_one_slot_are_the_same_twice(tiny, patches, tmp_path):
     dataset, _ = patches
-    for path, label in list(zip(dataset.paths, dataset.labels, strict=True))[::2]:
+    for path, label in zip(dataset.paths, dataset.labels, strict=True):
         target = tmp_path / "photographs" / dataset.classes[label] / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
@@ -24,8 +24,7 @@ def test_twenty_trials_on_one_slot_are_the_same_twice(tiny, patches, tmp_path):
         recipes(
             search(
                 str(tmp_path / "photographs"), output=tmp_path / name, trials=20, seed=0, devices="cpu", test="none",
-                ensemble=1, backbones=[tiny("test_resnet").name], heads=["linear", "logistic_regression", "knn"],
-                engine="torch",
+                ensemble=1, backbones=[tiny("test_resnet").name],
             ).folder
         )
         for name in ("first", "second")
