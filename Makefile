@@ -8,7 +8,7 @@ LOWEST := tests/data tests/heads tests/study tests/workers tests/coordinator tes
 PLUGINS := $(DEMO) -e plugins/autotl-torchvision -e plugins/autotl-gbdt -e plugins/autotl-huggingface \
 	-e plugins/autotl-mlflow
 
-.PHONY: demo test quick lowest lint simulate bench bench-gpu soak clean
+.PHONY: demo test quick lowest lint simulate cases bench bench-gpu soak clean
 
 demo: $(VENV)/demo
 	$(BIN)/autotl search elpv --time 5m
@@ -19,6 +19,10 @@ test: $(VENV)/test
 # What takes under two minutes.
 quick: $(VENV)/test
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+
+# What users reported, script by script, with whole searches: half an hour.
+cases: $(VENV)/test
+	$(BIN)/pytest -n 2 -m cases tests/test_cases.py
 
 # The same parts of the suite with the oldest versions that pyproject.toml allows, in an environment of their own.
 lowest: $(VENV)-lowest/test

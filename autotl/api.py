@@ -201,7 +201,7 @@ def search(
         without_plugins=without_plugins,
         strict_plugins=strict_plugins,
     )
-    studies = config.output.absolute()  # the current folder may change during the search
+    studies = config.output.absolute()  # a callback may change the current folder
     result = run_search(
         config, progress or default_progress(), extend=extend, images=images, callbacks=tuple(callbacks)
     )
@@ -294,7 +294,7 @@ def replay(
 
 def evaluate(
     model: "ImageModel | str | os.PathLike[str]",
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | Sequence[LabelledImage],
     *,
     subset: Literal["auto", "test", "all"] = "auto",
     device: str = "auto",
@@ -303,7 +303,7 @@ def evaluate(
 
     Args:
         model: a model, its folder, or the name or folder of its study.
-        data: a folder of class folders, a CSV manifest, or the name of a dataset.
+        data: a folder of class folders, a CSV manifest, the name of a dataset, or a list of LabelledImage.
         subset: "test" or "all" images of `data`; "auto" is the test subset where there is one, else all.
         device: "auto" (the first GPU that works, else the CPU), "cpu", "mps", "cuda" or "cuda:N". A loaded model stays
             on its own.
@@ -325,6 +325,8 @@ def evaluate(
     from autotl.model.image_model import MAX_UNCOMPILED, ImageModel, load
     from autotl.registry import load_registry
 
+    images = None if isinstance(data, str | os.PathLike) else as_labelled_images(data)
+    location = os.fspath(data) if images is None else IN_MEMORY  # type: ignore[arg-type]
     registry = load_registry()
     folder: Path | None = None
     if isinstance(model, ImageModel):
@@ -340,20 +342,20 @@ def evaluate(
         test = [image for image in images if image.subset == "test"]
         used = ("test" if test else "all") if subset == "auto" else subset
         if used == "test" and not test:
-            raise AutotlError(f"{data} has no test subset. Evaluate on all of it: --subset all")
+            raise AutotlError(f"{location} has no test subset. Evaluate on all of it: --subset all")
         return test if used == "test" else images
 
     def leave_out(problem: Finding) -> None:
         notes.append(f"{problem.text} {problem.count:,} image{'s are' if problem.count != 1 else ' is'} left out.")
 
     dataset = load_dataset(
-        os.fspath(data), registry.datasets, classes=loaded.classes, on_problem=leave_out, choose=choose
+        location, registry.datasets, images=images, classes=loaded.classes, on_problem=leave_out, choose=choose
     )
     skipped = {s.path: s.reason for s in dataset.skipped}
     rows = loaded.stream(dataset.paths, skipped.__setitem__, many=len(dataset) > MAX_UNCOMPILED, checked=True)
     probabilities = np.array([row for _, row in rows])
     if not len(probabilities):
-        raise AutotlError(f"No image of {data} can be decoded any more.")
+        raise AutotlError(f"No image of {location} can be decoded any more.")
     labels = dataset.labels[[path not in skipped for path in dataset.paths]]
     every = np.arange(len(loaded.classes))
     columns = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)

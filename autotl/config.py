@@ -23,6 +23,7 @@ from pydantic import (
 
 from autotl.atomic_io import refuse_links_out
 from autotl.errors import AutotlError, nearest
+from autotl.folders import is_study
 
 if TYPE_CHECKING:
     from autotl.registry import Registry
@@ -291,13 +292,11 @@ def _refuse_outside(key: str, location: str, folder: Path, place: str) -> None:
 
 
 def _located(location: str, folder: Path) -> str:
-    """`location` below the study file's folder if it exists there and not in the current folder.
-
-    A study's folder there is not taken for images: it is the result of an earlier search on the data set of that name.
-    """
-    beside = folder / Path(location).expanduser()
-    is_study = (beside / "journal.log").exists()
-    return str(beside) if not Path(location).expanduser().exists() and beside.exists() and not is_study else location
+    """`location` below the study file's folder if it exists there and not in the current folder, and isn't a study: the
+    result of an earlier search on the data set of that name."""
+    typed = Path(location).expanduser()
+    beside = folder / typed
+    return str(beside) if not typed.exists() and beside.exists() and not is_study(beside) else location
 
 
 def _line_of(key: str, text: str) -> str:
@@ -371,7 +370,7 @@ def find_study(name: str | Path, output: str | Path = "studies") -> Path:
         AutotlError: no such study, with the nearest name; or a link in the folder leads out of it.
     """
     for folder in (Path(output) / name, Path(name)):
-        if (folder / "journal.log").is_file():
+        if (folder / "journal.log").is_file() and is_study(folder):
             refuse_links_out(folder)
             return folder
     known = _studies(output)
@@ -397,4 +396,4 @@ def find_model(where: str | Path, output: str | Path = "studies") -> Path:
 
 
 def _studies(output: str | Path) -> list[str]:
-    return sorted(p.parent.name for p in Path(output).glob("*/journal.log"))
+    return sorted(p.parent.name for p in Path(output).glob("*/journal.log") if is_study(p.parent))

@@ -155,8 +155,9 @@ def _places(item: str, text: str, machine: Machine) -> list[str]:
     match = re.fullmatch(r"\s*(cpu|mps|cuda(?::(\d+))?)\s*(?:\*\s*([1-9]\d{0,2}))?\s*", item)
     if not match:
         known = ["auto", "cpu", "mps", "cuda", "cuda:0", "cpu*4", "cuda:0*2"]
+        wrong = f"{item.strip()!r} is not a device.{nearest(item.strip(), known)}"
         raise AutotlError(
-            f"--devices {text!r}: {item.strip()!r} is not a device.{nearest(item.strip(), known)} {available} Type "
+            f"--devices {text!r}: {'auto stands alone.' if item.strip() == 'auto' else wrong} {available} Type "
             "--devices auto, or devices separated by commas, each with *N for N workers: cpu*2 or cuda:0,cuda:1*2"
         )
     name, index, times = match[1], match[2], int(match[3] or 1)

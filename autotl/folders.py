@@ -7,7 +7,7 @@ from pathlib import Path
 from autotl.atomic_io import as_disk_full, write_atomically
 from autotl.errors import AutotlError
 
-__all__ = ["MARKER", "claim_cache", "claim_study", "is_marked", "require_cache"]
+__all__ = ["MARKER", "claim_cache", "claim_study", "is_marked", "is_study", "require_cache"]
 
 MARKER = ".autotl"
 """Name of the marker. It holds what the folder is: `study` or `cache`."""
@@ -20,7 +20,7 @@ def claim_study(folder: Path) -> None:
     Raises:
         AutotlError: it exists and is no study, or it can't be written.
     """
-    _claim(folder, "study", _has_journal, "Give the search another --name or --output.")
+    _claim(folder, "study", is_study, "Give the search another --name or --output.")
 
 
 def claim_cache(folder: Path) -> None:
@@ -86,6 +86,14 @@ def is_marked(folder: Path, kind: str) -> bool:
         return False
 
 
+def is_study(folder: Path) -> bool:
+    """Whether `folder` is a study's: it carries the marker, or, from before there were markers, it holds a study's
+    configuration and an Optuna journal."""
+    return is_marked(folder, "study") or (
+        (folder / "study.json").is_file() and _starts_with(folder / "journal.log", b'{"op_code"')
+    )
+
+
 def _holds_features(folder: Path) -> bool:
     """Whether a folder holds a feature store, converted networks, or the database of checked images."""
     return (
@@ -93,11 +101,6 @@ def _holds_features(folder: Path) -> bool:
         or any((folder / "engines").glob("openvino-*"))
         or any(_starts_with(path, b"SQLite format 3") for path in (folder / "digests").glob("*"))
     )
-
-
-def _has_journal(folder: Path) -> bool:
-    """Whether a folder holds an Optuna journal under the name that studies give it."""
-    return _starts_with(folder / "journal.log", b'{"op_code"')
 
 
 def _starts_with(file: Path, content: bytes) -> bool:

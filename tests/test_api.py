@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from autotl.config import StudyConfig
 from autotl.data.dataset import LabelledImage
 from autotl.errors import AutotlError
 from autotl.events import Callback
+from autotl.folders import claim_study
 from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
 from autotl.recipe import Recipe
@@ -176,6 +178,11 @@ def test_a_result_of_a_search_on_labelled_images(patches, tiny, tmp_path, monkey
     images = [
         LabelledImage(path, dataset.classes[label]) for path, label in zip(dataset.paths, dataset.labels, strict=True)
     ]
+
+    class Leaves(Callback):
+        def on_search_started(self, event):
+            os.chdir("/")
+
     result = search(
         images,
         name="patches",
@@ -186,8 +193,11 @@ def test_a_result_of_a_search_on_labelled_images(patches, tiny, tmp_path, monkey
         heads="logistic_regression",
         engine="torch",
         devices="cpu",
+        cache="cache",
+        callbacks=[Leaves()],
     )
-    monkeypatch.chdir("/")
+    assert Path.cwd() == Path("/")
+    assert (result.folder, (tmp_path / "cache" / "features").is_dir()) == (tmp_path / "studies" / "patches", True)
     assert [row["rank"] for row in result.leaderboard] == [1, 2]
     assert result.test["n"] == 12
     assert [t.state for t in result.study.trials] == [optuna.trial.TrialState.COMPLETE] * 2
@@ -207,7 +217,7 @@ def study(tmp_path, monkeypatch):
     """The folder of a study, below the current one."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "studies" / "photos"
-    folder.mkdir(parents=True)
+    claim_study(folder)
     (folder / "journal.log").touch()
     (folder / "study.json").write_text(StudyConfig(data="elsewhere", metric="log_loss").model_dump_json())
     return folder
@@ -343,6 +353,16 @@ def test_evaluate_without_the_plugin_of_the_metric_says_so(model, class_folders)
     loaded.about = {"metric": "moon"}
     outcome = evaluate(loaded, class_folders, device="cpu")
     assert outcome["notes"] == ["The metric of the search, 'moon', is of a plugin that isn't installed."]
+
+
+def test_evaluate_takes_a_list_of_labelled_images(model, class_folders):
+    images = [LabelledImage(path, path.parent.name) for path in sorted(class_folders.rglob("*.png"))]
+    listed, folder = (evaluate(model, data, device="cpu") for data in (images, class_folders))
+    assert listed == folder
+    test = [replace(image, subset="test") for image in images[:4]]
+    assert evaluate(model, test + images[4:], device="cpu")["scores"]["n"] == 4
+    with pytest.raises(AutotlError, match=r"data\[1\] is a PosixPath, not a LabelledImage"):
+        evaluate(model, [images[0], images[1].path], device="cpu")
 
 
 def test_evaluate_without_test_images_is_an_error(model, class_folders):

@@ -1,5 +1,6 @@
 """The bench on one tiny row: it measures, tells, writes what it promises, and its exit says whether all holds."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,15 @@ import pytest
 pytestmark = pytest.mark.slow
 
 BENCH = Path(__file__).parent / "bench" / "bench.py"
+
+
+def in_process(*arguments: str) -> int:
+    """The exit code. Most of what a process of its own takes is the import of torch."""
+    sys.path.insert(0, str(BENCH.parent))
+    try:
+        return importlib.import_module("bench").main(list(arguments))
+    finally:
+        sys.path.remove(str(BENCH.parent))
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess:
@@ -31,11 +41,31 @@ def test_a_row_is_measured_printed_and_written(tiny, tmp_path: Path) -> None:
     assert json.loads(page.read_text()) == [kept, measured]
 
 
-def test_work_that_is_not_there_names_what_is() -> None:
-    run = bench("extractoin-elpv")
-    assert run.returncode == 2
-    assert "no work extractoin-elpv" in run.stdout
-    assert "extraction-elpv" in run.stdout
+def test_a_work_that_fails_is_named_and_the_next_one_runs(tiny, tmp_path: Path, capfd) -> None:
+    page = tmp_path / "bench.json"
+    code = in_process(
+        "extraction-clothing", "new-images", "--images", "24", "--backbone", tiny("test_resnet").name,
+        "--out", str(page), "--threads", "1", "--clothing", str(tmp_path / "nowhere"),
+    )  # fmt: skip
+    output = capfd.readouterr()
+    assert code == 1
+    assert "Failed: extraction-clothing." in output.out
+    assert "nowhere" in output.err
+    assert [row["work"] for row in json.loads(page.read_text())] == ["10 new images among 24: forward passes"]
+
+
+def test_the_peak_of_an_extraction_is_measured(tmp_path: Path, capfd) -> None:
+    page = tmp_path / "bench.json"
+    assert in_process("memory", "--images", "24", "--out", str(page), "--threads", "1") == 0
+    assert "extracting 24 images beyond 24" in capfd.readouterr().out
+    assert abs(json.loads(page.read_text())[0]["autotl"]) < 100  # two processes that do the same
+
+
+def test_work_that_is_not_there_names_what_is(capfd) -> None:
+    assert in_process("extractoin-elpv") == 2
+    output = capfd.readouterr().out
+    assert "no work extractoin-elpv" in output
+    assert "extraction-elpv" in output
 
 
 @pytest.mark.parametrize(("ours", "holds"), [(20.0, True), (19.9, False)])

@@ -15,6 +15,7 @@ from autotl.config import (
     study_config,
 )
 from autotl.errors import AutotlError, UnknownName
+from autotl.folders import claim_study
 from autotl.registry import load_registry
 
 
@@ -212,16 +213,23 @@ def test_registered_names_pass() -> None:
 
 
 def test_a_study_is_found_by_name_and_by_folder(tmp_path: Path) -> None:
-    (tmp_path / "cells").mkdir()
+    claim_study(tmp_path / "cells")
     (tmp_path / "cells" / "journal.log").touch()
     assert find_study("cells", tmp_path) == find_study(tmp_path / "cells") == tmp_path / "cells"
 
 
 def test_a_missing_study_suggests_the_nearest(tmp_path: Path) -> None:
-    (tmp_path / "cells").mkdir()
+    claim_study(tmp_path / "cells")
     (tmp_path / "cells" / "journal.log").touch()
     with pytest.raises(AutotlError, match="Did you mean 'cells'"):
         find_study("cels", tmp_path)
+
+
+def test_a_folder_of_the_user_with_a_file_of_a_studys_name_is_no_study(tmp_path: Path) -> None:
+    (tmp_path / "diary").mkdir()
+    (tmp_path / "diary" / "journal.log").write_text("Monday: rain")
+    with pytest.raises(AutotlError, match=r"There is no study 'diary' under [^.]*/\.$"):
+        find_study("diary", tmp_path)
 
 
 def test_a_model_is_found_by_its_folder_its_study_and_its_name(tmp_path: Path) -> None:
@@ -237,7 +245,6 @@ def test_a_missing_model_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_study_beside_the_file_is_not_taken_for_data(tmp_path):
-    (tmp_path / "elpv").mkdir()
-    (tmp_path / "elpv" / "journal.log").touch()
+    claim_study(tmp_path / "elpv")
     (tmp_path / "mine.toml").write_text('data = "elpv"')
     assert load_study_file(tmp_path / "mine.toml").data == "elpv"

@@ -91,7 +91,7 @@ def test_a_cpu_worker_sees_no_gpu_and_its_libraries_use_its_threads():
         ("cuda:0,cup", "Did you mean 'cpu'"),
         ("cpu*0", "cpu\\*0"),
         ("", "'' is not a device"),
-        ("auto,cpu", "'auto' is not a device.*or devices separated by commas"),
+        ("auto,cpu", "'auto,cpu': auto stands alone.*or devices separated by commas"),
         ("cuda:2", "no GPU 'cuda:2'.*Available.*cuda:1 \\(NVIDIA H200\\).*--devices auto"),
         ("mps", "Apple silicon"),
     ],

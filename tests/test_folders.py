@@ -20,12 +20,15 @@ def test_a_folder_that_is_no_study_is_refused_and_stays_as_it_is(file, tmp_path)
     assert list(contents(tmp_path).values()) == [b"mine"]
 
 
-def test_a_study_is_recognised_by_its_marker_and_an_older_one_by_its_journal(tmp_path):
+def test_a_study_is_recognised_by_its_marker_and_an_older_one_by_its_files(tmp_path):
     claim_study(tmp_path / "new" / "study")
     (tmp_path / "new" / "study" / "model").mkdir()
     claim_study(tmp_path / "new" / "study")
     (tmp_path / "older").mkdir()
     (tmp_path / "older" / "journal.log").write_text('{"op_code":0}\n')
+    with pytest.raises(AutotlError, match="is not a study of autotl"):  # a journal of the user's own
+        claim_study(tmp_path / "older")
+    (tmp_path / "older" / "study.json").write_text("{}")
     claim_study(tmp_path / "older")
     assert is_marked(tmp_path / "older", "study")
 

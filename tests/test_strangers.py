@@ -12,6 +12,7 @@ from autotl.coordinator.setup import kept_config
 from autotl.data.loading import load_dataset
 from autotl.data.sources import FolderSource, ManifestSource
 from autotl.errors import AutotlError
+from autotl.folders import claim_study
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode adds no test folder
 from watching import WATCHED, secret_folder  # noqa: F401  # a fixture
@@ -129,7 +130,7 @@ HOSTILE_FOLDERS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
 def test_a_hostile_study_is_refused(name: str, secret: Path, tmp_path: Path) -> None:
     change, message = HOSTILE_FOLDERS[name]
     study = tmp_path / "studies" / "x"
-    study.mkdir(parents=True)
+    claim_study(study)
     (study / "journal.log").touch()
     change(study, secret)
     with pytest.raises(AutotlError, match=message):

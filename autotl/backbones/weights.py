@@ -22,7 +22,7 @@ __all__ = [
     "downloads_allowed",
     "fetch",
     "file_digest",
-    "forbidding_variable",
+    "forbidden_by",
     "no_downloads",
     "read_tensors",
     "weights_in_folder",
@@ -30,6 +30,8 @@ __all__ = [
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """The names of timm's weights files on the Hugging Face hub, in order of preference."""
+OPTION = "--offline"
+"""The value of AUTOTL_OFFLINE where a search was asked for no downloads, and the user has set no variable."""
 CHUNK = 1 << 20
 """Bytes read at once while a file is hashed."""
 
@@ -48,7 +50,7 @@ def no_downloads(*, when: bool = True) -> Iterator[None]:
         yield
         return
     before = os.environ.get("AUTOTL_OFFLINE")
-    os.environ["AUTOTL_OFFLINE"] = "1"
+    os.environ["AUTOTL_OFFLINE"] = OPTION
     try:
         yield
     finally:
@@ -60,14 +62,16 @@ def no_downloads(*, when: bool = True) -> Iterator[None]:
 
 def downloads_allowed() -> bool:
     """Whether weights may be downloaded: False where AUTOTL_OFFLINE or HF_HUB_OFFLINE is 1, true, yes or on."""
-    return forbidding_variable() is None
+    return forbidden_by() is None
 
 
-def forbidding_variable() -> str | None:
-    """The environment variable that forbids downloads, AUTOTL_OFFLINE or HF_HUB_OFFLINE; None where neither does."""
+def forbidden_by() -> tuple[str, str] | None:
+    """What forbids downloads, and what allows them again, both for an error message; None where they are allowed."""
+    if os.environ.get("AUTOTL_OFFLINE") == OPTION:
+        return OPTION, f"Leave {OPTION} out"
     for variable in ("AUTOTL_OFFLINE", "HF_HUB_OFFLINE"):
         if os.environ.get(variable, "").lower() in ("1", "true", "yes", "on"):
-            return variable
+            return f"{variable}={os.environ[variable]}", f"Unset {variable}"
     return None
 
 
@@ -111,11 +115,11 @@ def fetch(location: str) -> Path:
     path = cached(location)
     if path:
         return path
-    variable = forbidding_variable()
-    if variable:
+    if forbidden := forbidden_by():
+        what, remedy = forbidden
         raise AutotlError(
-            f"The weights {location} are not on this machine, and {variable}={os.environ[variable]} forbids the "
-            f"download. Unset {variable}, or give a file: NAME@path/to/weights.safetensors."
+            f"The weights {location} are not on this machine, and {what} forbids the download. {remedy}, or give a "
+            "file: NAME@path/to/weights.safetensors."
         )
     try:
         return _download(location)

@@ -37,7 +37,7 @@ def choose_backbones(config: StudyConfig, registry: Registry, log: Callable[[str
         chosen = sorted(registry.backbones.values(), key=_size)[:NUM_DOWNLOADED]
     missing = [backbone for backbone in chosen if not backbone.is_cached]
     if not config.offline:
-        for backbone in missing:
+        for backbone in (b for b in missing if b.download):
             log(f"{backbone.name}: downloading its weights from {backbone.download}")
     for backbone in missing:
         try:

@@ -56,6 +56,8 @@ def run_search(
         AutotlError: what the user can mend; NoTrialSucceeded where no trial did.
         KeyboardInterrupt: Ctrl-C came twice, or before there was a model.
     """
+    # a callback may change the current folder
+    config = config.model_copy(update={"output": config.output.absolute(), "cache": config.cache.absolute()})
     try:
         return _run(config, progress, extend=extend, images=images, callbacks=callbacks)
     except (DiskFull, OSError) as error:
@@ -74,7 +76,7 @@ def _how_to_free_space(path: Path, config: StudyConfig) -> str:
     with suppress(StoreUnavailable, DiskFull, OSError):
         if features.is_dir() and same_disk(features, path):
             freed = FeatureStore(features).freeable_bytes()
-    cache = f" --cache {config.cache}" if config.cache != default_cache() else ""
+    cache = f" --cache {config.cache}" if config.cache != default_cache().absolute() else ""
     remedy = f"`autotl cache clear{cache}` would free {format_bytes(freed)} there" if freed else "Free space there"
     return (
         f"{remedy}, or use another disk with {option}. Finished trials are kept: run the same command again once there "

@@ -17,7 +17,7 @@ from autotl.atomic_io import csv_cell, escape, read_json, write_atomically, writ
 from autotl.config import StudyConfig, default_cache
 from autotl.coordinator.choose_backbones import choose_backbones
 from autotl.coordinator.extend import take_over
-from autotl.data.dataset import DatasetSource, ImageDataset, LabelledImage
+from autotl.data.dataset import ImageDataset, LabelledImage
 from autotl.data.loading import load_dataset
 from autotl.data.splits import Split, make_split
 from autotl.devices import Slot
@@ -57,12 +57,10 @@ def prepare(
         AutotlError: unusable images or labels, or no head that any strategy can train on so many images.
     """
     cores = sum(slot.threads for slot in slots)
-    sources = dict(registry.datasets)
-    if images is not None:
-        sources["images"] = _GivenImages(config.data, list(images))
     dataset = load_dataset(
         config.data,
-        sources,
+        registry.datasets,
+        images=None if images is None else list(images),
         test=None if config.test == "none" else config.test,
         strict=config.strict_images,
         threads=cores,
@@ -91,21 +89,6 @@ def prepare(
     choices = replace(choices, strategies=trainable)
     _write_skipped(config.folder, dataset)
     return Context(config, config.folder.absolute(), dataset, split, choices, slots[0], cores)
-
-
-class _GivenImages(DatasetSource):
-    """Labelled images that the caller of `search` passed, under the name that the config has for them."""
-
-    name = "given images"
-
-    def __init__(self, location: str, images: list[LabelledImage]):
-        self.location, self._images = location, images
-
-    def matches(self, location: str) -> bool:
-        return location == self.location
-
-    def images(self, location: str) -> list[LabelledImage]:
-        return self._images
 
 
 def begin_study(

@@ -188,7 +188,7 @@ def as_labelled_images(given: Any) -> list[LabelledImage]:
     Raises:
         InputError: there are none, or one is of another type, or a field of one holds something else.
     """
-    remedy = "Give a location, a StudyConfig, or a list of autotl.LabelledImage(path, label)."
+    remedy = "Give a location, or a list of autotl.LabelledImage(path, label)."
     if not isinstance(given, Iterable):
         raise InputError(f"data is a {type(given).__name__}. {remedy}")
     images = list(given)

@@ -27,6 +27,7 @@ def load_dataset(
     location: str,
     sources: Mapping[str, DatasetSource],
     *,
+    images: list[LabelledImage] | None = None,
     test: str | None = None,
     classes: Sequence[str] | None = None,
     strict: bool = False,
@@ -42,6 +43,7 @@ def load_dataset(
     Args:
         location: a folder, a manifest, or the name of a dataset. Of several matching sources the last one is used.
         sources: dataset sources by name, in the order of their registration.
+        images: the labelled images themselves, where `location` is only a name for them.
         test: another location, all of whose images become the subset "test".
         classes: the allowed classes in the order of their indices (those of a model). By default they are the classes
             of the training images: numbers ordered by value, names in natural order.
@@ -59,7 +61,8 @@ def load_dataset(
     """
     with warnings.catch_warnings(record=True) as source_warnings:
         warnings.simplefilter("always")
-        images = _list_images(location, sources, confined=location in confined)
+        if images is None:
+            images = _list_images(location, sources, confined=location in confined)
         if test is not None:
             if any(image.subset == "test" for image in images):
                 raise DataError(

@@ -13,7 +13,7 @@ from autotl.errors import AutotlError
 from autotl.features.progress import ExtractionProgress
 from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
-from autotl.trial.refit import refit
+from autotl.trial.refit import EarlierModel, refit
 from autotl.trial.results import SearchResults, TestPredictions, annotate_study
 from autotl.trial.runner import release_memory
 from autotl.trial.selection import SAVING_SECONDS, choose_members, kept_candidates
@@ -51,20 +51,23 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     candidates = kept_candidates(state)
     if not candidates:
         raise AutotlError(f"No complete trial has a fitted model in {state.context.folder / 'trials'}")
+    earlier = EarlierModel.of(state)
     members, prediction_seconds = choose_members(
-        state, candidates, job.seconds_per_image, deadline.remaining() - SAVING_SECONDS
+        state, candidates, job.seconds_per_image, deadline.remaining() - SAVING_SECONDS, earlier.folders
     )
+    refitted = earlier.reuse(state, members)
+    others = [member for member in members if member.trial not in refitted]
     state.extractor.release_networks()  # the model builds its own; both together may not fit into memory
     folder = state.context.folder / "model"
-    model, refitted = None, []
-    if job.refit and deadline.remaining() > SAVING_SECONDS + prediction_seconds:
+    model, newly = None, []
+    if job.refit and others and deadline.remaining() > SAVING_SECONDS + prediction_seconds:
         # a fit inside of a library can't be interrupted: the model is there before it begins
-        model = _assemble(state, members, job, [])
-        state.send(ModelSaved(results.write(model, model.save(folder), None)))
-        refitted = refit(state, members, deadline.remaining() - SAVING_SECONDS - prediction_seconds)
-    release_memory()
-    if model is None or refitted:
         model = _assemble(state, members, job, refitted)
+        state.send(ModelSaved(results.write(model, model.save(folder), None)))
+        newly = refit(state, others, deadline.remaining() - SAVING_SECONDS - prediction_seconds)
+    release_memory()
+    if model is None or newly:
+        model = _assemble(state, members, job, sorted([*refitted, *newly]))
         # a user who has pressed Ctrl-C may not wait for the test images
         state.send(ModelSaved(results.write(model, model.save(folder), None)))
     result = results.write(model, folder, _predict_test_images(state, model, deadline, interrupted=job.interrupted))

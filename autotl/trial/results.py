@@ -14,7 +14,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from autotl.atomic_io import csv_cell, write_atomically, write_json
+from autotl.atomic_io import csv_cell, escape_markdown, write_atomically, write_json
 from autotl.metrics import all_scores, majority_baseline
 from autotl.model.image_model import ImageModel
 from autotl.study.study import TrialAttribute, set_note
@@ -145,6 +145,5 @@ def annotate_study(study: optuna.Study, result: Mapping[str, Any]) -> None:
     if test:
         name = metric if test.get(metric) is not None else "accuracy"
         score = f"test {name} {test[name]:.4f} on {test['n']} images"
-    set_note(
-        study, None, f"Best: trial {best['number']}, validation {metric} {best['validation']:.4f}. The model: {score}."
-    )
+    text = f"Best: trial {best['number']}, validation {metric} {best['validation']:.4f}. The model: {score}."
+    set_note(study, None, escape_markdown(text))

@@ -107,6 +107,7 @@ def choose_members(
     candidates: list[Candidate],
     seconds_per_image: Mapping[str, float],
     time_limit: float = math.inf,
+    earlier: Collection[int] = (),
 ) -> tuple[list[Member], float]:
     """The members of the model, with their weights, and the estimated seconds to predict the test images.
 
@@ -115,6 +116,8 @@ def choose_members(
         seconds_per_image: measured duration of a pass with all cores, by backbone.
         time_limit: seconds that loading the networks and predicting the test images may take. The best candidate is
             taken even if it needs more.
+        earlier: trial numbers of the members of the model that an earlier search has left. They may be chosen together
+            whatever the limit, so that a search with less time doesn't make a smaller model.
     """
     num_test = len(state.context.split.test)
 
@@ -127,7 +130,8 @@ def choose_members(
         return loading + num_test * sum(speeds)
 
     def is_allowed(chosen: frozenset[int]) -> bool:
-        return estimated_seconds(chosen) <= time_limit
+        is_earlier = all(candidates[i].number in earlier for i in chosen)
+        return is_earlier or estimated_seconds(chosen) <= time_limit
 
     weights = select(
         [candidate.validation for candidate in candidates],

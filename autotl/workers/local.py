@@ -47,6 +47,9 @@ class LocalLauncher(Launcher):
         logs: folder for the output of workers, a file for each slot.
         endpoint: where the workers connect to: a Rendezvous of this process, or the Endpoint of another coordinator,
             whose messages then never pass through this launcher.
+
+    All workers have the folder that is the current one now, however often the caller changes its own: names of data and
+    weights may be relative to it.
     """
 
     def __init__(self, logs: Path, endpoint: Rendezvous | Endpoint):
@@ -55,6 +58,7 @@ class LocalLauncher(Launcher):
         self.rendezvous = endpoint if isinstance(endpoint, Rendezvous) else None
         self.endpoint = endpoint.endpoint if isinstance(endpoint, Rendezvous) else endpoint
         self.reaper = Reaper()
+        self._current_folder = Path.cwd()
         self._processes: dict[str, _Process] = {}
         self._unidentified: list[Connection] = []
         """Connections whose Hello has not arrived."""
@@ -74,6 +78,7 @@ class LocalLauncher(Launcher):
             process = subprocess.Popen(
                 # -P: `-m` alone would import a random.py or torch.py of the current folder in the library's place
                 [sys.executable, "-P", "-X", "faulthandler", "-m", "autotl.trial.worker", self.endpoint.address],
+                cwd=self._current_folder,
                 env={**os.environ, **ENVIRONMENT, **slot.environment, **secret},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -12,6 +12,8 @@ from torch import nn
 
 from autotl.backbones.base import Backbone, Block, Preprocessing
 from autotl.backbones.timm import TimmBackbone
+from autotl.config import StudyConfig
+from autotl.coordinator.choose_backbones import choose_backbones
 from autotl.errors import AutotlError
 
 
@@ -113,3 +115,11 @@ def test_choosing_among_registered_backbones_imports_no_torch(tmp_path: Path) ->
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.split()[-2:] == ["True", "False"]
+
+
+def test_a_missing_weights_file_is_not_said_to_be_downloaded(registry) -> None:
+    config = StudyConfig(data="images", backbones=["resnet18@/nowhere/weights.safetensors"])
+    lines: list[str] = []
+    with pytest.raises(AutotlError, match=r"There is no weights file '/nowhere/weights\.safetensors'"):
+        choose_backbones(config, registry, lines.append)
+    assert lines == []

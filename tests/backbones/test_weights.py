@@ -14,8 +14,9 @@ from autotl.backbones.weights import (
     cached_backbones,
     classifier_size,
     downloads_allowed,
+    fetch,
     file_digest,
-    forbidding_variable,
+    forbidden_by,
     no_downloads,
     weights_in_folder,
 )
@@ -72,7 +73,12 @@ def test_no_downloads_holds_for_processes_that_start_inside() -> None:
 @pytest.mark.parametrize("value", ["1", "true", "Yes", "ON"])
 def test_a_variable_forbids_downloads(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, value)
-    assert forbidding_variable() == variable
+    assert forbidden_by() == (f"{variable}={value}", f"Unset {variable}")
+
+
+def test_an_option_that_forbids_downloads_is_named_and_no_variable_is_to_be_unset() -> None:
+    with no_downloads(), pytest.raises(AutotlError, match=r"and --offline forbids the download\. Leave --offline out"):
+        fetch("timm/no-such-network")
 
 
 @pytest.mark.parametrize("value", ["", "0", "false", "no"])

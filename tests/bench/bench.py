@@ -2,8 +2,8 @@
 `python tests/bench/bench.py [NAME …]`.
 
 Prints a table and writes bench.json, a list of {work, naive, autotl, unit, ratio, target, holds}. With names it runs
-those works alone and keeps what the file says of the others. Exits with 1 where a row doesn't hold. Timings drift on a
-shared machine; ratios hold.
+those works alone and keeps what the file says of the others. Exits with 1 where a row doesn't hold or a work fails; the
+other works run all the same. Timings drift on a shared machine; ratios hold.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> int:
     names = options.names or [*WORKS, *(SEARCHES if options.searches else ())]
     kept = json.loads(options.out.read_text()) if options.names and options.out.exists() else []
     rows = {row["work"]: row for row in kept}
+    failed = []
     with tempfile.TemporaryDirectory(prefix="autotl-bench-") as folder:
         ground = Ground(
             Path(folder), options.backbone, options.clothing, options.images, options.naive_images, options.threads
@@ -48,12 +50,19 @@ def main(arguments: list[str]) -> int:
                 print(f"{name}: left out, its photographs aren't here (--clothing)", file=sys.stderr)
                 continue
             began = time.monotonic()
-            for row in works[name](ground):
-                rows[row.work] = asdict(row)
-            print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            try:
+                for row in works[name](ground):
+                    rows[row.work] = asdict(row)
+            except Exception:
+                failed.append(name)
+                traceback.print_exc()
+            state = "failed after" if name in failed else "took"
+            print(f"{name} {state} {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
             options.out.write_text(json.dumps(list(rows.values()), indent=2, ensure_ascii=False) + "\n")
     Console(width=132).print(_table(Row(**row) for row in rows.values()))
-    return 0 if all(row["holds"] for row in rows.values()) else 1
+    if failed:
+        print(f"Failed: {', '.join(failed)}. The tracebacks are above.")
+    return 0 if not failed and all(row["holds"] for row in rows.values()) else 1
 
 
 def _parser(works: Iterable[str]) -> argparse.ArgumentParser:

@@ -1,10 +1,9 @@
 """How much memory an extraction takes at its peak, in a process of its own.
 
-`python tests/bench/memory.py N FOLDER` is that process: it records features of N images (the solar cells again and
-again, each time under another digest) and prints its peak in MiB.
+`python tests/bench/memory.py N FOLDER` is that process: it writes N images (the same few solar cells again and again,
+each time with another comment and so another digest), records their features, and prints its peak in MiB.
 """
 
-import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,8 @@ BACKBONE = "test_efficientnet"
 FEW, MANY = 2_000, 50_000
 MOST = 300
 """MiB that the many may take more than the few."""
+CELLS, SIDE = 100, 160
+"""Solar cells that are written again and again, and their size in pixels: 50,000 files take 200 MB."""
 
 
 def peak_of(n: int, folder: Path) -> float:
@@ -30,20 +31,31 @@ def main(n: int, folder: Path) -> None:
     from safetensors.torch import save_file
 
     from autotl.data.dataset import ImageDataset
+    from autotl.data.verification import digest_file
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.safetensors"
     save_file(timm.create_model(BACKBONE).state_dict(), weights)
     ground = Ground(folder, f"{BACKBONE}@{weights}")
-    real = ground.registry.datasets["elpv"].images("elpv")
-    paths = tuple(real[i % len(real)].path for i in range(n))
-    digests = tuple(hashlib.blake2b(str(i).encode(), digest_size=16).hexdigest() for i in range(n))
+    paths = write_images([image.path for image in ground.registry.datasets["elpv"].images("elpv")], n, folder)
+    digests = tuple(map(digest_file, paths))
     dataset = ImageDataset("cells", ("a", "b"), paths, np.arange(n) % 2, digests, ("",) * n, ("",) * n)
     features = ground.extractor(dataset, whole(dataset), folder / "store").of(ground.backbone)
     assert len(features.levels("train", "last")) == n
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(int(status["VmHWM"].split()[0]) / 1024)
+
+
+def write_images(cells: list[Path], n: int, folder: Path) -> tuple[Path, ...]:
+    """Write `n` images to `folder`, no two with the same bytes."""
+    from PIL import Image
+
+    pictures = [Image.open(cell).convert("L").resize((SIDE, SIDE)) for cell in cells[:CELLS]]
+    paths = tuple(folder / f"{number}.jpg" for number in range(n))
+    for number, path in enumerate(paths):
+        pictures[number % CELLS].save(path, comment=str(number))
+    return paths
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typer.testing import Result
 
 from autotl.config import StudyConfig
 from autotl.errors import AutotlError
+from autotl.folders import claim_study
 from autotl.recipe import Recipe
 from autotl.ui.reporters import JsonReporter, PlainReporter, QuietReporter
 
@@ -109,7 +110,7 @@ def study(tmp_path: Path) -> Path:
     from optuna.storages.journal import JournalFileBackend
 
     folder = tmp_path / "studies" / "cells"
-    folder.mkdir(parents=True)
+    claim_study(folder)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "journal.log")))
     optuna.create_study(storage=storage, study_name="cells").optimize(lambda trial: trial.suggest_float("x", 0, 1), 1)
     return folder

@@ -16,6 +16,26 @@ from autotl.workers.messages import Hello, Ready, RunTrial, TrialAsked, TrialEnd
 from autotl.workers.pool import WorkerPool
 
 
+@pytest.fixture(scope="session")
+def small(tiny):
+    """Options of a whole search that is as cheap as one can be: one worker, a tiny backbone, and no compiler."""
+    return {
+        "backbones": [tiny("test_resnet").name],
+        "strategies": ["fast_extraction"],
+        "heads": ["logistic_regression", "linear"],
+        "engine": "torch",
+        "devices": "cpu",
+    }
+
+
+@pytest.fixture(scope="session")
+def small_flags(small):
+    """The same for the command line."""
+    flags = {"backbones": "--backbone", "strategies": "--strategy", "heads": "--head"}
+    values = [(flag, value) for key, flag in flags.items() for value in small[key]]
+    return [word for pair in values for word in pair] + ["--engine", small["engine"], "--devices", small["devices"]]
+
+
 class Recorder(Progress):
     """Keeps what it is shown."""
 

@@ -59,7 +59,7 @@ def autotl_register_heads(register):
 
 
 def test_stand_in_gpus_are_told_apart_and_hanging_workers_and_device_errors_are_replaced(
-    cells, tmp_path, install_plugin, monkeypatch
+    cells, small, tmp_path, install_plugin, monkeypatch
 ):
     slots = [
         Slot("cuda:0", "cuda", "cpu", 1, {"CUDA_VISIBLE_DEVICES": "MIG-a", "OMP_NUM_THREADS": "1"}),
@@ -69,8 +69,8 @@ def test_stand_in_gpus_are_told_apart_and_hanging_workers_and_device_errors_are_
     monkeypatch.setenv("AUTOTL_TEST_MARKS", str(tmp_path))
     install_plugin("hanging", FAULTS)
     found = search(
-        str(cells), output=tmp_path / "studies", trials=20, backbones=["efficientnet_lite0"], trial_timeout="8s",
-        heads=["hangs", "device_error"], strategies=["fast_extraction"], test="none",
+        str(cells), output=tmp_path / "studies", trials=20, trial_timeout="8s", test="none",
+        **small | {"heads": ["hangs", "device_error"]},
     )  # fmt: skip
     trials = optuna.load_study(study_name="cells", storage=open_storage(found.folder)).trials
     causes = sorted(t.user_attrs["cause"] for t in trials if t.state == TrialState.FAIL)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 resource = pytest.importorskip("resource", reason="a limit on the size of files stands in for a full disk")
 
-PARTS = {"strategies": ["fast_extraction"], "heads": ["logistic_regression"], "devices": "cpu"}
+PARTS = {"strategies": ["fast_extraction"], "heads": ["logistic_regression"], "engine": "torch", "devices": "cpu"}
 
 REMOVES = """
 import os, shutil
@@ -62,6 +62,7 @@ def command(cells: Path, backbone: str, folder: Path, limit: int | None) -> "sub
     """A search whose files may not grow past `limit` bytes."""
     places = ["--output", str(folder), "--cache", str(folder / "cache")]
     parts = ["--backbone", backbone, "--strategy", "fast_extraction", "--head", "logistic_regression"]
+    parts += ["--engine", "torch", "--devices", "cpu"]
     return subprocess.run(
         [sys.executable, "-m", "autotl", "search", str(cells), *places, *parts, "--trials", "2"],
         capture_output=True,

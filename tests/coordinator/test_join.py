@@ -8,14 +8,14 @@ import time
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
+import autotl
 from autotl.api import join, search
 from autotl.errors import AutotlError
 from autotl.study.storage import open_storage
 
 pytestmark = pytest.mark.slow
-
-QUICK = {"backbones": ["efficientnet_lite0"], "strategies": ["fast_extraction"], "devices": "cpu", "test": "none"}
 
 
 def trials(folder):
@@ -29,33 +29,50 @@ def test_without_a_search_there_is_none_to_join(cells, tmp_path):
 
 
 @pytest.fixture
-def running(cells, until, tmp_path):
-    """The command of a search, and its process of 60 seconds, which has finished a trial."""
-    command = [
-        sys.executable, "-m", "autotl", "search", str(cells), "--output", str(tmp_path), "--devices", "cpu",
-        "--backbone", "efficientnet_lite0", "--strategy", "fast_extraction", "--test", "none",
-    ]  # fmt: skip
-    first = subprocess.Popen([*command, "--time", "60s"], stdout=subprocess.DEVNULL)
-    until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
-    return command, first
+def running(cells, small_flags, until, tmp_path):
+    """The command of a search, and its process, which has finished a trial and searches on for five minutes."""
+    places = [str(cells), "--output", str(tmp_path), "--test", "none"]
+    command = [sys.executable, "-m", "autotl", "search", *places, *small_flags]
+    first = subprocess.Popen([*command, "--time", "5m"], stdout=subprocess.DEVNULL)
+    try:
+        until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
+        yield command, first
+    finally:
+        first.kill()
 
 
-def test_workers_that_join_take_tickets_and_end_with_the_search(running, tmp_path):
-    command, first = running
-    second = subprocess.run([*command, "--join"], capture_output=True, text=True, timeout=120)
-    assert second.returncode == 0, second.stderr
-    assert "joined the search" in second.stdout
-    assert first.wait(90) == 0
-    devices = {trial.user_attrs.get("device", "") for trial in trials(tmp_path / "cells")}
-    assert "cpu:0" in devices
-    assert any(name.startswith("cpu:0@") for name in devices)
-
-
-def test_ctrl_c_takes_joined_workers_out_and_the_search_goes_on(running, until, tmp_path):
+@pytest.fixture
+def joined(running, until, tmp_path):
+    """Of a second process with `--join` whose worker has completed a trial: that process, and the first."""
     command, first = running
     second = subprocess.Popen([*command, "--join"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    theirs = "cpu:0@"
-    until(lambda: any(theirs in trial.user_attrs.get("device", "") for trial in trials(tmp_path / "cells")), 60)
+    try:
+        until(lambda: any(is_complete and "@" in device for device, is_complete in devices(tmp_path / "cells")), 90)
+        yield second, first
+    finally:
+        second.kill()
+
+
+def devices(folder):
+    return [(trial.user_attrs.get("device", ""), trial.state == TrialState.COMPLETE) for trial in trials(folder)]
+
+
+def test_workers_that_join_take_tickets_and_end_with_the_search_and_ctrl_c_leaves_a_model(joined, tmp_path):
+    second, first = joined
+    assert second.poll() is None
+    first.send_signal(signal.SIGINT)
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 0, output
+    assert "joined the search" in output
+    assert first.wait(60) == 0
+    assert autotl.load(tmp_path / "cells" / "model", device="cpu").classes == ("defective", "functional")
+    used = {device for device, _ in devices(tmp_path / "cells")}
+    assert "cpu:0" in used
+    assert any(name.startswith("cpu:0@") for name in used)
+
+
+def test_ctrl_c_takes_joined_workers_out_and_the_search_goes_on(joined, until, tmp_path):
+    second, first = joined
     assert first.poll() is None
     began = time.monotonic()
     second.send_signal(signal.SIGINT)
@@ -63,22 +80,22 @@ def test_ctrl_c_takes_joined_workers_out_and_the_search_goes_on(running, until, 
     assert time.monotonic() - began < 10
     assert second.returncode in (0, 130), output
     assert "Traceback" not in output
-    assert first.poll() is None
     n_before = len(trials(tmp_path / "cells"))
-    assert first.wait(90) == 0
-    after = trials(tmp_path / "cells")
-    assert len(after) > n_before
-    assert optuna.trial.TrialState.RUNNING not in {trial.state for trial in after}
+    until(lambda: len(trials(tmp_path / "cells")) > n_before + 1, 30)
+    assert first.poll() is None
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 0
+    assert TrialState.RUNNING not in {trial.state for trial in trials(tmp_path / "cells")}
 
 
 def _number_before(taken) -> int:
     return int(taken.user_attrs["taken_from"].rpartition("/")[2])
 
 
-def test_an_extension_takes_over_what_fits_and_leaves_the_old_study_alone(cells, tmp_path):
-    old = search(str(cells), output=tmp_path, trials=4, heads=["logistic_regression", "linear"], **QUICK)
+def test_an_extension_takes_over_what_fits_and_leaves_the_old_study_alone(cells, small, tmp_path):
+    old = search(str(cells), output=tmp_path, trials=4, test="none", **small)
     before = trials(old.folder)
-    asked = {**QUICK, "heads": ["logistic_regression", "lda"]}
+    asked = small | {"test": "none", "heads": ["logistic_regression", "lda"]}
     with pytest.raises(AutotlError, match="add --extend"):
         search(str(cells), output=tmp_path, trials=5, **asked)
     assert json.loads((old.folder / "study.json").read_text())["heads"] == ["logistic_regression", "linear"]
@@ -99,6 +116,6 @@ def test_an_extension_takes_over_what_fits_and_leaves_the_old_study_alone(cells,
     assert trials(old.folder) == before
 
 
-def test_what_is_not_there_cannot_be_extended(cells, tmp_path, registry):
+def test_what_is_not_there_cannot_be_extended(cells, small, tmp_path):
     with pytest.raises(AutotlError, match=r"no study 'cells' .* to extend"):
-        search(str(cells), output=tmp_path, trials=1, extend=True, **QUICK)
+        search(str(cells), output=tmp_path, trials=1, extend=True, **small)

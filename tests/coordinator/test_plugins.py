@@ -63,6 +63,7 @@ def tiny_search(tiny, patches, tmp_path):
         lines.append(f"{path.name},{dataset.classes[label]}")
     (tmp_path / "patches.csv").write_text("\n".join(lines))
     settings = {"backbones": [tiny("test_resnet").name], "strategies": ["fast_extraction"], "devices": "cpu*1"}
+    settings |= {"engine": "torch"}
 
     def run(progress=None, **overrides):
         more = {"output": tmp_path / "studies", "name": "tiny", "trials": 2, **settings, **overrides}
@@ -107,20 +108,6 @@ def test_strict_plugins_ends_the_search_at_a_failing_event(install_plugin, tiny_
     install_plugin("failing_events", FAILING)
     with pytest.raises(BrokenPlugin, match=r"failed in autotl_trial_finished: .* \(--strict-plugins\)"):
         tiny_search(strict_plugins=True)
-
-
-def test_a_resumed_study_says_which_plugins_have_changed(install_plugin, tiny_search, tmp_path):
-    install_plugin("stranger", STRANGER)
-    tiny_search(heads=["logistic_regression"], trials=1)
-    metadata = tmp_path / "site" / "stranger-1.0.dist-info" / "METADATA"
-    metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 1.1"))
-    install_plugin("newcomer", STRANGER.replace("naive_bayes", "naive_bayes_2"))
-    progress = Recorder()
-    tiny_search(progress, heads=["logistic_regression"], trials=2)
-    assert [line for line in progress.lines if line.startswith("Since the study last ran")] == [
-        "Since the study last ran: stranger 1.0 is now 1.1; newcomer 1.0 is new. "
-        "The results of trials may change with them."
-    ]
 
 
 CALLBACK = """

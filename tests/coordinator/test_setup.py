@@ -14,6 +14,7 @@ from autotl.coordinator.setup import begin_study, kept_config, prepare
 from autotl.data.dataset import LabelledImage
 from autotl.devices import Slot
 from autotl.errors import AutotlError
+from autotl.registry import load_registry
 
 SLOTS = [Slot("cpu:0", "cpu", "cpu", 2), Slot("cuda:0", "cuda", "cuda:0", 3)]
 
@@ -155,6 +156,29 @@ def test_changed_versions_are_logged_and_recorded(config, context, registry, mon
     assert "torch 1 is now 2; new 1 is new; gone 1 is gone" in lines[0]
     assert study.user_attrs["versions"] == {"torch": "2", "new": "1"}
     assert study.user_attrs["earlier_versions"] == [{"until_trial": 0, "versions": {"torch": "1", "gone": "1"}}]
+
+
+PLUGIN = """
+import autotl
+
+@autotl.hookimpl
+def autotl_search_finished(model):
+    pass
+"""
+
+
+def test_a_resumed_study_says_which_plugins_have_changed(config, context, install_plugin, tmp_path):
+    install_plugin("old_hand", PLUGIN)
+    begin_study(config(), context, load_registry(), None, silent)
+    metadata = tmp_path / "site" / "old_hand-1.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 1.1"))
+    install_plugin("newcomer", PLUGIN)
+    lines = []
+    begin_study(config(), context, load_registry(), None, lines.append)
+    assert lines == [
+        "Since the study last ran: old_hand 1.0 is now 1.1; newcomer 1.0 is new. "
+        "The results of trials may change with them."
+    ]
 
 
 def test_a_torn_journal_is_repaired_with_a_line(config, context, registry):

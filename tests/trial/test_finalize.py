@@ -27,7 +27,7 @@ def limits(monkeypatch):
     limits = {}
     choose_members, refit = module.choose_members, module.refit
 
-    def choose(state, candidates, seconds_per_image, time_limit):
+    def choose(state, candidates, seconds_per_image, time_limit, earlier):
         limits["selection"] = time_limit
         members, _ = choose_members(state, candidates, seconds_per_image)
         return members, 7.0
@@ -139,6 +139,49 @@ def test_without_test_images_there_are_no_test_scores(finished):
     state = replace(finished, context=replace(finished.context, split=split))
     result = finalize(state, Finalize(None, {}, FACTS, refit=False))
     assert (result["test"], result["baseline"], result["images"]["test"]) == (None, None, 0)
+
+
+def every_allowed(probabilities, groups, labels, metric, limit, allowed):
+    """Instead of `select`: as many candidates as there is time for."""
+    chosen = []
+    for i in range(len(probabilities)):
+        if allowed(frozenset({*chosen, i})):
+            chosen.append(i)
+    return dict.fromkeys(chosen or [0], 1 / max(1, len(chosen)))
+
+
+def test_a_search_with_less_time_keeps_the_members_that_an_earlier_one_has_refitted(finished, monkeypatch):
+    monkeypatch.setattr("autotl.trial.selection.select", every_allowed)
+    first = finalize(finished, Finalize(None, {}, FACTS))
+    assert len(first["refitted"]) == len(first["members"]) == 3
+    folder = finished.context.folder / "model"
+    before = load(folder, registry=finished.registry)
+    monkeypatch.setattr(module, "refit", lambda *_: pytest.fail("everything is refitted"))
+    seconds_per_image = {finished.context.choices.backbones[0]: 60.0}
+    again = finalize(finished, Finalize(5.0, seconds_per_image, FACTS))
+    assert (again["refitted"], again["members"]) == (first["refitted"], first["members"])
+    after = load(folder, registry=finished.registry)
+    paths = finished.context.dataset.paths[:8]
+    np.testing.assert_array_equal(after.predict_proba(paths), before.predict_proba(paths))
+
+
+def test_members_that_an_earlier_search_had_no_time_to_refit_are_refitted(finished):
+    first = finalize(finished, Finalize(None, {}, FACTS, refit=False))
+    again = finalize(finished, Finalize(None, {}, FACTS))
+    assert (first["refitted"], again["members"]) == ([], first["members"])
+    assert again["refitted"] == sorted(member["trial"] for member in again["members"])
+
+
+@pytest.mark.parametrize("damaged", ["model.json", "members/0/member.json", "members/0"])
+def test_a_damaged_model_of_an_earlier_search_is_made_anew(damaged, finished, messages):
+    first = finalize(finished, Finalize(None, {}, FACTS))
+    place = finished.context.folder / "model" / damaged
+    for file in [place] if place.is_file() else place.glob("head.*"):
+        file.write_text("{}")
+    again = finalize(finished, Finalize(None, {}, FACTS))
+    assert again["refitted"] == first["refitted"]
+    assert [log.text for log in of_type(messages, Log) if "earlier search" in log.text or "fitted again" in log.text]
+    assert load(finished.context.folder / "model", registry=finished.registry).about["refitted"] == first["refitted"]
 
 
 def test_plugins_are_notified_of_the_model(finished, monkeypatch):

@@ -148,3 +148,10 @@ def test_the_note_of_the_study_names_the_best_trial_and_the_test_accuracy(stub_s
     monkeypatch.setattr(module, "set_note", lambda study, trial, text: notes.append(text))
     annotate_study(stub_state.study, write(stub_state) | {"test": test})
     assert notes == [f"Best: trial 1, validation accuracy 0.8750. The model: {score}."]
+
+
+def test_the_note_of_the_study_holds_no_markup_of_a_metrics_name(stub_state, monkeypatch):
+    notes = []
+    monkeypatch.setattr(module, "set_note", lambda study, trial, text: notes.append(text))
+    annotate_study(stub_state.study, write(stub_state) | {"metric": "![x](http://a.example/b)<script>"})
+    assert r"\!\[x\](http://a.example/b)\<script\>" in notes[0]

@@ -76,6 +76,14 @@ def test_a_worker_greets_answers_and_stops(launcher, until):
     assert Path(ending.log).read_text() == "last words\n"
 
 
+def test_workers_stay_in_the_folder_that_was_current_when_the_launcher_was_made(launcher, tmp_path, monkeypatch):
+    before = Path.cwd()
+    monkeypatch.chdir(tmp_path)
+    worker = launcher.start(SLOT)
+    received(launcher, 2)
+    assert Path(f"/proc/{launcher.pid(worker)}/cwd").resolve() == before
+
+
 def test_a_killed_worker_is_named_with_its_signal(launcher, until):
     worker = launcher.start(SLOT)
     received(launcher, 2)

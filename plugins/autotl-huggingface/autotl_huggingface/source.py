@@ -1,12 +1,11 @@
 """The files of a transformers model, in a local folder or in a repository on the Hugging Face hub and its cache."""
 
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-from autotl.backbones.weights import forbidding_variable
+from autotl.backbones.weights import forbidden_by
 from autotl.errors import AutotlError
 
 __all__ = ["Source"]
@@ -107,11 +106,11 @@ class Source:
 
         if try_to_load_from_cache(self.repository, name, revision=self.revision) is not None:
             return None  # the cache has a marker that the repository has no such file
-        variable = forbidding_variable()
-        if variable:
+        if forbidden := forbidden_by():
+            what, remedy = forbidden
             raise AutotlError(
-                f"{name} of {self.location} is not on this machine, and {variable}={os.environ[variable]} forbids the "
-                f"download. Unset {variable}, or give a folder: hf:path/to/folder"
+                f"{name} of {self.location} is not on this machine, and {what} forbids the download. {remedy}, or "
+                "give a folder: hf:path/to/folder"
             )
         logging.set_verbosity_error()  # otherwise every retry is printed; the error below is raised once
         try:

@@ -320,7 +320,7 @@ def test_a_missing_model_is_described_and_not_downloaded_where_downloads_are_for
     sys.modules["autotl_huggingface"].autotl_register_backbones(register=backbones.append)
     assert backbones[0].download == "facebook/dinov2-small on the Hugging Face hub, about 88 MB"
     assert not backbones[0].is_cached
-    with pytest.raises(AutotlError, match="AUTOTL_OFFLINE=1 forbids the download"):
+    with pytest.raises(AutotlError, match="--offline forbids the download"):
         backbones[0].build()
 
 

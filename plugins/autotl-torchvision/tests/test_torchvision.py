@@ -56,7 +56,7 @@ def test_the_plugin_keeps_the_contract(check: Check) -> None:
 
 
 @backbone_checks
-@pytest.mark.parametrize("model", ["vgg11", "resnet34", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("model", ["vgg11", "resnet18", "shufflenet_v2_x0_5"])
 def test_its_backbones_keep_the_contract(check: Check, model: str, made: Make) -> None:
     check(made(model))
 
@@ -158,7 +158,7 @@ def test_cached_weights_need_no_download(hub: Path) -> None:
 
 
 def test_nothing_is_downloaded_where_downloads_are_forbidden(hub: Path) -> None:
-    with pytest.raises(AutotlError, match=r"resnet34-b627a593\.pth are not on this machine, and AUTOTL_OFFLINE=1"):
+    with pytest.raises(AutotlError, match=r"resnet34-b627a593\.pth are not on this machine, and --offline"):
         TorchvisionBackbone("torchvision:resnet34").build()
 
 

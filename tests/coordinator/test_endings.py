@@ -1,0 +1,78 @@
+"""Whole searches that are ended from outside: by Ctrl-C twice, by SIGTERM, and by SIGKILL. Ctrl-C once is what
+`test_join.py` ends its searches with."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+import autotl
+from autotl.api import search
+from autotl.study.study import load_study
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def started(small_flags):
+    """`started(data, output)`: the process of a search of five minutes."""
+
+    def start(data, output):
+        command = [sys.executable, "-m", "autotl", "search", str(data), "--time", "5m", "--output", str(output)]
+        return subprocess.Popen([*command, *small_flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    return start
+
+
+def test_sigterm_ends_with_a_model(cells, started, until, tmp_path):
+    process = started(cells, tmp_path)
+    until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    assert (tmp_path / "cells" / "result.json").exists(), output
+    assert autotl.load(tmp_path / "cells" / "model").classes == ("defective", "functional")
+
+
+def test_ctrl_c_twice_ends_at_once_and_loses_nothing_that_is_finished(cells, started, until, tmp_path):
+    process = started(cells, tmp_path)
+    until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
+    workers = _children(process.pid)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10)
+    assert any(t.state == TrialState.COMPLETE for t in load_study(tmp_path / "cells").trials)
+
+
+def test_a_killed_coordinator_leaves_no_process_and_a_study_that_resumes(cells, small, started, until, tmp_path):
+    process = started(cells, tmp_path)
+    until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
+    workers = _children(process.pid)
+    process.kill()
+    process.wait()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10)
+    before = len([t for t in load_study(tmp_path / "cells").trials if t.state == TrialState.COMPLETE])
+    found = search(str(cells), output=tmp_path, trials=before + 3, **small)
+    states = [t.state for t in found.study.trials]
+    assert TrialState.RUNNING not in states
+    assert found.result["trials"]["complete"] >= before
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    assert found
+    return found
