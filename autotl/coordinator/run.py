@@ -7,8 +7,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from autotl.atomic_io import DiskFull, as_disk_full, format_bytes, refuse_links_out, same_disk
 from autotl.backbones.weights import no_downloads
 from autotl.clock import Clock, SystemClock
@@ -24,6 +22,7 @@ from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError
 from autotl.events import Callback, SearchStarted
 from autotl.folders import claim_cache, claim_study
+from autotl.locks import FileLock, Timeout
 from autotl.registry import Registry, load_registry
 from autotl.study.scheduler import Scheduler
 from autotl.study.trials import StudyTrials
@@ -198,9 +197,9 @@ def _exclusive(folder: Path) -> Iterator[None]:
         raise AutotlError(
             f"A search runs in {folder} already. Add workers to it with --join, or give this one another --name."
         ) from None
-    except (OSError, NotImplementedError) as error:
+    except OSError as error:
         raise as_disk_full(error, folder) or AutotlError(
-            f"{folder} can't be locked ({error}): its file system may have no locks. Give another --output."
+            f"{folder} can't be locked: {error.strerror or error}. Give another --output."
         ) from error
     try:
         yield

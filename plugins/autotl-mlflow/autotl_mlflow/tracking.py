@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
+
+from autotl.locks import FileLock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
