@@ -30,6 +30,8 @@ SILENCE_LIMIT = 3600.0
 library sends none and may take long."""
 START_LIMIT = 300.0
 """The same for a worker that starts."""
+HOOK_NAMED_AFTER, HOOK_LIMIT = 10.0, 600.0
+"""Seconds after which a plugin's hook that keeps a worker waiting is named, and after which the worker is ended."""
 RESTART_SECONDS = 30.0
 """Seconds before the deadline from which no worker is restarted without need."""
 MAX_TRIALS_PER_PROCESS = 300
@@ -84,6 +86,8 @@ class Supervisor:
     """Running trials that may belong to a worker that crashed between asking for a trial and sending its number."""
     _asking: set[str] = field(default_factory=set)
     """Workers that may still send the number of one of the suspects."""
+    _named: set[str] = field(default_factory=set)
+    """Hooks that were named to the user."""
 
     def watch(self) -> None:
         """Kill workers that run past the deadline (a fit inside of a library can't be interrupted) or hang."""
@@ -96,6 +100,10 @@ class Supervisor:
             silent = now - worker.last_message
             if worker.killed:
                 continue
+            if worker.hook and worker.busy:
+                self._watch_hook(worker, silent, limit)
+            if worker.killed:
+                continue
             if late and worker.busy and not self._needed():
                 self.pool.kill(worker, OVERTIME)
             elif worker.busy and silent > limit:
@@ -104,6 +112,18 @@ class Supervisor:
             elif not worker.busy and not worker.ready and silent > START_LIMIT:
                 self.pool.kill(worker, f"it was not ready after {START_LIMIT:.0f} s, and was killed")
         self._fail_orphans()
+
+    def _watch_hook(self, worker: Worker, seconds: float, limit: float) -> None:
+        """Name a plugin's hook that takes long, and end the worker of one that hangs: its trial is told already."""
+        if seconds > HOOK_NAMED_AFTER and worker.hook not in self._named:
+            self._named.add(worker.hook)
+            self.log(f"warning: {worker.slot.name} has been waiting for {worker.hook} for {seconds:.0f} s")
+        if seconds > min(limit, HOOK_LIMIT):
+            self.log(
+                f"warning: {worker.slot.name}: {worker.hook} did not return in {seconds:.0f} s: its worker restarts. "
+                f"The result of trial {worker.trial} is kept."
+            )
+            self.pool.kill(worker, f"{worker.hook} did not return")
 
     def _needed(self) -> bool:
         """After Ctrl-C whichever worker is idle first assembles the model: a busy one, or the spare."""
@@ -157,7 +177,7 @@ class Supervisor:
             self._suspect_orphans()
         elif not worker.leaving and not worker.killed:
             self.log(f"{worker.slot.name}: {ending.cause}{f' (see {ending.log})' if ending.log else ''}")
-        if worker.leaving or (worker.killed and late):
+        if worker.leaving or (worker.killed and (late or worker.hook)):
             self._replace(worker, late=late)
         elif self.crashes.crashed(worker.slot.place) and not late:
             self._disable(worker, ending.cause)

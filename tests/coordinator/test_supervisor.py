@@ -349,3 +349,40 @@ def test_after_ctrl_c_a_spare_takes_the_place_of_a_worker_that_cannot_be_interru
     one.supervisor.ended(busy, ending)
     assert one.workers == [spare]
     assert one.trials[0].state == TrialState.PRUNED
+
+
+# a plugin's hook that hangs
+
+
+def test_a_hook_that_hangs_is_named_and_its_worker_ended_while_the_told_trial_stays(scene):
+    one = scene("cpu:0", trial_timeout=100)
+    (worker,) = one.workers
+    one.study.tell(one.begin(worker), 0.75)
+    worker.hook = "plugin 'x' in autotl_trial_finished"
+    one.clock.sleep(11)
+    one.supervisor.watch()
+    one.supervisor.watch()
+    assert one.lines == ["warning: cpu:0 has been waiting for plugin 'x' in autotl_trial_finished for 11 s"]
+    assert not worker.killed
+    one.clock.sleep(100)
+    one.supervisor.watch()
+    assert worker.killed
+    assert "The result of trial 0 is kept" in one.lines[1]
+    one.supervisor.ended(worker, CRASH)
+    assert [trial.value for trial in one.trials] == [0.75]
+    assert one.told == [0]
+    assert one.workers[0] is not worker
+    assert one.supervisor.crashes["cpu"] == 0
+
+
+def test_without_a_trial_timeout_a_hook_has_ten_minutes(scene):
+    one = scene("cpu:0")
+    (worker,) = one.workers
+    one.study.tell(one.begin(worker), 0.75)
+    worker.hook = "plugin 'x' in autotl_trial_finished"
+    one.clock.sleep(590)
+    one.supervisor.watch()
+    assert not worker.killed
+    one.clock.sleep(20)
+    one.supervisor.watch()
+    assert worker.killed
