@@ -1,7 +1,9 @@
 """The events of a search as frozen objects, and `Callback`, the base class of their listeners.
 
 Callbacks come from `autotl.search(…, callbacks=[MyCallback()])` or from a plugin's `autotl_register_callbacks`. The
-coordinator's process calls them, on one thread, and waits. Nothing here imports NumPy: `autotl --help` loads this module.
+coordinator's process calls them, on one thread, and waits.
+
+Nothing here imports NumPy: `autotl --help` loads this module.
 """
 
 from collections.abc import Mapping

@@ -14,7 +14,7 @@ from autotl.config import StudyConfig
 from autotl.coordinator.callbacks import Callbacks
 from autotl.coordinator.scoreboard import FINISHED_STATES, Scoreboard
 from autotl.coordinator.signals import INTERRUPT_SECONDS, MODEL_SECONDS, Interrupts
-from autotl.coordinator.supervisor import INTERRUPTED_SEARCH, Supervisor, end_trial, retry_trial
+from autotl.coordinator.supervisor import INTERRUPTED_SEARCH, RESUMED_CAUSES, Supervisor, end_trial, retry_trial
 from autotl.coordinator.watchdog import Watchdog
 from autotl.errors import BrokenPlugin, NoTrialSucceeded
 from autotl.events import Callback, EpochEnded, SearchStarted, TrialFinished, TrialStarted
@@ -126,7 +126,7 @@ class Coordinator:
             retry_trial(self.trials, trial, worker_lost=False)
         trials = self.trials.all()
         self.scoreboard.resumable = sum(
-            trial.user_attrs.get(TrialAttribute.CAUSE) == INTERRUPTED_SEARCH for trial in trials
+            trial.user_attrs.get(TrialAttribute.CAUSE) in RESUMED_CAUSES for trial in trials
         )
         for trial in trials:
             if trial.state in FINISHED_STATES:
@@ -296,6 +296,8 @@ class Coordinator:
         self.emit("on_trial_finished", self._count(trial))
 
     def _trial_lost(self, trial: FrozenTrial) -> None:
+        if trial.user_attrs.get(TrialAttribute.CAUSE) in RESUMED_CAUSES:
+            self.scoreboard.resumable += 1
         self.emit("on_trial_finished", self._count(trial, worker_lost=True))
 
     def _count(self, trial: FrozenTrial, *, worker_lost: bool = False) -> TrialFinished:

@@ -40,7 +40,7 @@ def search_runs(folder: Path) -> bool:
 def join_search(config: StudyConfig, progress: Progress) -> int:
     """Start a worker for each of `config.devices` that works for the search in `config.folder` until it ends.
 
-    Ctrl-C ends the workers: their trials fail, and are retried by the others. Returns the number of workers.
+    Ctrl-C ends the workers: their trials are given back, and run again elsewhere. Returns the number of workers.
 
     Raises:
         AutotlError: no search runs there.
@@ -73,6 +73,11 @@ def join_search(config: StudyConfig, progress: Progress) -> int:
                         pool.drop(worker)
                     else:
                         pool.replace(worker)
+            if pool.workers:
+                progress.log(
+                    f"{', '.join(worker.slot.name for worker in pool.workers)} left the search, which goes on: running "
+                    "trials are given back to it."
+                )
         finally:
             pool.close(immediately=True)
     return len(slots)

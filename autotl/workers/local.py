@@ -154,6 +154,8 @@ class LocalLauncher(Launcher):
         process = self._processes[worker]
         self._disconnect(process)  # a worker that joined ends itself when its connection closes
         if process.process:
+            if self.rendezvous is None and process.process.poll() is None:
+                self.endpoint.leave(worker)
             process.process.kill()
             kill_group(process.process.pid)
             process.process.wait()
@@ -162,7 +164,7 @@ class LocalLauncher(Launcher):
     def how_it_ended(self, worker: str) -> Ending:
         process = self._processes[worker]
         if process.process is None:
-            return Ending("the worker that joined has left")
+            return Ending("the worker that joined is gone", left=self.endpoint.has_left(worker))
         code = process.process.wait()
         last = _last_line(process.log, process.logged)
         return Ending(f"the worker ended ({_describe(code)}){f': {last}' if last else ''}", code, str(process.log))

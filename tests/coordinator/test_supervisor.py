@@ -386,3 +386,30 @@ def test_without_a_trial_timeout_a_hook_has_ten_minutes(scene):
     one.clock.sleep(20)
     one.supervisor.watch()
     assert worker.killed
+
+
+# workers that leave
+
+
+def test_a_trial_of_a_worker_that_was_taken_out_is_given_back(scene):
+    one = scene("cpu:0", "cpu:1")
+    joined = one.workers[1]
+    joined.joined = True
+    for number in range(2):  # also a second time
+        trial = one.begin(joined, x=0.25) if not number else one.begin(joined)
+        one.supervisor.ended(joined, Ending("the worker that joined is gone", left=True))
+        assert one.trials[trial.number].state == TrialState.PRUNED
+        assert one.trials[-1].state == TrialState.WAITING
+        assert one.trials[-1].system_attrs["fixed_params"] == {"x": 0.25}
+        assert one.lines.pop() == "cpu:1 has left the search: its trial is given back, and runs again"
+        one.workers.append(joined)
+    assert one.supervisor.crashes["cpu"] == 0
+
+
+def test_a_worker_that_leaves_between_trials_costs_nothing(scene):
+    one = scene("cpu:0", "cpu:1")
+    joined = one.workers[1]
+    joined.joined = True
+    one.supervisor.ended(joined, Ending("the worker that joined is gone", left=True))
+    assert one.lines == ["cpu:1 has left the search"]
+    assert (one.trials, names(one)) == ([], ["cpu:0"])

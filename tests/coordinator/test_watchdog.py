@@ -160,16 +160,16 @@ def test_a_callback_that_hangs_is_ended_and_named_and_the_others_are_called(open
 
 
 def test_a_plugins_callback_gets_less_time_than_a_users():
-    class Watches:
-        limits = []
+    limits = []
 
+    class Watches:
         def call(self, what, seconds, function, *arguments):
-            self.limits.append(seconds)
+            limits.append(seconds)
 
     callbacks = Callbacks([Stops()], [Stops()], False, Watches(), print)
     callbacks.emit("on_trial_finished", None, 1000)
     callbacks.emit("on_search_finished", None, 1000)
-    assert Watches.limits == [1000, PLUGIN_CALL_SECONDS, 1000, 1000]
+    assert limits == [1000, PLUGIN_CALL_SECONDS, 1000, 1000]
 
 
 def test_a_plugins_exception_costs_one_warning_and_a_users_is_raised():

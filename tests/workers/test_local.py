@@ -97,7 +97,8 @@ def test_a_worker_that_the_launcher_kills_is_gone_at_once(launcher):
     assert launcher.how_it_ended(worker).exit_code == -9
 
 
-def test_a_worker_of_another_process_joins(launcher, tmp_path):
+@pytest.mark.parametrize("crashes", [False, True])
+def test_a_worker_of_another_process_joins_and_leaves_or_crashes(crashes, launcher, tmp_path):
     from autotl.workers.rendezvous import Endpoint
 
     theirs = LocalLauncher(tmp_path / "theirs", Endpoint.find(tmp_path))
@@ -107,10 +108,13 @@ def test_a_worker_of_another_process_joins(launcher, tmp_path):
         assert launcher.alive(joined)
         assert launcher.pid(joined) is None
         assert theirs.receive(0) == []
-        theirs.kill(joined)
+        if crashes:
+            os.kill(theirs.pid(joined), signal.SIGKILL)
+        else:
+            theirs.kill(joined)
         while launcher.alive(joined):
             launcher.receive(0.1)
-        assert launcher.how_it_ended(joined).cause == "the worker that joined has left"
+        assert launcher.how_it_ended(joined).left is not crashes
     finally:
         theirs.close()
 
