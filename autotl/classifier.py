@@ -35,8 +35,9 @@ _OTHERS = ("output", "callbacks", "verbose")
 class ImageClassifier(ClassifierMixin, BaseEstimator):
     """A search as a scikit-learn classifier, for `cross_val_score`, `GridSearchCV`, `Pipeline` and the like.
 
-    `X` is a sequence of images: paths, PIL images, arrays or tensors (see `autotl.data.decoding.to_rgb`); or an array
-    or tensor [n, height, width], [n, height, width, channels] or [n, channels, height, width]; or a pandas Series, or a
+    `X` is a sequence of images: paths, PIL images, contents of files (bytes or open files), arrays or tensors (see
+    `autotl.data.decoding.to_rgb`); or an array or tensor [n, height, width], [n, height, width, channels] or
+    [n, channels, height, width]; or a pandas Series, or a
     frame of one column, of paths. `y` has one label for each image, of any one type that scikit-learn's classifiers
     take.
 
@@ -242,6 +243,10 @@ def _in_files(images: Sequence[Any], labels: Sequence[str], folder: Path) -> lis
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         if isinstance(image, str | os.PathLike):
             path = Path(image)
+        elif isinstance(image, bytes):
+            path = folder / f"X-{number}.image"  # as it is: formats are told by content
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image)
         else:
             try:
                 picture = to_rgb(image)

@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
 from contextlib import suppress
@@ -44,8 +45,8 @@ class SandboxedDecoder:
         self._idle: queue.LifoQueue[subprocess.Popen[bytes]] = queue.LifoQueue()
         weakref.finalize(self, _end_children, self._idle)
 
-    def verify(self, path: str | os.PathLike[str]) -> bytes:
-        """Decode a file of any format as `autotl.data.decoding.verify` does.
+    def verify(self, path: str | os.PathLike[str] | bytes) -> bytes:
+        """Decode a file of any format, or its bytes, as `autotl.data.decoding.verify` does.
 
         Raises:
             UndecodableImage: also if the file crashes its decoder, or decoding it takes longer than `timeout`.
@@ -53,7 +54,12 @@ class SandboxedDecoder:
         try:
             return verify(path, trusted_only=True)
         except UntrustedFormat:
-            return self._verify_in_child(Path(path))
+            if not isinstance(path, bytes):
+                return self._verify_in_child(Path(path))
+        with tempfile.NamedTemporaryFile(prefix="autotl-") as file:
+            file.write(path)
+            file.flush()
+            return self._verify_in_child(Path(file.name))
 
     def _verify_in_child(self, path: Path) -> bytes:
         child = self._take_child()

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -44,7 +44,7 @@ __all__ = ["ImageLike", "ImageModel", "load"]
 
 MAX_UNCOMPILED = 256
 """Up to this many images plain PyTorch finishes before a faster engine has compiled."""
-ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
+ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | bytes | BinaryIO | np.ndarray
 """One image. Tensors and whatever else NumPy makes an array of work, too."""
 T = TypeVar("T")
 
@@ -95,9 +95,10 @@ class ImageModel:
         """Probabilities, float64 [n, num_classes], in the order of `classes`.
 
         Args:
-            images: one image; or a list, a generator, a Series or an array of paths, PIL images, arrays and tensors; or
-                an array or tensor [n, height, width], [n, height, width, channels] or [n, channels, height, width].
-                See `autotl.data.decoding.to_rgb` for the pixels of one image.
+            images: one image; or a list, a generator, a Series or an array of paths, PIL images, contents of files
+                (bytes or open files), arrays and tensors; or an array or tensor [n, height, width],
+                [n, height, width, channels] or [n, channels, height, width]. See `autotl.data.decoding.to_rgb` for the
+                pixels of one image.
 
         Raises:
             InputError: something in `images` is not an image, or it can't be told how many images an array holds.
@@ -148,11 +149,12 @@ class ImageModel:
     def _open(self, item: tuple[int, Any], backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
         """The views of a numbered image."""
         number, image = item
-        if isinstance(image, str | os.PathLike):
+        if isinstance(image, str | os.PathLike | bytes):
             try:
-                return self._load(Path(image), backbone, views)
+                return self._load(image if isinstance(image, bytes) else Path(image), backbone, views)
             except UndecodableImage as error:
-                raise UndecodableImage(f"{image}: {error}", error.path) from error
+                name = f"images[{number}]" if isinstance(image, bytes) else image
+                raise UndecodableImage(f"{name}: {error}", error.path) from error
         try:
             picture = to_rgb(image)
         except UndecodableImage as error:
@@ -164,11 +166,13 @@ class ImageModel:
         return {view: preprocess(draw(picture, digest, view, augmentations), backbone.preprocessing) for view in views}
 
     def _load(
-        self, path: Path, backbone: Backbone, views: set[View], *, checked: bool = False
+        self, path: Path | bytes, backbone: Backbone, views: set[View], *, checked: bool = False
     ) -> dict[View, np.ndarray]:
-        """The same views of a file as a search draws for it. Raises UndecodableImage."""
+        """The same views of a file, or of its content, as a search draws for it. Raises UndecodableImage."""
         try:
-            digest = digest_file(path) if views != {ORIGINAL} else ""
+            digest = (
+                (digest_bytes(path) if isinstance(path, bytes) else digest_file(path)) if views != {ORIGINAL} else ""
+            )
         except (OSError, ValueError):  # load_views raises UndecodableImage with the reason
             digest = ""
         augmentations = self._plugins.augmentations
