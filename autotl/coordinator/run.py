@@ -116,7 +116,10 @@ def _run(
         # the workers start first: they import torch while the images are verified
         pool = WorkerPool(LocalLauncher(config.folder / "logs", Rendezvous(config.folder)), slots, clock)
         try:
-            context = prepare(config, registry, slots, progress.log, images)
+            try:
+                context = prepare(config, registry, slots, progress.log, images, progress.checking)
+            finally:
+                progress.checking(0, 0)
             study = begin_study(config, context, registry, extends, progress.log)
             trials = StudyTrials(study, config.folder, partial(_notify_ended, watchdog, registry, study))
             search = Coordinator(

@@ -46,12 +46,14 @@ def prepare(
     slots: list[Slot],
     log: Callable[[str], None],
     images: Sequence[LabelledImage] | None = None,
+    checking: Callable[[int, int], None] | None = None,
 ) -> Context:
     """Load and verify the images, split them (or take the study's own split), and choose the backbones.
 
     Args:
         log: shows a line to the user.
         images: the labelled images themselves, where `config.data` is only a name for them.
+        checking: called with the number of images checked and the number of all.
 
     Raises:
         AutotlError: unusable images or labels, or no head that any strategy can train on so many images.
@@ -67,6 +69,7 @@ def prepare(
         strict=config.strict_images,
         threads=cores,
         cache=config.cache / "digests",
+        progress=checking,
         confined=config.untrusted,
     )
     backbones = choose_backbones(config, registry, log)
