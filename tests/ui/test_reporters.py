@@ -251,7 +251,9 @@ def check(progress: Progress, clock: Clock, seconds: float = 0.001, total: int =
     progress.checking(0, 0)
 
 
-def test_a_log_has_a_line_every_few_seconds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_has_a_line_every_few_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = Clock(monkeypatch)
     check(PlainReporter(), clock)
     first, second = capsys.readouterr().out.splitlines()
