@@ -482,3 +482,10 @@ def test_a_pipeline_that_crops_images(settings, photographs):
 
     pipeline = make_pipeline(FunctionTransformer(crop), ImageClassifier(**settings)).fit(paths, labels)
     assert pipeline.score(paths, labels) > 0.8
+
+
+def test_an_output_that_cannot_be_written_is_an_error_in_words(searches, tmp_path):
+    images, bright = pictures()
+    (tmp_path / "file").touch()
+    with pytest.raises(AutotlError, match=r"file.* can't be written: .*another output"):
+        ImageClassifier(output=tmp_path / "file" / "studies").fit(images, bright)

@@ -63,6 +63,7 @@ def _replay(
     from autotl.clock import Deadline
     from autotl.coordinator.setup import ImagesChanged, prepare
     from autotl.devices import parse_devices
+    from autotl.features.store import StoreUnavailable
     from autotl.recipe import Recipe
     from autotl.registry import load_registry
     from autotl.study.study import TrialAttribute
@@ -84,7 +85,13 @@ def _replay(
         ) from None
     except DataError as error:
         raise AutotlError(f"{error} Where the images of study {config.name!r} have moved: --data FOLDER") from error
-    state = WorkerState.set_up(context, show, Deadline())
+    try:
+        state = WorkerState.set_up(context, show, Deadline())
+    except StoreUnavailable as error:
+        raise AutotlError(
+            f"{config.folder} can't be written: a replay records features there. Copy the study's folder to another "
+            "place, and replay the copy."
+        ) from error
     torch.set_num_threads(context.slot.threads)
     recipe = Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE])
     _require_chosen(recipe, context.choices, trial.number, config.name)

@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -352,6 +353,10 @@ class PictureReporter(Progress):
     def __init__(self, inner: Progress, file: Path):
         if not file.parent.is_dir():
             raise AutotlError(f"The picture {file} can't be written: there is no folder {file.parent}. Make it first.")
+        if not os.access(file.parent, os.W_OK):
+            raise AutotlError(
+                f"The picture {file} can't be written: no file can be made in {file.parent}. Name another."
+            )
         self.inner, self.file = inner, file
         self.started: SearchStarted | None = None
         self.snapshot: Snapshot | None = None

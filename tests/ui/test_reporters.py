@@ -293,3 +293,11 @@ def test_quiet_displays_stay_quiet(
 ) -> None:
     check(reporter(), Clock(monkeypatch))
     assert capsys.readouterr().out == ""
+
+
+def test_a_picture_that_could_not_be_written_is_an_error_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotl.ui.reporters.os.access", lambda path, mode: False)
+    with pytest.raises(AutotlError, match="no file can be made in"):
+        PictureReporter(Progress(), tmp_path / "picture.svg")
