@@ -35,6 +35,7 @@ from autotl.model.network import SharedNetwork, build_from_file, feature_network
 from autotl.model.reference import SavedFeatures, check_features, reference_features, saved_versions
 from autotl.model.requirements import check_plugins, required_plugins
 from autotl.model.saved_backbone import config_contents, find_backbones, weights_file, write_config
+from autotl.model.training_images import load_trained_on, save_trained_on
 from autotl.registry import Registry, load_registry
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class ImageModel:
     """The folder where engines cache compiled networks."""
     about: dict[str, Any] = field(default_factory=dict)
     """Further content of `model.json`: metric, versions, refitted trials."""
+    trained_on: frozenset[str] = frozenset()
+    """Digests of the images that trained or selected the model."""
     _networks: dict[tuple[str, bool], SharedNetwork] = field(default_factory=dict, init=False, repr=False)
     """By `network_key` and `many`."""
     _modules: "dict[str, nn.Module]" = field(default_factory=dict, repr=False)
@@ -289,6 +292,7 @@ class ImageModel:
                 features[key] = reference_features(network, backbone.preprocessing)
             levels = find_named("levels", member.fitted.levels, registry.levels)
             save_member(member, layouts[key].num_features(levels), draft / "members" / str(i))
+        save_trained_on(self.trained_on, draft)
         files = {str(path.relative_to(draft)): file_digest(path) for path in sorted(draft.rglob("*")) if path.is_file()}
         write_manifest(
             draft / "model.json",
@@ -390,5 +394,6 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
     if not sum(member.weight for member in members):
         raise AutotlError(f"{folder} is not a complete model: the weight of each member is 0.")
     model = ImageModel(tuple(manifest.classes), members, backbones, weights, registry, device, about=manifest.about)
+    model.trained_on = load_trained_on(folder, manifest.files)
     model._saved = SavedFeatures(folder, tuple(manifest.features), manifest.versions)
     return model
