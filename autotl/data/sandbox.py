@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from autotl.data.decoding import UndecodableImage, UntrustedFormat, verify
 
-__all__ = ["DECODE_TIMEOUT", "SandboxedDecoder"]
+__all__ = ["DECODE_TIMEOUT", "SandboxedDecoder", "child_environment"]
 
 DECODE_TIMEOUT = 30.0
 """Seconds after which decoding of one file counts as hung."""
@@ -31,6 +31,13 @@ CRASH_SIGNALS = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE"}
 """Signals that a faulty decoder causes. Others, such as SIGKILL when memory runs out, may not be the file's fault."""
 OK, UNDECODABLE, UNKNOWN_FORMAT, TRANSIENT = b"o", b"d", b"u", b"t"
 """First byte of an answer. After OK follows a thumbnail, after the others a reason."""
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for Python processes. Without the empty entries that `PYTHONPATH=$PYTHONPATH:…` leaves: they mean
+    the current folder, in spite of `-P`."""
+    path = os.pathsep.join(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 class SandboxedDecoder:
@@ -91,6 +98,7 @@ class SandboxedDecoder:
         return subprocess.Popen(
             # -P: the current folder may hold a stranger's data set, with a PIL.py that `-m` alone would import
             [sys.executable, "-P", "-m", "autotl.data.sandbox"],
+            env=child_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -1,7 +1,6 @@
 """Worker processes on this machine."""
 
 import json
-import os
 import secrets
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from autotl.data.sandbox import child_environment
 from autotl.devices import Slot
 from autotl.workers.codec import ProtocolError, decode, encode
 from autotl.workers.launcher import Ending, Launcher
@@ -74,7 +74,7 @@ class LocalLauncher(Launcher):
             process = subprocess.Popen(
                 # -P: `-m` alone would import a random.py or torch.py of the current folder in the library's place
                 [sys.executable, "-P", "-X", "faulthandler", "-m", "autotl.trial.worker", self.endpoint.address],
-                env={**os.environ, **ENVIRONMENT, **slot.environment, **secret},
+                env={**child_environment(), **ENVIRONMENT, **slot.environment, **secret},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

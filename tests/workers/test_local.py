@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import autotl
 from autotl.devices import Slot, parse_devices
 from autotl.testing import launcher_checks
 from autotl.workers.local import LocalLauncher
@@ -203,7 +204,10 @@ def test_the_local_launcher_keeps_the_contract(check, tmp_path):
         own.close()
 
 
-def test_a_worker_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", ["{}", ":{}", "{}:", "{}::{}"])
+def test_a_worker_imports_nothing_from_the_current_folder(path, tmp_path, monkeypatch):
+    package = str(Path(autotl.__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", path.replace("{}", package))
     (tmp_path / "random.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(7)\n")
     monkeypatch.chdir(tmp_path)
     launcher = LocalLauncher(tmp_path / "logs", Rendezvous(tmp_path))
