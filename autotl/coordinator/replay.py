@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from autotl.atomic_io import escape
 from autotl.backbones.weights import no_downloads
 from autotl.config import StudyConfig, study_config
 from autotl.data.dataset import LabelledImage, join_names
 from autotl.errors import AutotlError, DataError
+from autotl.escaping import escape
 
 if TYPE_CHECKING:
     from autotl.recipe import Recipe

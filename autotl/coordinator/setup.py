@@ -13,7 +13,7 @@ import numpy as np
 import optuna
 
 from autotl._version import __version__
-from autotl.atomic_io import csv_cell, escape, read_json, write_atomically, write_json
+from autotl.atomic_io import read_json, write_atomically, write_json
 from autotl.config import StudyConfig, default_cache
 from autotl.coordinator.choose_backbones import choose_backbones
 from autotl.coordinator.extend import take_over
@@ -22,6 +22,7 @@ from autotl.data.loading import load_dataset
 from autotl.data.splits import Split, make_split
 from autotl.devices import Slot
 from autotl.errors import AutotlError, DataError
+from autotl.escaping import csv_cell, escape
 from autotl.registry import Registry
 from autotl.study.space import Choices
 from autotl.study.storage import Journal

@@ -20,8 +20,9 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._base import BaseJournalSnapshot  # noqa: PLC2701 (not exported)
 from optuna.storages.journal._storage import JournalOperation  # noqa: PLC2701 (not exported)
 
-from autotl.atomic_io import as_disk_full, escape, write_atomically
+from autotl.atomic_io import as_disk_full, write_atomically
 from autotl.errors import AutotlError
+from autotl.escaping import escape
 from autotl.locks import FileLock, NoLocks
 
 __all__ = ["Journal", "open_storage", "storage_on"]

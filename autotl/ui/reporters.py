@@ -17,8 +17,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from autotl.atomic_io import escape, escape_lines
 from autotl.errors import AutotlError
+from autotl.escaping import escape, escape_lines
 from autotl.events import EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
 from autotl.ui.output import write_line
 from autotl.ui.progress import Progress, Snapshot
