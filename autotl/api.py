@@ -13,6 +13,7 @@ from autotl.config import StudyConfig, find_model, find_study, study_config
 from autotl.data.dataset import Finding, LabelledImage
 from autotl.data.inputs import as_labelled_images
 from autotl.errors import AutotlError
+from autotl.escaping import require_utf8
 from autotl.events import Callback
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ def search(
         source = os.fspath(data)
     else:
         source, images = IN_MEMORY, as_labelled_images(data)
+    require_utf8(data=source, name=name, output=output, test=test, cache=cache)
     config = study_config(
         source,
         name=name,

@@ -2,7 +2,9 @@
 
 import re
 
-__all__ = ["csv_cell", "escape", "escape_lines", "escape_markdown"]
+from autotl.errors import AutotlError
+
+__all__ = ["csv_cell", "escape", "escape_lines", "escape_markdown", "require_utf8"]
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
@@ -31,3 +33,15 @@ def csv_cell(value: object) -> object:
     text = "".join(c if "\ud800" <= c <= "\udfff" else escape(c) for c in value)
     is_formula = text.startswith(("=", "+", "-", "@")) and not NUMBER.fullmatch(text)
     return f"'{text}" if is_formula else text
+
+
+def require_utf8(**values: object) -> None:
+    """Check places that the files of a study name: those are UTF-8. Raises AutotlError for the name of a file or folder
+    in another encoding."""
+    for name, value in values.items():
+        text = "" if value is None else str(value)
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise AutotlError(
+                f"{name} is {escape(text)}, whose name isn't UTF-8. Rename it, or give a link with another name: "
+                f"ln -s FOLDER ./{name}"
+            )
