@@ -13,6 +13,7 @@ from autotl.config import StudyConfig, find_model, find_study, study_config
 from autotl.data.dataset import Finding, LabelledImage
 from autotl.data.inputs import as_labelled_images
 from autotl.errors import AutotlError
+from autotl.escaping import require_utf8
 from autotl.events import Callback
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ def search(
         source = os.fspath(data)
     else:
         source, images = IN_MEMORY, as_labelled_images(data)
+    require_utf8(data=source, name=name, output=output, test=test, cache=cache)
     config = study_config(
         source,
         name=name,
@@ -298,6 +300,7 @@ def evaluate(
     *,
     subset: Literal["auto", "test", "all"] = "auto",
     device: str = "auto",
+    include_trained: bool = False,
 ) -> dict[str, Any]:
     """Score a model on labelled images.
 
@@ -307,22 +310,25 @@ def evaluate(
         subset: "test" or "all" images of `data`; "auto" is the test subset where there is one, else all.
         device: "auto" (the first GPU that works, else the CPU), "cpu", "mps", "cuda" or "cuda:N". A loaded model stays
             on its own.
+        include_trained: score images that trained or selected the model, too; they are left out otherwise.
 
     Returns:
         `scores`, with that of the metric that the search optimised, `per_class` (a dict for each class), `confusion`
         (rows: true class, columns: predicted class), `classes`, `subset`, the `skipped` files with their reasons, and
         `notes`: sentences on what was left out of `data`, on classes that only the images or only the model have, on
-        scores that are undefined, and on images that the model was trained on, where it lies in its study.
+        scores that are undefined, and on images that the model was trained on.
 
     Raises:
-        AutotlError: there is no such model, data or subset, or no image is of a class of the model.
+        AutotlError: there is no such model, data or subset, no image is of a class of the model, or the model was
+            trained on all of them.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     from autotl.data.loading import load_dataset
     from autotl.metrics import all_scores
-    from autotl.model.evaluation_notes import trained_on, what_is_unknown
+    from autotl.model.evaluation_notes import on_trained_images, what_is_unknown
     from autotl.model.image_model import MAX_UNCOMPILED, ImageModel, load
+    from autotl.model.training_images import known_images
     from autotl.registry import load_registry
 
     images = None if isinstance(data, str | os.PathLike) else as_labelled_images(data)
@@ -352,11 +358,19 @@ def evaluate(
         location, registry.datasets, images=images, classes=loaded.classes, on_problem=leave_out, choose=choose
     )
     skipped = {s.path: s.reason for s in dataset.skipped}
-    rows = loaded.stream(dataset.paths, skipped.__setitem__, many=len(dataset) > MAX_UNCOMPILED, checked=True)
+    trained = known_images(loaded.trained_on, folder, dataset.digests)
+    if trained.all() and not include_trained:
+        raise AutotlError(
+            f"All {len(trained):,} images of {location} were used to train the model or to select it. Give others, or "
+            "score it on them all the same: --all"
+        )
+    chosen = np.flatnonzero(include_trained | ~trained)
+    paths = [dataset.paths[i] for i in chosen]
+    rows = loaded.stream(paths, skipped.__setitem__, many=len(paths) > MAX_UNCOMPILED, checked=True)
     probabilities = np.array([row for _, row in rows])
     if not len(probabilities):
         raise AutotlError(f"No image of {location} can be decoded any more.")
-    labels = dataset.labels[[path not in skipped for path in dataset.paths]]
+    labels = dataset.labels[chosen][[path not in skipped for path in paths]]
     every = np.arange(len(loaded.classes))
     columns = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)
     names = ("precision", "recall", "f1", "n")
@@ -378,7 +392,7 @@ def evaluate(
         "notes": [
             *dataset.warnings,
             *notes,
-            *trained_on(folder, dataset.digests),
+            *on_trained_images(int(trained.sum()), len(trained), included=include_trained),
             *what_is_unknown(labels, loaded.classes, scores, metric),
         ],
     }

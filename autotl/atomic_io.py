@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -18,10 +17,6 @@ from autotl.errors import AutotlError
 __all__ = [
     "DiskFull",
     "as_disk_full",
-    "csv_cell",
-    "escape",
-    "escape_lines",
-    "escape_markdown",
     "format_bytes",
     "read_json",
     "read_sealed",
@@ -33,7 +28,6 @@ __all__ = [
     "write_sealed",
 ]
 
-NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
@@ -74,32 +68,6 @@ def format_bytes(num_bytes: float) -> str:
             return f"{num_bytes:,.0f} {unit}" if unit == "bytes" else f"{num_bytes:,.1f} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:,.1f} TB"
-
-
-def escape(name: object) -> str:
-    """Text for a terminal: line breaks, control characters (which could move its cursor) and undecodable bytes of a
-    file's name become escape sequences."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))
-
-
-def escape_lines(text: object) -> str:
-    """The same for a text of several lines."""
-    return "\n".join(map(escape, str(text).split("\n")))
-
-
-def escape_markdown(text: object) -> str:
-    """Text for a Markdown note: as `escape`, and without links, images, emphasis and HTML."""
-    return re.sub(r"([\\`*\[\]<>&!|])", r"\\\1", escape(text))
-
-
-def csv_cell(value: object) -> object:
-    """A value for a CSV file: control characters become escape sequences, and a text that a spreadsheet would compute
-    as a formula gets an apostrophe in front. Numbers stay, and so do the undecodable bytes of a file's name."""
-    if not isinstance(value, str):
-        return value
-    text = "".join(c if "\ud800" <= c <= "\udfff" else escape(c) for c in value)
-    is_formula = text.startswith(("=", "+", "-", "@")) and not NUMBER.fullmatch(text)
-    return f"'{text}" if is_formula else text
 
 
 def same_disk(one: Path, other: Path) -> bool:

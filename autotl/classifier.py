@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from autotl.api import IN_MEMORY, search
+from autotl.atomic_io import as_disk_full
 from autotl.config import study_config
 from autotl.data.dataset import LabelledImage, join_names
 from autotl.data.decoding import to_rgb
 from autotl.data.inputs import as_images, as_labels
 from autotl.data.verification import digest_bytes
-from autotl.errors import DataError, InputError
+from autotl.errors import AutotlError, DataError, InputError
 from autotl.events import Callback
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ _OTHERS = ("output", "callbacks", "verbose")
 class ImageClassifier(ClassifierMixin, BaseEstimator):
     """A search as a scikit-learn classifier, for `cross_val_score`, `GridSearchCV`, `Pipeline` and the like.
 
-    `X` is a sequence of images: paths, PIL images, arrays or tensors (see `autotl.data.decoding.to_rgb`); or an array
-    or tensor [n, height, width], [n, height, width, channels] or [n, channels, height, width]; or a pandas Series, or a
+    `X` is a sequence of images: paths, PIL images, contents of files (bytes or open files), arrays or tensors (see
+    `autotl.data.decoding.to_rgb`); or an array or tensor [n, height, width], [n, height, width, channels] or
+    [n, channels, height, width]; or a pandas Series, or a
     frame of one column, of paths. `y` has one label for each image, of any one type that scikit-learn's classifiers
     take.
 
@@ -212,20 +214,29 @@ def _study_folder(output: str | os.PathLike[str] | None, name: str, scratch: Pat
         yield scratch / name
         return
     output = Path(output).absolute()
-    output.mkdir(parents=True, exist_ok=True)
-    for number in count(1):
-        folder = output / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir()  # fails where another fit has just taken the name
-        except FileExistsError:
-            continue
-        break
+    try:
+        folder = _new_folder(output, name)
+    except OSError as error:
+        raise as_disk_full(error, output) or AutotlError(
+            f"{output} can't be written: {error.strerror or error}. Give ImageClassifier another output."
+        ) from error
     try:
         yield folder
     except BaseException:
         if not (folder / "journal.log").exists():
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _new_folder(output: Path, name: str) -> Path:
+    """Make the first of `name`, `name-2`, … in `output` that doesn't exist. Raises OSError."""
+    output.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        folder = output / (name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError):  # another fit may have just taken the name
+            folder.mkdir()
+            break
+    return folder
 
 
 def _progress(*, verbose: bool) -> "Progress":
@@ -242,6 +253,10 @@ def _in_files(images: Sequence[Any], labels: Sequence[str], folder: Path) -> lis
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         if isinstance(image, str | os.PathLike):
             path = Path(image)
+        elif isinstance(image, bytes):
+            path = folder / f"X-{number}.image"  # as it is: formats are told by content
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image)
         else:
             try:
                 picture = to_rgb(image)

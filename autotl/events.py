@@ -1,7 +1,9 @@
 """The events of a search as frozen objects, and `Callback`, the base class of their listeners.
 
 Callbacks come from `autotl.search(…, callbacks=[MyCallback()])` or from a plugin's `autotl_register_callbacks`. The
-coordinator's process calls them, on one thread. Nothing here imports NumPy: `autotl --help` loads this module.
+coordinator's process calls them, on one thread, and waits.
+
+Nothing here imports NumPy: `autotl --help` loads this module.
 """
 
 from collections.abc import Mapping
@@ -113,6 +115,10 @@ class Callback:
     A method that returns True asks the search to stop: running trials end, and the model is made of the finished ones.
     An exception in a callback that was passed to `autotl.search` ends the search with that exception; in a plugin's
     callback it costs one warning.
+
+    A call that takes long is named to the user. One that has not returned by the end of the trials' time, or 2 s after
+    Ctrl-C, is ended with an exception, and its method is not called again; `on_search_finished` has until the deadline,
+    at least 30 s (10 minutes without a time budget). Off the main thread Python can't end a call.
     """
 
     name: str = "callback"

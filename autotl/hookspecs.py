@@ -92,7 +92,8 @@ def autotl_register_metrics(register: "Register[Metric]") -> None:
 @hookspec
 def autotl_register_callbacks(register: "Register[Callback]") -> None:
     """Add listeners for the events of a search: `register(MyCallback())`. Their methods run in the coordinator's
-    process, on its one thread; the search waits for them. An exception in a method costs one warning."""
+    process, on its one thread; the search waits for them, for at most a minute. An exception in a method costs one
+    warning, and a method that does not return is not called again."""
 
 
 @hookspec
@@ -125,7 +126,8 @@ def autotl_list_backbones() -> Iterable[str]:  # type: ignore[empty-body]  # a s
 
 @hookspec
 def autotl_trial_finished(study: "optuna.Study", trial: "optuna.trial.FrozenTrial", result: "Result") -> None:
-    """Called after a trial is complete, in the worker that ran it, which waits for it. `trial.user_attrs` holds the
+    """Called after a trial is complete, in the worker that ran it, which waits for it, for at most 10 minutes (or
+    --trial-timeout): then the worker is ended, and the trial's result is kept. `trial.user_attrs` holds the
     recipe; `result` the validation probabilities, the history and the fitted parts. Trials that were pruned or failed
     have no result, and events of their own."""
 

@@ -4,6 +4,7 @@ import copy
 import doctest
 import importlib
 import inspect
+import json
 import os
 import pickle
 import shutil
@@ -23,6 +24,7 @@ from autotl import api
 from autotl.api import SearchResult, evaluate, join, replay, search
 from autotl.config import StudyConfig
 from autotl.data.dataset import LabelledImage
+from autotl.data.verification import digest_file
 from autotl.errors import AutotlError
 from autotl.events import Callback
 from autotl.folders import claim_study
@@ -391,3 +393,60 @@ def test_loading_does_not_change_the_visible_gpus(model):
     before = dict(os.environ)
     autotl.load(model)
     assert dict(os.environ) == before
+
+
+# images that the model was trained on
+
+
+@pytest.fixture
+def trained(model, class_folders, tmp_path):
+    """A model that states that it was trained on the images of one class, outside of its study."""
+    loaded = autotl.load(model, device="cpu")
+    loaded.trained_on = frozenset(digest_file(path) for path in (class_folders / "coffee").iterdir())
+    return loaded.save(tmp_path / "elsewhere")
+
+
+def test_evaluate_leaves_out_images_that_the_model_was_trained_on(trained, class_folders):
+    outcome = evaluate(trained, class_folders, device="cpu")
+    assert outcome["scores"]["n"] == 6
+    assert np.array(outcome["confusion"]).sum(1).tolist() == [3, 3, 0]
+    assert outcome["notes"][0] == (
+        "3 of these 9 images were used to train the model or to select it, and are left out. Score them, too: --all"
+    )
+
+
+def test_evaluate_scores_them_where_it_is_asked_to(trained, class_folders):
+    outcome = evaluate(trained, class_folders, device="cpu", include_trained=True)
+    assert outcome["scores"]["n"] == 9
+    assert "3 of these 9 images were used" in outcome["notes"][0]
+    assert "the scores are optimistic" in outcome["notes"][0]
+
+
+def test_evaluate_on_nothing_but_training_images_is_an_error(model, class_folders):
+    loaded = autotl.load(model, device="cpu")
+    loaded.trained_on = frozenset(digest_file(path) for path in class_folders.rglob("*.png"))
+    with pytest.raises(AutotlError, match=r"All 9 images of .* were used to train.*--all"):
+        evaluate(loaded, class_folders, device="cpu")
+
+
+def test_a_model_without_its_training_images_asks_its_study(model, class_folders, tmp_path):
+    study = tmp_path / "study"
+    shutil.copytree(model, study)
+    seen = [digest_file(path) for path in (class_folders / "coffee").iterdir()]
+    (study / "split.json").write_text(json.dumps({"digests": {"train": seen[:2], "validation": seen[2:], "test": []}}))
+    assert not (study / "model" / "trained_on.bin").exists()
+    assert evaluate(study, class_folders, device="cpu")["scores"]["n"] == 6
+
+
+def test_the_training_images_survive_saving_and_loading_and_are_checked(trained):
+    loaded = autotl.load(trained, device="cpu")
+    assert len(loaded.trained_on) == 3
+    assert copy.deepcopy(loaded).trained_on == loaded.trained_on
+    file = trained / "trained_on.bin"
+    assert file.stat().st_size == 3 * 16
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(AutotlError, match=r"trained_on\.bin is damaged"):
+        autotl.load(trained, device="cpu")
+    file.unlink()
+    with pytest.raises(AutotlError, match=r"trained_on\.bin is missing"):
+        autotl.load(trained, device="cpu")

@@ -136,7 +136,7 @@ HOSTILE = "cat\x1b]0;owned\x07\r\u202etac\x9b2J"
 
 
 def test_control_characters_are_escaped_for_terminals_notes_and_csv():
-    from autotl.atomic_io import csv_cell, escape, escape_lines, escape_markdown
+    from autotl.escaping import csv_cell, escape, escape_lines, escape_markdown
 
     for escaped in (escape(HOSTILE), escape_lines(HOSTILE), escape_markdown(HOSTILE), csv_cell(HOSTILE)):
         assert escaped.isprintable()
@@ -146,7 +146,7 @@ def test_control_characters_are_escaped_for_terminals_notes_and_csv():
 
 
 def test_formulas_get_an_apostrophe_and_numbers_stay():
-    from autotl.atomic_io import csv_cell
+    from autotl.escaping import csv_cell
 
     for text in ("=1+1", "+cmd", "-cmd", "@SUM(A1)"):
         assert csv_cell(text) == f"'{text}"

@@ -1,6 +1,7 @@
 """ImageClassifier as a scikit-learn estimator. Tests marked slow run whole searches; the others a quick stand-in."""
 
 import inspect
+import io
 import os
 import pickle
 import subprocess
@@ -28,7 +29,7 @@ from autotl.classifier import ImageClassifier
 from autotl.config import StudyConfig
 from autotl.coordinator.setup import _write_skipped
 from autotl.data.dataset import Skipped
-from autotl.data.decoding import to_rgb
+from autotl.data.decoding import decode, to_rgb
 from autotl.errors import AutotlError, DataError, InputError
 from autotl.events import Callback
 
@@ -44,7 +45,10 @@ class NearestMean:
         self.in_memory = False
 
     def pixels(self, images):
-        opened = [Image.open(i) if isinstance(i, str | os.PathLike) else to_rgb(i) for i in images]
+        opened = [
+            Image.open(i) if isinstance(i, str | os.PathLike) else decode(i) if isinstance(i, bytes) else to_rgb(i)
+            for i in images
+        ]
         return np.stack([np.asarray(i.convert("RGB"), float).ravel() / 255 for i in opened])
 
     def read_into_memory(self):
@@ -217,8 +221,26 @@ def test_files_are_used_where_they_are(searches, tmp_path, temporary):
     assert not list(temporary.iterdir())
 
 
+def encoded(images):
+    """The contents of image files."""
+    files = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        files.append(file.getvalue())
+    return files
+
+
 @pytest.mark.parametrize(
-    "form", [list, lambda x: [Image.fromarray(i) for i in x], lambda x: x], ids=["list", "PIL", "array"]
+    "form",
+    [
+        list,
+        lambda x: [Image.fromarray(i) for i in x],
+        lambda x: x,
+        encoded,
+        lambda x: list(map(io.BytesIO, encoded(x))),
+    ],
+    ids=["list", "PIL", "array", "bytes", "files"],
 )
 def test_images_in_memory_are_in_files_during_the_search_alone(form, searches, temporary):
     images, bright = pictures()
@@ -454,3 +476,10 @@ def test_a_pipeline_that_crops_images_searches_in_memory_and_leaves_no_temporary
     assert not list(temporary.iterdir())
     assert pipeline.score(paths, labels) > 0.8
     assert not list(temporary.iterdir())
+
+
+def test_an_output_that_cannot_be_written_is_an_error_in_words(searches, tmp_path):
+    images, bright = pictures()
+    (tmp_path / "file").touch()
+    with pytest.raises(AutotlError, match=r"file.* can't be written: .*another output"):
+        ImageClassifier(output=tmp_path / "file" / "studies").fit(images, bright)

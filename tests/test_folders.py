@@ -40,16 +40,6 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
             pytest.fail("nothing can be written there")
 
 
-@pytest.mark.parametrize("fault", [OSError(37, "No locks available"), NotImplementedError("no flock")])
-def test_a_file_system_without_locks_is_an_error(fault, tmp_path, monkeypatch):
-    def no_locks(*arguments, **options):
-        raise fault
-
-    monkeypatch.setattr("autotl.coordinator.run.FileLock.acquire", no_locks)
-    with pytest.raises(AutotlError, match="no locks"), _exclusive(tmp_path / "study"):
-        pytest.fail("there is no lock")
-
-
 def test_a_second_search_that_starts_leaves_the_folder_of_the_first(tmp_path):
     with _exclusive(tmp_path / "study"):
         with pytest.raises(AutotlError, match="already"), _exclusive(tmp_path / "study"):

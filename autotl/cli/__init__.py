@@ -13,10 +13,10 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from autotl._version import __version__
-from autotl.atomic_io import escape_lines
 from autotl.cli import backbones, cache, components, doctor, new_plugin, predict, search
 from autotl.cli.plugin_commands import plugin_commands
 from autotl.errors import AutotlError
+from autotl.escaping import escape_lines
 from autotl.ui.output import reserve_stdout
 
 __all__ = ["app", "main"]

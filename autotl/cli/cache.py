@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autotl.atomic_io import escape
+from autotl.escaping import escape
 from autotl.ui.output import write_line
 
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
-"""`autotl heads`, `strategies`, `plugins`: list components and the plugins that register them."""
+"""`autotl heads`, `strategies`, `augmentations`, `losses`, `levels`, `plugins`: list components and their plugins."""
 
 import json
 import warnings
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from autotl.atomic_io import escape
+from autotl.escaping import escape
 from autotl.ui.output import write_line
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ SORTS = ("name", "type", "samples", "plugin")
 def add_commands(app: typer.Typer) -> None:
     app.command()(heads)
     app.command()(strategies)
+    app.command()(augmentations)
+    app.command()(losses)
+    app.command()(levels)
     app.command()(plugins)
 
 
@@ -85,6 +88,44 @@ def strategies() -> None:
         table.add_row(
             Text(escape(strategy.name)), Text(" and ".join(strategy.head_types)), Text(escape(summary), "dim")
         )
+    Console().print(table)
+
+
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON array.")]
+
+
+def augmentations(as_json: Json = False) -> None:
+    """List the augmentation policies: how an image varies in training."""
+    registry = _registry()
+    rows = [{"name": a.name, "views": a.max_views} for a in registry.augmentations.values()]
+    _list(registry, "augmentation", rows, ("policy", "max. views"), as_json=as_json)
+
+
+def losses(as_json: Json = False) -> None:
+    """List the losses that dense heads and unfrozen blocks are trained with."""
+    registry = _registry()
+    _list(registry, "loss", [{"name": name} for name in registry.losses], ("loss",), as_json=as_json)
+
+
+def levels(as_json: Json = False) -> None:
+    """List the feature levels: the parts of a backbone's features that a head is trained on."""
+    registry = _registry()
+    rows = [{"name": one.name, "parts": list(one.parts)} for one in registry.levels.values()]
+    _list(registry, "levels", rows, ("levels", "parts"), as_json=as_json)
+
+
+def _list(
+    registry: "Registry", component: str, rows: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool
+) -> None:
+    """Print components, each with its plugin, in the order in which they were registered."""
+    rows = [{**row, "plugin": registry.owners[component][row["name"]].name} for row in rows]
+    if as_json:
+        write_line(json.dumps(rows, indent=2))
+        return
+    table = _table(*columns, "plugin")
+    for row in rows:
+        texts = (", ".join(v) if isinstance(v, list) else "any" if v is None else str(v) for v in row.values())
+        table.add_row(*(Text(escape(text)) for text in texts))
     Console().print(table)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autotl.atomic_io import escape
+from autotl.escaping import escape
 from autotl.ui.output import write_line
 
 __all__ = ["add_commands"]
@@ -106,6 +106,9 @@ def evaluate(
         Subset, typer.Option(metavar="test|all", help="Default: the test subset if the data has one, else all.")
     ] = Subset.auto,
     device: Device = "auto",
+    include_trained: Annotated[
+        bool, typer.Option("--all", metavar="", help="Score images that the model was trained on, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a model on labelled images: metrics, scores by class, and the confusion matrix."""
@@ -116,7 +119,7 @@ def evaluate(
     torch_device = take_device(device)
     from autotl import api
 
-    outcome = api.evaluate(folder, data, subset=subset.value, device=torch_device)
+    outcome = api.evaluate(folder, data, subset=subset.value, device=torch_device, include_trained=include_trained)
     if as_json:
         write_line(json.dumps(outcome, indent=2, default=float))
         return

@@ -101,7 +101,9 @@ def search(
     if join and extend:
         raise typer.BadParameter("--join and --extend exclude each other.")
     from autotl.config import study_config
+    from autotl.escaping import require_utf8
 
+    require_utf8(data=data, name=name, output=output, test=test, cache=cache)
     config = study_config(
         data,
         data=images,

@@ -11,10 +11,11 @@ from optuna.trial import FrozenTrial, TrialState
 from autotl.atomic_io import DiskFull
 from autotl.clock import Clock
 from autotl.config import StudyConfig
+from autotl.coordinator.callbacks import Callbacks
 from autotl.coordinator.scoreboard import FINISHED_STATES, Scoreboard
 from autotl.coordinator.signals import INTERRUPT_SECONDS, MODEL_SECONDS, Interrupts
-from autotl.coordinator.supervisor import INTERRUPTED_SEARCH, Supervisor, end_trial, retry_trial
-from autotl.discovery import cause_of
+from autotl.coordinator.supervisor import INTERRUPTED_SEARCH, RESUMED_CAUSES, Supervisor, end_trial, retry_trial
+from autotl.coordinator.watchdog import Watchdog
 from autotl.errors import BrokenPlugin, NoTrialSucceeded
 from autotl.events import Callback, EpochEnded, SearchStarted, TrialFinished, TrialStarted
 from autotl.features.batching import BATCH
@@ -32,6 +33,7 @@ from autotl.workers.messages import (
     DiskIsFull,
     Finalized,
     FromWorker,
+    HookCalled,
     Log,
     ModelSaved,
     PluginFailed,
@@ -51,6 +53,10 @@ POLL_SECONDS = 0.25
 REDRAW_SECONDS = 0.1
 MIN_TRIAL_SECONDS = 1.0
 """Seconds before the deadline in which no trial is started."""
+CALL_GRACE = 2.0
+"""Seconds that a callback gets after the moment at which trials have to be done."""
+LAST_CALL_SECONDS, LAST_CALL_LIMIT = 30.0, 600.0
+"""The same for its last call: as long as the search, but at least these; and the limit without a time budget."""
 MIN_TRIAL_BUDGET = 30.0
 """Seconds that any trial may plan for, however short its share of the search."""
 
@@ -75,6 +81,7 @@ class Coordinator:
     clock: Clock
     progress: Progress
     interrupts: Interrupts
+    watchdog: Watchdog
     metric: Metric
     started: float
     num_test: int = 0
@@ -95,6 +102,8 @@ class Coordinator:
     _drawn: float = -math.inf
 
     def __post_init__(self) -> None:
+        strict = self.config.strict_plugins
+        self._callbacks = Callbacks(self.callbacks, self.plugin_callbacks, strict, self.watchdog, self.log)
         self.scoreboard = Scoreboard(self.config.folder, self.metric)
         self.supervisor = Supervisor(
             self.config.folder,
@@ -117,7 +126,7 @@ class Coordinator:
             retry_trial(self.trials, trial, worker_lost=False)
         trials = self.trials.all()
         self.scoreboard.resumable = sum(
-            trial.user_attrs.get(TrialAttribute.CAUSE) == INTERRUPTED_SEARCH for trial in trials
+            trial.user_attrs.get(TrialAttribute.CAUSE) in RESUMED_CAUSES for trial in trials
         )
         for trial in trials:
             if trial.state in FINISHED_STATES:
@@ -251,6 +260,8 @@ class Coordinator:
                 self.supervisor.device_error(worker, self.trials.get(number), cause)
             case Activity(text):
                 worker.activity = text
+            case HookCalled(plugin, hook):
+                worker.hook = worker.activity = f"plugin {plugin!r} in {hook}"
             case Log(text):
                 self._log_once(text, text)
             case PluginFailed(plugin, hook, text):
@@ -285,6 +296,8 @@ class Coordinator:
         self.emit("on_trial_finished", self._count(trial))
 
     def _trial_lost(self, trial: FrozenTrial) -> None:
+        if trial.user_attrs.get(TrialAttribute.CAUSE) in RESUMED_CAUSES:
+            self.scoreboard.resumable += 1
         self.emit("on_trial_finished", self._count(trial, worker_lost=True))
 
     def _count(self, trial: FrozenTrial, *, worker_lost: bool = False) -> TrialFinished:
@@ -308,19 +321,17 @@ class Coordinator:
     def emit(self, method: str, event: Any) -> None:
         """Call a method of the progress display and of all callbacks; one that returns True stops the search."""
         stop = bool(getattr(self.progress, method)(event))
-        for callback in self.callbacks:
-            stop |= bool(getattr(callback, method)(event))
-        for callback in self.plugin_callbacks:
-            try:
-                stop |= bool(getattr(callback, method)(event))
-            except Exception as error:
-                line = f"callback {callback.name!r} failed in {method}: {cause_of(error)}"
-                if self.config.strict_plugins:
-                    raise BrokenPlugin(f"{line} (--strict-plugins)") from error
-                self._log_once(f"{callback.name} {method}", f"warning: {line}")
+        stop |= self._callbacks.emit(method, event, self._callback_seconds(method))
         if stop and math.isinf(self._stopped):
             self.log("A callback stops the search: the model is made of the finished trials.")
             self._stopped = self.clock.now()
+
+    def _callback_seconds(self, method: str) -> float:
+        """Seconds that a call of a callback's method may take."""
+        if method == "on_search_finished":
+            end = self.started + self.config.time - self.clock.now() if self.config.time else LAST_CALL_LIMIT
+            return max(end, LAST_CALL_SECONDS)
+        return max(0.0, self._deadline() - self.clock.now()) + CALL_GRACE
 
     def redraw(self) -> None:
         """Show how the search stands, at most every REDRAW_SECONDS."""

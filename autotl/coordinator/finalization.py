@@ -71,7 +71,7 @@ def _attempt(search: Coordinator, end: float, *, refit: bool) -> Mapping[str, An
             pool.set_deadline(search.started)
         for worker, message in pool.poll(POLL_SECONDS):
             if isinstance(message, Ending):
-                crashes += not worker.leaving
+                crashes += not (worker.leaving or message.left)
                 pool.drop(worker)
                 if not worker.leaving:
                     search.log(f"{worker.slot.name}: {message.cause}{f' (see {message.log})' if message.log else ''}")

@@ -4,14 +4,13 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from autotl.backbones.weights import no_downloads
 from autotl.clock import SystemClock
 from autotl.config import StudyConfig
 from autotl.coordinator.signals import handle_signals
 from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError
+from autotl.locks import FileLock, NoLocks, Timeout
 from autotl.ui.progress import Progress
 from autotl.workers.launcher import Ending
 from autotl.workers.local import LocalLauncher
@@ -26,7 +25,7 @@ POLL_SECONDS = 0.2
 
 
 def search_runs(folder: Path) -> bool:
-    """Whether a coordinator on this machine searches in a study's folder now."""
+    """Whether a coordinator on this machine searches in a study's folder now. Raises AutotlError without locks."""
     if not (folder / ".lock").exists():
         return False
     try:
@@ -34,12 +33,14 @@ def search_runs(folder: Path) -> bool:
             return False
     except Timeout:
         return True
+    except NoLocks as error:
+        raise AutotlError(f"Whether a search runs in {folder} is unknown: {error.strerror}.") from error
 
 
 def join_search(config: StudyConfig, progress: Progress) -> int:
     """Start a worker for each of `config.devices` that works for the search in `config.folder` until it ends.
 
-    Ctrl-C ends the workers: their trials fail, and are retried by the others. Returns the number of workers.
+    Ctrl-C ends the workers: their trials are given back, and run again elsewhere. Returns the number of workers.
 
     Raises:
         AutotlError: no search runs there.
@@ -72,6 +73,11 @@ def join_search(config: StudyConfig, progress: Progress) -> int:
                         pool.drop(worker)
                     else:
                         pool.replace(worker)
+            if pool.workers:
+                progress.log(
+                    f"{', '.join(worker.slot.name for worker in pool.workers)} left the search, which goes on: running "
+                    "trials are given back to it."
+                )
         finally:
             pool.close(immediately=True)
     return len(slots)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from autotl.atomic_io import escape
 from autotl.backbones.weights import no_downloads
 from autotl.config import StudyConfig, study_config
 from autotl.data.dataset import LabelledImage, join_names
 from autotl.errors import AutotlError, DataError
+from autotl.escaping import escape
 
 if TYPE_CHECKING:
     from autotl.recipe import Recipe
@@ -64,6 +64,7 @@ def _replay(
     from autotl.coordinator.setup import ImagesChanged, prepare
     from autotl.devices import parse_devices
     from autotl.engines.accelerator import deterministic
+    from autotl.features.store import StoreUnavailable
     from autotl.recipe import Recipe
     from autotl.registry import load_registry
     from autotl.study.study import TrialAttribute
@@ -85,7 +86,13 @@ def _replay(
         ) from None
     except DataError as error:
         raise AutotlError(f"{error} Where the images of study {config.name!r} have moved: --data FOLDER") from error
-    state = WorkerState.set_up(context, show, Deadline())
+    try:
+        state = WorkerState.set_up(context, show, Deadline())
+    except StoreUnavailable as error:
+        raise AutotlError(
+            f"{config.folder} can't be written: a replay records features there. Copy the study's folder to another "
+            "place, and replay the copy."
+        ) from error
     torch.set_num_threads(context.slot.threads)
     recipe = Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE])
     _require_chosen(recipe, context.choices, trial.number, config.name)

@@ -4,26 +4,31 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from optuna import Study
+from optuna.trial import FrozenTrial
 
 from autotl.atomic_io import DiskFull, as_disk_full, format_bytes, refuse_links_out, same_disk
 from autotl.backbones.weights import no_downloads
 from autotl.clock import Clock, SystemClock
 from autotl.config import StudyConfig, check_registered, default_cache
+from autotl.coordinator.callbacks import PLUGIN_CALL_SECONDS
 from autotl.coordinator.coordinator import Coordinator
 from autotl.coordinator.extend import extension_of
 from autotl.coordinator.finalization import finalize
 from autotl.coordinator.join import search_runs
 from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, prepare
 from autotl.coordinator.signals import handle_signals
+from autotl.coordinator.watchdog import CallEnded, Watchdog
 from autotl.data.dataset import LabelledImage
 from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError
 from autotl.events import Callback, SearchStarted
 from autotl.folders import claim_cache, claim_study
+from autotl.locks import FileLock, Timeout
 from autotl.registry import Registry, load_registry
 from autotl.study.scheduler import Scheduler
 from autotl.study.trials import StudyTrials
@@ -109,12 +114,16 @@ def _run(
         interrupts = stack.enter_context(handle_signals(clock))
         if extends:  # its images keep their subsets
             shutil.copyfile(extends / SPLIT_FILE, config.folder / SPLIT_FILE)
+        watchdog = stack.enter_context(Watchdog(interrupts, progress.log))
         # the workers start first: they import torch while the images are verified
         pool = WorkerPool(LocalLauncher(config.folder / "logs", Rendezvous(config.folder)), slots, clock)
         try:
-            context = prepare(config, registry, slots, progress.log, images)
+            try:
+                context = prepare(config, registry, slots, progress.log, images, progress.checking)
+            finally:
+                progress.checking(0, 0)
             study = begin_study(config, context, registry, extends, progress.log)
-            trials = StudyTrials(study, config.folder, lambda trial: notify_ended(registry, study, trial))
+            trials = StudyTrials(study, config.folder, partial(_notify_ended, watchdog, registry, study))
             search = Coordinator(
                 config=config,
                 trials=trials,
@@ -123,6 +132,7 @@ def _run(
                 clock=clock,
                 progress=progress,
                 interrupts=interrupts,
+                watchdog=watchdog,
                 metric=registry.metric(config.metric),
                 started=started,
                 num_test=len(context.split.test),
@@ -141,6 +151,13 @@ def _run(
         finally:
             pool.close(immediately=True)
             shutil.rmtree(config.folder / "cache", ignore_errors=True)
+
+
+def _notify_ended(watchdog: Watchdog, registry: Registry, study: Study, trial: FrozenTrial) -> None:
+    """Call the hooks of plugins for a trial whose worker is gone, in this process."""
+    what = f"the plugins' hook for a {trial.state.name.lower()} trial"
+    with suppress(CallEnded):  # the trial is told, and the watchdog has named the hook
+        watchdog.call(what, PLUGIN_CALL_SECONDS, notify_ended, registry, study, trial)
 
 
 def _scheduler(
@@ -200,9 +217,9 @@ def _exclusive(folder: Path) -> Iterator[None]:
         raise AutotlError(
             f"A search runs in {folder} already. Add workers to it with --join, or give this one another --name."
         ) from None
-    except (OSError, NotImplementedError) as error:
+    except OSError as error:
         raise as_disk_full(error, folder) or AutotlError(
-            f"{folder} can't be locked ({error}): its file system may have no locks. Give another --output."
+            f"{folder} can't be locked: {error.strerror or error}. Give another --output."
         ) from error
     try:
         yield

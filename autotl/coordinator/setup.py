@@ -13,7 +13,7 @@ import numpy as np
 import optuna
 
 from autotl._version import __version__
-from autotl.atomic_io import csv_cell, escape, read_json, write_atomically, write_json
+from autotl.atomic_io import read_json, write_atomically, write_json
 from autotl.config import StudyConfig, default_cache
 from autotl.coordinator.choose_backbones import choose_backbones
 from autotl.coordinator.extend import take_over
@@ -22,6 +22,7 @@ from autotl.data.loading import load_dataset
 from autotl.data.splits import Split, make_split
 from autotl.devices import Slot
 from autotl.errors import AutotlError, DataError
+from autotl.escaping import csv_cell, escape
 from autotl.registry import Registry
 from autotl.study.space import Choices
 from autotl.study.storage import Journal
@@ -46,12 +47,14 @@ def prepare(
     slots: list[Slot],
     log: Callable[[str], None],
     images: Sequence[LabelledImage] | None = None,
+    checking: Callable[[int, int], None] | None = None,
 ) -> Context:
     """Load and verify the images, split them (or take the study's own split), and choose the backbones.
 
     Args:
         log: shows a line to the user.
         images: the labelled images themselves, where `config.data` is only a name for them.
+        checking: called with the number of images checked and the number of all.
 
     Raises:
         AutotlError: unusable images or labels, or no head that any strategy can train on so many images.
@@ -65,6 +68,7 @@ def prepare(
         strict=config.strict_images,
         threads=cores,
         cache=config.cache / "digests",
+        progress=checking,
         confined=config.untrusted,
     )
     backbones = choose_backbones(config, registry, log)

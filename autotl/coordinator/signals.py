@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,8 +27,14 @@ class Interrupts:
         """Whether trials have started."""
         self.moment: float | None = None
         """When the first signal arrived, on `clock`; None where none did."""
+        self.installed = False
+        """Whether this object handles the signals of the process."""
+        self.is_foreign: Callable[[], bool] = lambda: False
+        """Whether this process itself has sent the signal, for a purpose of its own."""
 
     def __call__(self, *_: Any) -> None:
+        if self.is_foreign():
+            return
         if self.moment is not None or not self.searching:
             raise KeyboardInterrupt
         self.moment = self.clock.now()
@@ -54,8 +60,10 @@ def handle_signals(clock: Clock | None = None) -> Iterator[Interrupts]:
         yield interrupts
         return
     previous = {number: signal.signal(number, interrupts) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupts.installed = True
     try:
         yield interrupts
     finally:
+        interrupts.installed = False
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -15,12 +15,16 @@ from autotl.workers.launcher import Ending
 from autotl.workers.messages import member_folder
 from autotl.workers.pool import MAX_CRASHES, CrashCounter, Worker, WorkerPool
 
-__all__ = ["INTERRUPTED_SEARCH", "SILENCE_LIMIT", "Supervisor", "end_trial", "retry_trial"]
+__all__ = ["INTERRUPTED_SEARCH", "RESUMED_CAUSES", "SILENCE_LIMIT", "Supervisor", "end_trial", "retry_trial"]
 
 OVERTIME = "it was still busy when its time was up, and was killed"
 """Cause of trials that the deadline or Ctrl-C ended: they are pruned, since nothing about them failed."""
 INTERRUPTED_SEARCH = "the search ended while the trial ran"
 """Cause of trials that a killed search left running."""
+GIVEN_BACK = "its worker was taken out of the search"
+"""Cause of trials of workers that joined and left: they are pruned, and run again."""
+RESUMED_CAUSES = {INTERRUPTED_SEARCH, GIVEN_BACK}
+"""Causes of trials whose recipes are tried again, beyond the number of trials that was asked for."""
 SPARE_SECONDS = 1.0
 """Seconds after Ctrl-C in which running trials may end by themselves, before a spare worker is started."""
 KILL_GRACE = 2.0
@@ -30,6 +34,8 @@ SILENCE_LIMIT = 3600.0
 library sends none and may take long."""
 START_LIMIT = 300.0
 """The same for a worker that starts."""
+HOOK_NAMED_AFTER, HOOK_LIMIT = 10.0, 600.0
+"""Seconds after which a plugin's hook that keeps a worker waiting is named, and after which the worker is ended."""
 RESTART_SECONDS = 30.0
 """Seconds before the deadline from which no worker is restarted without need."""
 MAX_TRIALS_PER_PROCESS = 300
@@ -84,6 +90,8 @@ class Supervisor:
     """Running trials that may belong to a worker that crashed between asking for a trial and sending its number."""
     _asking: set[str] = field(default_factory=set)
     """Workers that may still send the number of one of the suspects."""
+    _named: set[str] = field(default_factory=set)
+    """Hooks that were named to the user."""
 
     def watch(self) -> None:
         """Kill workers that run past the deadline (a fit inside of a library can't be interrupted) or hang."""
@@ -96,6 +104,10 @@ class Supervisor:
             silent = now - worker.last_message
             if worker.killed:
                 continue
+            if worker.hook and worker.busy:
+                self._watch_hook(worker, silent, limit)
+            if worker.killed:
+                continue
             if late and worker.busy and not self._needed():
                 self.pool.kill(worker, OVERTIME)
             elif worker.busy and silent > limit:
@@ -104,6 +116,18 @@ class Supervisor:
             elif not worker.busy and not worker.ready and silent > START_LIMIT:
                 self.pool.kill(worker, f"it was not ready after {START_LIMIT:.0f} s, and was killed")
         self._fail_orphans()
+
+    def _watch_hook(self, worker: Worker, seconds: float, limit: float) -> None:
+        """Name a plugin's hook that takes long, and end the worker of one that hangs: its trial is told already."""
+        if seconds > HOOK_NAMED_AFTER and worker.hook not in self._named:
+            self._named.add(worker.hook)
+            self.log(f"warning: {worker.slot.name} has been waiting for {worker.hook} for {seconds:.0f} s")
+        if seconds > min(limit, HOOK_LIMIT):
+            self.log(
+                f"warning: {worker.slot.name}: {worker.hook} did not return in {seconds:.0f} s: its worker restarts. "
+                f"The result of trial {worker.trial} is kept."
+            )
+            self.pool.kill(worker, f"{worker.hook} did not return")
 
     def _needed(self) -> bool:
         """After Ctrl-C whichever worker is idle first assembles the model: a busy one, or the spare."""
@@ -150,19 +174,31 @@ class Supervisor:
         """A worker's process is gone: its trial fails and is retried once, and a new process replaces it."""
         late = self.clock.now() > self.trials_end()
         self._asking.discard(worker.identity)
-        if worker.trial is not None:
+        if ending.left:
+            self._left(worker, late=late)
+        elif worker.trial is not None:
             state = TrialState.PRUNED if worker.killed == OVERTIME else TrialState.FAIL
             self._over(worker.trial, ending.cause, state, retry=not late)
         elif worker.busy:
             self._suspect_orphans()
         elif not worker.leaving and not worker.killed:
             self.log(f"{worker.slot.name}: {ending.cause}{f' (see {ending.log})' if ending.log else ''}")
-        if worker.leaving or (worker.killed and late):
+        if worker.leaving or ending.left or (worker.killed and (late or worker.hook)):
             self._replace(worker, late=late)
         elif self.crashes.crashed(worker.slot.place) and not late:
             self._disable(worker, ending.cause)
         else:
             self._replace(worker, late=late)
+
+    def _left(self, worker: Worker, *, late: bool) -> None:
+        """A worker that had joined was taken out: its trial is pruned, and queued again."""
+        given_back = worker.trial is not None and self.trials.get(worker.trial).state == TrialState.RUNNING
+        again = ": its trial is given back, and runs again" if given_back and not late else ""
+        self.log(f"{worker.slot.name} has left the search{again}")
+        if worker.trial is not None:
+            self._over(worker.trial, GIVEN_BACK, TrialState.PRUNED, retry=not late, worker_lost=False)
+        elif worker.busy:
+            self._suspect_orphans()
 
     def _replace(self, worker: Worker, *, late: bool) -> None:
         """Start a process in the worker's place, unless another process restarts it or the others suffice."""
@@ -180,13 +216,21 @@ class Supervisor:
             if worker is crashed or (worker.slot.place == place and not worker.busy):
                 self.pool.drop(worker)
 
-    def _over(self, number: int, cause: str, state: TrialState = TrialState.FAIL, *, retry: bool) -> None:
-        """End a trial whose process is gone, unless it was told before, and queue it again once."""
+    def _over(
+        self,
+        number: int,
+        cause: str,
+        state: TrialState = TrialState.FAIL,
+        *,
+        retry: bool,
+        worker_lost: bool = True,
+    ) -> None:
+        """End a trial whose process is gone, unless it was told before, and queue it again."""
         trial = self.trials.get(number)
         if trial.state == TrialState.RUNNING:
             end_trial(self.trials, self.folder, number, cause, state)
             if retry:
-                retry_trial(self.trials, trial)
+                retry_trial(self.trials, trial, worker_lost=worker_lost)
         self.on_trial_over(self.trials.get(number))
 
     # -- trials whose worker died between `study.ask()` and reporting its number

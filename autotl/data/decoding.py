@@ -116,7 +116,7 @@ def _open(path: str | os.PathLike[str] | bytes, *, trusted_only: bool) -> Image.
     return image
 
 
-def verify(path: str | os.PathLike[str], *, trusted_only: bool = False) -> bytes:
+def verify(path: str | os.PathLike[str] | bytes, *, trusted_only: bool = False) -> bytes:
     """Decode the whole file once, a JPEG at reduced size.
 
     Returns:

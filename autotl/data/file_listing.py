@@ -9,7 +9,7 @@ from pathlib import Path
 from autotl.data.dataset import join_names
 from autotl.errors import DataError
 
-__all__ = ["FileListing", "common_extensions", "format_counts", "is_ignored_name"]
+__all__ = ["FileListing", "common_extensions", "format_counts", "has_image_extension", "is_ignored_name"]
 
 SYSTEM_NAMES = {
     *("__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "#recycle", "thumbs.db"),
@@ -37,6 +37,11 @@ def _image_extensions() -> frozenset[str]:
     from PIL import Image
 
     return frozenset(suffix for suffix, format in Image.registered_extensions().items() if format in Image.OPEN)
+
+
+def has_image_extension(name: str) -> bool:
+    """Whether a file's name ends as those of a format that Pillow reads."""
+    return os.path.splitext(name)[1].lower() in _image_extensions()  # noqa: PTH122 - called for every image
 
 
 def common_extensions() -> list[str]:

@@ -20,8 +20,16 @@ CHANNELS = (1, 3, 4)
 """Lengths of an array's axis that may hold channels: grey, RGB, RGBA."""
 
 
+NO_TEXT = (
+    "which can't be written as UTF-8: a file's name in another encoding has such characters. Replace them: "
+    "label.encode(errors='surrogateescape').decode(errors='replace')"
+)
+
+
 def as_images(given: Any, name: str = "images", *, single: bool = True, stacked: bool = False) -> list[Any]:
-    """The images in `given`, in order: paths, PIL images, and what NumPy makes an array of.
+    """The images in `given`, in order: paths, PIL images, the bytes of files, and what NumPy makes an array of.
+
+    Open binary files are read: they become bytes.
 
     Args:
         given: one image; or an iterable of images; or an array or tensor [n, height, width],
@@ -34,8 +42,8 @@ def as_images(given: Any, name: str = "images", *, single: bool = True, stacked:
         InputError: `given` isn't images, or holds something else; or an array of three axes may be one image with its
             channels first as well as several grey ones.
     """
-    _refuse_encoded(given, name)
-    if isinstance(given, str | os.PathLike | Image.Image):
+    given = _read_encoded(given, name)
+    if isinstance(given, str | os.PathLike | Image.Image | bytes):
         return _single(given, name, single=single)
     if isinstance(given, Mapping | set | frozenset):
         raise InputError(f"{name} is a {type(given).__name__}, which has no order of images. Give a list of images.")
@@ -45,9 +53,7 @@ def as_images(given: Any, name: str = "images", *, single: bool = True, stacked:
         images = list(given)
     else:
         raise InputError(f"{name} is a {type(given).__name__}, not a sequence of images.")
-    for number, image in enumerate(images):
-        _check_item(image, f"{name}[{number}]")
-    return images
+    return [_checked_item(image, f"{name}[{number}]") for number, image in enumerate(images)]
 
 
 def _single(image: Any, name: str, *, single: bool) -> list[Any]:
@@ -56,12 +62,26 @@ def _single(image: Any, name: str, *, single: bool) -> list[Any]:
     return [image]
 
 
-def _refuse_encoded(given: Any, name: str) -> None:
-    """Raise InputError for the bytes of a file and for open files, which would be read as a sequence."""
-    if isinstance(given, bytes | bytearray | memoryview):
-        raise InputError(f"{name} is {type(given).__name__}: give a path, or PIL.Image.open(io.BytesIO(content)).")
-    if callable(getattr(given, "read", None)):
-        raise InputError(f"{name} is an open file ({type(given).__name__}): give its path, or PIL.Image.open(file).")
+def _read_encoded(given: Any, name: str) -> Any:
+    """The bytes of an open file, from its start where it has one; anything else as it is.
+
+    Raises:
+        InputError: a file is empty, closed, or open as text; or `given` is empty bytes.
+    """
+    content = bytes(given) if isinstance(given, bytearray | memoryview) else given
+    if callable(read := getattr(given, "read", None)):
+        what = f"{name} is an open file ({type(given).__name__})"
+        try:
+            if callable(seekable := getattr(given, "seekable", None)) and seekable():
+                given.seek(0)
+            content = read()
+        except (OSError, ValueError) as error:  # closed, or open as text with other bytes than its encoding's
+            raise InputError(f"{what} that can't be read: {error}. Open it with open(path, 'rb').") from error
+        if not isinstance(content, bytes):
+            raise InputError(f"{what} that gives {type(content).__name__}, not bytes. Open it with open(path, 'rb').")
+    if isinstance(content, bytes) and not content:
+        raise InputError(f"{name} is empty: {type(given).__name__} of no bytes. Give the content of an image file.")
+    return content
 
 
 def _as_array(given: Any, name: str) -> np.ndarray:
@@ -101,19 +121,20 @@ def _images_of_array(array: np.ndarray, name: str, *, single: bool, stacked: boo
     )
 
 
-def _check_item(image: Any, name: str) -> None:
-    _refuse_encoded(image, name)
-    if isinstance(image, str | os.PathLike | Image.Image):
-        return
+def _checked_item(image: Any, name: str) -> Any:
+    image = _read_encoded(image, name)
+    if isinstance(image, str | os.PathLike | Image.Image | bytes):
+        return image
     if not hasattr(image, "__array__") or isinstance(image, np.generic):
         what = repr(image) if is_missing(image) else f"a {type(image).__name__}"
         hint = " For pixels give numpy.asarray(…)." if isinstance(image, list | tuple) else ""
-        raise InputError(f"{name} is {what}, not a path, a PIL image or an array.{hint}")
+        raise InputError(f"{name} is {what}, not a path, a PIL image, the bytes of a file or an array.{hint}")
     if np.ndim(image) not in (2, 3):
         raise InputError(
             f"{name} is an array {list(np.shape(image))}, not one image: give [height, width] or "
             "[height, width, channels]."
         )
+    return image
 
 
 def as_labels(given: Any) -> np.ndarray:
@@ -162,7 +183,15 @@ def _check_present(given: Any) -> tuple[int, ...]:
     _refuse(missing, "missing", "(None or NaN)", raw.shape)
     empty = [i for i, label in enumerate(values) if isinstance(label, str) and not label.strip()]
     _refuse(empty, "empty", "(text without a character)", raw.shape)
+    for i, label in enumerate(values):
+        if isinstance(label, str) and is_surrogate(label):
+            raise InputError(f"y[{i // math.prod(raw.shape[1:])}] is {label!r}, {NO_TEXT}")
     return raw.shape
+
+
+def is_surrogate(text: str) -> bool:
+    """Whether a text can't be written as UTF-8, since it has half of a character, or a byte of a file's name."""
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _refuse(found: list[int], problem: str, meaning: str, shape: tuple[int, ...]) -> None:
@@ -204,6 +233,9 @@ def as_labelled_images(given: Any) -> list[LabelledImage]:
             is_label = not is_missing(image.label) and str(image.label).strip()
             how = "give text: str(label)" if is_label else "remove this image"
             raise InputError(f"{name}.label is {image.label!r}, not the name of a class: {how}.")
+        for key, text in (("label", image.label), ("group", image.group)):
+            if isinstance(text, str) and is_surrogate(text):
+                raise InputError(f"{name}.{key} is {text!r}, {NO_TEXT}")
         if image.subset not in get_args(Subset):
             known = ", ".join(map(repr, get_args(Subset)))
             raise InputError(f"{name}.subset is {image.subset!r}: give one of {known}.")

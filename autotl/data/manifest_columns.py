@@ -1,6 +1,7 @@
 """Which column of a manifest is the path, the label, the split and the group, by its name and its values."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from autotl.data.dataset import Subset, join_names
 from autotl.data.subset_names import SUBSET_WORDS, subset_of
 from autotl.errors import DataError, nearest
 
-__all__ = ["BOOLEANS", "Columns", "Row", "find_columns"]
+__all__ = ["BOOLEANS", "Columns", "Row", "find_columns", "with_label_column"]
 
 NAMES: dict[str, tuple[str, ...]] = {
     "path": (
@@ -57,6 +58,42 @@ class Columns:
     """Sentences for users: how columns are read, and which are ignored although their names or values suggest a use."""
 
 
+def with_label_column(manifest: Path, header: list[str], rows: list[Row]) -> tuple[list[str], list[Row]]:
+    """The same manifest, or for one with a column of 0 and 1 for each class (one-hot) one with a column `label`.
+
+    A row without a 1 has no label. Warns of how the columns are read.
+
+    Raises:
+        DataError: a row has several classes.
+    """
+    names = [_plain(name) for name in header]
+    if any(name in NAMES["label"] for name in names):
+        return header, rows
+    roles = {name for of_role in NAMES.values() for name in of_role}
+    values = {i: {row.values[i].lower() for row in rows} for i, name in enumerate(names) if name not in roles}
+    boolean = {i: found for i, found in values.items() if found - {""} and found <= BOOLEANS.keys()}
+    classes = [i for i in boolean if i not in _flags(header, {i: boolean[i] - {""}})]
+    if len(classes) < 2:
+        return header, rows
+    labelled = []
+    for row in rows:
+        found = [header[i] for i in classes if BOOLEANS[row.values[i].lower()]]
+        if len(found) > 1:
+            raise DataError(
+                f"{manifest}, line {row.line}: the image is of {len(found)} classes, {join_names(found)}. A classifier "
+                "gives one class to each image: write it into a column 'label'."
+            )
+        labelled.append(Row(row.line, [*row.values, *(found or [""])]))
+    columns = join_names([header[i] for i in classes])
+    warnings.warn(f"Columns of {manifest} are read as the classes that they are 1 for: {columns}.", stacklevel=3)
+    return [*header, "label"], labelled
+
+
+def _plain(name: str) -> str:
+    """The name of a column without spaces, hyphens and underscores."""
+    return re.sub(r"[\s_-]+", "", name.casefold())
+
+
 def find_columns(manifest: Path, header: Sequence[str], rows: Sequence[Row]) -> Columns:
     """Find the columns of a manifest.
 
@@ -65,7 +102,7 @@ def find_columns(manifest: Path, header: Sequence[str], rows: Sequence[Row]) -> 
     Raises:
         DataError: no column for the path or the label, or two; or no rows.
     """
-    names = [re.sub(r"[\s_-]+", "", name.casefold()) for name in header]
+    names = [_plain(name) for name in header]
     path, label = (_required(manifest, header, names, role) for role in ("path", "label"))
     if not rows:
         raise DataError(f"{manifest} lists no images. Add a row path,label for each image.")

@@ -6,12 +6,14 @@ import os
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from autotl.data.dataset import DatasetSource, LabelledImage, Subset, join_names
-from autotl.data.manifest_columns import BOOLEANS, Row, find_columns
+from autotl.data.file_listing import has_image_extension
+from autotl.data.manifest_columns import BOOLEANS, Row, find_columns, with_label_column
 from autotl.data.subset_names import SUBSET_WORDS, class_name, subset_of
 from autotl.errors import DataError, nearest
 
@@ -46,15 +48,13 @@ class ManifestSource(DatasetSource):
             DataError: an invalid manifest, with the line.
         """
         manifest = Path(location).expanduser()
-        header, rows = _read_rows(manifest)
+        header, rows = with_label_column(manifest, *_read_rows(manifest))
         columns = find_columns(manifest, header, rows)
         for note in columns.notes:
             warnings.warn(note, stacklevel=2)
-        for role, column, missing in (("path", columns.path, ("",)), ("label", columns.label, MISSING_LABELS)):
-            empty = [row.line for row in rows if row.values[column].lower() in missing]
-            if empty:
-                raise DataError(f"{manifest}: no {role} in {_format_lines(empty)}. Fill it in or delete the row.")
+        _refuse_empty(manifest, "path", [row for row in rows if not row.values[columns.path]])
         subsets = _subsets(manifest, columns.split, columns.flags, rows)
+        rows, subsets = _labelled(manifest, columns.label, rows, subsets)
         locate = _Locator(manifest, confined=confined)
         return [
             LabelledImage(
@@ -137,6 +137,31 @@ def _has_raw_bytes(text: str) -> bool:
     return not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text)
 
 
+def _labelled(manifest: Path, column: int, rows: list[Row], subsets: list[Subset]) -> tuple[list[Row], list[Subset]]:
+    """The rows with a label, and their subsets. Test images may have none, as those of a contest: they can't be
+    scored, and are left out with a warning. Raises DataError for others."""
+    labelled = [
+        (row, s) for row, s in zip(rows, subsets, strict=True) if row.values[column].lower() not in MISSING_LABELS
+    ]
+    if len(labelled) == len(rows):
+        return rows, subsets
+    kept = {row.line for row, _ in labelled}
+    missing = [(row, subset) for row, subset in zip(rows, subsets, strict=True) if row.line not in kept]
+    _refuse_empty(manifest, "label", [row for row, subset in missing if subset != "test"])
+    warnings.warn(
+        f"{manifest}: {len(missing):,} test image{'s have' if len(missing) > 1 else ' has'} no label and "
+        f"{'are' if len(missing) > 1 else 'is'} left out ({_format_lines([row.line for row, _ in missing])}).",
+        stacklevel=3,
+    )
+    return [row for row, _ in labelled], [subset for _, subset in labelled]
+
+
+def _refuse_empty(manifest: Path, role: str, rows: list[Row]) -> None:
+    if rows:
+        lines = _format_lines([row.line for row in rows])
+        raise DataError(f"{manifest}: no {role} in {lines}. Fill it in or delete the row.")
+
+
 # --- subsets
 
 
@@ -185,6 +210,7 @@ class _Locator:
     def __post_init__(self) -> None:
         # thousands of images share a folder: resolve and list it once
         self._real_folder: Callable[[Path], str] = cache(os.path.realpath)
+        self._names_by_stem: Callable[[Path], dict[str, list[str]]] = cache(_names_by_stem)
 
     def image(self, line: int, typed: str) -> Path:
         """The path of an image.
@@ -205,7 +231,25 @@ class _Locator:
         if self.confined:
             self._refuse_outside(place, typed)
         path = Path(typed).expanduser() if typed.startswith("~/") and not self.confined else Path(typed)
-        return self.manifest.parent / path  # an absolute path replaces the folder
+        path = self.manifest.parent / path  # an absolute path replaces the folder
+        if not has_image_extension(path.name):
+            return self._with_extension(place, path)
+        return path
+
+    def _with_extension(self, place: str, path: Path) -> Path:
+        """The image that a path without an extension means: the one file of that name; the path itself if there is
+        none. Raises DataError if there are several."""
+        if os.path.lexists(path):
+            return path
+        names = self._names_by_stem(path.parent).get(path.name, [])
+        if len(names) > 1:
+            raise DataError(f"{place}: {path.name} can be {join_names(names)}. Write the extension, too.")
+        if not names:
+            return path
+        found = path.with_name(names[0])
+        if self.confined:
+            self._refuse_outside(place, str(found.relative_to(self.manifest.parent)))
+        return found
 
     def _refuse_outside(self, place: str, typed: str) -> None:
         folder = self._real_folder(self.manifest.parent)
@@ -225,6 +269,16 @@ class _Locator:
             raise DataError(f"{place}: {typed!r} is not a path: {error}.") from error
         if not real.startswith(os.path.join(folder, "")):  # noqa: PTH118 - str is faster than Path
             raise DataError(f"{place}: {typed} leaves the manifest's folder, {folder}. {remedy}")
+
+
+def _names_by_stem(folder: Path) -> dict[str, list[str]]:
+    """The names of the files in a folder that have an image's extension, by their names without it."""
+    names: dict[str, list[str]] = {}
+    with suppress(OSError):  # the images are missing, and are reported as such
+        for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names are all that is needed
+            if has_image_extension(name):
+                names.setdefault(name.rpartition(".")[0], []).append(name)
+    return names
 
 
 def _format_lines(numbers: list[int]) -> str:

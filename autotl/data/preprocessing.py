@@ -137,8 +137,8 @@ def load_views(
     # Twice the needed size: a JPEG decoded at reduced size then resizes to nearly the same pixels as at full size (as
     # does Pillow's `reducing_gap=2`), and a view that crops half of the image still has enough pixels.
     size_hint = 2 * math.floor(preprocessing.size / preprocessing.crop)
-    # of bytes only, which is what a search decodes: torchvision's decoder prints what is odd about a file
-    pixels = decode_plain(path, size_hint) if isinstance(path, bytes) else None
+    # in searches, not in predictions: torchvision's decoder prints what is odd about a file
+    pixels = decode_plain(path, size_hint) if isinstance(path, bytes) and not trusted_only else None
     if pixels is None:
         image = decode(path, size_hint, trusted_only=trusted_only, keep_grey=True)
     elif set(views) == {ORIGINAL}:

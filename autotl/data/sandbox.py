@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
 from contextlib import suppress
@@ -20,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from autotl.data.decoding import UndecodableImage, UntrustedFormat, verify
 
-__all__ = ["DECODE_TIMEOUT", "SandboxedDecoder"]
+__all__ = ["DECODE_TIMEOUT", "SandboxedDecoder", "child_environment"]
 
 DECODE_TIMEOUT = 30.0
 """Seconds after which decoding of one file counts as hung."""
@@ -30,6 +31,13 @@ CRASH_SIGNALS = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE"}
 """Signals that a faulty decoder causes. Others, such as SIGKILL when memory runs out, may not be the file's fault."""
 OK, UNDECODABLE, UNKNOWN_FORMAT, TRANSIENT = b"o", b"d", b"u", b"t"
 """First byte of an answer. After OK follows a thumbnail, after the others a reason."""
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for Python processes. Without the empty entries that `PYTHONPATH=$PYTHONPATH:…` leaves: they mean
+    the current folder, in spite of `-P`."""
+    path = os.pathsep.join(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 class SandboxedDecoder:
@@ -44,8 +52,8 @@ class SandboxedDecoder:
         self._idle: queue.LifoQueue[subprocess.Popen[bytes]] = queue.LifoQueue()
         weakref.finalize(self, _end_children, self._idle)
 
-    def verify(self, path: str | os.PathLike[str]) -> bytes:
-        """Decode a file of any format as `autotl.data.decoding.verify` does.
+    def verify(self, path: str | os.PathLike[str] | bytes) -> bytes:
+        """Decode a file of any format, or its bytes, as `autotl.data.decoding.verify` does.
 
         Raises:
             UndecodableImage: also if the file crashes its decoder, or decoding it takes longer than `timeout`.
@@ -53,7 +61,12 @@ class SandboxedDecoder:
         try:
             return verify(path, trusted_only=True)
         except UntrustedFormat:
-            return self._verify_in_child(Path(path))
+            if not isinstance(path, bytes):
+                return self._verify_in_child(Path(path))
+        with tempfile.NamedTemporaryFile(prefix="autotl-") as file:
+            file.write(path)
+            file.flush()
+            return self._verify_in_child(Path(file.name))
 
     def _verify_in_child(self, path: Path) -> bytes:
         child = self._take_child()
@@ -85,6 +98,7 @@ class SandboxedDecoder:
         return subprocess.Popen(
             # -P: the current folder may hold a stranger's data set, with a PIL.py that `-m` alone would import
             [sys.executable, "-P", "-m", "autotl.data.sandbox"],
+            env=child_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

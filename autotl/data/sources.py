@@ -3,6 +3,7 @@
 A source calls `warnings.warn` for anything that it leaves out; `load_dataset` shows these warnings to the user.
 """
 
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,6 +47,10 @@ class FolderSource(DatasetSource):
 def autotl_register_datasets(register: "Register[DatasetSource]") -> None:
     register(FolderSource())
     register(ManifestSource())
+
+
+FOLD = re.compile(r"(?:cv|k|x)?[ _-]?(?:fold|part|partition|split)s?[ _-]?\d+", re.IGNORECASE)
+"""Names of the folders of a cross-validation."""
 
 
 # --- the tree of folders
@@ -263,6 +268,14 @@ def _warn_of_doubtful_classes(root: _Folder) -> None:
     inner = [{f.name for f in folder.classes} for folder in root.classes]
     named = [f.name for f in root.classes if subset_of(f.name, loosely=True)]
     shared = set.intersection(*inner) if len(inner) > 1 else set()
+    folds = [f.name for f in root.classes if FOLD.fullmatch(f.name)]
+    if shared and len(folds) == len(root.classes) > 1:
+        raise DataError(
+            f"The folders of {root.path} are folds ({join_names(folds)}), each with the class folders "
+            f"{join_names(sorted(shared))}. List the images in a CSV file with the columns path,label,group and the "
+            "fold as group, so that images of a fold stay together; or use two of them: "
+            f"autotl search {root.path / folds[0]} --test {root.path / folds[1]}"
+        )
     if len(shared) > 1:
         names = join_names([f.name for f in root.classes])
         warnings.warn(

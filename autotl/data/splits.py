@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from autotl.atomic_io import escape
 from autotl.data.dataset import ImageDataset, join_names
 from autotl.errors import DataError
+from autotl.escaping import escape
 
 __all__ = ["Split", "make_split"]
 

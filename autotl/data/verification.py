@@ -3,9 +3,10 @@
 import hashlib
 import os
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -129,13 +130,25 @@ _DECODER = f"4, Pillow {PIL.__version__}"
 """Results are kept for each Pillow version, because versions decode different files. Bump the number when `verify`
 returns other thumbnails or reasons."""
 
-_DATABASE = "verifications-1.sqlite"
+_DATABASE = "verifications-2.sqlite"
 """Bump the number when the table changes."""
 _TABLE = """CREATE TABLE IF NOT EXISTS verifications (
     path BLOB, decoder TEXT, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
-    digest TEXT, reason TEXT, thumbnail BLOB,
+    digest TEXT, reason TEXT, thumbnail BLOB, crc INTEGER,
     PRIMARY KEY (path, decoder)
 ) WITHOUT ROWID"""
+
+
+def _crc(*columns: object) -> int:
+    """Of the other columns of a row: SQLite has no checksums, and would return a damaged digest as it is."""
+    return zlib.crc32(repr(columns).encode(errors="surrogateescape"))
+
+
+def _discard_damaged(cache: Path, error: Exception) -> None:
+    """Remove a database that SQLite can't read, so that a new one is begun."""
+    if type(error) is sqlite3.DatabaseError:  # its subclasses mean a lock, a full disk and the like
+        with suppress(OSError):
+            (cache / _DATABASE).unlink(missing_ok=True)
 
 
 def _connect(cache: Path) -> sqlite3.Connection:
@@ -154,15 +167,16 @@ def _read_cache(cache: Path, states: Sequence[_FileState | None]) -> dict[_FileS
             while chunk := list(islice(paths, 500)):
                 marks = ",".join("?" * len(chunk))
                 query = (
-                    "SELECT path, size, mtime_ns, ctime_ns, digest, reason, thumbnail FROM verifications "
+                    "SELECT path, size, mtime_ns, ctime_ns, digest, reason, thumbnail, crc FROM verifications "
                     f"WHERE decoder = ? AND path IN ({marks})"
                 )
-                for path, size, mtime_ns, ctime_ns, *result in database.execute(query, [_DECODER, *chunk]):
-                    state = by_path[path]
-                    if (state.size, state.mtime_ns, state.ctime_ns) == (size, mtime_ns, ctime_ns):
+                for path, size, mtime_ns, ctime_ns, *result, crc in database.execute(query, [_DECODER, *chunk]):
+                    state = by_path.get(path)  # None where the path is damaged
+                    is_same = state and (state.size, state.mtime_ns, state.ctime_ns) == (size, mtime_ns, ctime_ns)
+                    if state and is_same and crc == _crc(path, _DECODER, size, mtime_ns, ctime_ns, *result):
                         cached[state] = Verification(*result)
-    except (OSError, sqlite3.Error):
-        pass  # the files are verified again
+    except (OSError, sqlite3.Error) as error:  # the files are verified again
+        _discard_damaged(cache, error)
     return cached
 
 
@@ -197,11 +211,14 @@ def _cache_writer(cache: Path | None) -> Iterator[Callable[[list[tuple[_FileStat
             for state, result in results
             if result.digest
         ]
+        insert = "INSERT OR REPLACE INTO verifications VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         try:
             with database:  # one transaction
-                database.executemany("INSERT OR REPLACE INTO verifications VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        except (sqlite3.Error, UnicodeError):  # a reason may quote a name that isn't UTF-8
+                database.executemany(insert, [(*row, _crc(*row)) for row in rows])
+        except (sqlite3.Error, UnicodeError) as error:  # a reason may quote a name that isn't UTF-8
             usable = False
+            if cache:
+                _discard_damaged(cache, error)
 
     try:
         yield store

@@ -15,11 +15,11 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
 
 from autotl.atomic_io import write_sealed
 from autotl.engines.base import Compiled, Engine
 from autotl.engines.conversions import CHECKSUMS, checksums, require_intact
+from autotl.locks import FileLock
 
 if TYPE_CHECKING:
     from torch import nn

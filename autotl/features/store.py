@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from autotl.atomic_io import as_disk_full, format_bytes, write_atomically
 from autotl.features.table import (
@@ -24,6 +23,7 @@ from autotl.features.table import (
     TableIndex,
     live_markers,
 )
+from autotl.locks import FileLock
 
 __all__ = ["FeatureStore", "FeatureTable", "StoreFull", "StoreUnavailable", "StoredTable"]
 

@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
-from filelock import Timeout as LockTimeout
 
 from autotl.atomic_io import as_disk_full
 from autotl.errors import AutotlError
+from autotl.locks import FileLock
+from autotl.locks import Timeout as LockTimeout
 
 __all__ = ["RECORD", "FeatureTable", "StoreFull", "StoreUnavailable", "TableIndex", "live_markers", "to_stored_dtype"]
 

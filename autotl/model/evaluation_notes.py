@@ -1,34 +1,24 @@
 """What `autotl evaluate` says beside the scores: what they can't tell, and why they may be optimistic."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from autotl.atomic_io import read_json
 from autotl.data.dataset import join_names
 from autotl.metrics import Metric
 
-__all__ = ["trained_on", "what_is_unknown"]
+__all__ = ["on_trained_images", "what_is_unknown"]
 
 
-def trained_on(model: Path | None, digests: Sequence[str]) -> list[str]:
-    """A warning if the search that made a model had some of these images: its study's split lists their digests."""
-    if model is None:
-        return []
-    try:
-        known = read_json(model.parent / "split.json")["digests"]
-        seen = {*known["train"], *known["validation"]}
-    except (OSError, ValueError, KeyError, TypeError):  # a model that was moved out of its study
-        return []
-    count = sum(digest in seen for digest in digests)
+def on_trained_images(count: int, total: int, *, included: bool) -> list[str]:
+    """A sentence if images of an evaluation trained or selected the model: they are left out, or its scores are
+    optimistic."""
     if not count:
         return []
-    held_out = len(digests) - count
-    return [
-        f"{count:,} of these {len(digests):,} images were used to train the model or to select it, {held_out:,} were "
-        "not: the scores are optimistic. The study's result.json has the scores on its test images."
-    ]
+    used = f"{count:,} of these {total:,} images were used to train the model or to select it"
+    if included:
+        return [f"{used}: the scores are optimistic. The study's result.json has the scores on its test images."]
+    return [f"{used}, and {'are' if count > 1 else 'is'} left out. Score them, too: --all"]
 
 
 def what_is_unknown(

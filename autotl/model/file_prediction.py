@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from autotl.atomic_io import csv_cell
 from autotl.data.file_listing import FileListing
 from autotl.errors import AutotlError
+from autotl.escaping import csv_cell
 
 __all__ = ["CsvFile", "best_classes", "find_images", "more_than", "refuse_folder"]
 

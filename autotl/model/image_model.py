@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -35,6 +35,7 @@ from autotl.model.network import SharedNetwork, build_from_file, feature_network
 from autotl.model.reference import SavedFeatures, check_features, reference_features, saved_versions
 from autotl.model.requirements import check_plugins, required_plugins
 from autotl.model.saved_backbone import config_contents, find_backbones, weights_file, write_config
+from autotl.model.training_images import load_trained_on, save_trained_on
 from autotl.registry import Registry, load_registry
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ __all__ = ["ImageLike", "ImageModel", "load"]
 
 MAX_UNCOMPILED = 256
 """Up to this many images plain PyTorch finishes before a faster engine has compiled."""
-ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
+ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | bytes | BinaryIO | np.ndarray
 """One image. Tensors and whatever else NumPy makes an array of work, too."""
 T = TypeVar("T")
 
@@ -70,6 +71,8 @@ class ImageModel:
     """The folder where engines cache compiled networks."""
     about: dict[str, Any] = field(default_factory=dict)
     """Further content of `model.json`: metric, versions, refitted trials."""
+    trained_on: frozenset[str] = frozenset()
+    """Digests of the images that trained or selected the model."""
     _networks: dict[tuple[str, bool], SharedNetwork] = field(default_factory=dict, init=False, repr=False)
     """By `network_key` and `many`."""
     _modules: "dict[str, nn.Module]" = field(default_factory=dict, repr=False)
@@ -95,9 +98,10 @@ class ImageModel:
         """Probabilities, float64 [n, num_classes], in the order of `classes`.
 
         Args:
-            images: one image; or a list, a generator, a Series or an array of paths, PIL images, arrays and tensors; or
-                an array or tensor [n, height, width], [n, height, width, channels] or [n, channels, height, width].
-                See `autotl.data.decoding.to_rgb` for the pixels of one image.
+            images: one image; or a list, a generator, a Series or an array of paths, PIL images, contents of files
+                (bytes or open files), arrays and tensors; or an array or tensor [n, height, width],
+                [n, height, width, channels] or [n, channels, height, width]. See `autotl.data.decoding.to_rgb` for the
+                pixels of one image.
 
         Raises:
             InputError: something in `images` is not an image, or it can't be told how many images an array holds.
@@ -148,11 +152,12 @@ class ImageModel:
     def _open(self, item: tuple[int, Any], backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
         """The views of a numbered image."""
         number, image = item
-        if isinstance(image, str | os.PathLike):
+        if isinstance(image, str | os.PathLike | bytes):
             try:
-                return self._load(Path(image), backbone, views)
+                return self._load(image if isinstance(image, bytes) else Path(image), backbone, views)
             except UndecodableImage as error:
-                raise UndecodableImage(f"{image}: {error}", error.path) from error
+                name = f"images[{number}]" if isinstance(image, bytes) else image
+                raise UndecodableImage(f"{name}: {error}", error.path) from error
         try:
             picture = to_rgb(image)
         except UndecodableImage as error:
@@ -164,11 +169,13 @@ class ImageModel:
         return {view: preprocess(draw(picture, digest, view, augmentations), backbone.preprocessing) for view in views}
 
     def _load(
-        self, path: Path, backbone: Backbone, views: set[View], *, checked: bool = False
+        self, path: Path | bytes, backbone: Backbone, views: set[View], *, checked: bool = False
     ) -> dict[View, np.ndarray]:
-        """The same views of a file as a search draws for it. Raises UndecodableImage."""
+        """The same views of a file, or of its content, as a search draws for it. Raises UndecodableImage."""
         try:
-            digest = digest_file(path) if views != {ORIGINAL} else ""
+            digest = (
+                (digest_bytes(path) if isinstance(path, bytes) else digest_file(path)) if views != {ORIGINAL} else ""
+            )
         except (OSError, ValueError):  # load_views raises UndecodableImage with the reason
             digest = ""
         augmentations = self._plugins.augmentations
@@ -285,6 +292,7 @@ class ImageModel:
                 features[key] = reference_features(network, backbone.preprocessing)
             levels = find_named("levels", member.fitted.levels, registry.levels)
             save_member(member, layouts[key].num_features(levels), draft / "members" / str(i))
+        save_trained_on(self.trained_on, draft)
         files = {str(path.relative_to(draft)): file_digest(path) for path in sorted(draft.rglob("*")) if path.is_file()}
         write_manifest(
             draft / "model.json",
@@ -386,5 +394,6 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
     if not sum(member.weight for member in members):
         raise AutotlError(f"{folder} is not a complete model: the weight of each member is 0.")
     model = ImageModel(tuple(manifest.classes), members, backbones, weights, registry, device, about=manifest.about)
+    model.trained_on = load_trained_on(folder, manifest.files)
     model._saved = SavedFeatures(folder, tuple(manifest.features), manifest.versions)
     return model

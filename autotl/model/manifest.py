@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from autotl.atomic_io import escape, read_json, write_json
+from autotl.atomic_io import read_json, write_json
 from autotl.backbones.base import Preprocessing
 from autotl.errors import AutotlError
+from autotl.escaping import escape
 
 __all__ = [
     "FORMAT",

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from autotl.atomic_io import escape
 from autotl.backbones.base import Backbone
 from autotl.errors import AutotlError, UnknownName
+from autotl.escaping import escape
 from autotl.model.manifest import ModelManifest, RequiredPlugin
 from autotl.model.member import Member
 from autotl.registry import Registry

@@ -9,10 +9,11 @@ import math
 import re
 from pathlib import Path
 
-from autotl.atomic_io import escape, read_json, write_atomically
+from autotl.atomic_io import read_json, write_atomically
 from autotl.backbones.base import Backbone
 from autotl.backbones.limits import check_config, limited_build
 from autotl.errors import AutotlError, UnknownName
+from autotl.escaping import escape
 from autotl.model.files import require_sound
 from autotl.model.manifest import BackboneEntry, ModelManifest
 from autotl.model.requirements import missing_plugin

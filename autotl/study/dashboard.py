@@ -120,7 +120,10 @@ def dashboard_server(folder: Path, port: int, *, read_only: bool = False) -> Das
 
     artifacts = folder / "artifacts"
     if not read_only:
-        artifacts.mkdir(exist_ok=True)  # FileSystemArtifactStore does not create it
+        try:
+            artifacts.mkdir(exist_ok=True)  # FileSystemArtifactStore does not create it
+        except OSError as error:
+            raise AutotlError(f"{folder} can't be written: {error.strerror}. Only look at it: --read-only") from error
     store = FileSystemArtifactStore(str(artifacts)) if artifacts.is_dir() else None
     token = secrets.token_urlsafe(32)
     application = _Guard(wsgi(open_storage(folder), artifact_store=store), token, read_only=read_only)

@@ -9,18 +9,21 @@ process that opens the study. A file keeps none, and backends with snapshots are
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._base import BaseJournalSnapshot  # noqa: PLC2701 (not exported)
 from optuna.storages.journal._storage import JournalOperation  # noqa: PLC2701 (not exported)
 
-from autotl.atomic_io import as_disk_full, escape, write_atomically
+from autotl.atomic_io import as_disk_full, write_atomically
 from autotl.errors import AutotlError
+from autotl.escaping import escape
+from autotl.locks import FileLock, NoLocks
 
 __all__ = ["Journal", "open_storage", "storage_on"]
 
@@ -44,9 +47,19 @@ class Journal(JournalFileBackend):
         self.lock = FileLock(folder / ".journal.lock", poll_interval=0.002)
         super().__init__(str(self.file))
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            with self.lock:
+                yield
+        except NoLocks as error:
+            raise AutotlError(
+                f"{self.file} can't be locked: {error.strerror}. Move the study to another disk."
+            ) from error
+
     def repair(self) -> bool:
         """Cut a torn last line, and keep a copy of the journal as it was. Returns whether there was such a line."""
-        with self.lock:
+        with self._locked():
             return self._cut_torn_line()
 
     def _cut_torn_line(self) -> bool:
@@ -67,7 +80,7 @@ class Journal(JournalFileBackend):
         """Append operations. Raises DiskFull where there is no room; the journal is then unchanged."""
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         try:
-            with self.lock:
+            with self._locked():
                 self._cut_torn_line()
                 with self.file.open("ab", buffering=0) as file:
                     before = file.tell()

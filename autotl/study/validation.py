@@ -8,8 +8,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from autotl.atomic_io import escape
 from autotl.errors import AutotlError
+from autotl.escaping import escape
 from autotl.model.manifest import RecipeEntry
 
 __all__ = ["require_valid"]

@@ -78,9 +78,9 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
 
 
 def _assemble(state: WorkerState, members: list[Member], job: Finalize, refitted: list[int]) -> ImageModel:
-    config = state.context.config
+    config, dataset, split = state.context.config, state.context.dataset, state.context.split
     return ImageModel(
-        state.context.dataset.classes,
+        dataset.classes,
         members,
         {m.backbone_digest: state.registry.backbone(m.recipe.backbone) for m in members},
         registry=state.registry,
@@ -93,6 +93,7 @@ def _assemble(state: WorkerState, members: list[Member], job: Finalize, refitted
             "versions": dict(job.facts.versions),
             "refitted": refitted,
         },
+        trained_on=frozenset(dataset.digests[i] for i in (*split.train, *split.validation)),
     )
 
 

@@ -14,7 +14,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from autotl.atomic_io import csv_cell, escape_markdown, write_atomically, write_json
+from autotl.atomic_io import write_atomically, write_json
+from autotl.escaping import csv_cell, escape_markdown
 from autotl.metrics import all_scores, majority_baseline
 from autotl.model.image_model import ImageModel
 from autotl.study.study import TrialAttribute, set_note

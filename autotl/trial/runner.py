@@ -13,9 +13,10 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from autotl.atomic_io import as_disk_full, escape_markdown, write_atomically
+from autotl.atomic_io import as_disk_full, write_atomically
 from autotl.devices import is_device_error
 from autotl.errors import MetricError
+from autotl.escaping import escape_markdown
 from autotl.features.sharing import StoreTimeout
 from autotl.features.store import StoreUnavailable
 from autotl.model.member import Member, save_member

@@ -15,7 +15,7 @@ from autotl.features.resident import ResidentCache, free_memory
 from autotl.features.store import FeatureStore, StoreUnavailable
 from autotl.registry import Registry, load_registry
 from autotl.study.study import load_study
-from autotl.workers.messages import Activity, Context, FromWorker, Log, PluginFailed
+from autotl.workers.messages import Context, FromWorker, HookCalled, Log, PluginFailed
 
 __all__ = ["Send", "WorkerState"]
 
@@ -48,7 +48,7 @@ class WorkerState:
         config, slot = context.config, context.slot
         registry = load_registry(config.without_plugins, strict=config.strict_plugins)
         registry.on_plugin_failure = lambda plugin, hook, text: send(PluginFailed(plugin, hook, text))
-        registry.on_notify = lambda plugin, hook: send(Activity(f"plugin {plugin!r} in {hook}"))
+        registry.on_notify = lambda plugin, hook: send(HookCalled(plugin, hook))
         study = load_study(context.folder, config.seed)
         study_cache = context.folder / "cache"  # the coordinator removes it when the search ends
         extractor = FeatureExtractor(

@@ -47,10 +47,13 @@ class Snapshot:
 class Progress(Callback):
     """Base class for progress displays, itself one that shows nothing.
 
-    The coordinator calls all methods on its one thread: those of `Callback` for events, and these two.
+    The coordinator calls all methods on its one thread: those of `Callback` for events, and these three.
     """
 
     name = "progress"
+
+    def checking(self, done: int, total: int) -> None:
+        """Called for each image that is checked before the search; `done == total` ends it, also after an error."""
 
     def update(self, snapshot: Snapshot) -> None:
         """Called several times a second."""

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autotl.atomic_io import escape
+from autotl.escaping import escape
 from autotl.events import SearchStarted, TrialFinished
 from autotl.ui.progress import Snapshot, WorkerLine
 

@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from autotl.atomic_io import escape, escape_lines
 from autotl.errors import AutotlError
+from autotl.escaping import escape, escape_lines
 from autotl.events import EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
 from autotl.ui.output import write_line
 from autotl.ui.progress import Progress, Snapshot
@@ -75,6 +76,24 @@ def default_progress() -> Progress:
     return NotebookReporter() if getattr(shell, "kernel", None) is not None else Progress()
 
 
+def _checked(done: int, total: int) -> str:
+    return f"checking images: {done:,} of {total:,}"
+
+
+class _Pace:
+    """Whether it is time again to show something."""
+
+    def __init__(self, interval: float):
+        self.interval, self.last = interval, time.monotonic()
+
+    def is_due(self) -> bool:
+        now = time.monotonic()
+        if now - self.last < self.interval:
+            return False
+        self.last = now
+        return True
+
+
 def _first_line(cause: str) -> str:
     return cause.splitlines()[0] if cause else ""
 
@@ -86,10 +105,23 @@ class LiveReporter(Progress):
         self.console = console or Console()
         self.metric = "score"
         self.live: Live | None = None
+        self._pace = _Pace(0.2)
+
+    def checking(self, done: int, total: int) -> None:
+        if done == total:
+            self.close()
+        elif self._pace.is_due():
+            if self.live is None:
+                self._start_live()
+            assert self.live is not None
+            self.live.update(Text(_checked(done, total), "dim"), refresh=True)
 
     def on_search_started(self, event: SearchStarted) -> None:
         self.metric = event.metric
         self.console.print(headline_table(event, self.console.width))
+        self._start_live()
+
+    def _start_live(self) -> None:
         # transient: the summary takes the live region's place
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
         self.live.start()
@@ -135,6 +167,11 @@ class PlainReporter(Progress):
     def __init__(self) -> None:
         self.metric = "score"
         self.started = self.printed = time.monotonic()
+        self._pace = _Pace(self.first_interval)
+
+    def checking(self, done: int, total: int) -> None:
+        if done < total and self._pace.is_due():
+            self.log(_checked(done, total))
 
     def on_search_started(self, event: SearchStarted) -> None:
         self.metric = event.metric
@@ -187,17 +224,22 @@ class QuietReporter(Progress):
 
 
 class JsonReporter(Progress):
-    """For `--json`: one JSON object a line. Its `event` is `search_started`, `progress` (once a second),
-    `trial_finished`, `log` or `search_finished`."""
+    """For `--json`: one JSON object a line. Its `event` is `checking` and `progress` (once a second),
+    `search_started`, `trial_finished`, `log` or `search_finished`."""
 
     interval = 1.0
 
     def __init__(self) -> None:
         self.written = -math.inf
+        self._pace = _Pace(self.interval)
 
     def _write(self, event: str, **fields: Any) -> None:
         # only ASCII, so that every terminal can encode it
         write_line(json.dumps(_finite({"event": event, **fields}), default=str, allow_nan=False))
+
+    def checking(self, done: int, total: int) -> None:
+        if done < total and self._pace.is_due():
+            self._write("checking", done=done, total=total)
 
     def on_search_started(self, event: SearchStarted) -> None:
         self._write("search_started", **asdict(event))
@@ -247,6 +289,15 @@ class NotebookReporter(Progress):
         self._lines: list[Text] = []
         self._body: list[RenderableType] = []
         self._drawn = -math.inf
+        self._pace = _Pace(self.interval)
+
+    def checking(self, done: int, total: int) -> None:
+        if done < total and self._pace.is_due():
+            self._body = [Text(_checked(done, total), "dim")]
+            self._draw()
+        elif done == total and self._body:
+            self._body = []
+            self._draw()
 
     def on_search_started(self, event: SearchStarted) -> None:
         self._metric = event.metric
@@ -302,9 +353,16 @@ class PictureReporter(Progress):
     def __init__(self, inner: Progress, file: Path):
         if not file.parent.is_dir():
             raise AutotlError(f"The picture {file} can't be written: there is no folder {file.parent}. Make it first.")
+        if not os.access(file.parent, os.W_OK):
+            raise AutotlError(
+                f"The picture {file} can't be written: no file can be made in {file.parent}. Name another."
+            )
         self.inner, self.file = inner, file
         self.started: SearchStarted | None = None
         self.snapshot: Snapshot | None = None
+
+    def checking(self, done: int, total: int) -> None:
+        self.inner.checking(done, total)
 
     def on_search_started(self, event: SearchStarted) -> bool | None:
         self.started = event

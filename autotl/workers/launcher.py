@@ -19,6 +19,8 @@ class Ending:
     """None where it is unknown; negative for a signal."""
     log: str = ""
     """Where the process's output can be read."""
+    left: bool = False
+    """Whoever made it join took it out again, so that nothing failed."""
 
 
 class Launcher(ABC):

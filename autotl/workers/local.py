@@ -1,7 +1,6 @@
 """Worker processes on this machine."""
 
 import json
-import os
 import secrets
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from autotl.data.sandbox import child_environment
 from autotl.devices import Slot
 from autotl.workers.codec import ProtocolError, decode, encode
 from autotl.workers.launcher import Ending, Launcher
@@ -79,7 +79,7 @@ class LocalLauncher(Launcher):
                 # -P: `-m` alone would import a random.py or torch.py of the current folder in the library's place
                 [sys.executable, "-P", "-X", "faulthandler", "-m", "autotl.trial.worker", self.endpoint.address],
                 cwd=self._current_folder,
-                env={**os.environ, **ENVIRONMENT, **slot.environment, **secret},
+                env={**child_environment(), **ENVIRONMENT, **slot.environment, **secret},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -159,6 +159,8 @@ class LocalLauncher(Launcher):
         process = self._processes[worker]
         self._disconnect(process)  # a worker that joined ends itself when its connection closes
         if process.process:
+            if self.rendezvous is None and process.process.poll() is None:
+                self.endpoint.leave(worker)
             process.process.kill()
             kill_group(process.process.pid)
             process.process.wait()
@@ -167,7 +169,7 @@ class LocalLauncher(Launcher):
     def how_it_ended(self, worker: str) -> Ending:
         process = self._processes[worker]
         if process.process is None:
-            return Ending("the worker that joined has left")
+            return Ending("the worker that joined is gone", left=self.endpoint.has_left(worker))
         code = process.process.wait()
         last = _last_line(process.log, process.logged)
         return Ending(f"the worker ended ({_describe(code)}){f': {last}' if last else ''}", code, str(process.log))

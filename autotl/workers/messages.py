@@ -29,6 +29,7 @@ __all__ = [
     "Finalized",
     "FromWorker",
     "Hello",
+    "HookCalled",
     "Log",
     "ModelSaved",
     "PluginFailed",
@@ -192,6 +193,14 @@ class Activity:
 
 
 @dataclass(frozen=True)
+class HookCalled:
+    """The worker waits for a plugin's event hook: its trial is told, or its model is saved."""
+
+    plugin: str
+    hook: str
+
+
+@dataclass(frozen=True)
 class Log:
     """A line for the user."""
 
@@ -256,6 +265,7 @@ FromWorker: TypeAlias = (
     | DeviceError
     | ExtractionProgress
     | Activity
+    | HookCalled
     | Log
     | PluginFailed
     | PluginIsBroken
@@ -269,7 +279,7 @@ FROM_COORDINATOR = {cls.__name__: cls for cls in (Setup, SetDeadline, RunTrial, 
 FROM_WORKER = {
     cls.__name__: cls
     for cls in (
-        *(Hello, Ready, TrialAsked, TrialStarted, TrialProgress, TrialEnded, DeviceError, Activity, Log),
+        *(Hello, Ready, TrialAsked, TrialStarted, TrialProgress, TrialEnded, DeviceError, Activity, HookCalled, Log),
         *(ExtractionProgress, PluginFailed, PluginIsBroken, DiskIsFull, ModelSaved, Finalized, Crashed),
     )
 }

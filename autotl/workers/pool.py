@@ -44,6 +44,8 @@ class Worker:
     description: str = ""
     """The recipe of its trial in one line."""
     activity: str = "starting"
+    hook: str = ""
+    """The plugin's hook that it waits for after its trial was told, in words."""
     num_trials: int = 0
     """Trials that this process has run."""
     leaving: bool = False
@@ -53,7 +55,8 @@ class Worker:
 
     def idle(self) -> None:
         """Its job is done."""
-        self.busy, self.trial, self.strategy, self.description, self.activity = False, None, "", "", "waiting"
+        self.busy, self.trial, self.activity = False, None, "waiting"
+        self.strategy = self.description = self.hook = ""
 
 
 class CrashCounter:

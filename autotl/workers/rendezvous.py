@@ -31,6 +31,19 @@ class Endpoint:
     address: str
     key: bytes
 
+    def _left(self, token: str) -> Path:
+        """A file that says that a worker left on purpose: its connection breaks as if it had crashed."""
+        return Path(self.address).with_name(f"left-{token}")
+
+    def leave(self, token: str) -> None:
+        """Say that the worker is about to be taken out of the search."""
+        with suppress(OSError):  # the search has ended
+            self._left(token).touch()
+
+    def has_left(self, token: str) -> bool:
+        """Whether the worker was taken out."""
+        return self._left(token).exists()
+
     @classmethod
     def find(cls, study: Path) -> "Endpoint":
         """The coordinator that searches on the study in folder `study` now. Raises AutotlError where there is none."""
@@ -120,8 +133,8 @@ class Rendezvous:
             wake.connect(self.endpoint.address)
         with suppress(OSError):
             self._listener.close()
-        for name in ("key", "socket"):
+        for path in (self.folder / "key", self.folder / "socket", *self.folder.glob("left-*")):
             with suppress(OSError):
-                (self.folder / name).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()

@@ -54,3 +54,38 @@ def test_a_backbone_is_shown_with_its_blocks(run: Callable[..., Result]) -> None
     assert shown.exit_code == 0, shown.stderr
     assert "160 px" in shown.stdout
     assert "layer4" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "first", "shown"),
+    [
+        ("augmentations", {"name": "flip", "views": 1, "plugin": "data.augmentation"}, "crop_colour"),
+        ("losses", {"name": "cross_entropy", "plugin": "strategies.losses"}, "cross_entropy"),
+        ("levels", {"name": "last", "parts": ["output"], "plugin": "backbones.levels"}, "inner+max"),
+    ],
+)
+def test_what_a_search_chooses_from_is_listed(
+    command: str, first: dict[str, object], shown: str, run: Callable[..., Result]
+) -> None:
+    assert json.loads(run(command, "--json").stdout)[0] == first
+    assert shown in run(command).stdout
+
+
+def test_the_policy_of_a_plugin_is_listed(run: Callable[..., Result], install_plugin: Callable[..., None]) -> None:
+    install_plugin(
+        "turning",
+        """
+import autotl
+
+class Turn(autotl.Augmentation):
+    name = "turn"
+    def draw(self, image, digest, number):
+        return image.rotate(10)
+
+@autotl.hookimpl
+def autotl_register_augmentations(register):
+    register(Turn())
+""",
+    )
+    rows = json.loads(run("augmentations", "--json").stdout)
+    assert rows[-1] == {"name": "turn", "views": None, "plugin": "turning"}

@@ -7,6 +7,7 @@ from optuna.trial import TrialState
 from autotl.config import StudyConfig
 from autotl.coordinator.coordinator import Coordinator
 from autotl.coordinator.signals import Interrupts
+from autotl.coordinator.watchdog import Watchdog
 from autotl.devices import Slot
 from autotl.metrics import Metric
 from autotl.study.trials import StudyTrials
@@ -98,6 +99,7 @@ class Scene:
             clock=self.clock,
             progress=self.recorder,
             interrupts=self.interrupts,
+            watchdog=Watchdog(self.interrupts, self.recorder.log),
             metric=Metric("accuracy", lambda labels, probabilities: 0.0),
             started=self.clock.now(),
             num_test=num_test,

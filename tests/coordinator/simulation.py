@@ -19,6 +19,7 @@ from autotl.coordinator.coordinator import POLL_SECONDS, Coordinator
 from autotl.coordinator.finalization import finalize
 from autotl.coordinator.signals import Interrupts
 from autotl.coordinator.supervisor import KILL_GRACE
+from autotl.coordinator.watchdog import Watchdog
 from autotl.devices import Slot
 from autotl.errors import AutotlError
 from autotl.events import SearchStarted
@@ -357,6 +358,7 @@ def simulate(seed, folder, num_trials=10_000, num_workers=64, faults=None):
         data="simulated", name="simulated", output=folder, trials=num_trials, time=time_limit, trial_timeout=60
     )
     pool = WorkerPool(launcher, slots, clock)
+    interrupts = Interrupts(clock)
     search = Coordinator(
         config=config,
         trials=trials,
@@ -364,7 +366,8 @@ def simulate(seed, folder, num_trials=10_000, num_workers=64, faults=None):
         pool=pool,
         clock=clock,
         progress=recorder,
-        interrupts=Interrupts(clock),
+        interrupts=interrupts,
+        watchdog=Watchdog(interrupts, recorder.log),
         metric=Metric("score", lambda labels, probabilities: 0.0),
         started=clock.now(),
     )

@@ -85,7 +85,9 @@ def test_ctrl_c_takes_joined_workers_out_and_the_search_goes_on(joined, until, t
     assert first.poll() is None
     first.send_signal(signal.SIGINT)
     assert first.wait(60) == 0
-    assert TrialState.RUNNING not in {trial.state for trial in trials(tmp_path / "cells")}
+    states = {trial.state for trial in trials(tmp_path / "cells")}
+    assert not states & {TrialState.RUNNING, TrialState.FAIL}
+    assert "left the search, which goes on" in output
 
 
 def _number_before(taken) -> int:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,58 @@ def test_a_metric_that_is_not_a_number_fails_each_trial_with_its_name(install_pl
         tiny_search(trials=3, metric="not_a_number")
     assert "disabled" not in str(failed.value)
     assert len(list((tmp_path / "studies" / "tiny" / "logs").iterdir())) == 1
+
+
+HANGING = """
+import time
+import autotl
+
+class Waits(autotl.Callback):
+    name = "waits"
+
+    def on_trial_finished(self, event):
+        time.sleep(10**6)
+
+@autotl.hookimpl
+def autotl_register_callbacks(register):
+    register(Waits())
+
+@autotl.hookimpl
+def autotl_trial_finished(trial):
+    if trial.number:
+        time.sleep(10**6)
+"""
+
+
+def test_hooks_and_callbacks_that_hang_are_named_and_cost_no_model(install_plugin, tiny_search, monkeypatch):
+    from autotl.coordinator import callbacks, supervisor, watchdog
+
+    monkeypatch.setattr(watchdog, "NAMED_AFTER", 1.0)
+    monkeypatch.setattr(callbacks, "PLUGIN_CALL_SECONDS", 3.0)
+    monkeypatch.setattr(supervisor, "HOOK_NAMED_AFTER", 1.0)
+    install_plugin("hanging", HANGING)
+    progress = Recorder()
+    began = time.monotonic()
+    found = tiny_search(progress, trials=None, time=25)
+    assert time.monotonic() - began < 60
+    assert found.result["trials"]["complete"] == 2
+    assert found.model_path.exists()
+    text = "\n".join(progress.lines)
+    assert "callback 'waits' in on_trial_finished has been running for" in text
+    assert "callback 'waits' in on_trial_finished did not return in time" in text
+    assert "waiting for plugin 'hanging' in autotl_trial_finished" in text
+
+
+def test_a_users_callback_that_hangs_ends_with_the_time(tiny_search):
+    class Waits(autotl.Callback):
+        name = "mine"
+
+        def on_trial_finished(self, event):
+            time.sleep(10**6)
+
+    progress = Recorder()
+    began = time.monotonic()
+    found = tiny_search(progress, trials=None, time=30, callbacks=[Waits()])
+    assert time.monotonic() - began < 45
+    assert found.result["trials"]["complete"]
+    assert any("callback 'mine' in on_trial_finished has been running for" in line for line in progress.lines)

@@ -198,3 +198,9 @@ def test_splits_are_plain_numbers(config, registry):
     content = json.loads((made.folder / "split.json").read_text())
     np.testing.assert_array_equal(content["indices"]["train"], split.train)
     assert {len(digest) for digests in content["digests"].values() for digest in digests} == {32}
+
+
+def test_the_number_of_checked_images_is_reported(registry, config):
+    calls = []
+    prepare(config(), registry, SLOTS, silent, None, lambda done, total: calls.append((done, total)))
+    assert calls[-1][0] == calls[-1][1] > 0

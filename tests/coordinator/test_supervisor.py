@@ -349,3 +349,67 @@ def test_after_ctrl_c_a_spare_takes_the_place_of_a_worker_that_cannot_be_interru
     one.supervisor.ended(busy, ending)
     assert one.workers == [spare]
     assert one.trials[0].state == TrialState.PRUNED
+
+
+# a plugin's hook that hangs
+
+
+def test_a_hook_that_hangs_is_named_and_its_worker_ended_while_the_told_trial_stays(scene):
+    one = scene("cpu:0", trial_timeout=100)
+    (worker,) = one.workers
+    one.study.tell(one.begin(worker), 0.75)
+    worker.hook = "plugin 'x' in autotl_trial_finished"
+    one.clock.sleep(11)
+    one.supervisor.watch()
+    one.supervisor.watch()
+    assert one.lines == ["warning: cpu:0 has been waiting for plugin 'x' in autotl_trial_finished for 11 s"]
+    assert not worker.killed
+    one.clock.sleep(100)
+    one.supervisor.watch()
+    assert worker.killed
+    assert "The result of trial 0 is kept" in one.lines[1]
+    one.supervisor.ended(worker, CRASH)
+    assert [trial.value for trial in one.trials] == [0.75]
+    assert one.told == [0]
+    assert one.workers[0] is not worker
+    assert one.supervisor.crashes["cpu"] == 0
+
+
+def test_without_a_trial_timeout_a_hook_has_ten_minutes(scene):
+    one = scene("cpu:0")
+    (worker,) = one.workers
+    one.study.tell(one.begin(worker), 0.75)
+    worker.hook = "plugin 'x' in autotl_trial_finished"
+    one.clock.sleep(590)
+    one.supervisor.watch()
+    assert not worker.killed
+    one.clock.sleep(20)
+    one.supervisor.watch()
+    assert worker.killed
+
+
+# workers that leave
+
+
+def test_a_trial_of_a_worker_that_was_taken_out_is_given_back(scene):
+    one = scene("cpu:0", "cpu:1")
+    joined = one.workers[1]
+    joined.joined = True
+    for number in range(2):  # also a second time
+        trial = one.begin(joined, x=0.25) if not number else one.begin(joined)
+        one.supervisor.ended(joined, Ending("the worker that joined is gone", left=True))
+        assert one.trials[trial.number].state == TrialState.PRUNED
+        assert one.trials[-1].state == TrialState.WAITING
+        assert one.trials[-1].system_attrs["fixed_params"] == {"x": 0.25}
+        assert one.lines.pop() == "cpu:1 has left the search: its trial is given back, and runs again"
+        one.workers.append(joined)
+    assert one.supervisor.crashes["cpu"] == 0
+
+
+def test_a_worker_that_leaves_between_trials_costs_nothing(scene):
+    one = scene("cpu:0", "cpu:1")
+    joined = one.workers[1]
+    joined.joined = True
+    one.supervisor.ended(joined, Ending("the worker that joined is gone", left=True))
+    assert one.lines == ["cpu:1 has left the search"]
+    assert (one.trials, names(one)) == ([], ["cpu:0"])

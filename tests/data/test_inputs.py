@@ -55,19 +55,28 @@ SEVERAL = {
     "a list of tensors": list(torch.zeros(7, 3, 48, 40)),
     "a list of lists of its own kinds": ["a", Path("b"), PIL[0], RGB[0], GREY[0], torch.zeros(3, 48, 40), np.str_("g")],
 }
+
+
+def closed():
+    file = io.BytesIO(b"content")
+    file.close()
+    return file
+
+
 NOT_IMAGES = {
     "None": (None, "images is a NoneType, not a sequence of images"),
     "a number": (5, "images is a int, not a sequence"),
-    "the content of a file": (b"\x89PNG", r"images is bytes: give a path, or PIL\.Image\.open\(io\.BytesIO"),
-    "an open file": (io.BytesIO(b""), r"an open file \(BytesIO\): give its path"),
+    "no content": (b"", r"images is empty: bytes of no bytes"),
+    "an empty file": (io.BytesIO(b""), r"images is empty: BytesIO of no bytes"),
+    "a file of text": (io.StringIO("text"), r"an open file \(StringIO\) that gives str, not bytes.*'rb'"),
+    "a closed file": (closed(), r"an open file \(BytesIO\) that can't be read: .*closed file"),
     "a dict": ({"a.png": 1}, "a dict, which has no order"),
     "a set": ({"a.png"}, "a set, which has no order"),
     "a list with None": (["a.png", None], r"images\[1\] is None, not a path"),
     "a list with NaN": (["a.png", float("nan")], r"images\[1\] is nan"),
     "a Series with NaN": (pd.Series(["a.png", None]), r"images\[1\] is nan"),
     "a list with pandas.NA": (["a.png", pd.NA], r"images\[1\] is <NA>"),
-    "a list with bytes": (["a.png", b"b.png"], r"images\[1\] is bytes"),
-    "a list of open files": ([io.BytesIO(b"")], r"images\[0\] is an open file"),
+    "a list with an empty file": (["a.png", io.BytesIO()], r"images\[1\] is empty"),
     "an array of bytes": (np.array([b"a.png"]), r"an array \[1\] of \|S5"),
     "nested lists of paths": ([["a.png"], ["b.png"]], r"images\[0\] is a list, not a path"),
     "nested lists of pixels": ([[0, 255], [255, 0]], r"images\[0\] is a list.*numpy\.asarray"),
@@ -234,3 +243,35 @@ def test_paths_of_labelled_images_may_be_text():
 def test_no_labelled_images_are_an_error(given, message):
     with pytest.raises(InputError, match=message):
         as_labelled_images(given)
+
+
+def opened(content):
+    file = io.BytesIO(content)
+    file.seek(3)  # as another reader left it
+    return file
+
+
+@pytest.mark.parametrize("given", [b"content", bytearray(b"content"), memoryview(b"content"), opened(b"content")])
+def test_the_content_of_a_file_is_one_image(given):
+    assert as_images(given) == [b"content"]
+    if isinstance(given, io.BytesIO):
+        given.seek(3)
+    assert as_images(["a.png", given]) == ["a.png", b"content"]
+
+
+def test_a_file_on_disk_that_is_open_is_read(tmp_path):
+    (tmp_path / "image").write_bytes(b"content")
+    with (tmp_path / "image").open("rb") as file:
+        assert as_images([file, file]) == [b"content"] * 2
+    with (tmp_path / "image").open() as file, pytest.raises(InputError, match="gives str, not bytes"):
+        as_images(file)
+
+
+@pytest.mark.parametrize("label", ["caf\udce9", "\ud800", "half \udfff of it"])
+def test_labels_that_are_no_text_are_refused_by_position(label):
+    for y in (["cat", label], np.array(["cat", label]), pd.Series(["cat", label], dtype=object), [["cat"], [label]]):
+        with pytest.raises(InputError, match=r"y\[1\] is .*can't be written as UTF-8.*surrogateescape"):
+            as_labels(y)
+    for image in (LabelledImage("a.png", label), LabelledImage("a.png", "cat", group=label)):
+        with pytest.raises(InputError, match=r"data\[0\]\.(label|group) is .*can't be written as UTF-8"):
+            as_labelled_images([image])

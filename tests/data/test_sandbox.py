@@ -188,3 +188,13 @@ def test_a_child_imports_nothing_from_the_current_folder(
     monkeypatch.chdir(tmp_path)
     with SandboxedDecoder() as decoder:
         assert len(decoder.verify(tiff("sound.tif"))) > 0
+
+
+def test_the_content_of_an_untrusted_format_is_decoded_in_a_child(tmp_path):
+    path = tmp_path / "image.webp"
+    Image.new("RGB", (20, 30), "red").save(path)
+    with SandboxedDecoder() as decoder:
+        assert decoder.verify(path.read_bytes()) == decoder.verify(path)
+        assert decoder._idle.qsize() == 1
+        with pytest.raises(UndecodableImage, match="isn't an image"):
+            decoder.verify(b"no image")

@@ -390,3 +390,90 @@ def test_a_class_folder_whose_name_is_not_utf8_has_a_name_that_is(tmp_path: Path
     pictures(tmp_path, "tea/a.jpg", os.fsdecode(b"caf\xe9/b.jpg"))
     with pytest.warns(UserWarning, match=r"isn't UTF-8: its class is called 'caf\\\\xe9'"):
         assert {label for _, label, _ in listed(tmp_path)} == {"tea", r"caf\xe9"}
+
+
+# --- manifests of contests
+
+
+def labels_of(root: Path, text: str, **options: bool) -> dict[str, str]:
+    images = ManifestSource().images(str(manifest(root, text)), **options)
+    return {image.path.name: image.label for image in images}
+
+
+@pytest.mark.parametrize("one", ["1", "1.0", "True", "yes"])
+def test_a_column_for_each_class_is_a_label(tmp_path: Path, one: str) -> None:
+    zero = {"1": "0", "1.0": "0.0", "True": "False", "yes": "no"}[one]
+    text = f"image,MEL,NV,age\na.jpg,{one},{zero},50\nb.jpg,{zero},{one},\n"
+    with pytest.warns(UserWarning, match="read as the classes that they are 1 for: MEL, NV"):
+        assert labels_of(tmp_path, text) == {"a.jpg": "MEL", "b.jpg": "NV"}
+
+
+def test_a_column_for_each_class_beside_a_split_by_flags(tmp_path: Path) -> None:
+    text = "path,cat,dog,is_valid\na.jpg,1,0,0\nb.jpg,0,1,1\n"
+    with pytest.warns(UserWarning, match="cat, dog"):
+        images = ManifestSource().images(str(manifest(tmp_path, text)))
+    assert [(image.label, image.subset) for image in images] == [("cat", "train"), ("dog", "validation")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,cat,dog\na.jpg,1,0\nb.jpg,1,1\n", r"line 3: the image is of 2 classes, cat, dog\..*a column 'label'"),
+        ("path,cat,dog\na.jpg,1,0\nb.jpg,0,0\n", "no label in line 3"),
+        ("path,cat\na.jpg,1\nb.jpg,0\n", "no column 'label'"),
+        ("path,cat,dog\na.jpg,0.7,0.3\n", "no column 'label'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_columns_that_give_no_class_to_an_image_are_an_error(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        ManifestSource().images(str(manifest(tmp_path, text)))
+
+
+def test_test_images_without_a_label_are_left_out_and_counted(tmp_path: Path) -> None:
+    text = "path,label,split\na.jpg,x,train\nb.jpg,,test\nc.jpg,NaN,test\nd.jpg,y,test\n"
+    with pytest.warns(UserWarning, match=r"2 test images have no label and are left out \(lines 3, 4\)"):
+        assert labels_of(tmp_path, text) == {"a.jpg": "x", "d.jpg": "y"}
+
+
+def test_training_images_without_a_label_are_refused_by_line(tmp_path: Path) -> None:
+    for text in ("path,label,split\na.jpg,x,train\nb.jpg,,train\nc.jpg,,test\n", "path,label\na.jpg,x\nb.jpg,\n"):
+        with pytest.raises(DataError, match=r"no label in line 3\."):
+            labels_of(tmp_path, text)
+
+
+def test_an_id_is_the_one_image_of_that_name(tmp_path: Path) -> None:
+    pictures(tmp_path, "ISIC_1.jpg", "in/ISIC_2.PNG", "v1.2.png")
+    (tmp_path / "ISIC_1.txt").touch()
+    text = "image,label\nISIC_1,x\nin/ISIC_2,y\nv1.2,x\nmissing,y\n"
+    images = ManifestSource().images(str(manifest(tmp_path, text)))
+    names = ["ISIC_1.jpg", "in/ISIC_2.PNG", "v1.2.png", "missing"]
+    assert [str(image.path.relative_to(tmp_path)) for image in images] == names
+
+
+def test_an_id_of_several_images_is_an_error(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.jpg", "a.png")
+    with pytest.raises(DataError, match=r"line 2: a can be a\.jpg, a\.png\. Write the extension"):
+        labels_of(tmp_path, "path,label\na,x\n")
+
+
+def test_an_id_leads_no_stranger_out_of_the_folder(tmp_path: Path) -> None:
+    pictures(tmp_path, "private/a.jpg")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "b.jpg").symlink_to(tmp_path / "private" / "a.jpg")
+    for typed in ("b", "../private/a"):
+        with pytest.raises(DataError, match="leaves the manifest's folder"):
+            labels_of(folder, f"path,label\n{typed},x\n", confined=True)
+
+
+@pytest.mark.parametrize("names", [("fold1", "fold2", "fold3"), ("Fold_0", "Fold_1"), ("split 1", "split 2")])
+def test_folds_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    pictures(tmp_path, *(f"{name}/{label}/{name}.jpg" for name in names for label in ("cat", "dog")))
+    with pytest.raises(DataError, match=r"are folds .*cat, dog.*path,label,group.*--test"):
+        FolderSource().images(str(tmp_path))
+
+
+def test_a_class_may_be_called_fold(tmp_path: Path) -> None:
+    pictures(tmp_path, "fold1/a.jpg", "fold2/b.jpg")
+    assert {label for _, label, _ in listed(tmp_path)} == {"fold1", "fold2"}

@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import random
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -157,6 +158,32 @@ def test_a_corrupt_cache_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "cache" / verification._DATABASE).write_text("not a database, and longer than the header of one" * 3)
     results = verify_files(pictures(tmp_path / "data", 2), cache=tmp_path / "cache")
     assert all(result.digest for result in results)
+
+
+def test_a_corrupt_cache_is_begun_anew(tmp_path: Path, decoded: list[str]) -> None:
+    paths = pictures(tmp_path / "data", 2)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / verification._DATABASE).write_text("not a database, and longer than the header of one" * 3)
+    for _ in range(2):
+        verify_files(paths, cache=tmp_path / "cache")
+    assert len(decoded) == 2
+
+
+def test_a_flipped_byte_never_changes_a_result(tmp_path: Path) -> None:
+    paths, cache = pictures(tmp_path / "data", 3), tmp_path / "cache"
+    right = verify_files(paths, cache=cache)
+    database = cache / verification._DATABASE
+    content, rng = database.read_bytes(), random.Random(0)
+    used = [i for i, byte in enumerate(content) if byte]  # most of a page is empty
+    for position in (*rng.sample(used, 150), content.index(right[0].digest.encode())):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << rng.randrange(8)
+        database.write_bytes(damaged)
+        states = [verification._state(path) for path in paths]
+        cached = verification._read_cache(cache, states)
+        assert all(cached.get(state, result) == result for state, result in zip(states, right, strict=True)), position
+    database.write_bytes(damaged)
+    assert verify_files(paths, cache=cache) == right
 
 
 def test_a_cache_folder_that_cannot_be_created_is_ignored(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A model predicts what its trial predicted, for images of every form, from any folder."""
 
+import io
 import json
 import shutil
 import sys
@@ -106,7 +107,9 @@ def test_a_single_path_is_no_stream(frozen, validation):
 
 def test_a_single_image_is_a_batch_of_one(frozen, validation):
     expected = frozen.predict_proba(validation[:1])
-    for image in (validation[0], str(validation[0]), Image.open(validation[0]), np.array(Image.open(validation[0]))):
+    content = validation[0].read_bytes()
+    forms = (str(validation[0]), Image.open(validation[0]), np.array(Image.open(validation[0])), content)
+    for image in (validation[0], *forms, bytearray(content), io.BytesIO(content), [validation[0].open("rb")]):
         assert np.array_equal(frozen.predict_proba(image), expected)
 
 
@@ -125,6 +128,8 @@ def test_a_broken_image_is_an_error_that_names_it(frozen, validation, tmp_path):
     broken.write_bytes(b"no image")
     with pytest.raises(UndecodableImage, match=r"broken\.png"):
         frozen.predict_proba([*validation, broken])
+    with pytest.raises(UndecodableImage, match=r"images\[1\]: it isn't an image"):
+        frozen.predict_proba([validation[0], b"no image"])
 
 
 # streams

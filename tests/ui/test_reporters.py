@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -230,3 +231,73 @@ def test_a_picture_shows_the_last_busy_moment_and_the_summary(tmp_path: Path) ->
 def test_a_picture_without_a_folder_is_refused_before_the_search(tmp_path: Path) -> None:
     with pytest.raises(AutotlError, match="there is no folder"):
         choose_progress(picture=tmp_path / "nowhere" / "run.svg")
+
+
+# while images are checked
+
+
+class Clock:
+    """`time.monotonic` of the reporters."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr("autotl.ui.reporters.time.monotonic", lambda: self.now)
+
+
+def check(progress: Progress, clock: Clock, seconds: float = 0.001, total: int = 12_000) -> None:
+    for done in range(total):
+        clock.now += seconds
+        progress.checking(done, total)
+    progress.checking(0, 0)
+
+
+def test_a_log_has_a_line_every_few_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    check(PlainReporter(), clock)
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\[0:05\] checking images: (4,999|5,000) of 12,000", first)
+    assert re.fullmatch(r"\[0:10\] checking images: (9,999|10,0\d\d) of 12,000", second)
+
+
+def test_json_has_an_event_each_second(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    check(JsonReporter(), clock, total=2_500)
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in events] == ["checking"] * 2
+    assert [event["total"] for event in events] == [2_500] * 2
+
+
+def test_a_terminal_shows_the_number_and_removes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, screen = Clock(monkeypatch), io.StringIO()
+    reporter = LiveReporter(Console(file=screen, force_terminal=True, width=80))
+    check(reporter, clock)
+    assert "checking images: 11," in screen.getvalue()
+    assert reporter.live is None
+    assert screen.getvalue().endswith("\x1b[?25h") or "\x1b[2K" in screen.getvalue()[-20:]
+
+
+def test_a_notebook_shows_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, pages = Clock(monkeypatch), []
+    output = SimpleNamespace(update=lambda data, raw: pages.append(data["text/plain"]))
+    reporter = NotebookReporter(lambda data, **_: pages.append(data["text/plain"]) or output)
+    check(reporter, clock)
+    assert "checking images: " in pages[0]
+    assert "checking images: " not in pages[-1]
+
+
+@pytest.mark.parametrize("reporter", [QuietReporter, Progress])
+def test_quiet_displays_stay_quiet(
+    reporter: type[Progress], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(reporter(), Clock(monkeypatch))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_picture_that_could_not_be_written_is_an_error_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotl.ui.reporters.os.access", lambda path, mode: False)
+    with pytest.raises(AutotlError, match="no file can be made in"):
+        PictureReporter(Progress(), tmp_path / "picture.svg")

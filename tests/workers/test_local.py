@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import autotl
 from autotl.devices import Slot, parse_devices
 from autotl.testing import launcher_checks
 from autotl.workers.local import LocalLauncher
@@ -105,7 +106,8 @@ def test_a_worker_that_the_launcher_kills_is_gone_at_once(launcher):
     assert launcher.how_it_ended(worker).exit_code == -9
 
 
-def test_a_worker_of_another_process_joins(launcher, tmp_path):
+@pytest.mark.parametrize("crashes", [False, True])
+def test_a_worker_of_another_process_joins_and_leaves_or_crashes(crashes, launcher, tmp_path):
     from autotl.workers.rendezvous import Endpoint
 
     theirs = LocalLauncher(tmp_path / "theirs", Endpoint.find(tmp_path))
@@ -115,10 +117,13 @@ def test_a_worker_of_another_process_joins(launcher, tmp_path):
         assert launcher.alive(joined)
         assert launcher.pid(joined) is None
         assert theirs.receive(0) == []
-        theirs.kill(joined)
+        if crashes:
+            os.kill(theirs.pid(joined), signal.SIGKILL)
+        else:
+            theirs.kill(joined)
         while launcher.alive(joined):
             launcher.receive(0.1)
-        assert launcher.how_it_ended(joined).cause == "the worker that joined has left"
+        assert launcher.how_it_ended(joined).left is not crashes
     finally:
         theirs.close()
 
@@ -207,7 +212,10 @@ def test_the_local_launcher_keeps_the_contract(check, tmp_path):
         own.close()
 
 
-def test_a_worker_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", ["{}", ":{}", "{}:", "{}::{}"])
+def test_a_worker_imports_nothing_from_the_current_folder(path, tmp_path, monkeypatch):
+    package = str(Path(autotl.__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", path.replace("{}", package))
     (tmp_path / "random.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(7)\n")
     monkeypatch.chdir(tmp_path)
     launcher = LocalLauncher(tmp_path / "logs", Rendezvous(tmp_path))

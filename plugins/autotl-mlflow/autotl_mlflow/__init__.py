@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from autotl.model.image_model import ImageModel
     from autotl.strategies.base import Result
 
-__all__ = ["autotl_search_finished", "autotl_trial_finished"]
+__all__ = ["autotl_search_finished", "autotl_trial_failed", "autotl_trial_finished", "autotl_trial_pruned"]
 
 
 @autotl.hookimpl
@@ -23,6 +23,24 @@ def autotl_trial_finished(study: "optuna.Study", trial: "optuna.trial.FrozenTria
         from autotl_mlflow.tracking import log_trial
 
         log_trial(study, trial, result.history)
+
+
+@autotl.hookimpl
+def autotl_trial_pruned(study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> None:
+    _log_ended(study, trial)
+
+
+@autotl.hookimpl
+def autotl_trial_failed(study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> None:
+    _log_ended(study, trial)
+
+
+def _log_ended(study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> None:
+    """Log a trial without a result: its cause is among its attributes."""
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        from autotl_mlflow.tracking import log_trial
+
+        log_trial(study, trial, [])
 
 
 @autotl.hookimpl

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
+
+from autotl.locks import FileLock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -54,7 +55,7 @@ def log_trial(study: optuna.Study, trial: FrozenTrial, history: list[dict[str, f
 
 
 def log_search(study: optuna.Study, model: "ImageModel | None") -> None:
-    """Log the pruned and failed trials, those that were missed during the search, and the model."""
+    """Log the trials that were missed during the search, and the model."""
     with Tracking.of(study).locked() as tracking:
         for trial in study.get_trials(deepcopy=False):
             if trial.state in STATUS:

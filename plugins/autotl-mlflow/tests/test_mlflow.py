@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import autotl_mlflow
 import numpy as np
 import optuna
 import pytest
@@ -185,6 +186,16 @@ def test_the_end_of_a_search_logs_the_other_trials(experiment: Callable[[], list
         "fail": 1,
     }
     assert parent.data.tags["autotl.best_trial"] == "0"
+
+
+def test_pruned_and_failed_trials_are_logged_when_they_end(experiment: Callable[[], list[Any]]) -> None:
+    study = study_of(TrialState.PRUNED, TrialState.FAIL)
+    autotl_mlflow.autotl_trial_pruned(study=study, trial=study.trials[0])
+    autotl_mlflow.autotl_trial_failed(study=study, trial=study.trials[1])
+    runs = children(experiment())
+    assert [runs[f"trial {number}"].info.status for number in (0, 1)] == ["KILLED", "FAILED"]
+    causes = [runs[f"trial {number}"].data.tags["autotl.cause"] for number in (0, 1)]
+    assert causes == ["it was pruned", "it was fail"]
 
 
 def test_a_resumed_study_continues_in_its_run_and_another_of_its_name_has_its_own(

@@ -1,0 +1,59 @@
+"""The digests of the images that a model was trained on, in its folder: so that it isn't tested on them by mistake.
+
+The file holds the digests of 16 bytes (`autotl.data.verification.digest_file`) one after the other, sorted.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from autotl.atomic_io import read_json, write_atomically
+from autotl.errors import AutotlError
+from autotl.model.files import require_sound
+
+__all__ = ["known_images", "load_trained_on", "save_trained_on"]
+
+FILE = "trained_on.bin"
+BYTES = 16
+
+
+def save_trained_on(digests: Iterable[str], folder: Path) -> None:
+    """Write the file, unless there are no digests."""
+    content = b"".join(sorted({bytes.fromhex(digest) for digest in digests}))
+    if content:
+        write_atomically(folder / FILE, content)
+
+
+def load_trained_on(folder: Path, files: Mapping[str, str]) -> frozenset[str]:
+    """The digests; none for a model without the file.
+
+    Args:
+        files: SHA-256 of the model's files, by path.
+
+    Raises:
+        AutotlError: the file is missing or damaged.
+    """
+    if FILE not in files:
+        return frozenset()
+    require_sound(folder, [FILE], files)
+    content = (folder / FILE).read_bytes()
+    if len(content) % BYTES:
+        raise AutotlError(f"{folder / FILE} is damaged or was made by hand. Copy the model's folder again.")
+    return frozenset(content[i : i + BYTES].hex() for i in range(0, len(content), BYTES))
+
+
+def known_images(trained_on: frozenset[str], model: Path | None, digests: Sequence[str]) -> np.ndarray:
+    """Whether the search that made a model used each of these images to train or to select it, [n] of bool.
+
+    Args:
+        trained_on: what the model states; where it states nothing, the split of its study counts.
+        model: the model's folder, if it is known.
+    """
+    if not trained_on and model is not None:
+        try:
+            known = read_json(model.parent / "split.json")["digests"]
+            trained_on = frozenset((*known["train"], *known["validation"]))
+        except (OSError, ValueError, KeyError, TypeError):  # a model that was moved out of its study
+            pass
+    return np.array([digest in trained_on for digest in digests], dtype=bool)
