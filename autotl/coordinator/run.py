@@ -17,6 +17,7 @@ from autotl.coordinator.coordinator import Coordinator
 from autotl.coordinator.extend import extension_of
 from autotl.coordinator.finalization import finalize
 from autotl.coordinator.join import search_runs
+from autotl.coordinator.probing import await_probes, with_slots
 from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, prepare
 from autotl.coordinator.signals import handle_signals
 from autotl.data.dataset import LabelledImage
@@ -111,6 +112,8 @@ def _run(
         pool = WorkerPool(LocalLauncher(config.folder / "logs", Rendezvous(config.folder)), slots, clock)
         try:
             context = prepare(config, registry, slots, progress.log, images)
+            slots = await_probes(pool, config, clock, progress.log)
+            context = with_slots(context, slots)
             study = begin_study(config, context, registry, extends, progress.log)
             trials = StudyTrials(study, config.folder, lambda trial: notify_ended(registry, study, trial))
             search = Coordinator(
