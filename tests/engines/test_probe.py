@@ -198,3 +198,14 @@ def test_an_answer_is_printed_as_json():
     command = [sys.executable, "-m", "autotl.engines.probe", "cpu"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     assert ProbeResult(**json.loads(printed)) == probe("cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_real_gpu_works():
+    result = probe("cuda:0")
+    assert result.usable, result.reason
+    assert result.name == torch.cuda.get_device_name(0)
+    assert result.memory_bytes > GIB
+    assert result.precision == native_precision("cuda:0") != "fp32"
+    assert probe("cuda:99").reason.startswith("PyTorch sees")
