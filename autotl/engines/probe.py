@@ -146,10 +146,9 @@ def _why_absent(torch: ModuleType, kind: str, device: str) -> str:
         if not torch.cuda.is_available():
             torch.cuda.init()  # raises with the reason
         count = torch.cuda.device_count()
-        if reason := "" if count == 0 else _why_not_compiled(torch, device):
-            return reason
-    index = int(device.partition(":")[2] or 0)
-    return "" if index < count else f"PyTorch sees {count} such devices in this process"
+    if int(device.partition(":")[2] or 0) >= count:
+        return f"PyTorch sees {count} such devices in this process"
+    return _why_not_compiled(torch, device) if kind == "cuda" else ""
 
 
 def _why_not_compiled(torch: ModuleType, device: str) -> str:
