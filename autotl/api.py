@@ -64,7 +64,7 @@ class SearchResult:
 
     @cached_property
     def model(self) -> "ImageModel":
-        """The model, loaded on first use, on the first GPU that works, else on the CPU."""
+        """The model, loaded on first use, on the first accelerator that works, else on the CPU."""
         from autotl.model.image_model import load
 
         return load(self.model_path)
@@ -128,7 +128,8 @@ def search(
         output: folder of all studies; the search lies in `output/name` ("studies").
         time: time budget: "90s", "10m", "1h30m" or seconds ("10m" where `trials` is None too).
         trials: maximum number of trials (no limit).
-        devices: where trials run, one worker each: "cpu", "cpu*2", "cuda:0,cuda:1" ("auto": all GPUs, else the CPU).
+        devices: where trials run, one worker each: "cpu", "cpu*2", "cuda:0,cuda:1", "cuda:0,cpu*4" ("auto": every GPU
+            that works, and CPU workers beside it for heads on recorded features).
         force: start all workers that `devices` asks for, however few cores and memory there are.
         backbones: names of pretrained networks to search (those that need no download).
         strategies: names of strategies to search (all).
@@ -308,8 +309,8 @@ def evaluate(
         model: a model, its folder, or the name or folder of its study.
         data: a folder of class folders, a CSV manifest, the name of a dataset, or a list of LabelledImage.
         subset: "test" or "all" images of `data`; "auto" is the test subset where there is one, else all.
-        device: "auto" (the first GPU that works, else the CPU), "cpu", "mps", "cuda" or "cuda:N". A loaded model stays
-            on its own.
+        device: "auto" (the first accelerator that works, else the CPU), "cpu", "mps", "cuda", "cuda:N" or "xpu". A
+            loaded model stays on its own.
         include_trained: score images that trained or selected the model, too; they are left out otherwise.
 
     Returns:

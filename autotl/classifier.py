@@ -24,13 +24,14 @@ from autotl.data.inputs import as_images, as_labels
 from autotl.data.verification import digest_bytes
 from autotl.errors import AutotlError, DataError, InputError
 from autotl.events import Callback
+from autotl.model.device import resolve_device
 
 if TYPE_CHECKING:
     from autotl.ui.progress import Progress
 
 __all__ = ["ImageClassifier"]
 
-_OTHERS = ("output", "callbacks", "verbose")
+_OTHERS = ("output", "callbacks", "verbose", "device")
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):
@@ -54,6 +55,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         output: folder that keeps the study (a temporary folder).
         test: "none" searches on all images; None holds out 20 % of them for `result_["test"]`.
         verbose: show the progress of the search.
+        device: where `predict` and `predict_proba` run: "auto" (the first accelerator that works, else the CPU), "cpu",
+            "mps", "cuda", "cuda:N" or "xpu".
 
     Attributes:
         classes_: the labels, sorted, [num_classes].
@@ -98,6 +101,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         strict_plugins: bool | None = None,
         callbacks: Sequence[Callback] = (),
         verbose: bool = False,
+        device: str = "auto",
     ):
         self.name = name
         self.output = output
@@ -125,6 +129,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.strict_plugins = strict_plugins
         self.callbacks = callbacks
         self.verbose = verbose
+        self.device = device
 
     def fit(self, X: Any, y: Any) -> "ImageClassifier":
         """Search for the best classifier of labelled images.
@@ -135,6 +140,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             InputError: X are not images, y are not labels of at least two classes, or their lengths differ.
             AutotlError: as `autotl.search`.
         """
+        from autotl.model.image_model import load  # imports torch
+
         images, labels = as_images(X, "X", single=False, stacked=True), as_labels(y)
         check_consistent_length(images, labels)
         if not images:
@@ -145,6 +152,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         names = [str(label) for label in classes]
         keywords = self._search_keywords()
         study_config(IN_MEMORY, **keywords, output=self.output)  # raises AutotlError for invalid values
+        if self.device != "auto":
+            resolve_device(self.device)  # raises AutotlError for a device that doesn't work, before the search
         with _scratch_folder() as scratch, _study_folder(self.output, keywords["name"], scratch) as folder:
             result = search(
                 _in_files(images, [names[i] for i in indices], scratch / "inputs"),
@@ -152,7 +161,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
                 progress=_progress(verbose=self.verbose),
                 callbacks=self.callbacks,
             )
-            model = result.model
+            model = result.model if self.device == "auto" else load(result.model_path, self.device)
             if self.output is None:
                 model.read_into_memory()
             skipped = _skipped(folder)

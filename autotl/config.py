@@ -120,7 +120,8 @@ class StudyConfig(BaseModel):
     devices: str = Field(
         default="auto",
         min_length=1,
-        description="Devices, with one worker for each: auto, cpu, cpu*2, or cuda:0,cuda:1.",
+        description="Devices, with one worker for each: cpu, cpu*2, cuda:0,cuda:1, or cuda:0,cpu*4. "
+        "Default: auto, every GPU that works and CPU workers beside it.",
     )
     force: StrictBool = Field(default=False, description="Start all workers of `devices`, however few cores there are.")
     backbones: Names | None = Field(

@@ -1,27 +1,26 @@
 """Devices and slots: each slot is a place for one worker process. Nothing here imports torch."""
 
-import contextlib
 import os
-import platform
 import re
-import shutil
-import subprocess
-import sys
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from autotl.errors import AutotlError, nearest
+from autotl.hardware import GIB, Machine, detect
 
-__all__ = ["Gpu", "Machine", "Slot", "detect", "is_device_error", "is_out_of_memory", "parse_devices"]
+__all__ = ["Slot", "is_device_error", "is_out_of_memory", "parse_devices", "slots_without"]
 
-GIB = 2**30
 MEMORY_PER_SLOT = 3 * GIB
 """Peak memory of a worker."""
 MAX_CPU_SLOTS = 8
 """With more trials at once, the sampler has seen fewer results when it draws the next."""
+MAX_CORES_PER_ACCELERATOR = 8
+"""Cores that an accelerator's worker has for decoding images, where CPU workers run beside it: half of all, at most
+this many for each accelerator, unless more are left over."""
+MAX_CORES_BESIDE_ACCELERATOR = 4
+"""Cores of one CPU worker beside an accelerator: it fits heads on recorded features, which few cores do as fast."""
 MAX_SLOTS_PER_CORE = 2
 """More workers than this on a core only wait for each other."""
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|STATUS_ALLOC_FAILED", re.IGNORECASE)
@@ -40,9 +39,9 @@ class Slot:
     name: str
     """For users: `cpu:0`, `cuda:1`, `cuda:0#2` (the second slot on that GPU), `mps`."""
     device_type: str
-    """`cpu`, `cuda` or `mps`."""
+    """`cpu`, `cuda` (NVIDIA's GPUs, and AMD's with PyTorch for ROCm), `mps` or `xpu` (Intel's GPUs)."""
     device: str
-    """The torch device inside the worker, where the only visible GPU is always `cuda:0`."""
+    """The torch device inside the worker, where the only visible GPU is always `cuda:0` or `xpu:0`."""
     threads: int
     """The worker's share of the CPU cores."""
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -53,32 +52,9 @@ class Slot:
         """The device without the slot's number: `cuda:0` for `cuda:0#2`."""
         return self.name.split("#")[0]
 
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU that this process may use."""
-
-    model: str
-    """As `nvidia-smi` names it."""
-    visible: str
-    """Value of CUDA_VISIBLE_DEVICES that makes it the only visible GPU."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The hardware that this process may use."""
-
-    cores: int
-    memory: int
-    """In bytes."""
-    gpus: tuple[Gpu, ...] = ()
-    mps: bool = False
-    """Whether this is a Mac with Apple silicon."""
-
-    def describe(self) -> str:
-        """`cpu (16 cores), cuda:0 (NVIDIA H200)`."""
-        gpus = [f"cuda:{i} ({gpu.model})" for i, gpu in enumerate(self.gpus)]
-        return ", ".join([f"cpu ({self.cores} cores)", *gpus, *(["mps"] if self.mps else [])])
+    @property
+    def is_accelerator(self) -> bool:
+        return self.device_type != "cpu"
 
 
 def parse_devices(text: str, machine: Machine | None = None, *, force: bool = False) -> list[Slot]:
@@ -87,8 +63,9 @@ def parse_devices(text: str, machine: Machine | None = None, *, force: bool = Fa
     More slots than cores and memory carry are left out with a warning; each device keeps at least one.
 
     Args:
-        text: devices separated by commas: `cpu`, `cpu*4`, `cuda` (all GPUs), `cuda:0*2`, `mps`. Or `auto`: every GPU,
-            else MPS, else as many CPU slots as cores and memory allow.
+        text: devices separated by commas: `cpu`, `cpu*4`, `cuda` (all GPUs), `cuda:0*2`, `mps`, `xpu`. Or `auto`: a
+            slot on each accelerator, and CPU slots as far as cores and memory allow. A GPU that the installed PyTorch
+            isn't built for is left out of `auto` with a warning.
         machine: the hardware; detected without it.
         force: leave none out.
 
@@ -97,14 +74,34 @@ def parse_devices(text: str, machine: Machine | None = None, *, force: bool = Fa
     """
     machine = machine or detect()
     if text.strip() == "auto":
-        places = _auto(machine)
+        places = _auto(list(machine.accelerators()), machine)
+        for reason, models in _grouped(machine).items():
+            warnings.warn(f"{', '.join(models)} is not used: {reason}", stacklevel=2)
     else:
         places = [place for item in text.split(",") for place in _places(item, text, machine)]
     if not force:
         places = _bounded(places, text, machine)
+    return _slots(places, machine)
+
+
+def slots_without(slots: Sequence[Slot], failed: Collection[str], machine: Machine | None = None) -> list[Slot]:
+    """The slots of `auto` where the places `failed` turned out to be unusable: CPU slots take over their cores."""
+    machine = machine or detect()
+    sound = [slot.place for slot in slots if slot.is_accelerator and slot.place not in failed]
+    return _slots(_auto(sound, machine), machine)
+
+
+def _grouped(machine: Machine) -> dict[str, list[str]]:
+    """The models of unused GPUs by the reason why they are not used."""
+    grouped: dict[str, list[str]] = {}
+    for gpu in machine.unused:
+        grouped.setdefault(gpu.reason, []).append(gpu.model)
+    return grouped
+
+
+def _slots(places: Sequence[str], machine: Machine) -> list[Slot]:
     slots, counts = [], Counter[str]()
-    for number, place in enumerate(places):
-        threads = max(1, machine.cores // len(places) + (number < machine.cores % len(places)))
+    for place, threads in zip(places, _threads(places, machine.cores), strict=True):
         counts[place] += 1
         device_type = place.split(":")[0]
         numbered = f"{place}#{counts[place]}" if counts[place] > 1 else place
@@ -112,7 +109,7 @@ def parse_devices(text: str, machine: Machine | None = None, *, force: bool = Fa
             Slot(
                 name=f"cpu:{counts[place] - 1}" if device_type == "cpu" else numbered,
                 device_type=device_type,
-                device="cuda:0" if device_type == "cuda" else device_type,
+                device=f"{device_type}:0" if device_type in ("cuda", "xpu") else device_type,
                 threads=threads,
                 environment=dict.fromkeys(THREAD_VARIABLES, str(threads)) | _visibility(place, machine),
             )
@@ -120,12 +117,36 @@ def parse_devices(text: str, machine: Machine | None = None, *, force: bool = Fa
     return slots
 
 
-def _auto(machine: Machine) -> list[str]:
-    if machine.gpus:
-        return [f"cuda:{i}" for i in range(len(machine.gpus))]
-    if machine.mps:
-        return ["mps"]
-    return ["cpu"] * max(1, min(machine.cores, machine.memory // MEMORY_PER_SLOT, MAX_CPU_SLOTS))
+def _threads(places: Sequence[str], cores: int) -> list[int]:
+    """Each place's share of the cores: equal shares; where CPU workers run beside accelerators, most go to the
+    accelerators' workers, since they decode all images."""
+    num_cpu = sum(place == "cpu" for place in places)
+    num_accelerators = len(places) - num_cpu
+    if not num_cpu or not num_accelerators:
+        return [max(1, cores // len(places) + (number < cores % len(places))) for number in range(len(places))]
+    beside = (cores - _reserved(num_accelerators, cores)) // num_cpu
+    beside = max(1, min(beside, MAX_CORES_BESIDE_ACCELERATOR))
+    left, number, threads = max(0, cores - num_cpu * beside), 0, []
+    for place in places:
+        if place == "cpu":
+            threads.append(beside)
+        else:
+            threads.append(max(1, left // num_accelerators + (number < left % num_accelerators)))
+            number += 1
+    return threads
+
+
+def _reserved(num_accelerators: int, cores: int) -> int:
+    """Cores that are kept for the workers of accelerators, at most."""
+    return min(max(num_accelerators, cores // 2), MAX_CORES_PER_ACCELERATOR * num_accelerators)
+
+
+def _auto(accelerators: list[str], machine: Machine) -> list[str]:
+    """One place for each accelerator, and CPU places for what is left of cores and memory."""
+    carried = machine.memory // MEMORY_PER_SLOT - len(accelerators)
+    cores = machine.cores - (_reserved(len(accelerators), machine.cores) if accelerators else 0)
+    num_cpu = min(cores, carried, MAX_CPU_SLOTS)
+    return [*accelerators, *["cpu"] * max(0 if accelerators else 1, num_cpu)]
 
 
 def _bounded(places: list[str], text: str, machine: Machine) -> list[str]:
@@ -152,107 +173,48 @@ def _bounded(places: list[str], text: str, machine: Machine) -> list[str]:
 def _places(item: str, text: str, machine: Machine) -> list[str]:
     """The places that one item of `--devices` stands for: `cuda:0*2` twice `cuda:0`."""
     available = f"Available: {machine.describe()}."
-    match = re.fullmatch(r"\s*(cpu|mps|cuda(?::(\d+))?)\s*(?:\*\s*([1-9]\d{0,2}))?\s*", item)
+    match = re.fullmatch(r"\s*(cpu|mps|(cuda|xpu)(?::(\d+))?)\s*(?:\*\s*([1-9]\d{0,2}))?\s*", item)
     if not match:
-        known = ["auto", "cpu", "mps", "cuda", "cuda:0", "cpu*4", "cuda:0*2"]
+        known = ["auto", "cpu", "mps", "cuda", "cuda:0", "cpu*4", "cuda:0*2", "xpu"]
         wrong = f"{item.strip()!r} is not a device.{nearest(item.strip(), known)}"
         raise AutotlError(
             f"--devices {text!r}: {'auto stands alone.' if item.strip() == 'auto' else wrong} {available} Type "
             "--devices auto, or devices separated by commas, each with *N for N workers: cpu*2 or cuda:0,cuda:1*2"
         )
-    name, index, times = match[1], match[2], int(match[3] or 1)
-    if name.startswith("cuda") and int(index or 0) >= len(machine.gpus):
+    name, kind, index, times = match[1], match[2], match[3], int(match[4] or 1)
+    present = [place for place in machine.accelerators() if place.split(":")[0] == kind]
+    if kind and int(index or 0) >= len(present):
         raise AutotlError(
             f"--devices {text!r}: there is no GPU {name!r}. {available}{_why_no_gpu(machine)} "
             "Type --devices auto to use what is available."
         )
     if name == "mps" and not machine.mps:
         raise AutotlError(f"--devices {text!r}: MPS needs a Mac with Apple silicon. {available} Type --devices auto.")
-    names = [f"cuda:{i}" for i in range(len(machine.gpus))] if name == "cuda" else [name]
-    return [n for n in names for _ in range(times)]
+    return [place for place in (present if name == kind else [name]) for _ in range(times)]
 
 
 def _why_no_gpu(machine: Machine) -> str:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return f" (CUDA_VISIBLE_DEVICES is {hidden!r}.)" if hidden is not None and not machine.gpus else ""
+    unused = "".join(f" {', '.join(models)}: {reason}." for reason, models in _grouped(machine).items())
+    return f" (CUDA_VISIBLE_DEVICES is {hidden!r}.)" if hidden is not None and not machine.gpus else unused
 
 
 def _visibility(place: str, machine: Machine) -> dict[str, str]:
-    if not place.startswith("cuda"):
-        return {"CUDA_VISIBLE_DEVICES": ""}  # a CPU worker that initialises CUDA allocates memory on every GPU
-    variables = {"CUDA_VISIBLE_DEVICES": machine.gpus[int(place.split(":")[1])].visible}
+    """Variables that make the place's GPU the only visible one, and none visible to a CPU worker: one that
+    initialises CUDA allocates memory on every GPU."""
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    kind, _, index = place.partition(":")
+    if kind == "xpu":
+        return hidden | {"ZE_AFFINITY_MASK": machine.xpus[int(index)].visible}
+    if kind != "cuda":
+        return hidden | ({"HIP_VISIBLE_DEVICES": ""} if any(gpu.vendor == "amd" for gpu in machine.gpus) else {})
+    gpu = machine.gpus[int(index)]
+    if gpu.vendor == "amd":
+        return {"HIP_VISIBLE_DEVICES": gpu.visible}
+    variables = {"CUDA_VISIBLE_DEVICES": gpu.visible}
     if os.environ.get("CUDA_VISIBLE_DEVICES") is None:
         variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order of nvidia-smi; CUDA's default is fastest first
     return variables
-
-
-def detect() -> Machine:
-    """Detect this machine's hardware. Takes up to a second with an NVIDIA driver."""
-    from joblib import cpu_count  # respects CPU affinity and cgroups
-
-    mps = sys.platform == "darwin" and platform.machine() == "arm64"
-    return Machine(cpu_count(), _memory(), tuple(_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))), mps)
-
-
-def _memory() -> int:
-    """Bytes of memory: the machine's, or the container's limit if that is less."""
-    limits = [64 * GIB]  # if nothing can be read, memory does not limit the number of slots
-    with contextlib.suppress(ValueError, OSError):  # the name is unknown to some systems
-        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for path in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(ValueError, OSError):  # "max" is no limit
-            limits.append(int((Path("/sys/fs/cgroup") / path).read_text()))
-    return min(limits)
-
-
-def _gpus(visible: str | None) -> list[Gpu]:
-    """The GPUs that CUDA_VISIBLE_DEVICES (None: not set) makes visible, in its order."""
-    if visible is not None and not visible.strip():
-        return []
-    present = _listed(_nvidia_smi()) or _from_driver(Path("/proc/driver/nvidia/gpus"))
-    if visible is None:
-        return [gpu for _, gpu in present]
-    chosen = []
-    for entry in (e.strip() for e in visible.split(",")):
-        by_uuid = entry.startswith(("GPU-", "MIG-"))
-        matching = [gpu for uuid, gpu in present if (uuid.startswith(entry) if by_uuid else entry == gpu.visible)]
-        if not matching:
-            break  # like CUDA: an invalid entry hides itself and all entries after it
-        chosen.append(Gpu(matching[0].model, entry))
-    return chosen
-
-
-def _nvidia_smi() -> str:
-    program = shutil.which("nvidia-smi")
-    if not program:
-        return ""
-    with contextlib.suppress(subprocess.SubprocessError, OSError):  # a driver that hangs or is broken counts as no GPU
-        return subprocess.run([program, "-L"], capture_output=True, text=True, timeout=5, check=True).stdout
-    return ""
-
-
-def _listed(listing: str) -> list[tuple[str, Gpu]]:
-    """(UUID, GPU) from the output of `nvidia-smi -L`. MIG instances stand in the place of their GPU."""
-    gpus: list[tuple[str, Gpu]] = []
-    whole = "NVIDIA GPU"
-    for line in listing.splitlines():
-        if match := re.match(r"GPU (\d+): (.+) \(UUID: (GPU-[^)]+)\)", line):
-            gpus.append((match[3], Gpu(match[2], match[1])))
-        elif match := re.match(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-[^)]+)\)", line):
-            if gpus and gpus[-1][0].startswith("GPU-"):
-                whole = gpus.pop()[1].model
-            gpus.append((match[2], Gpu(f"{whole} MIG {match[1]}", match[2])))
-    return gpus
-
-
-def _from_driver(folder: Path) -> list[tuple[str, Gpu]]:
-    """(UUID, GPU) from the Linux driver's files, in PCI order, for containers without nvidia-smi."""
-    gpus = []
-    with contextlib.suppress(OSError):
-        for number, path in enumerate(sorted(folder.glob("*/information"))):
-            facts = dict(re.findall(r"^([^:\n]+):\s*(.*?)\s*$", path.read_text(), re.MULTILINE))
-            gpus.append((facts.get("GPU UUID", ""), Gpu(facts.get("Model", "NVIDIA GPU"), str(number))))
-    return gpus
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -25,6 +25,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from autotl import devices
 from autotl.classifier import ImageClassifier
 from autotl.config import StudyConfig
 from autotl.coordinator.setup import _write_skipped
@@ -32,6 +33,7 @@ from autotl.data.dataset import Skipped
 from autotl.data.decoding import decode, to_rgb
 from autotl.errors import AutotlError, DataError, InputError
 from autotl.events import Callback
+from autotl.hardware import Machine
 
 
 class NearestMean:
@@ -69,7 +71,7 @@ def searches(monkeypatch):
         calls.append((images, keywords))
         result = {"images": {"skipped": 0}, "test": None, "model": "somewhere"}
         folder = Path(keywords["output"]) / keywords["name"]
-        return SimpleNamespace(result=result, folder=folder, model=NearestMean(images))
+        return SimpleNamespace(result=result, folder=folder, model=NearestMean(images), model_path=folder / "model")
 
     monkeypatch.setattr("autotl.classifier.search", search)
     return calls
@@ -132,7 +134,7 @@ def test_scikit_learns_checks_of_an_estimator_without_matrices_pass():
 
 def test_the_parameters_are_the_keys_of_a_study_but_data():
     parameters = set(inspect.signature(ImageClassifier).parameters)
-    assert parameters == set(StudyConfig.model_fields) - {"data"} | {"callbacks", "verbose"}
+    assert parameters == set(StudyConfig.model_fields) - {"data"} | {"callbacks", "verbose", "device"}
 
 
 # labels
@@ -274,6 +276,27 @@ def test_a_grid_search_with_output_keeps_its_fits_apart(searches, tmp_path):
     grid = GridSearchCV(ImageClassifier(output=tmp_path), {"seed": [0, 1]}, cv=2, error_score="raise")
     assert grid.fit(*pictures()).best_score_ == 1
     assert len({keywords["name"] for _, keywords in searches}) == len(searches) == 5
+
+
+def test_predictions_run_on_the_device_that_was_given(searches, tmp_path, monkeypatch):
+    loaded = []
+
+    def load(path, device):
+        loaded.append((path, device))
+        return "the model"
+
+    monkeypatch.setattr("autotl.model.image_model.load", load)
+    classifier = ImageClassifier(output=tmp_path, device="cpu").fit(*pictures(4))
+    assert classifier.model_ == "the model"
+    assert loaded == [(tmp_path / "classifier" / "model", "cpu")]
+    assert "device" not in searches[0][1]
+
+
+def test_a_device_that_does_not_work_is_refused_before_the_search(searches, monkeypatch):
+    monkeypatch.setattr(devices, "detect", lambda: Machine(2, 2**34))
+    with pytest.raises(AutotlError, match="no GPU 'cuda:0'"):
+        ImageClassifier(device="cuda:0").fit(*pictures(4))
+    assert searches == []
 
 
 def test_a_search_that_fails_at_once_leaves_nothing(tmp_path, monkeypatch):

@@ -1,25 +1,16 @@
 """Device slots: what `--devices` means on machines with and without GPUs."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 
-from autotl import devices
-from autotl.devices import GIB, Gpu, Machine, detect, parse_devices
+from autotl.devices import parse_devices, slots_without
 from autotl.errors import AutotlError
+from autotl.hardware import GIB, Gpu, Machine, UnusedGpu
 
 H200 = "NVIDIA H200"
+GPU = Gpu(H200, "0")
 TWO_GPUS = Machine(16, 128 * GIB, (Gpu(H200, "0"), Gpu(H200, "1")))
-LISTING = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa1111)
-GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb2222)
-"""
-MIG_LISTING = """GPU 0: NVIDIA H200 (UUID: GPU-aaaa1111)
-  MIG 1g.18gb     Device  0: (UUID: MIG-cccc3333)
-  MIG 1g.18gb     Device  1: (UUID: MIG-dddd4444)
-GPU 1: NVIDIA H200 (UUID: GPU-bbbb2222)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +32,7 @@ def named(text: str, machine: Machine) -> list[str]:
         ("cuda", ["cuda:0", "cuda:1"]),
         ("cuda:0*2, cpu", ["cuda:0", "cuda:0#2", "cpu:0"]),
         ("cuda:0,cuda:0", ["cuda:0", "cuda:0#2"]),
-        ("auto", ["cuda:0", "cuda:1"]),
+        ("auto", ["cuda:0", "cuda:1", *(f"cpu:{i}" for i in range(8))]),
     ],
 )
 def test_names_of_slots(text, names):
@@ -55,11 +46,76 @@ def test_names_of_slots(text, names):
         (Machine(32, 256 * GIB), [f"cpu:{i}" for i in range(8)]),
         (Machine(16, 7 * GIB), ["cpu:0", "cpu:1"]),
         (Machine(1, 1 * GIB), ["cpu:0"]),
-        (Machine(8, 16 * GIB, mps=True), ["mps"]),
     ],
 )
 def test_auto_without_a_gpu_fits_cores_and_memory(machine, names):
     assert named("auto", machine) == names
+
+
+@pytest.mark.parametrize(
+    ("machine", "threads"),
+    [
+        (Machine(1, 8 * GIB, (GPU,)), {"cuda:0": [1]}),
+        (Machine(2, 16 * GIB, (GPU,)), {"cuda:0": [1], "cpu": [1]}),
+        (Machine(4, 16 * GIB, (GPU,)), {"cuda:0": [2], "cpu": [1] * 2}),
+        (Machine(16, 128 * GIB, (GPU,)), {"cuda:0": [8], "cpu": [1] * 8}),
+        (Machine(64, 512 * GIB, (GPU,)), {"cuda:0": [32], "cpu": [4] * 8}),
+        (Machine(64, 512 * GIB, (GPU,) * 2), {"cuda:0": [16], "cuda:1": [16], "cpu": [4] * 8}),
+        (Machine(16, 9 * GIB, (GPU,)), {"cuda:0": [8], "cpu": [4] * 2}),
+        (Machine(16, 4 * GIB, (GPU,)), {"cuda:0": [16]}),
+        (Machine(8, 16 * GIB, mps=True), {"mps": [4], "cpu": [1] * 4}),
+        (Machine(8, 32 * GIB, xpus=(GPU,)), {"xpu:0": [4], "cpu": [1] * 4}),
+    ],
+)
+def test_auto_gives_each_accelerator_a_worker_and_most_cores_and_the_others_to_cpu_workers(machine, threads):
+    slots = parse_devices("auto", machine)
+    found = {}
+    for slot in slots:
+        found.setdefault(slot.place if slot.is_accelerator else "cpu", []).append(slot.threads)
+    assert found == threads
+    assert len(slots) == sum(map(len, threads.values()))
+    assert sum(slot.threads for slot in slots) <= machine.cores
+
+
+def test_by_hand_an_accelerators_worker_has_most_cores_too():
+    assert [slot.threads for slot in parse_devices("cpu*4,cuda:0", TWO_GPUS)] == [2, 2, 2, 2, 8]
+
+
+def test_cpu_workers_take_the_place_of_accelerators_that_do_not_work():
+    slots = parse_devices("auto", TWO_GPUS)
+    left = slots_without(slots, {"cuda:0"}, TWO_GPUS)
+    assert [slot.name for slot in left] == ["cuda:1", *(f"cpu:{i}" for i in range(8))]
+    assert left[0].environment["CUDA_VISIBLE_DEVICES"] == "1"
+    none = slots_without(slots, {"cuda:0", "cuda:1"}, TWO_GPUS)
+    assert [slot.name for slot in none] == [f"cpu:{i}" for i in range(8)]
+    assert [slot.threads for slot in none] == [2] * 8
+
+
+def test_intels_gpus_are_named_xpu():
+    machine = Machine(8, 32 * GIB, xpus=(Gpu("Intel GPU", "0", "intel"), Gpu("Intel GPU", "1", "intel")))
+    assert named("xpu", machine) == ["xpu:0", "xpu:1"]
+    (slot,) = parse_devices("xpu:1", machine)
+    assert (slot.device_type, slot.device, slot.environment["ZE_AFFINITY_MASK"]) == ("xpu", "xpu:0", "1")
+    with pytest.raises(AutotlError, match="no GPU 'xpu:2'"):
+        parse_devices("xpu:2", machine)
+
+
+def test_amds_gpus_are_chosen_by_a_variable_of_their_own():
+    machine = Machine(8, 32 * GIB, (Gpu("AMD gfx90a", "0", "amd"), Gpu("AMD gfx90a", "1", "amd")))
+    slot = parse_devices("cuda:1", machine)[0]
+    assert slot.environment["HIP_VISIBLE_DEVICES"] == "1"
+    assert "CUDA_VISIBLE_DEVICES" not in slot.environment
+    assert parse_devices("cpu", machine)[0].environment["HIP_VISIBLE_DEVICES"] == ""
+
+
+def test_a_gpu_that_pytorch_is_not_built_for_is_left_out_of_auto_with_what_to_install():
+    unused = (UnusedGpu(H200, "torch 2.14.1+cpu is built without CUDA. Type: pip install torch"),) * 2
+    machine = Machine(2, 24 * GIB, unused=unused)
+    with pytest.warns(UserWarning, match="NVIDIA H200, NVIDIA H200 is not used: torch .* Type: pip install"):
+        slots = parse_devices("auto", machine)
+    assert [slot.name for slot in slots] == ["cpu:0", "cpu:1"]
+    with pytest.raises(AutotlError, match=r"no GPU 'cuda:0'.*built without CUDA. Type: pip install"):
+        parse_devices("cuda:0", machine)
 
 
 def test_all_cores_are_divided_among_the_slots():
@@ -105,58 +161,6 @@ def test_a_hidden_gpu_is_refused_with_the_variable_that_hides_it(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(AutotlError, match="CUDA_VISIBLE_DEVICES is ''"):
         parse_devices("cuda:0", Machine(4, 16 * GIB))
-
-
-@pytest.mark.parametrize(
-    ("visible", "seen"),
-    [
-        (None, ["0", "1"]),
-        ("1", ["1"]),
-        ("1,0", ["1", "0"]),
-        ("GPU-bbbb", ["GPU-bbbb"]),
-        ("0,-1,1", ["0"]),
-        ("", []),
-    ],
-)
-def test_an_inherited_choice_of_gpus_is_kept(monkeypatch, visible, seen):
-    monkeypatch.setattr(devices, "_nvidia_smi", lambda: LISTING)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [gpu.visible for gpu in detect().gpus] == seen
-
-
-def test_inherited_indices_keep_their_order(monkeypatch):
-    monkeypatch.setattr(devices, "_nvidia_smi", lambda: LISTING)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    slot = parse_devices("cuda:0", detect())[0]
-    assert slot.environment["CUDA_VISIBLE_DEVICES"] == "1"
-    assert "CUDA_DEVICE_ORDER" not in slot.environment
-
-
-def test_mig_instances_stand_in_the_place_of_their_gpu(monkeypatch):
-    monkeypatch.setattr(devices, "_nvidia_smi", lambda: MIG_LISTING)
-    assert [gpu.visible for gpu in detect().gpus] == ["MIG-cccc3333", "MIG-dddd4444", "1"]
-
-
-def test_without_nvidia_smi_the_drivers_files_are_read(tmp_path):
-    for bus, uuid in (("0000:01:00.0", "GPU-aaaa1111"), ("0000:41:00.0", "GPU-bbbb2222")):
-        (tmp_path / bus).mkdir()
-        (tmp_path / bus / "information").write_text(f"Model: \t\t NVIDIA L4\nIRQ:   \t\t 90\nGPU UUID: \t {uuid}\n")
-    assert devices._from_driver(tmp_path) == [
-        ("GPU-aaaa1111", Gpu("NVIDIA L4", "0")),
-        ("GPU-bbbb2222", Gpu("NVIDIA L4", "1")),
-    ]
-
-
-def test_detects_cores_and_memory():
-    machine = detect()
-    assert machine.cores >= 1
-    assert machine.memory > GIB // 4
-
-
-def test_detection_does_not_import_torch():
-    code = "import sys; from autotl.devices import detect; detect(); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

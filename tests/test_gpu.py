@@ -36,7 +36,9 @@ PREPROCESSING = Preprocessing(96, 0.875, "bicubic", (0.5,) * 3, (0.5,) * 3)
 def on_gpu(extractor):
     """The extractor of a GPU's worker, in fp32, on a store of its own."""
     store = type(extractor.store)(extractor.store.root.parent / "of the GPU")
-    return replace(extractor, device=GPU, store=store, resident=ResidentCache(lambda: free_memory(GPU)))
+    return replace(
+        extractor, device=GPU, store=store, decodes=can_decode(GPU), resident=ResidentCache(lambda: free_memory(GPU))
+    )
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def jpegs(tmp_path: Path) -> dict[str, Path]:
 def test_the_gpu_decodes_what_a_person_sees(jpegs) -> None:
     assert can_decode(GPU)
     for view in (ORIGINAL, View("dihedral", 1), View("crop", 0)):
-        loader = AcceleratorLoader(jpegs, PREPROCESSING, view, BUILT_IN, 2, GPU)
+        loader = AcceleratorLoader(jpegs, PREPROCESSING, view, BUILT_IN, 2, GPU, decodes=True)
         images = loader.load(list(jpegs)).cpu().numpy()
         loader.close()
         for image, (digest, path) in zip(images, jpegs.items(), strict=True):

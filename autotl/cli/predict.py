@@ -24,7 +24,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder, or a study's name.")]
-Device = Annotated[str, typer.Option(metavar="auto", help="Device: auto, cpu, cuda:0 or mps.")]
+Device = Annotated[str, typer.Option(metavar="auto", help="Device: auto, cpu, cuda:0, mps or xpu.")]
 
 
 def predict(

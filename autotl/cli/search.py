@@ -78,7 +78,7 @@ def search(
         str | None, _option(LIMITS, "2m", "Maximum time of one trial, and without a message from its worker.")
     ] = None,
     devices: Annotated[
-        str | None, _option(LIMITS, "auto", "Devices, with one worker for each: cpu, cpu*2, or cuda:0,cuda:1.")
+        str | None, _option(LIMITS, "auto", "Devices, with one worker for each: cpu*2, or cuda:0,cpu*4.")
     ] = None,
     force: Annotated[
         bool, _option(LIMITS, "", "Start all workers of --devices, however few cores and memory.", "--force")

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -12,6 +12,7 @@ from autotl.atomic_io import DiskFull
 from autotl.clock import Clock
 from autotl.config import StudyConfig
 from autotl.coordinator.callbacks import Callbacks
+from autotl.coordinator.dispatch import Dispatcher
 from autotl.coordinator.scoreboard import FINISHED_STATES, Scoreboard
 from autotl.coordinator.signals import INTERRUPT_SECONDS, MODEL_SECONDS, Interrupts
 from autotl.coordinator.supervisor import INTERRUPTED_SEARCH, RESUMED_CAUSES, Supervisor, end_trial, retry_trial
@@ -38,9 +39,10 @@ from autotl.workers.messages import (
     ModelSaved,
     PluginFailed,
     PluginIsBroken,
+    Probed,
     Ready,
-    RunTrial,
-    TrialAsked,
+    Record,
+    Recorded,
     TrialEnded,
     TrialProgress,
 )
@@ -116,6 +118,7 @@ class Coordinator:
             self._trial_lost,
             self._trials_end,
         )
+        self.dispatcher = Dispatcher(self.trials, self.scheduler, self.pool, self.clock, self.supervisor.usable)
 
     # -- before the first trial
 
@@ -166,7 +169,11 @@ class Coordinator:
         if self.clock.now() >= self._trials_end():
             self.pool.set_deadline(self.started)  # in the past: trials end at their next look at it
             return not busy
-        return not busy and not self._wants_trial() and all(worker.ready for worker in self.pool.workers)
+        if self._wants_trial():
+            return False
+        if busy and not any(worker.trial is not None for worker in self.pool.workers):
+            self.pool.set_deadline(self.started)  # no trial will need what is being recorded
+        return not busy and all(worker.ready for worker in self.pool.workers)
 
     def acknowledge_interrupt(self) -> None:
         """Say once that Ctrl-C has arrived, and what follows."""
@@ -188,26 +195,23 @@ class Coordinator:
             return False
         if self.config.trials is None:
             return True
-        running = sum(worker.busy for worker in self.pool.workers)
+        running = sum(worker.trial is not None for worker in self.pool.workers)
         return self.scoreboard.num_finished + running < self.config.trials + self.scoreboard.resumable
 
     def _hand_out(self, worker: Worker) -> None:
-        """Enqueue parameters, all or some of a trial's, and give the worker a job; its sampler draws the rest."""
+        """Give the worker a job, unless it waits for features that are being recorded."""
         left = self._deadline() - self.clock.now()
-        asking = sum(w.busy and w.trial is None for w in self.pool.workers)
-        if self.trials.num_waiting() <= asking:
-            self.trials.enqueue(self.scheduler.next(left, self._running_seconds(), self.trials.next_number()))
-        share = max(MIN_TRIAL_BUDGET, self.scheduler.time_share * self.config.time) if self.config.time else math.inf
-        budget = min(left, share, self.config.trial_timeout or math.inf)
-        self.pool.give(worker, RunTrial(remaining_or_none(budget)), "asking")
-
-    def _running_seconds(self) -> dict[str, float]:
-        """Seconds that running trials have taken so far, by strategy."""
-        seconds: dict[str, float] = defaultdict(float)
-        for worker in self.pool.workers:
-            if worker.busy and worker.strategy:
-                seconds[worker.strategy] += self.clock.now() - worker.since
-        return seconds
+        job = self.dispatcher.choose(worker, left)
+        if job is None:
+            worker.activity = "waiting for features"
+        elif isinstance(job, Record):
+            self.pool.give(worker, job, f"recording {job.recording.describe()}")
+        else:
+            share = (
+                max(MIN_TRIAL_BUDGET, self.scheduler.time_share * self.config.time) if self.config.time else math.inf
+            )
+            budget = min(left, share, self.config.trial_timeout or math.inf)
+            self.pool.give(worker, replace(job, time_budget=remaining_or_none(budget)), "drawing a recipe")
 
     def _deadline(self) -> float:
         """The moment at which trials have to be done, so that the model is saved and tested in time."""
@@ -232,8 +236,8 @@ class Coordinator:
             case Ready():
                 worker.ready = True
                 worker.idle()
-            case TrialAsked(number):
-                self.supervisor.asked(worker, number)
+            case Probed(probe) if not probe.usable:
+                self.supervisor.unusable(worker, probe.reason)
             case TrialStartedMessage():
                 worker.strategy, worker.description, worker.activity = message.strategy, message.description, ""
                 self.emit(
@@ -254,7 +258,9 @@ class Coordinator:
                 self._extracting(worker, message)
             case TrialEnded(number):
                 self._trial_ended(worker, number)
-                self.supervisor.trial_ended(worker)
+                self.supervisor.job_ended(worker)
+            case Recorded():
+                self._recorded(worker, message)
             case DeviceError(number, cause):
                 self._trial_ended(worker, number)
                 self.supervisor.device_error(worker, self.trials.get(number), cause)
@@ -287,10 +293,26 @@ class Coordinator:
         subject = " ".join(filter(None, (message.backbone or "test images", message.view)))
         worker.activity = f"{subject}: {message.done}/{message.total} images"
 
+    def _recorded(self, worker: Worker, message: Recorded) -> None:
+        self.dispatcher.ended(worker, message.source)
+        if message.cause and self.clock.now() < self._trials_end():
+            what = worker.recording.describe() if worker.recording else "features"
+            self._log_once(f"{what} {message.cause}", f"{worker.slot.name}: recording {what}: {message.cause}")
+        worker.idle()
+        if message.is_device_error:
+            self.supervisor.device_error(worker, None, message.cause)
+        else:
+            self.supervisor.job_ended(worker)
+
     def _trial_ended(self, worker: Worker, number: int) -> None:
+        self.dispatcher.ended(worker)
         worker.idle()
         worker.num_trials += 1
-        self._trial_over(self.trials.get(number))
+        trial = self.trials.get(number)
+        if TrialAttribute.NOT_RECORDED in trial.user_attrs:
+            self.dispatcher.forget(trial)
+            retry_trial(self.trials, trial)
+        self._trial_over(trial)
 
     def _trial_over(self, trial: FrozenTrial) -> None:
         self.emit("on_trial_finished", self._count(trial))

@@ -85,7 +85,9 @@ def _attempt(search: Coordinator, end: float, *, refit: bool) -> Mapping[str, An
         if not own:
             pool.add(_sound_slot(search))
         if chosen is None:
-            chosen = next((worker for worker in own if worker.ready and not worker.busy), None)
+            idle = [worker for worker in own if worker.ready and not worker.busy]
+            # an accelerator predicts the test images, and has its own features for a refit
+            chosen = next((worker for worker in idle if worker.slot.is_accelerator), idle[0] if idle else None)
             if chosen:
                 pool.give(chosen, _job(search, end, refit=refit), "selecting the model")
         elif search.clock.now() - chosen.last_message > SILENCE_LIMIT:

@@ -1,5 +1,6 @@
 """Replay: a recorded trial is trained again."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from autotl.errors import AutotlError, DataError
 from autotl.escaping import escape
 
 if TYPE_CHECKING:
+    from autotl.devices import Slot
     from autotl.recipe import Recipe
     from autotl.study.space import Choices
 
@@ -62,7 +64,6 @@ def _replay(
 
     from autotl.clock import Deadline
     from autotl.coordinator.setup import ImagesChanged, prepare
-    from autotl.devices import parse_devices
     from autotl.engines.accelerator import deterministic
     from autotl.features.store import StoreUnavailable
     from autotl.recipe import Recipe
@@ -78,7 +79,7 @@ def _replay(
 
     registry = load_registry(config.without_plugins, strict=config.strict_plugins)
     try:
-        context = prepare(config, registry, parse_devices(config.devices), log, images)
+        context = prepare(config, registry, _slots(config.devices), log, images)
     except ImagesChanged:
         raise AutotlError(
             f"The images in {config.data} are not those that study {config.name!r} began with. Give the place of "
@@ -100,6 +101,16 @@ def _replay(
         result = train(state, recipe, math.inf, lambda fraction, score: None)
     score = state.registry.metric(config.metric)(state.labels("validation"), result.probabilities)
     return {"recorded": trial.value, "replayed": score, "metric": config.metric, "recipe": recipe.to_dict()}
+
+
+def _slots(devices: str) -> "list[Slot]":
+    """The slots of `--devices`, the first on a device that works in this process."""
+    from autotl.devices import parse_devices
+    from autotl.model.device import resolve_device
+
+    first, *others = parse_devices(devices)
+    device = resolve_device(devices)
+    return [dataclasses.replace(first, device=device, device_type=device.split(":")[0]), *others]
 
 
 def _require_chosen(recipe: "Recipe", choices: "Choices", number: int, study: str) -> None:

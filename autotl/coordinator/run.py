@@ -20,6 +20,7 @@ from autotl.coordinator.coordinator import Coordinator
 from autotl.coordinator.extend import extension_of
 from autotl.coordinator.finalization import finalize
 from autotl.coordinator.join import search_runs
+from autotl.coordinator.probing import await_probes, with_slots
 from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, prepare
 from autotl.coordinator.signals import handle_signals
 from autotl.coordinator.watchdog import CallEnded, Watchdog
@@ -122,6 +123,8 @@ def _run(
                 context = prepare(config, registry, slots, progress.log, images, progress.checking)
             finally:
                 progress.checking(0, 0)
+            slots = await_probes(pool, config, clock, progress.log)
+            context = with_slots(context, slots)
             study = begin_study(config, context, registry, extends, progress.log)
             trials = StudyTrials(study, config.folder, partial(_notify_ended, watchdog, registry, study))
             search = Coordinator(

@@ -86,10 +86,6 @@ class Supervisor:
     disabled: dict[str, str] = field(default_factory=dict)
     """Disabled devices, each with the cause of its last crash."""
     _has_spare: bool = False
-    _suspects: set[int] = field(default_factory=set)
-    """Running trials that may belong to a worker that crashed between asking for a trial and sending its number."""
-    _asking: set[str] = field(default_factory=set)
-    """Workers that may still send the number of one of the suspects."""
     _named: set[str] = field(default_factory=set)
     """Hooks that were named to the user."""
 
@@ -115,7 +111,6 @@ class Supervisor:
                 self.pool.kill(worker, f"it sent no sign of life for {limit:.0f} s, and was killed{hint}")
             elif not worker.busy and not worker.ready and silent > START_LIMIT:
                 self.pool.kill(worker, f"it was not ready after {START_LIMIT:.0f} s, and was killed")
-        self._fail_orphans()
 
     def _watch_hook(self, worker: Worker, seconds: float, limit: float) -> None:
         """Name a plugin's hook that takes long, and end the worker of one that hangs: its trial is told already."""
@@ -146,14 +141,8 @@ class Supervisor:
         """Whether the worker may get another job."""
         return not (worker.leaving or worker.killed or worker.slot.place in self.disabled)
 
-    def asked(self, worker: Worker, number: int) -> None:
-        """A worker sent the number of its trial."""
-        worker.trial = number
-        self._asking.discard(worker.identity)
-        self._suspects.discard(number)
-
-    def trial_ended(self, worker: Worker) -> None:
-        """A worker has told its trial, so its device works."""
+    def job_ended(self, worker: Worker) -> None:
+        """A worker has told its trial, or recorded features, so its device works."""
         self.crashes.succeeded(worker.slot.place)
         if worker.slot.place in self.disabled:
             self.pool.drop(worker)
@@ -164,23 +153,28 @@ class Supervisor:
         ):
             self.pool.leave(worker)
 
-    def device_error(self, worker: Worker, trial: FrozenTrial, cause: str) -> None:
-        """An accelerator error failed the trial: it is retried once in another process, and this one ends."""
-        retry_trial(self.trials, trial)
-        self.log(f"{worker.slot.name}: trial {trial.number}: {cause}: its worker restarts")
+    def device_error(self, worker: Worker, trial: FrozenTrial | None, cause: str) -> None:
+        """An accelerator error failed the job: a trial is retried once in another process, and this one ends."""
+        if trial is not None:
+            retry_trial(self.trials, trial)
+        what = f"trial {trial.number}" if trial is not None else "recording features"
+        self.log(f"{worker.slot.name}: {what}: {cause}: its worker restarts")
         self.pool.kill(worker, cause)
+
+    def unusable(self, worker: Worker, reason: str) -> None:
+        """The device of a worker that starts doesn't work: it is disabled."""
+        self.disabled.setdefault(worker.slot.place, reason)
+        self.log(f"{worker.slot.name} is not used: {reason}")
+        self.pool.drop(worker)
 
     def ended(self, worker: Worker, ending: Ending) -> None:
         """A worker's process is gone: its trial fails and is retried once, and a new process replaces it."""
         late = self.clock.now() > self.trials_end()
-        self._asking.discard(worker.identity)
         if ending.left:
             self._left(worker, late=late)
         elif worker.trial is not None:
             state = TrialState.PRUNED if worker.killed == OVERTIME else TrialState.FAIL
             self._over(worker.trial, ending.cause, state, retry=not late)
-        elif worker.busy:
-            self._suspect_orphans()
         elif not worker.leaving and not worker.killed:
             self.log(f"{worker.slot.name}: {ending.cause}{f' (see {ending.log})' if ending.log else ''}")
         if worker.leaving or ending.left or (worker.killed and (late or worker.hook)):
@@ -197,8 +191,6 @@ class Supervisor:
         self.log(f"{worker.slot.name} has left the search{again}")
         if worker.trial is not None:
             self._over(worker.trial, GIVEN_BACK, TrialState.PRUNED, retry=not late, worker_lost=False)
-        elif worker.busy:
-            self._suspect_orphans()
 
     def _replace(self, worker: Worker, *, late: bool) -> None:
         """Start a process in the worker's place, unless another process restarts it or the others suffice."""
@@ -232,20 +224,3 @@ class Supervisor:
             if retry:
                 retry_trial(self.trials, trial, worker_lost=worker_lost)
         self.on_trial_over(self.trials.get(number))
-
-    # -- trials whose worker died between `study.ask()` and reporting its number
-
-    def _suspect_orphans(self) -> None:
-        owned = {worker.trial for worker in self.pool.workers}
-        self._suspects |= {trial.number for trial in self.trials.running()} - owned
-        self._asking |= {w.identity for w in self.pool.workers if w.busy and w.trial is None and not w.killed}
-
-    def _fail_orphans(self) -> None:
-        """Fail suspects once no living worker can still turn out to be their owner."""
-        asking = {w.identity for w in self.pool.workers if w.busy and w.trial is None} & self._asking
-        if not self._suspects or asking:
-            return
-        suspects, self._suspects, self._asking = self._suspects, set(), set()
-        for number in sorted(suspects):
-            if self.trials.get(number).state == TrialState.RUNNING:
-                self._over(number, "its worker ended before the trial began", retry=True)

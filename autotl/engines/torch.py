@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -40,13 +40,9 @@ class TorchEngine(Engine):
         return True
 
     def precision(self, device: str) -> str:
-        import torch
+        from autotl.engines.probe import native_precision
 
-        if not self.bf16:
-            return "fp32"
-        if device.startswith("cuda"):
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-        return "bf16" if device == "cpu" and _cpu_has_bf16() else "fp32"
+        return native_precision(device) if self.bf16 else "fp32"
 
     def compile(
         self,
@@ -127,14 +123,6 @@ class TorchCompileEngine(TorchEngine):
                 ) from error
 
         return run
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware: emulated bf16 is several times slower than fp32."""
-    import torch
-
-    probe: Any = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(probe and probe())
 
 
 def autotl_register_engines(register: "Register[Engine]") -> None:

@@ -115,6 +115,8 @@ class FeatureExtractor:
     """The policies of views, by name."""
     feature_levels: Mapping[str, Levels] = field(default_factory=lambda: BUILT_IN_LEVELS)
     """By name."""
+    decodes: bool = False
+    """Whether the device's GPU decodes images."""
     resident: ResidentCache | None = None
     """What stays in an accelerator's memory; None on CPUs."""
     extraction_seconds: float = 0.0
@@ -140,7 +142,9 @@ class FeatureExtractor:
     def loader(self, preprocessing: Preprocessing, view: View, path_of: Mapping[str, Path]) -> PixelLoader:
         """Loads a view of images to this extractor's device, if its engine takes them there."""
         arguments = (path_of, preprocessing, view, self.augmentations, self.threads)
-        return AcceleratorLoader(*arguments, self.device) if self.loads_tensors else PixelLoader(*arguments)
+        if not self.loads_tensors:
+            return PixelLoader(*arguments)
+        return AcceleratorLoader(*arguments, self.device, decodes=self.decodes)
 
     def keep_networks_of(self, kept: "BackboneFeatures") -> None:
         """Free the device's memory of the compiled networks of all other backbones."""
@@ -283,8 +287,7 @@ class BackboneFeatures:
         """Everything that determines a row except the image. Decoded images don't depend on engine and device."""
         extractor, preprocessing = self.extractor, self.backbone.preprocessing
         spec = {"preprocessing": asdict(preprocessing), "view": view_key(view, extractor.augmentations), "block": block}
-        device = extractor.device if extractor.loads_tensors else "cpu"
-        if decoder := decoder_of(device, view, preprocessing, extractor.augmentations):
+        if extractor.decodes and (decoder := decoder_of(view, preprocessing, extractor.augmentations)):
             spec["decoder"] = decoder
         return spec if block == 0 else spec | {"backbone": self.backbone.digest} | self._engine_key()
 

@@ -29,14 +29,11 @@ READERS = 4
 """Threads that read files for a GPU's decoder. Each read takes Python's lock a few times: more threads wait for it."""
 
 
-def decoder_of(device: str, view: View, preprocessing: Preprocessing, augmentations: Mapping[str, Augmentation]) -> str:
-    """The decoder of a view on a device, "" for the CPU's. Part of the key of recorded features."""
-    if not device.startswith("cuda"):
-        return ""
-    from autotl.data.device_images import DECODER, can_decode, resizes
+def decoder_of(view: View, preprocessing: Preprocessing, augmentations: Mapping[str, Augmentation]) -> str:
+    """The decoder of a view of JPEGs on a GPU that decodes, "" for the CPU's. Part of the key of recorded features."""
+    from autotl.data.device_images import DECODER, resizes
 
-    on_gpu = resizes(preprocessing) and _symmetry_of(view, augmentations, "") is not False and can_decode(device)
-    return DECODER if on_gpu else ""
+    return DECODER if resizes(preprocessing) and _symmetry_of(view, augmentations, "") is not False else ""
 
 
 class PixelLoader:
@@ -103,6 +100,7 @@ class AcceleratorLoader(PixelLoader):
 
     Args:
         device: a torch device.
+        decodes: whether it decodes JPEGs.
     """
 
     batch = ACCELERATOR_BATCH
@@ -115,9 +113,11 @@ class AcceleratorLoader(PixelLoader):
         augmentations: Mapping[str, Augmentation],
         threads: int,
         device: str,
+        *,
+        decodes: bool,
     ):
         super().__init__(path_of, preprocessing, view, augmentations, PIPELINE_THREADS)
-        self._on_gpu = bool(decoder_of(device, view, preprocessing, augmentations))
+        self._on_gpu = decodes and bool(decoder_of(view, preprocessing, augmentations))
         self.device, self._slices = device, min(threads, READERS) if self._on_gpu else threads
         self._decoding = ThreadPoolExecutor(self._slices, "decode", initializer=one_thread_per_task)
 

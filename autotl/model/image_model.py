@@ -362,7 +362,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
 
     Args:
         path: a model's folder, or its study's.
-        device: "auto" (the first GPU that works, else the CPU), "cpu", "mps", "cuda" or "cuda:N".
+        device: "auto" (the first accelerator that works, else the CPU), "cpu", "mps", "cuda", "cuda:N" or "xpu".
         registry: the plugins to use, by default all that are installed.
 
     Raises:

@@ -8,15 +8,18 @@ extracted where a pass takes a small share of the remaining time; most trials re
 import math
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from statistics import mean, median
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from statistics import median
 from typing import Any
 
 from autotl.registry import Registry
+from autotl.study.needs import Needs, Recording, Work
+from autotl.study.pairs import PairStatistics
 from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio
 from autotl.study.space import Choices, seed_of
 
-__all__ = ["DEFAULT_SPEED", "NUM_TUNED_PAIRS", "Pair", "PairStatistics", "Scheduler"]
+__all__ = ["DEFAULT_SPEED", "Scheduler"]
 
 DEFAULT_SPEED = 20.0
 """Images per second and thread that the first backbone is assumed to extract before anything was measured."""
@@ -32,34 +35,9 @@ REUSE_PROBABILITY = 0.8
 """Probability that a trial reuses recorded features where new ones would be cheap."""
 FREE_PAIR_PROBABILITY = 0.2
 """Probability that the choice of backbone and head is left to the sampler."""
-NUM_TUNED_PAIRS = 8
-"""Number of pairs that are tuned: as many as an ensemble combines."""
 
-Pair = tuple[str, str]
-"""A backbone and a head."""
-
-
-class PairStatistics:
-    """The best score of each pair, over all strategies, and its trial times, by strategy."""
-
-    def __init__(self, *, greater_is_better: bool = True):
-        self._sign = 1 if greater_is_better else -1
-        self._best: dict[Pair, float] = {}
-        self._seconds: dict[str, dict[Pair, list[float]]] = defaultdict(lambda: defaultdict(list))
-
-    def finished(self, strategy: str, pair: Pair, seconds: float, value: float | None) -> None:
-        """Add a trial. `value` is None where it was pruned or failed."""
-        self._seconds[strategy][pair].append(seconds)
-        if value is not None:
-            self._best[pair] = max(self._best.get(pair, -math.inf), self._sign * value)
-
-    def choose(self, strategy: str, pairs: Sequence[Pair], rng: random.Random) -> Pair:
-        """Draw one of the best pairs with probability inversely proportional to its mean trial time, so that all get
-        equal wall time. Pairs without a complete trial rank last."""
-        best = sorted(pairs, key=lambda pair: self._best.get(pair, -math.inf), reverse=True)[:NUM_TUNED_PAIRS]
-        mean_seconds = {pair: mean(seconds) for pair, seconds in self._seconds[strategy].items()}
-        default = mean(mean_seconds.values()) if mean_seconds else 1.0
-        return rng.choices(best, [1 / max(1e-3, mean_seconds.get(pair, default)) for pair in best])[0]
+NUM_EXPLORED_VIEWS = 3
+"""Views that are recorded of a policy which is not in the portfolio."""
 
 
 class Scheduler:
@@ -91,6 +69,7 @@ class Scheduler:
     ):
         self.choices, self.registry = choices, registry
         self.num_images, self.threads, self.seed, self.timed = num_images, threads, seed, timed
+        self.needs = Needs(choices, registry)
         self.cheap_queue = [params for params in cheap_portfolio(choices, registry) if params not in tried]
         """Recipes of the cheap portfolio that weren't tried yet."""
         self.untried_expensive = [
@@ -141,49 +120,67 @@ class Scheduler:
             self._durations[strategy].append(seconds)
             self.extracted.append(params)
 
-    def next(self, time_budget: float, running: Mapping[str, float], number: int) -> dict[str, Any]:
-        """The parameters to enqueue for the next trial: all, or those that the sampler shall not draw.
+    def next(
+        self,
+        time_budget: float,
+        running: Mapping[str, float],
+        number: int,
+        work: Work = Work.ANY,
+        recorded: Collection[Recording] | None = None,
+    ) -> dict[str, Any] | None:
+        """The parameters to enqueue for the next trial: all, or those that the sampler shall not draw. None where there
+        is no such work now; for any work there always is a trial.
 
         Args:
             time_budget: seconds until trials have to be done.
             running: seconds that unfinished trials have taken so far, by strategy.
             number: of the trial that will be enqueued.
+            work: the trials that the worker may get.
+            recorded: the features that it may read; None where it may record those that it reads.
         """
         if not self.timed:
             time_budget, running = math.inf, {}
         self.time_share = TRIAL_TIME_SHARE
-        if params := self._portfolio_trial(time_budget):
+        if params := self._portfolio_trial(time_budget, lambda params: self.needs.suits(params, work, recorded)):
             return params
+        strategy = self._choose_strategy(time_budget, running, work, recorded)
+        if strategy is None:
+            return None
         self.sampling = True
-        strategy = self._choose_strategy(time_budget, running)
         if not self.timed:
             self.spent[strategy] += 1.0  # when it starts, so that running trials count whatever time they take
-        return self._sampled_trial(strategy, time_budget, random.Random(seed_of(self.seed, number)))
+        rng = random.Random(seed_of(self.seed, number))
+        if work != Work.ANY and recorded is not None and not self.needs.trains_network(strategy):
+            return self._trial_on_recorded(strategy, rng, work, self._readable(strategy, recorded))
+        return self._sampled_trial(strategy, time_budget, rng, work)
 
-    def _portfolio_trial(self, time_budget: float) -> dict[str, Any] | None:
-        """The next recipe of the portfolio that there is time for: the cheap ones of a backbone, then its expensive
-        ones, then those of the next backbone."""
-        while self.cheap_queue:
-            is_new_backbone = self.cheap_queue[0]["backbone"] not in self.active_backbones
-            if is_new_backbone and (params := self._expensive_trial(time_budget)):
-                return params
-            params = self.cheap_queue.pop(0)
+    def _portfolio_trial(self, time_budget: float, suits: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
+        """The next suitable recipe of the portfolio that there is time for: the cheap ones of a backbone, then its
+        expensive ones, then those of the next backbone."""
+        for params in list(self.cheap_queue):
+            is_new_backbone = params["backbone"] not in self.active_backbones
+            if is_new_backbone and (expensive := self._expensive_trial(time_budget, suits)):
+                return expensive
+            if not suits(params):
+                continue
+            self.cheap_queue.remove(params)
             if self._strategy_fits(params["strategy"], time_budget) and self._activate(params["backbone"], time_budget):
                 self.extracted.append(params)
                 return params
-        return self._expensive_trial(time_budget)
+        return self._expensive_trial(time_budget, suits)
 
-    def _expensive_trial(self, time_budget: float) -> dict[str, Any] | None:
-        """The next recipe of the expensive portfolio on an active backbone, as expensive as the time allows."""
+    def _expensive_trial(self, time_budget: float, suits: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
+        """The next suitable recipe of the expensive portfolio on an active backbone, as expensive as time allows."""
         for candidate in [c for c in self.untried_expensive if c[0] in self.active_backbones]:
-            if self.expensive_queue:
+            if any(map(suits, self.expensive_queue)):
                 break
             self.untried_expensive.remove(candidate)
             passes = self._affordable_passes(candidate[0], MAX_EXPENSIVE_SHARE * time_budget)
-            self.expensive_queue = expensive_portfolio(self.choices, self.registry, *candidate, passes)
-        if not self.expensive_queue:
+            self.expensive_queue += expensive_portfolio(self.choices, self.registry, *candidate, passes)
+        params = next(filter(suits, self.expensive_queue), None)
+        if params is None:
             return None
-        params = self.expensive_queue.pop(0)
+        self.expensive_queue.remove(params)
         self.extracted.append(params)
         self.time_share = EXPENSIVE_TRIAL_TIME_SHARE
         return params
@@ -197,7 +194,7 @@ class Scheduler:
                 return True
         return False
 
-    def _sampled_trial(self, strategy: str, time_budget: float, rng: random.Random) -> dict[str, Any]:
+    def _sampled_trial(self, strategy: str, time_budget: float, rng: random.Random, work: Work) -> dict[str, Any]:
         """Fix a pair worth tuning and, mostly, parameters whose features are recorded."""
         fixed: dict[str, Any] = {"strategy": strategy}
         backbones = [name for name in self.choices.backbones if self._activate(name, time_budget)]
@@ -212,8 +209,7 @@ class Scheduler:
         if recorded and reusable:
             backbones = list({params["backbone"]: None for params in reusable}) if reuse else quick
         if rng.random() >= FREE_PAIR_PROBABILITY:
-            heads = self.choices.heads_for(strategy, self.registry)
-            pairs = [(backbone, head) for backbone in backbones for head in heads]
+            pairs = [(backbone, head) for backbone in backbones for head in self.needs.heads(strategy, work)]
             fixed["backbone"], fixed[f"{strategy}.head"] = self.pairs.choose(strategy, pairs, rng)
         elif reuse or len(backbones) < len(self.choices.backbones):
             fixed["backbone"] = rng.choice(backbones)
@@ -222,10 +218,83 @@ class Scheduler:
             fixed |= {name: source[name] for name in recorded}
         return fixed
 
-    def _choose_strategy(self, time_budget: float, running: Mapping[str, float]) -> str:
-        """The strategy that has had the least time, among those whose trials still fit."""
-        fitting = [name for name in self.choices.strategies if self._strategy_fits(name, time_budget)]
-        return min(fitting or self.choices.strategies[:1], key=lambda name: self.spent[name] + running.get(name, 0.0))
+    def _trial_on_recorded(
+        self, strategy: str, rng: random.Random, work: Work, recorded: Sequence[Recording]
+    ) -> dict[str, Any]:
+        """The same for a head on features that are recorded: backbone, policy and views are theirs."""
+        backbones = list({recording.backbone: None for recording in recorded})
+        heads = self.needs.heads(strategy, work)
+        pair = self.pairs.choose(strategy, [(backbone, head) for backbone in backbones for head in heads], rng)
+        if rng.random() < FREE_PAIR_PROBABILITY:
+            pair = rng.choice(backbones), rng.choice(heads)
+        source = rng.choice([recording for recording in recorded if recording.backbone == pair[0]])
+        fixed: dict[str, Any] = {"strategy": strategy, "backbone": pair[0], f"{strategy}.head": pair[1]}
+        if self.needs.reads_views(strategy):
+            fixed |= {f"{strategy}.policy": source.policy, f"{strategy}.views": source.views}
+        return fixed
+
+    def _readable(self, strategy: str, recorded: Collection[Recording]) -> list[Recording]:
+        """Those of the recorded features that a strategy's heads may learn from."""
+        return [recording for recording in recorded if recording.views or not self.needs.reads_views(strategy)]
+
+    def _choose_strategy(
+        self, time_budget: float, running: Mapping[str, float], work: Work, recorded: Collection[Recording] | None
+    ) -> str | None:
+        """The strategy that has had the least time, among those with such work whose trials still fit."""
+        names = [
+            name
+            for name in self.choices.strategies
+            if self.needs.heads(name, work)
+            and (recorded is None or self.needs.trains_network(name) or self._readable(name, recorded))
+        ]
+        fitting = [name for name in names if self._strategy_fits(name, time_budget)]
+        if not fitting and work == Work.NETWORKS:
+            return None
+        return min(fitting or names[:1], key=lambda name: self.spent[name] + running.get(name, 0.0), default=None)
+
+    # -- features that an accelerator records before trials need them
+
+    def next_recording(
+        self,
+        time_budget: float,
+        attempted: Collection[Recording],
+        given_up: Collection[Recording] = (),
+        waiting: Sequence[Mapping[str, Any]] = (),
+    ) -> Recording | None:
+        """The features that the portfolio, or a resumed trial, needs next and that there is time for.
+
+        Args:
+            attempted: features that are recorded, or are being recorded.
+            given_up: features that can't be recorded.
+            waiting: parameters of trials that are enqueued.
+        """
+        time_budget = time_budget if self.timed else math.inf
+        self._expensive_trial(time_budget, lambda params: False)  # moves the recipes of active backbones to the queue
+        queue = self.cheap_queue
+        active = [params for params in queue if params["backbone"] in self.active_backbones] or queue[:1]
+        for params in (*waiting, *active, *self.expensive_queue, *queue, *self.extracted):
+            recording = self.needs.recording(params)
+            if recording is None or recording.is_in(attempted) or recording in given_up:
+                continue
+            if self._strategy_fits(params["strategy"], time_budget) and self._activate(recording.backbone, time_budget):
+                return recording
+        return None
+
+    def explore(
+        self, time_budget: float, attempted: Collection[Recording], given_up: Collection[Recording], number: int
+    ) -> Recording | None:
+        """Features of views that the portfolio doesn't have, where they take a small share of the remaining time."""
+        time_budget = time_budget if self.timed else math.inf
+        if not any(map(self.needs.reads_views, self.choices.strategies)):
+            return None
+        candidates = []
+        for backbone in filter(self.active_backbones.__contains__, self.choices.backbones):
+            views = min(NUM_EXPLORED_VIEWS, self._affordable_passes(backbone, MAX_NEW_FEATURES_SHARE * time_budget))
+            candidates += [Recording(backbone, policy, views) for policy in self.choices.augmentations if views]
+        most = {policy: self.registry.augmentations[policy].max_views for policy in self.choices.augmentations}
+        candidates = [replace(c, views=min(c.views, most[c.policy] or c.views)) for c in candidates]
+        candidates = [c for c in candidates if not c.is_in(attempted) and c not in given_up]
+        return random.Random(seed_of(self.seed, number)).choice(candidates) if candidates else None
 
     def _strategy_fits(self, strategy: str, time_budget: float) -> bool:
         """Whether a trial of the strategy would be done in time.

@@ -22,6 +22,7 @@ __all__ = [
     "load_study",
     "open_study",
     "set_note",
+    "take_trial",
     "trial_event",
 ]
 
@@ -74,6 +75,8 @@ class TrialAttribute:
     """Number of the trial with the same parameters whose worker was lost."""
     RESUMES = "resumes"
     """Number of the trial with the same parameters that was running when an earlier search ended."""
+    NOT_RECORDED = "not_recorded"
+    """True where a worker that only reads recorded features found them missing."""
     TAKEN_FROM = "taken_from"
     """`study/number` of the trial in the study that this one extends."""
 
@@ -133,6 +136,12 @@ def load_study(folder: Path, seed: int = 0) -> optuna.Study:
     _require_format(study, folder)
     require_valid(study, folder)
     return study
+
+
+def take_trial(study: optuna.Study, number: int) -> optuna.Trial:
+    """The running trial with this number, which the coordinator has created for this process, to draw the parameters
+    that it doesn't fix. (`Study.ask` would take whichever waiting trial is the first.)"""
+    return optuna.Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
 
 
 def _name_in_journal(storage: BaseStorage, folder: Path, preferred: str) -> str | None:

@@ -25,15 +25,18 @@ class Trials(Protocol):
     def running(self) -> list[FrozenTrial]:
         """Trials in state RUNNING."""
 
-    def num_waiting(self) -> int:
-        """Number of enqueued trials, in state WAITING, that no worker has asked for yet."""
+    def waiting(self) -> list[FrozenTrial]:
+        """Enqueued trials, in state WAITING, that no worker has got yet, by number."""
 
     def next_number(self) -> int:
         """Number of the trial that is created next."""
 
     def enqueue(self, params: Mapping[str, Any], attributes: Mapping[str, Any] | None = None) -> None:
-        """Create a waiting trial with fixed `params` and user attributes. The worker that asks for it draws its other
+        """Create a waiting trial with fixed `params` and user attributes. The worker that gets it draws its other
         parameters."""
+
+    def begin(self, number: int) -> None:
+        """Set the state of a waiting trial to RUNNING: a worker gets this trial and no other."""
 
     def end(self, number: int, cause: str, state: TrialState = TrialState.FAIL) -> None:
         """Set the state of a running trial to FAIL or PRUNED, and the cause as an attribute. Raises RuntimeError where
@@ -71,8 +74,8 @@ class StudyTrials:
     def running(self) -> list[FrozenTrial]:
         return self._trials((TrialState.RUNNING,))
 
-    def num_waiting(self) -> int:
-        return len(self._trials((TrialState.WAITING,)))
+    def waiting(self) -> list[FrozenTrial]:
+        return self._trials((TrialState.WAITING,))
 
     def next_number(self) -> int:
         return len(self._trials())
@@ -80,6 +83,10 @@ class StudyTrials:
     def enqueue(self, params: Mapping[str, Any], attributes: Mapping[str, Any] | None = None) -> None:
         with self._existing():
             self.study.enqueue_trial(dict(params), user_attrs=dict(attributes or {}))
+
+    def begin(self, number: int) -> None:
+        with self._existing():
+            self.study._storage.set_trial_state_values(self.get(number)._trial_id, TrialState.RUNNING)
 
     def end(self, number: int, cause: str, state: TrialState = TrialState.FAIL) -> None:
         with self._existing():

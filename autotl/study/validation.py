@@ -36,6 +36,7 @@ class _TrialAttributes(BaseModel):
     best_epoch: int | None = Field(default=None, ge=0, le=1_000_000)
     retry_of: int | None = None
     resumes: int | None = None
+    not_recorded: bool = False
     taken_from: Text = ""
 
 

@@ -1,4 +1,4 @@
-"""One trial in a worker, from `study.ask()` to `study.tell()`."""
+"""One trial in a worker, from its recipe to `study.tell()`."""
 
 import ctypes
 import gc
@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from autotl.atomic_io import as_disk_full, write_atomically
 from autotl.devices import is_device_error
+from autotl.engines.recorded import FeatureSource, NotRecorded
 from autotl.errors import MetricError
 from autotl.escaping import escape_markdown
 from autotl.features.sharing import StoreTimeout
@@ -24,13 +25,12 @@ from autotl.recipe import Recipe
 from autotl.strategies.base import OutOfTime, Report, Result, Task
 from autotl.study.pruner import STEPS
 from autotl.study.space import suggest
-from autotl.study.study import TrialAttribute, set_note
+from autotl.study.study import TrialAttribute, set_note, take_trial
 from autotl.trial.events import notify_ended
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import (
     DeviceError,
     Log,
-    TrialAsked,
     TrialEnded,
     TrialProgress,
     TrialStarted,
@@ -43,13 +43,17 @@ MAX_CAUSE_LENGTH = 500
 """Characters of a trial's cause: the study keeps the traceback too."""
 
 
-def run_trial(state: WorkerState, time_budget: float = math.inf) -> bool:
-    """Ask for a trial, train its recipe, tell its result. Sends TrialAsked, TrialStarted, … TrialEnded or DeviceError.
+def run_trial(
+    state: WorkerState, number: int, time_budget: float = math.inf, source: FeatureSource | None = None
+) -> bool:
+    """Train a trial's recipe, tell its result. Sends TrialStarted, … TrialEnded or DeviceError.
 
     An exception fails the trial and is its cause.
 
     Args:
+        number: of the trial, which is running in the study.
         time_budget: seconds that the trial plans to train for.
+        source: whose recorded features it reads; None for the worker's own.
 
     Returns:
         False after an accelerator error, which makes everything that this process computes later unreliable.
@@ -59,9 +63,10 @@ def run_trial(state: WorkerState, time_budget: float = math.inf) -> bool:
         BrokenPlugin: a plugin failed in an event under --strict-plugins.
     """
     began = time.monotonic()
+    if source:
+        state = state.reading(source)
     state.extractor.extraction_seconds = 0.0
-    trial = state.study.ask()
-    state.send(TrialAsked(trial.number))
+    trial = take_trial(state.study, number)
     result: Result | None = None
     value: float | None = None
     cause = ""
@@ -71,6 +76,9 @@ def run_trial(state: WorkerState, time_budget: float = math.inf) -> bool:
         outcome = TrialState.COMPLETE
     except optuna.TrialPruned as pruned:
         outcome, cause = TrialState.PRUNED, str(pruned) or "worse than the median of its strategy"
+    except NotRecorded as error:
+        outcome, cause = TrialState.PRUNED, str(error)
+        trial.set_user_attr(TrialAttribute.NOT_RECORDED, value=True)
     except (StoreTimeout, OutOfTime) as error:
         outcome, cause = TrialState.PRUNED, str(error)
     except Exception as error:

@@ -1,7 +1,7 @@
 """What a worker keeps between its jobs: plugins, the study, networks, and memory maps of features."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -10,6 +10,7 @@ import optuna
 from autotl.clock import Deadline
 from autotl.engines import micro_batch
 from autotl.engines.accelerator import is_accelerator
+from autotl.engines.recorded import FeatureSource, RecordedEngine
 from autotl.features.extractor import FeatureExtractor
 from autotl.features.resident import ResidentCache, free_memory
 from autotl.features.store import FeatureStore, StoreUnavailable
@@ -37,6 +38,8 @@ class WorkerState:
     registry: Registry
     study: optuna.Study
     extractor: FeatureExtractor
+    _readers: dict[FeatureSource, FeatureExtractor] = field(default_factory=dict)
+    """Extractors that only read, by whose features they read."""
 
     @classmethod
     def set_up(cls, context: Context, send: Send, deadline: Deadline) -> "WorkerState":
@@ -45,6 +48,8 @@ class WorkerState:
         Raises:
             AutotlError: an unreadable study, StudyDeleted, or BrokenPlugin under --strict-plugins.
         """
+        from autotl.data.device_images import can_decode
+
         config, slot = context.config, context.slot
         registry = load_registry(config.without_plugins, strict=config.strict_plugins)
         registry.on_plugin_failure = lambda plugin, hook, text: send(PluginFailed(plugin, hook, text))
@@ -65,6 +70,7 @@ class WorkerState:
             log=lambda line: send(Log(line)),
             augmentations=registry.augmentations,
             feature_levels=registry.levels,
+            decodes=can_decode(slot.device),
             resident=ResidentCache(lambda: free_memory(slot.device)) if is_accelerator(slot.device) else None,
         )
         micro_batch.persist_to(context.folder / "micro_batches" / f"{slot.place.replace(':', '-')}.json")
@@ -74,6 +80,33 @@ class WorkerState:
         except StoreUnavailable as error:
             send(Log(_cache_warning(error)))
         return cls(context, send, deadline, registry, study, extractor)
+
+    def source(self) -> FeatureSource:
+        """What another worker needs to know to read the features that this one records."""
+        extractor = self.extractor
+        engine, device = extractor.engine, extractor.device
+        return FeatureSource(
+            extractor.store.root.parent.absolute(),
+            engine.name,
+            engine.version(),
+            engine.precision(device),
+            device.split(":")[0],
+            extractor.decodes,
+        )
+
+    def reading(self, source: FeatureSource) -> "WorkerState":
+        """The state with an extractor that reads another device's recorded features, and raises NotRecorded where
+        some are missing. Its networks are built once for all trials."""
+        if source not in self._readers:
+            self._readers[source] = replace(
+                self.extractor,
+                store=FeatureStore(source.cache / "features", self.context.config.cache_size),
+                conversions=source.cache / "engines",
+                engine=RecordedEngine(source),
+                device=source.device_type,
+                decodes=source.decodes,
+            )
+        return replace(self, extractor=self._readers[source])
 
     def replace_cache(self, error: StoreUnavailable) -> None:
         """Extract features into the study's own folder from now on, since the cache can't be written any more.

@@ -35,7 +35,9 @@ from autotl.workers.messages import (
     FromWorker,
     Hello,
     PluginIsBroken,
+    Probed,
     Ready,
+    Record,
     RunTrial,
     SetDeadline,
     Setup,
@@ -106,17 +108,21 @@ class Jobs:
     def __init__(self, context: Context, mailbox: Mailbox):
         import torch
 
-        from autotl.trial import finalize, runner
+        from autotl.trial import finalize, recording, runner
         from autotl.trial.state import WorkerState
 
-        self._run_trial, self._finalize = runner.run_trial, finalize.finalize
+        self._run_trial, self._record, self._finalize = runner.run_trial, recording.record, finalize.finalize
         torch.set_num_threads(context.slot.threads)
         self.state = WorkerState.set_up(context, mailbox.send, mailbox.deadline)
         gc.freeze()  # the garbage collection after each trial skips the million objects of the libraries
 
-    def run_trial(self, time_budget: float) -> bool:
+    def run_trial(self, job: RunTrial) -> bool:
         """Whether the process can go on (see `autotl.trial.runner.run_trial`)."""
-        return self._run_trial(self.state, time_budget)
+        return self._run_trial(self.state, job.number, _seconds(job.time_budget), job.source)
+
+    def record(self, job: Record) -> bool:
+        """Whether the process can go on (see `autotl.trial.recording.record`)."""
+        return self._record(self.state, job.recording)
 
     def finalize(self, job: Finalize) -> Mapping[str, Any]:
         """What `result.json` holds (see `autotl.trial.finalize.finalize`)."""
@@ -139,8 +145,11 @@ def serve(mailbox: Mailbox, begin: Callable[[Context, Mailbox], Jobs] = Jobs) ->
                     folder = context.folder
                     jobs = begin(context, mailbox)
                     mailbox.send(Ready())
-                case RunTrial(time_budget) if jobs:
-                    if not jobs.run_trial(_seconds(time_budget)):
+                case RunTrial() if jobs:
+                    if not jobs.run_trial(message):
+                        return False
+                case Record() if jobs:
+                    if not jobs.record(message):
                         return False
                 case Finalize() if jobs:
                     mailbox.send(Finalized(jobs.finalize(message)))
@@ -180,11 +189,23 @@ def main(address: str) -> None:
     key = bytes.fromhex(os.environ.pop("AUTOTL_WORKER_KEY"))
     identity = json.loads(os.environ.pop("AUTOTL_WORKER"))
     mailbox = Mailbox(Client(address, authkey=key), _kill_process_group)
-    mailbox.send(Hello(identity["token"], Slot(**identity["slot"])))
+    slot = Slot(**identity["slot"])
+    mailbox.send(Hello(identity["token"], slot))
     for module in EARLY_IMPORTS:
         importlib.import_module(module)
+    if not ask_device(mailbox, slot.device):
+        os._exit(0)  # no crash; immediately, since a driver that doesn't work may hang at a normal interpreter shutdown
     if not serve(mailbox):
         os._exit(1)  # exit immediately: after a CUDA error a normal interpreter shutdown can hang in the driver
+
+
+def ask_device(mailbox: Mailbox, device: str) -> bool:
+    """Probe the worker's device and send the answer. Whether it is usable."""
+    from autotl.engines.probe import probe
+
+    result = probe(device)
+    mailbox.send(Probed(result))
+    return result.usable
 
 
 def _kill_process_group() -> None:

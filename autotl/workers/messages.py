@@ -13,7 +13,10 @@ from autotl.config import StudyConfig
 from autotl.data.dataset import ImageDataset
 from autotl.data.splits import Split
 from autotl.devices import Slot
+from autotl.engines.probe import ProbeResult
+from autotl.engines.recorded import FeatureSource
 from autotl.features.progress import ExtractionProgress
+from autotl.study.needs import Recording
 from autotl.study.space import Choices
 
 __all__ = [
@@ -34,14 +37,16 @@ __all__ = [
     "ModelSaved",
     "PluginFailed",
     "PluginIsBroken",
+    "Probed",
     "Ready",
+    "Record",
+    "Recorded",
     "RunTrial",
     "SearchFacts",
     "SetDeadline",
     "Setup",
     "Stop",
     "ToWorker",
-    "TrialAsked",
     "TrialEnded",
     "TrialProgress",
     "TrialStarted",
@@ -99,10 +104,21 @@ class SetDeadline:
 
 @dataclass(frozen=True)
 class RunTrial:
-    """Job: ask for a trial, train it, tell its result. Answered by TrialAsked … TrialEnded."""
+    """Job: train trial `number`, which is running in the study, and tell its result. Answered by TrialStarted …
+    TrialEnded."""
 
+    number: int
     time_budget: float | None
     """Seconds that the trial plans to train for."""
+    source: FeatureSource | None = None
+    """Whose recorded features the trial reads; None where the worker uses its own and records what is missing."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Job: record features before trials need them. Answered by Recorded."""
+
+    recording: Recording
 
 
 @dataclass(frozen=True)
@@ -139,15 +155,15 @@ class Hello:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """The worker waits for jobs."""
+class Probed:
+    """The worker has asked its device whether it works, before Setup. It ends where the device isn't usable."""
+
+    probe: ProbeResult
 
 
 @dataclass(frozen=True)
-class TrialAsked:
-    """The worker has created trial `number` in the study, or taken a waiting one."""
-
-    number: int
+class Ready:
+    """The worker waits for jobs."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +191,18 @@ class TrialEnded:
     """The trial is told: the study has its state and value."""
 
     number: int
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Record is done, or given up."""
+
+    source: FeatureSource | None
+    """Where the features are; None where they could not be recorded."""
+    cause: str = ""
+    """Why not."""
+    is_device_error: bool = False
+    """The worker's process ends: it cannot be trusted further."""
 
 
 @dataclass(frozen=True)
@@ -254,14 +282,15 @@ class Crashed:
     traceback: str
 
 
-ToWorker: TypeAlias = Setup | SetDeadline | RunTrial | Finalize | Stop
+ToWorker: TypeAlias = Setup | SetDeadline | RunTrial | Record | Finalize | Stop
 FromWorker: TypeAlias = (
     Hello
+    | Probed
     | Ready
-    | TrialAsked
     | TrialStarted
     | TrialProgress
     | TrialEnded
+    | Recorded
     | DeviceError
     | ExtractionProgress
     | Activity
@@ -275,11 +304,23 @@ FromWorker: TypeAlias = (
     | Crashed
 )
 
-FROM_COORDINATOR = {cls.__name__: cls for cls in (Setup, SetDeadline, RunTrial, Finalize, Stop)}
+FROM_COORDINATOR = {cls.__name__: cls for cls in (Setup, SetDeadline, RunTrial, Record, Finalize, Stop)}
 FROM_WORKER = {
     cls.__name__: cls
     for cls in (
-        *(Hello, Ready, TrialAsked, TrialStarted, TrialProgress, TrialEnded, DeviceError, Activity, HookCalled, Log),
+        *(
+            Hello,
+            Probed,
+            Ready,
+            TrialStarted,
+            TrialProgress,
+            TrialEnded,
+            Recorded,
+            DeviceError,
+            Activity,
+            HookCalled,
+            Log,
+        ),
         *(ExtractionProgress, PluginFailed, PluginIsBroken, DiskIsFull, ModelSaved, Finalized, Crashed),
     )
 }

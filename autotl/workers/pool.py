@@ -7,8 +7,21 @@ from dataclasses import dataclass, field, replace
 
 from autotl.clock import Clock, SystemClock
 from autotl.devices import Slot
+from autotl.engines.probe import ProbeResult
+from autotl.study.needs import Recording
 from autotl.workers.launcher import Ending, Launcher
-from autotl.workers.messages import Context, FromWorker, Hello, SetDeadline, Setup, Stop, ToWorker
+from autotl.workers.messages import (
+    Context,
+    FromWorker,
+    Hello,
+    Probed,
+    Record,
+    RunTrial,
+    SetDeadline,
+    Setup,
+    Stop,
+    ToWorker,
+)
 
 __all__ = ["MAX_CRASHES", "CrashCounter", "Worker", "WorkerPool", "remaining_or_none"]
 
@@ -36,10 +49,14 @@ class Worker:
     joined: bool = False
     """Another process started it, and restarts it."""
     connected: bool = False
+    probe: ProbeResult | None = None
+    """What its device answered; None until it has."""
     ready: bool = False
     busy: bool = False
     trial: int | None = None
-    """The trial that it has asked for and not yet ended."""
+    """The trial that it has got and not yet ended."""
+    recording: Recording | None = None
+    """The features that it records ahead."""
     strategy: str = ""
     description: str = ""
     """The recipe of its trial in one line."""
@@ -55,7 +72,7 @@ class Worker:
 
     def idle(self) -> None:
         """Its job is done."""
-        self.busy, self.trial, self.activity = False, None, "waiting"
+        self.busy, self.trial, self.recording, self.activity = False, None, None, "waiting"
         self.strategy = self.description = self.hook = ""
 
 
@@ -146,6 +163,8 @@ class WorkerPool:
                 worker = worker or self._join(identity, message.slot)
                 worker.connected = True
                 self._set_up(worker)
+            if isinstance(message, Probed) and worker is not None:
+                worker.probe = message.probe
             if worker is not None:  # a dropped worker's messages are late
                 worker.last_message = self.clock.now()
                 yield worker, message
@@ -165,6 +184,8 @@ class WorkerPool:
     def give(self, worker: Worker, job: ToWorker, activity: str) -> None:
         """Send a job to an idle worker."""
         worker.busy, worker.activity = True, activity
+        worker.trial = job.number if isinstance(job, RunTrial) else None
+        worker.recording = job.recording if isinstance(job, Record) else None
         worker.since = worker.last_message = self.clock.now()
         self.launcher.send(worker.identity, job)
 

@@ -35,6 +35,7 @@ from torch import nn
 from autotl.backbones.base import Backbone, Preprocessing
 from autotl.data.augmentation import ORIGINAL
 from autotl.data.dataset import ImageDataset
+from autotl.data.device_images import can_decode
 from autotl.data.loading import load_dataset
 from autotl.data.plain_images import decode_plain
 from autotl.data.preprocessing import load_view
@@ -108,8 +109,8 @@ class Ground:
 
     def extractor(self, split: Split, folder: Path) -> FeatureExtractor:
         stores = (FeatureStore(folder / name) for name in ("features", "boundary"))
-        resident = ResidentCache(lambda: free_memory(DEVICE))
-        return FeatureExtractor(self.dataset, split, *stores, TorchEngine(), DEVICE, self.threads, resident=resident)
+        kept = {"decodes": can_decode(DEVICE), "resident": ResidentCache(lambda: free_memory(DEVICE))}
+        return FeatureExtractor(self.dataset, split, *stores, TorchEngine(), DEVICE, self.threads, **kept)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:

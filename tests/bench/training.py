@@ -46,7 +46,7 @@ def dense_heads(ground: Ground) -> list[Row]:
         states = [_with_features(ground, folder, seed) for seed in range(SEEDS)]
         gc.freeze()  # as a worker does when it is ready
         jobs = [state for state in states for _ in range(TRIALS)]
-        took = seconds(lambda: [run_trial(state) for state in jobs])
+        took = seconds(lambda: [run_trial(state, state.study.ask().number) for state in jobs])
         for state in states:
             if failed := state.study.get_trials(states=(optuna.trial.TrialState.FAIL,)):
                 raise RuntimeError(f"a trial failed: {failed[0].user_attrs['cause']}")
@@ -76,7 +76,7 @@ def _with_features(ground: Ground, folder: Path, seed: int) -> WorkerState:
         state.extractor.of(state.registry.backbone(name)).levels(subset, "last")
     state.study.sampler = PartialFixedSampler({"fast_extraction.levels": "last"}, state.study.sampler)
     for _ in range(WARM_TRIALS):
-        run_trial(state)
+        run_trial(state, state.study.ask().number)
     return state
 
 

@@ -1,5 +1,7 @@
 """A coordinator, whole, with scripted workers, a virtual clock and a study in memory: no process, no image."""
 
+from types import SimpleNamespace
+
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -10,10 +12,11 @@ from autotl.coordinator.signals import Interrupts
 from autotl.coordinator.watchdog import Watchdog
 from autotl.devices import Slot
 from autotl.metrics import Metric
+from autotl.study.study import take_trial
 from autotl.study.trials import StudyTrials
 from autotl.testing.scripted import ScriptedLauncher, VirtualClock
 from autotl.ui.progress import Progress
-from autotl.workers.messages import Hello, Ready, RunTrial, TrialAsked, TrialEnded
+from autotl.workers.messages import Hello, Ready, RunTrial, TrialEnded
 from autotl.workers.pool import WorkerPool
 
 
@@ -63,11 +66,12 @@ class StubScheduler:
     """Wants one trial after the other, and keeps what it learns."""
 
     time_share, default_seconds_per_image = 0.5, 0.01
+    choices = SimpleNamespace(accelerator=False)
 
     def __init__(self):
         self.speeds, self.results, self.budgets = [], [], []
 
-    def next(self, time_budget, running, number):
+    def next(self, time_budget, running, number, work, recorded):
         self.budgets.append((time_budget, dict(running), number))
         return {"x": number / 100}
 
@@ -121,9 +125,8 @@ class Scene:
         """Workers that run each job at once."""
         self.launcher.sent.append((worker, message))
         if isinstance(message, RunTrial):
-            trial = self.study.ask()
+            trial = take_trial(self.study, message.number)
             trial.suggest_float("x", 0, 1)
-            self.launcher.deliver(worker, [TrialAsked(trial.number)])
             answer = next(self.answers)
             self.clock.sleep(self.seconds)
             if isinstance(answer, str):

@@ -8,9 +8,10 @@ import random
 import sys
 import tempfile
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 from optuna.trial import TrialState
 
@@ -21,14 +22,20 @@ from autotl.coordinator.signals import Interrupts
 from autotl.coordinator.supervisor import KILL_GRACE
 from autotl.coordinator.watchdog import Watchdog
 from autotl.devices import Slot
+from autotl.engines.recorded import FeatureSource
 from autotl.errors import AutotlError
 from autotl.events import SearchStarted
+from autotl.features.progress import ExtractionProgress
 from autotl.metrics import Metric
+from autotl.study.needs import Recording
 from autotl.testing.scripted import VirtualClock
 from autotl.ui.progress import Progress
 from autotl.workers import messages
 from autotl.workers.launcher import Ending, Launcher
 from autotl.workers.pool import WorkerPool
+
+NUM_IMAGES = 2000
+"""Images of a recording."""
 
 
 @dataclass
@@ -49,8 +56,9 @@ class SimulatedTrials:
 
     def __init__(self):
         self.book = []
-        self.waiting = deque()
         self.live = {}
+        self.first_waiting = 0
+        """All trials before are running or done."""
 
     def get(self, number):
         return self.book[number]
@@ -61,8 +69,8 @@ class SimulatedTrials:
     def running(self):
         return list(self.live.values())
 
-    def num_waiting(self):
-        return len(self.waiting)
+    def waiting(self):
+        return [trial for trial in self.book[self.first_waiting :] if trial.state == TrialState.WAITING]
 
     def next_number(self):
         return len(self.book)
@@ -71,22 +79,20 @@ class SimulatedTrials:
         trial = SimulatedTrial(len(self.book), user_attrs=dict(attributes or {}))
         trial.system_attrs["fixed_params"] = dict(params)
         self.book.append(trial)
-        self.waiting.append(trial)
 
     def end(self, number, cause, state=TrialState.FAIL):
         self.book[number].user_attrs["cause"] = cause
         self.tell(number, state)
 
-    def ask(self):
-        if self.waiting:
-            trial = self.waiting.popleft()
-        else:
-            trial = SimulatedTrial(len(self.book))
-            self.book.append(trial)
+    def begin(self, number):
+        trial = self.book[number]
+        if trial.state != TrialState.WAITING:
+            raise ValueError(f"trial {number} is handed out twice: it is {trial.state.name}")
         trial.state = TrialState.RUNNING
         trial.params = dict(trial.system_attrs.get("fixed_params", {}))
-        self.live[trial.number] = trial
-        return trial.number
+        self.live[number] = trial
+        while self.first_waiting < len(self.book) and self.book[self.first_waiting].state != TrialState.WAITING:
+            self.first_waiting += 1
 
     def tell(self, number, state, value=None):
         trial = self.book[number]
@@ -100,11 +106,12 @@ class SimulatedScheduler:
     """Always wants another trial."""
 
     time_share, default_seconds_per_image = 0.1, 0.01
+    choices = SimpleNamespace(accelerator=False)
 
     def __init__(self):
         self.finished_trials = Counter()
 
-    def next(self, time_budget, running, number):
+    def next(self, time_budget, running, number, work, recorded):
         return {"x": number}
 
     def finished(self, params, seconds, value, extraction_seconds=0.0):
@@ -143,6 +150,7 @@ class SimulatedProcess:
     hung: bool = False
     deadline: float = float("inf")
     trial: int | None = None
+    recording: Recording | None = None
     ignores_deadline: bool = False
     job: int = 0
     """Counts jobs: events of an earlier one are void."""
@@ -158,7 +166,11 @@ class SimulatedLauncher(Launcher):
         self.sequence = 0
         self.inbox = []
         self.jobs = 0
-        self.lost_before_asking = 0
+        self.recorded = []
+        self.handed_out = []
+        """(moment, slot, job, what was recorded by then) of each trial and recording."""
+        self.seconds = lambda slot, job, params: rng.uniform(0.5, 8.0)
+        """How long a job takes."""
 
     def at(self, delay, worker, action, *arguments):
         self.sequence += 1
@@ -173,6 +185,9 @@ class SimulatedLauncher(Launcher):
 
     def send(self, worker, message):
         process = self.processes[worker]
+        if isinstance(message, messages.RunTrial | messages.Record):
+            self.handed_out.append((self.clock.time, process.slot, message, list(self.recorded)))
+            self.jobs += isinstance(message, messages.RunTrial)
         if not process.alive:
             return
         match message:
@@ -183,8 +198,11 @@ class SimulatedLauncher(Launcher):
                 self._set_deadline(worker, remaining)
             case messages.RunTrial():
                 process.job += 1
-                self.jobs += 1
-                self.at(self.rng.uniform(0.001, 0.05), worker, self._ask)
+                self.at(self.rng.uniform(0.001, 0.05), worker, self._begin, message)
+            case messages.Record(recording):
+                process.job += 1
+                process.recording = recording
+                self.at(self.seconds(process.slot, message, {}), worker, self._record, message)
             case messages.Finalize():
                 process.job += 1
                 self.at(1.0, worker, self._say, messages.ModelSaved({"saved": True}))
@@ -241,30 +259,47 @@ class SimulatedLauncher(Launcher):
         process.deadline = float("inf") if remaining is None else self.clock.time + remaining
         if process.trial is not None and not process.ignores_deadline:
             self._end_in_time(worker)
+        if process.recording is not None and process.deadline < 1e9:
+            self.at(max(0.0, process.deadline - self.clock.time) + 0.1, worker, self._give_up)
 
     def _end_in_time(self, worker):
         left = self.processes[worker].deadline - self.clock.time
         if left < 1e9:
             self.at(max(0.0, left) + 0.1, worker, self._finish, TrialState.PRUNED)
 
-    def _ask(self, worker):
+    def _begin(self, worker, job):
         process, rng = self.processes[worker], self.rng
-        if self._crashes(0.2):
-            self.lost_before_asking += 1
+        if self._crashes(0.4):
             return self._die(worker)
-        process.trial = self.trials.ask()
-        if self._crashes(0.2):
-            return self._die(worker)
-        self._say(worker, messages.TrialAsked(process.trial))
-        self._say(
-            worker, messages.TrialStarted(process.trial, "strategy", "a backbone with spaces", "head", "a recipe")
-        )
+        process.trial = job.number
+        params = self.trials.get(job.number).params
+        strategy = params.get("strategy", "strategy")
+        self._say(worker, messages.TrialStarted(job.number, strategy, "a backbone with spaces", "head", "a recipe"))
         process.ignores_deadline = rng.random() < self.faults.ignores_deadline
-        seconds = rng.uniform(0.5, 8.0)
+        seconds = self.seconds(process.slot, job, params)
         self.at(seconds / 2, worker, self._report)
         self.at(seconds, worker, self._finish, rng.choices([TrialState.COMPLETE, TrialState.PRUNED], [3, 2])[0])
         if not process.ignores_deadline:
             self._end_in_time(worker)
+
+    def _record(self, worker, job):
+        process = self.processes[worker]
+        if process.recording is None:
+            return
+        process.recording = None
+        if self._crashes(0.4):
+            return self._die(worker)
+        self.recorded.append(job.recording)
+        recording, took = job.recording, self.seconds(process.slot, job, {})
+        rate = NUM_IMAGES * (1 + recording.views) / took
+        self._say(worker, ExtractionProgress(recording.backbone, "levels", "none", NUM_IMAGES, NUM_IMAGES, rate))
+        self._say(worker, messages.Recorded(FeatureSource(Path("/cache"), "torch", "2", "bf16", "cuda")))
+
+    def _give_up(self, worker):
+        process = self.processes[worker]
+        if process.recording is not None:
+            process.recording = None
+            self._say(worker, messages.Recorded(None))
 
     def _report(self, worker):
         process = self.processes[worker]
@@ -337,7 +372,7 @@ class Outcome:
             f"counts {counts} are not those of the study {dict(states)}": sum(counts.values()) != len(finished)
             or counts["complete"] != states[TrialState.COMPLETE]
             or counts["pruned"] != states[TrialState.PRUNED],
-            "a job was lost, or counted twice": self.launcher.jobs != len(finished) + self.launcher.lost_before_asking,
+            "a job was lost, or counted twice": self.launcher.jobs != len(finished),
             f"{len(finished)} trials instead of {num_trials}": len(finished) > num_trials
             or (len(finished) < num_trials and self.seconds < 0.5 * self.time_limit and not disabled),
             f"{self.seconds:.1f} s of {self.time_limit} s were used": self.seconds
@@ -350,10 +385,26 @@ class Outcome:
 
 def simulate(seed, folder, num_trials=10_000, num_workers=64, faults=None):
     """One search; the time limit is drawn so that sometimes it, sometimes the number of trials ends the search."""
-    rng, clock, trials, recorder = random.Random(seed), VirtualClock(), SimulatedTrials(), Recorder()
-    launcher = SimulatedLauncher(clock, trials, rng, faults or Faults())
+    rng = random.Random(seed)
     slots = [Slot(f"cuda:{i}", "cuda", "cuda:0", 1) for i in range(num_workers)]
     time_limit = rng.uniform(0.6, 1.6) * num_trials * 4.5 / num_workers + 60
+    return _search(rng, folder, slots, SimulatedScheduler(), time_limit, num_trials, faults or Faults())
+
+
+def simulate_mixed(
+    seed, folder, scheduler, time_limit=300.0, num_trials=10_000, accelerators=1, helpers=8, faults=None, seconds=None
+):
+    """One search on accelerators with CPU workers beside them, under the scheduler that real searches have."""
+    slots = [Slot(f"cuda:{i}", "cuda", "cuda:0", 8) for i in range(accelerators)]
+    slots += [Slot(f"cpu:{i}", "cpu", "cpu", 1) for i in range(helpers)]
+    faults = faults or Faults(0.0, 0.0, 0.0, 0.0)
+    return _search(random.Random(seed), folder, slots, scheduler, time_limit, num_trials, faults, seconds)
+
+
+def _search(rng, folder, slots, scheduler, time_limit, num_trials, faults, seconds=None):
+    clock, trials, recorder = VirtualClock(), SimulatedTrials(), Recorder()
+    launcher = SimulatedLauncher(clock, trials, rng, faults)
+    launcher.seconds = seconds or launcher.seconds
     config = StudyConfig(
         data="simulated", name="simulated", output=folder, trials=num_trials, time=time_limit, trial_timeout=60
     )
@@ -362,7 +413,7 @@ def simulate(seed, folder, num_trials=10_000, num_workers=64, faults=None):
     search = Coordinator(
         config=config,
         trials=trials,
-        scheduler=SimulatedScheduler(),
+        scheduler=scheduler,
         pool=pool,
         clock=clock,
         progress=recorder,

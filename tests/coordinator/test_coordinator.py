@@ -9,9 +9,11 @@ from autotl.atomic_io import DiskFull
 from autotl.coordinator.finalization import finalize
 from autotl.coordinator.scoreboard import HOPELESS_FAILURES
 from autotl.coordinator.signals import INTERRUPT_SECONDS
+from autotl.engines.probe import ProbeResult
 from autotl.errors import BrokenPlugin, NoTrialSucceeded
 from autotl.events import Callback, EpochEnded, SearchStarted, TrialFinished, TrialStarted
 from autotl.features.progress import ExtractionProgress
+from autotl.study.needs import Recording
 from autotl.workers import messages
 from autotl.workers.messages import (
     Crashed,
@@ -21,10 +23,13 @@ from autotl.workers.messages import (
     Log,
     PluginFailed,
     PluginIsBroken,
+    Probed,
     Ready,
+    Record,
+    Recorded,
     RunTrial,
     SetDeadline,
-    TrialAsked,
+    TrialEnded,
     TrialProgress,
 )
 
@@ -56,12 +61,12 @@ def test_a_worker_that_is_not_ready_gets_no_job(scene):
 
 
 def test_without_a_time_limit_trials_have_no_time_budget(scene):
-    assert set(scene(trials=2).run().jobs) == {RunTrial(None)}
+    assert scene(trials=2).run().jobs == [RunTrial(0, None), RunTrial(1, None)]
 
 
 def test_a_trial_plans_for_its_share_of_the_search_and_no_longer_than_the_trial_timeout(scene):
-    assert scene(time=1000).run().jobs[0] == RunTrial(500.0)
-    assert scene(time=1000, trial_timeout=40).run().jobs[0] == RunTrial(40.0)
+    assert scene(time=1000).run().jobs[0] == RunTrial(0, 500.0)
+    assert scene(time=1000, trial_timeout=40).run().jobs[0] == RunTrial(0, 40.0)
 
 
 def test_a_time_limit_ends_the_trials_before_it(scene):
@@ -150,7 +155,7 @@ def test_a_device_error_is_retried_in_another_process(scene):
     trial.suggest_float("x", 0, 1)
     one.study.tell(trial, state=TrialState.FAIL)
     worker.ready = worker.busy = True
-    one.search.handle(worker, TrialAsked(0))
+    worker.trial = 0
     one.search.handle(worker, DeviceError(0, "CUDA error"))
     assert worker.identity in one.launcher.killed
     assert one.study.trials[1].user_attrs == {"retry_of": 0}
@@ -161,7 +166,7 @@ def test_a_snapshot_shows_what_workers_do(scene):
     one = scene(trials=9)
     worker = one.pool.workers[0]
     worker.ready = worker.busy = True
-    one.search.handle(worker, TrialAsked(3))
+    worker.trial = 3
     one.search.handle(worker, messages.TrialStarted(3, "fine_tuning", "b", "linear", "b · fine_tuning · linear"))
     one.search.handle(worker, TrialProgress(3, 0.5, 0.875))
     one.search.redraw()
@@ -169,6 +174,56 @@ def test_a_snapshot_shows_what_workers_do(scene):
     assert (line.name, line.trial, line.description) == ("cpu:0", 3, "b · fine_tuning · linear")
     assert line.activity == "50%, best 0.8750"
     assert one.recorder.snapshots[-1].trials_left == 9
+
+
+# features that an accelerator records ahead
+
+
+def test_a_trial_that_found_no_features_is_queued_again_for_when_they_are_recorded(scene):
+    one = scene(trials=2, devices=("cuda:0", "cpu:0"))
+    forgotten = []
+    one.search.dispatcher.forget = forgotten.append
+    worker = one.pool.workers[1]
+    one.study.enqueue_trial({"x": 0.5})
+    trial = one.study.ask()
+    trial.suggest_float("x", 0, 1)
+    trial.set_user_attr("not_recorded", True)
+    one.study.tell(trial, state=TrialState.PRUNED)
+    worker.ready = worker.busy = True
+    worker.trial = 0
+    one.search.handle(worker, TrialEnded(0))
+    assert [trial.number for trial in forgotten] == [0]
+    assert one.study.trials[1].state == TrialState.WAITING
+    assert one.study.trials[1].system_attrs["fixed_params"] == {"x": 0.5}
+    assert one.search.scoreboard.counts["pruned"] == 1
+
+
+def test_features_that_cannot_be_recorded_cost_a_line_and_no_trial(scene):
+    one = scene(trials=2, devices=("cuda:0", "cpu:0"))
+    worker = one.pool.workers[0]
+    for _ in range(2):
+        one.pool.give(worker, Record(Recording("resnet18", "flip", 1)), "")
+        one.search.handle(worker, Recorded(None, "ValueError: no such layer"))
+    assert one.recorder.lines == ["cuda:0: recording resnet18, 1 view of flip: ValueError: no such layer"]
+    assert not worker.busy
+    assert one.search.scoreboard.num_finished == 0
+
+
+def test_a_device_error_while_features_are_recorded_replaces_the_process(scene):
+    one = scene(trials=2, devices=("cuda:0", "cpu:0"))
+    worker = one.pool.workers[0]
+    one.pool.give(worker, Record(Recording("resnet18")), "")
+    one.search.handle(worker, Recorded(None, "CUDA error", is_device_error=True))
+    assert worker.identity in one.launcher.killed
+
+
+def test_a_device_that_turns_out_not_to_work_is_left_out(scene):
+    one = scene(trials=2, devices=("cuda:0", "cpu:0"))
+    one.search.handle(one.pool.workers[0], Probed(ProbeResult("cuda:0", usable=False, reason="its memory is full")))
+    assert [worker.slot.name for worker in one.pool.workers] == ["cpu:0"]
+    assert one.recorder.lines == ["cuda:0 is not used: its memory is full"]
+    one.run()
+    assert len(one.study.trials) == 2
 
 
 # failures

@@ -10,10 +10,11 @@ from autotl.coordinator import supervisor as module
 from autotl.coordinator.signals import Interrupts
 from autotl.coordinator.supervisor import MAX_TRIALS_PER_PROCESS, Supervisor, end_trial, retry_trial
 from autotl.devices import Slot
+from autotl.study.needs import Recording
 from autotl.study.trials import StudyTrials
 from autotl.testing.scripted import ScriptedLauncher, VirtualClock
 from autotl.workers.launcher import Ending
-from autotl.workers.messages import Stop
+from autotl.workers.messages import Record, Stop
 from autotl.workers.pool import WorkerPool
 
 CRASH = Ending("the worker ended (killed by signal 9, SIGKILL)", -9, "worker.log")
@@ -39,7 +40,7 @@ class Scene:
         return self.study.trials
 
     def begin(self, worker, **params):
-        """The worker asks for a trial and draws its parameters."""
+        """The worker gets a trial and draws its parameters."""
         if params:
             self.study.enqueue_trial(params)
         trial = self.study.ask()
@@ -47,7 +48,7 @@ class Scene:
             trial.suggest_float(name, 0, 1)
         worker.ready = worker.busy = True
         worker.since = worker.last_message = self.clock.now()
-        self.supervisor.asked(worker, trial.number)
+        worker.trial = trial.number
         return trial
 
     def crash(self, index=0, ending=CRASH):
@@ -58,7 +59,7 @@ class Scene:
 
     def end(self, worker):
         worker.idle()
-        self.supervisor.trial_ended(worker)
+        self.supervisor.job_ended(worker)
 
 
 @pytest.fixture
@@ -130,43 +131,33 @@ def test_a_trial_that_was_told_before_the_crash_stays_as_it_was_told(scene):
     assert one.told == [0]
 
 
-def test_a_crash_between_asking_and_sending_the_number_leaves_no_running_trial(scene):
-    one = scene("cpu:0", "cpu:1")
-    first, second = one.workers
-    first.busy = second.busy = True
-    one.study.ask()  # by the one or the other
-    one.crash()
-    one.supervisor.watch()
-    assert one.trials[0].state == TrialState.RUNNING  # it may be the other's
-    one.study.ask()
-    one.supervisor.asked(second, 1)
-    one.supervisor.watch()
-    assert [trial.state for trial in one.trials] == [TrialState.FAIL, TrialState.RUNNING]
-    assert one.trials[0].user_attrs["cause"] == "its worker ended before the trial began"
-    assert one.told == [0]
-
-
-def test_a_suspect_that_turns_out_to_be_a_living_workers_goes_on(scene):
-    one = scene("cpu:0", "cpu:1")
-    first, second = one.workers
-    first.busy = second.busy = True
-    one.study.ask()
-    one.crash()
-    one.supervisor.asked(second, 0)
-    one.supervisor.watch()
-    assert one.trials[0].state == TrialState.RUNNING
+def test_a_crash_while_features_are_recorded_ahead_fails_no_trial(scene):
+    one = scene("cuda:0", "cpu:0")
+    worker = one.workers[0]
+    one.pool.give(worker, Record(Recording("resnet18")), "recording")
+    one.begin(one.workers[1], x=0.5)
+    one.supervisor.ended(worker, CRASH)
+    assert [trial.state for trial in one.trials] == [TrialState.RUNNING]
     assert one.told == []
+    assert one.supervisor.crashes["cuda:0"] == 1
+    assert one.workers[0] is not worker
 
 
-def test_workers_that_ask_later_do_not_delay_it(scene):
-    one = scene("cpu:0", "cpu:1", "cpu:2")
-    first, _, third = one.workers
-    first.busy = True
-    one.study.ask()
-    one.crash()
-    third.busy = True  # asks for a trial of its own, after the crash
-    one.supervisor.watch()
-    assert one.trials[0].state == TrialState.FAIL
+def test_a_device_error_while_features_are_recorded_ends_the_process(scene):
+    one = scene("cuda:0")
+    worker = one.workers[0]
+    one.supervisor.device_error(worker, None, "CUDA error")
+    assert worker.identity in one.pool.launcher.killed
+    assert one.trials == []
+    assert one.lines == ["cuda:0: recording features: CUDA error: its worker restarts"]
+
+
+def test_a_device_that_turns_out_to_be_unusable_is_disabled_with_its_reason(scene):
+    one = scene("cuda:0", "cpu:0")
+    one.supervisor.unusable(one.workers[0], "its memory is full")
+    assert names(one) == ["cpu:0"]
+    assert one.supervisor.disabled == {"cuda:0": "its memory is full"}
+    assert one.lines == ["cuda:0 is not used: its memory is full"]
 
 
 def test_the_model_that_a_lost_trial_left_is_removed(scene, tmp_path):

@@ -13,7 +13,7 @@ from autotl.trial.runner import _calibrate
 @pytest.fixture(autouse=True)
 def fp32(monkeypatch):
     """Trial and model compute in fp32 on every CPU, so that their results can be compared."""
-    monkeypatch.setattr(engines, "_cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(probe, "native_precision", lambda device: "fp32")
 
 
 @pytest.fixture(scope="module")

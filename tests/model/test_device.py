@@ -3,11 +3,11 @@
 import os
 
 import pytest
-import torch
 
 from autotl import devices
-from autotl.devices import Gpu, Machine
+from autotl.engines.probe import ProbeResult
 from autotl.errors import AutotlError
+from autotl.hardware import Gpu, Machine
 from autotl.model import device
 from autotl.model.device import resolve_device, take_device
 
@@ -18,9 +18,11 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     working: set[str] = set()
     machine = Machine(cores=4, memory=2**34, gpus=(Gpu("H100", "0"), Gpu("H100", "1")))
     monkeypatch.setattr(devices, "detect", lambda: machine)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(device, "_works", lambda name: name in working)
+    monkeypatch.setattr(
+        device,
+        "probe",
+        lambda name: ProbeResult(name, name in working, "it is full"),
+    )
     return working
 
 
@@ -42,7 +44,7 @@ def test_auto_is_the_first_gpu_that_works(gpus: set[str]) -> None:
 
 
 def test_auto_is_the_cpu_with_a_warning_if_no_gpu_works(gpus: set[str]) -> None:
-    with pytest.warns(UserWarning, match="predictions run on the CPU"):
+    with pytest.warns(UserWarning, match=r"cuda:\d is not used: it is full. Predictions run on the CPU"):
         assert resolve_device("auto") == "cpu"
 
 
@@ -58,7 +60,7 @@ def test_a_named_gpu_is_taken_and_the_environment_stays_as_it_is(
 
 
 def test_a_named_gpu_that_does_not_work_is_an_error(gpus: set[str]) -> None:
-    with pytest.raises(AutotlError, match=r"can't use 'cuda:1'.*device='cpu'"):
+    with pytest.raises(AutotlError, match=r"can't use 'cuda:1'.*cuda:1 is not used: it is full.*device='cpu'"):
         resolve_device("cuda:1")
 
 
@@ -74,5 +76,19 @@ def test_take_device_names_the_cpu() -> None:
 
 def test_take_device_makes_a_gpu_the_only_visible_one(gpus: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ) | {"CUDA_VISIBLE_DEVICES": "0,1"})
+    gpus.add("cuda:0")
     assert take_device("cuda:1") == "cuda:0"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_take_device_skips_a_gpu_that_does_not_work(gpus: set[str]) -> None:
+    gpus.add("cuda:1")
+    assert take_device("auto") == "cuda:1"
+
+
+def test_auto_is_apples_gpu_or_intels_where_they_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "probe", lambda name: ProbeResult(name, usable=True))
+    monkeypatch.setattr(devices, "detect", lambda: Machine(8, 2**34, mps=True))
+    assert resolve_device("auto") == take_device("auto") == "mps"
+    monkeypatch.setattr(devices, "detect", lambda: Machine(8, 2**34, xpus=(Gpu("Intel GPU", "0", "intel"),)))
+    assert resolve_device("auto") == resolve_device("xpu") == "xpu:0"

@@ -8,9 +8,11 @@ import optuna
 import pytest
 
 from autotl.registry import load_registry
+from autotl.study.needs import Recording, Work
+from autotl.study.pairs import NUM_TUNED_PAIRS, PairStatistics
 from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio
 from autotl.study.sampler import ConditionalTPESampler
-from autotl.study.scheduler import NUM_TUNED_PAIRS, PairStatistics, Scheduler
+from autotl.study.scheduler import Scheduler
 from autotl.study.space import Choices, suggest
 
 BACKBONES = ("efficientnet_lite0", "efficientnet_lite2")
@@ -329,3 +331,82 @@ def test_global_generators_are_neither_used_nor_changed(make, choices, registry,
     options = {"tried": portfolio, "timed": False}
     simulated_search(make, choices, registry, 0, **options)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+
+
+# what a worker may do where accelerators and CPU workers share a search
+
+
+FLIP = Recording(LITE0, "flip", 1)
+
+
+def test_an_accelerator_gets_networks_to_train_from_the_portfolio_and_after_it(make, portfolio):
+    for scheduler in (make(), make(portfolio)):
+        works = [scheduler.next(10_000, {}, number, Work.NETWORKS) for number in range(10)]
+        assert {params["strategy"] for params in works} == {"fine_tuning"}
+
+
+def test_an_accelerator_gets_no_network_that_has_no_time(make, portfolio):
+    scheduler = make(portfolio)
+    scheduler.finished({"strategy": "fine_tuning"}, 60.0, value=0.5)
+    assert scheduler.next(30.0, {}, 0, Work.NETWORKS) is None
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_cpu_worker_gets_heads_on_what_is_recorded(make, portfolio, is_new):
+    scheduler = make() if is_new else make(portfolio)
+    for number in range(40):
+        params = scheduler.next(10_000, {}, number, Work.HEADS, [FLIP])
+        assert scheduler.needs.recording(params) in (Recording(LITE0), FLIP)
+    assert scheduler.next(10_000, {}, 40, Work.HEADS, []) is None
+
+
+def test_both_strategies_that_fit_heads_get_time(make, portfolio):
+    scheduler = make(portfolio)
+    seconds = Counter()
+    for number in range(40):
+        params = scheduler.next(10_000, {}, number, Work.HEADS, [FLIP])
+        seconds[params["strategy"]] += 1.0
+        scheduler.finished(params, 1.0, value=0.5)
+    assert seconds == {"fast_extraction": 20, "extract_augment": 20}
+
+
+def test_recordings_follow_the_portfolio(make):
+    scheduler = make(speed=100.0)  # 2,000 images take 10 s
+    attempted = []
+    while recording := scheduler.next_recording(10_000, attempted):
+        attempted.append(recording)
+    assert attempted[:2] == [Recording(LITE0), FLIP]
+    assert [r for r in attempted if r.policy == "dihedral"] == [
+        Recording(LITE0, "dihedral", 7),
+        Recording(LITE2, "dihedral", 7),
+    ]
+    needed = [scheduler.needs.recording(params) for params in scheduler.cheap_queue]
+    assert all(recording is None or recording.is_in(attempted) for recording in needed)
+
+
+def test_a_backbone_whose_pass_takes_most_of_the_time_is_not_recorded(make):
+    scheduler = make(speed=20.0)  # 2,000 images take 50 s, with the larger backbone longer
+    attempted = []
+    while recording := scheduler.next_recording(100, attempted):
+        attempted.append(recording)
+    assert {recording.backbone for recording in attempted} == {LITE0}
+
+
+def test_a_resumed_search_records_what_its_trials_read_again(make, portfolio):
+    assert make(portfolio).next_recording(10_000, []) == Recording(LITE0)
+
+
+def test_trials_that_wait_are_recorded_for_first(make):
+    waiting = {"strategy": "extract_augment", "backbone": LITE0}
+    waiting |= {"extract_augment.policy": "crop", "extract_augment.views": 2}
+    assert make().next_recording(10_000, [], (), [waiting]) == Recording(LITE0, "crop", 2)
+
+
+def test_views_that_the_portfolio_does_not_have_are_explored_where_they_cost_little(make):
+    scheduler = make(speed=100.0)
+    scheduler.next(10_000, {}, 0)  # activates the first backbone
+    attempted = []
+    while recording := scheduler.explore(10_000, attempted, (), len(attempted)):
+        attempted.append(recording)
+    assert {recording.policy for recording in attempted} == set(scheduler.choices.augmentations)
+    assert scheduler.explore(100, [], (), 0) is None

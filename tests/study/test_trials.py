@@ -5,7 +5,7 @@ import pytest
 from optuna.trial import TrialState
 
 from autotl.study.storage import open_storage
-from autotl.study.study import StudyDeleted, open_study
+from autotl.study.study import StudyDeleted, open_study, take_trial
 from autotl.study.trials import StudyTrials
 
 
@@ -14,13 +14,27 @@ def trials(tmp_path):
     return StudyTrials(open_study(tmp_path, "cells", "maximize", 0), tmp_path)
 
 
+def test_an_enqueued_trial_waits_until_a_worker_gets_it(trials, tmp_path):
+    trials.enqueue({"x": 0.25})
+    trials.enqueue({"x": 0.75}, {"retry_of": 7})
+    assert [trial.number for trial in trials.waiting()] == [0, 1]
+    trials.begin(1)
+    assert [trial.number for trial in trials.waiting()] == [0]
+    worker = open_study(tmp_path, "cells", "maximize", 0)  # another process
+    trial = take_trial(worker, 1)
+    assert (trial.number, trial.suggest_float("x", 0, 1)) == (1, 0.75)
+    worker.tell(trial, 0.5)
+    assert trials.get(1).value == 0.5
+    assert trials.get(0).state == TrialState.WAITING
+
+
 def test_an_enqueued_trial_waits_for_the_next_ask(trials):
     assert trials.next_number() == 0
     trials.enqueue({"x": 0.25}, {"retry_of": 7})
-    assert (trials.num_waiting(), trials.next_number()) == (1, 1)
+    assert (len(trials.waiting()), trials.next_number()) == (1, 1)
     trial = trials.study.ask()
     assert (trial.number, trial.suggest_float("x", 0, 1)) == (0, 0.25)
-    assert trials.num_waiting() == 0
+    assert trials.waiting() == []
     assert trials.get(0).user_attrs == {"retry_of": 7}
 
 
@@ -65,7 +79,8 @@ def test_a_study_that_is_deleted_meanwhile_is_an_error_in_words(trials, tmp_path
     calls = (
         trials.all,
         trials.running,
-        trials.num_waiting,
+        trials.waiting,
+        lambda: trials.begin(0),
         trials.next_number,
         lambda: trials.get(0),
         lambda: trials.enqueue({"x": 0.5}),

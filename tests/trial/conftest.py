@@ -1,5 +1,6 @@
 """Worker states on the patches of `tests/conftest.py` and a tiny backbone."""
 
+import math
 import shutil
 
 import pytest
@@ -74,6 +75,11 @@ def state(make_state, tmp_path):
     return make_state(tmp_path)
 
 
+def run_next(state, time_budget=math.inf, source=None):
+    """Run the trial that waits the longest, or a new one, as a coordinator would have it run."""
+    return run_trial(state, state.study.ask().number, time_budget, source)
+
+
 def enqueue(state, strategy, head):
     """Enqueue the default recipe of a strategy and a head."""
     strategy, head = state.registry.strategy(strategy), state.registry.head(head)
@@ -91,7 +97,7 @@ def finished_study(make_context, tmp_path_factory):
     state = WorkerState.set_up(make_context(output), lambda message: None, Deadline())
     for strategy, head in (("fast_extraction", "knn"), ("fast_extraction", "linear"), ("fine_tuning", "linear")):
         enqueue(state, strategy, head)
-        assert run_trial(state)
+        assert run_next(state)
     assert [trial.state.name for trial in state.study.trials] == ["COMPLETE"] * 3
     return state.context.folder
 

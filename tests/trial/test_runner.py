@@ -16,18 +16,16 @@ from autotl.features.sharing import StoreTimeout
 from autotl.features.store import StoreUnavailable
 from autotl.metrics import Metric
 from autotl.strategies.base import OutOfTime
-from autotl.trial.runner import run_trial
 from autotl.workers.messages import (
     DeviceError,
     Log,
-    TrialAsked,
     TrialEnded,
     TrialProgress,
     TrialStarted,
     member_folder,
 )
 
-from .conftest import enqueue, fitted_result
+from .conftest import enqueue, fitted_result, run_next
 
 
 def types(messages):
@@ -60,16 +58,15 @@ def linear_trial(make_context, tmp_path_factory):
     context = make_context(tmp_path_factory.mktemp("studies"), cache=tmp_path_factory.mktemp("empty"))
     state = WorkerState.set_up(context, messages.append, Deadline())
     enqueue(state, "fast_extraction", "linear")
-    assert run_trial(state)
+    assert run_next(state)
     return state, messages
 
 
 def test_a_complete_trial_sends_its_messages_in_order(linear_trial):
     state, messages = linear_trial
     backbone = state.context.choices.backbones[0]
-    asked, started, *between, ended = messages
+    started, *between, ended = messages
     description = state.study.trials[0].user_attrs["description"]
-    assert asked == TrialAsked(0)
     assert started == TrialStarted(0, "fast_extraction", backbone, "linear", description)
     assert ended == TrialEnded(0)
     extracting, progress = of_type(between, ExtractionProgress), of_type(between, TrialProgress)
@@ -108,7 +105,7 @@ def test_plugins_are_notified_of_a_complete_trial_before_it_ends(scripted, messa
         notified.append((event, arguments["trial"].state, "TrialEnded" in types(messages)))
 
     monkeypatch.setattr(worker.registry, "notify", notify)
-    run_trial(worker)
+    run_next(worker)
     assert notified == [("autotl_trial_finished", TrialState.COMPLETE, False)]
     assert types(messages)[-1] == "TrialEnded"
 
@@ -118,7 +115,7 @@ def test_a_recipe_that_time_cut_short_replaces_the_drawn_one(scripted):
         return fitted_result(replace(recipe, strategy_params={"stop_after": 3}), task)
 
     worker = scripted(cut_short)
-    run_trial(worker)
+    run_next(worker)
     attributes = worker.study.trials[0].user_attrs
     assert attributes["recipe"]["strategy_params"] == {"stop_after": 3}
     assert "stop_after 3" in attributes["description"]
@@ -132,8 +129,8 @@ def test_a_task_has_the_deadline_of_the_worker_and_the_time_budget_of_its_job(sc
         return fitted_result(recipe, task)
 
     worker = scripted(remember)
-    run_trial(worker, 30.0)
-    run_trial(worker)
+    run_next(worker, 30.0)
+    run_next(worker)
     assert [task.time_budget for task in tasks] == [30.0, math.inf]
     assert all(task.deadline is worker.deadline for task in tasks)
     assert tasks[0].verdicts == worker.context.config.cache / "engines"
@@ -159,7 +156,7 @@ def test_a_trial_without_time_is_pruned_with_its_cause(scripted, messages, error
         raise error
 
     worker = scripted(late)
-    assert run_trial(worker)
+    assert run_next(worker)
     trial = worker.study.trials[0]
     assert (trial.state, trial.user_attrs["cause"]) == (TrialState.PRUNED, str(error))
     assert messages[-1] == TrialEnded(0)
@@ -172,7 +169,7 @@ def test_a_trial_is_pruned_when_the_pruner_says_so(scripted, messages):
 
     worker = scripted(reports)
     worker.study.pruner = PruneAlways()
-    assert run_trial(worker)
+    assert run_next(worker)
     trial = worker.study.trials[0]
     assert (trial.state, trial.value) == (TrialState.PRUNED, 0.25)
     assert trial.user_attrs["cause"] == "worse than the median of its strategy"
@@ -186,7 +183,7 @@ def test_a_trial_is_not_pruned_at_its_last_report(scripted):
 
     worker = scripted(reports)
     worker.study.pruner = PruneAlways()
-    run_trial(worker)
+    run_next(worker)
     assert worker.study.trials[0].state == TrialState.COMPLETE
 
 
@@ -195,13 +192,13 @@ def test_an_exception_fails_the_trial_and_the_worker_goes_on(scripted, messages)
         raise ValueError("the moon is full")
 
     worker = scripted(broken)
-    assert run_trial(worker)
+    assert run_next(worker)
     trial = worker.study.trials[0]
     assert (trial.state, trial.user_attrs["cause"]) == (TrialState.FAIL, "ValueError: the moon is full")
     assert "in broken" in trial.user_attrs["traceback"]
     assert messages[-1] == TrialEnded(0)
     worker.registry.strategies["scripted"]._fit = fit
-    assert run_trial(worker)
+    assert run_next(worker)
     assert worker.study.trials[1].state == TrialState.COMPLETE
 
 
@@ -210,7 +207,7 @@ def test_after_a_device_error_the_worker_must_end(scripted, messages):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     worker = scripted(broken)
-    assert not run_trial(worker)
+    assert not run_next(worker)
     trial = worker.study.trials[0]
     assert trial.state == TrialState.FAIL
     assert messages[-1] == DeviceError(0, trial.user_attrs["cause"])
@@ -223,7 +220,7 @@ def test_a_full_disk_leaves_the_trial_running_and_ends_the_worker(scripted):
 
     worker = scripted(broken)
     with pytest.raises(DiskFull):
-        run_trial(worker)
+        run_next(worker)
     assert worker.study.trials[0].state == TrialState.RUNNING
 
 
@@ -237,7 +234,7 @@ def test_without_its_cache_a_trial_keeps_features_in_the_study(scripted, message
         return fitted_result(recipe, task)
 
     worker = scripted(cache_fails_once)
-    run_trial(worker)
+    run_next(worker)
     assert worker.study.trials[0].state == TrialState.COMPLETE
     assert len(attempts) == 2
     assert worker.extractor.store.root == worker.context.folder / "cache" / "features"
@@ -249,9 +246,9 @@ def test_a_study_whose_own_folder_fails_too_fails_the_trial(scripted):
         raise StoreUnavailable("The cache is gone.")
 
     worker = scripted(cache_fails)
-    run_trial(worker)
+    run_next(worker)
     assert worker.study.trials[0].user_attrs["cause"] == "StoreUnavailable: The cache is gone."
-    assert run_trial(worker)
+    assert run_next(worker)
 
 
 def test_a_broken_plugin_ends_a_strict_search_after_the_trial(scripted, messages, monkeypatch):
@@ -262,7 +259,7 @@ def test_a_broken_plugin_ends_a_strict_search_after_the_trial(scripted, messages
 
     monkeypatch.setattr(worker.registry, "notify", notify)
     with pytest.raises(BrokenPlugin):
-        run_trial(worker)
+        run_next(worker)
     assert messages[-1] == TrialEnded(0)
     assert worker.study.trials[0].state == TrialState.COMPLETE
 
@@ -279,8 +276,8 @@ def with_metric(worker, name, compute):
 
 def test_a_metric_that_returns_nan_fails_the_trial_and_the_worker_goes_on(scripted, messages):
     worker = with_metric(scripted(fit), "moonlight", lambda labels, probabilities: math.nan)
-    assert run_trial(worker)
-    assert run_trial(worker)
+    assert run_next(worker)
+    assert run_next(worker)
     for trial in worker.study.trials:
         assert trial.state == TrialState.FAIL
         assert "'moonlight' returned nan" in trial.user_attrs["cause"]
@@ -294,7 +291,7 @@ def test_a_reported_score_that_is_not_finite_fails_the_trial(scripted, score):
         return fitted_result(recipe, task)
 
     worker = scripted(reports)
-    assert run_trial(worker)
+    assert run_next(worker)
     trial = worker.study.trials[0]
     assert trial.state == TrialState.FAIL
     assert "'accuracy'" in trial.user_attrs["cause"]
@@ -308,7 +305,7 @@ def test_other_metrics_that_fail_are_left_out(scripted):
     worker = scripted(fit)
     worker.registry.metrics["broken"] = Metric("broken", broken)
     worker.registry.metrics["nan"] = Metric("nan", lambda labels, probabilities: math.nan)
-    run_trial(worker)
+    run_next(worker)
     trial = worker.study.trials[0]
     assert trial.state == TrialState.COMPLETE
     assert "accuracy" in trial.user_attrs
@@ -329,7 +326,7 @@ def test_plugins_are_notified_of_a_trial_without_a_result(scripted, monkeypatch,
 
     worker, heard = scripted(fail), []
     monkeypatch.setattr(worker.registry, "notify", lambda event, **arguments: heard.append((event, arguments)))
-    run_trial(worker)
+    run_next(worker)
     ((event, arguments),) = heard
     assert (event, arguments["cause"], arguments["trial"].number) == (hook, cause, 0)
     assert arguments["study"] is worker.study

@@ -15,6 +15,7 @@ import pytest
 
 from autotl.atomic_io import DiskFull
 from autotl.errors import BrokenPlugin
+from autotl.study.needs import Recording
 from autotl.trial import worker as module
 from autotl.trial.worker import Mailbox, main, serve
 from autotl.workers.codec import decode, encode
@@ -27,7 +28,10 @@ from autotl.workers.messages import (
     Hello,
     Log,
     PluginIsBroken,
+    Probed,
     Ready,
+    Record,
+    Recorded,
     RunTrial,
     SearchFacts,
     SetDeadline,
@@ -47,8 +51,12 @@ class FakeJobs:
     on_trial: object
     finalized: list = field(default_factory=list)
 
-    def run_trial(self, time_budget):
-        return self.on_trial(self.mailbox, time_budget)
+    def run_trial(self, job):
+        return self.on_trial(self.mailbox, job.time_budget)
+
+    def record(self, job):
+        self.mailbox.send(Recorded(None, job.recording.describe()))
+        return True
 
     def finalize(self, job):
         self.finalized.append(job)
@@ -139,8 +147,8 @@ def test_trials_run_one_after_the_other_with_their_time_budgets(serving):
         return True
 
     scene, setup = serving(on_trial)
-    scene.send(setup, RunTrial(30.0), RunTrial(None), Stop())
-    assert [scene.receive() for _ in range(3)] == [Ready(), Log("30.0"), Log("inf")]
+    scene.send(setup, RunTrial(0, 30.0), RunTrial(1, None), Stop())
+    assert [scene.receive() for _ in range(3)] == [Ready(), Log("30.0"), Log("None")]
     assert scene.end() is True
 
 
@@ -155,7 +163,7 @@ def test_a_deadline_moves_while_a_trial_runs(serving):
         return True
 
     scene, setup = serving(on_trial)
-    scene.send(setup, SetDeadline(None), RunTrial(None))
+    scene.send(setup, SetDeadline(None), RunTrial(0, None))
     assert running.wait(WAIT)
     assert scene.mailbox.deadline.remaining() == float("inf")
     scene.send(SetDeadline(-1.0))
@@ -173,9 +181,16 @@ def test_finalize_is_answered_by_its_result(serving):
     scene.end()
 
 
+def test_features_are_recorded_ahead_as_a_job_of_its_own(serving):
+    scene, setup = serving()
+    scene.send(setup, Record(Recording("resnet18", "dihedral", 7)), Stop())
+    assert [scene.receive(), scene.receive()] == [Ready(), Recorded(None, "resnet18, 7 views of dihedral")]
+    assert scene.end() is True
+
+
 def test_after_a_device_error_serve_returns_false(serving):
     scene, setup = serving(lambda mailbox, time_budget: False)
-    scene.send(setup, RunTrial(None), RunTrial(None))
+    scene.send(setup, RunTrial(0, None), RunTrial(0, None))
     assert scene.end() is False
 
 
@@ -191,7 +206,7 @@ def test_errors_that_end_the_search_are_sent_as_their_messages(serving, error, m
         raise error
 
     scene, setup = serving(on_trial)
-    scene.send(setup, RunTrial(None))
+    scene.send(setup, RunTrial(0, None))
     assert scene.receive() == Ready()
     sent = scene.receive()
     assert type(sent) is type(message)
@@ -204,7 +219,7 @@ def test_a_disk_that_the_system_calls_full_is_full(serving):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     scene, setup = serving(on_trial)
-    scene.send(setup, RunTrial(None))
+    scene.send(setup, RunTrial(0, None))
     assert scene.receive() == Ready()
     sent = scene.receive()
     assert isinstance(sent, DiskIsFull)
@@ -216,7 +231,7 @@ def test_any_other_error_is_sent_with_its_traceback(serving):
         raise KeyError("moon")
 
     scene, setup = serving(on_trial)
-    scene.send(setup, RunTrial(None))
+    scene.send(setup, RunTrial(0, None))
     assert scene.receive() == Ready()
     sent = scene.receive()
     assert isinstance(sent, Crashed)
@@ -237,7 +252,7 @@ def test_an_error_while_setting_up_is_sent(serving):
 
 def test_a_job_before_setup_ends_the_worker(serving):
     scene, _ = serving()
-    scene.send(RunTrial(None))
+    scene.send(RunTrial(0, None))
     assert "RunTrial arrived before Setup" in scene.receive().traceback
 
 
@@ -267,6 +282,7 @@ def coordinator(monkeypatch):
     monkeypatch.setattr(module, "Client", lambda address, authkey: connection if authkey == b"key" else None)
     monkeypatch.setattr(module, "_kill_process_group", lambda: None)
     monkeypatch.setattr(module, "serve", lambda mailbox: True)
+    monkeypatch.setattr(module, "ask_device", lambda mailbox, device: True)
     before = signal.getsignal(signal.SIGINT)
     yield coordinator
     signal.signal(signal.SIGINT, before)
@@ -282,6 +298,23 @@ def test_a_worker_sends_hello_before_its_slow_imports(coordinator, monkeypatch):
     assert greeted
     assert all(greeted)
     assert "AUTOTL_WORKER_KEY" not in os.environ
+
+
+def test_a_worker_probes_its_device_before_it_waits_for_jobs():
+    coordinator, connection = Pipe()
+    mailbox = Mailbox(connection, lambda: None)
+    assert module.ask_device(mailbox, "cpu")
+    answer = decode(coordinator.recv_bytes(), FROM_WORKER)
+    assert isinstance(answer, Probed)
+    assert (answer.probe.device, answer.probe.usable) == ("cpu", True)
+
+
+def test_a_worker_whose_device_does_not_work_ends_without_a_crash(coordinator, monkeypatch):
+    codes = []
+    monkeypatch.setattr(module, "ask_device", lambda mailbox, device: False)
+    monkeypatch.setattr(module.os, "_exit", codes.append)
+    main("/tmp/somewhere")
+    assert codes == [0]
 
 
 def test_ctrl_c_is_left_to_the_coordinator(coordinator):

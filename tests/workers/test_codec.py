@@ -11,7 +11,10 @@ from autotl.config import StudyConfig
 from autotl.data.dataset import Finding, ImageDataset, Skipped
 from autotl.data.splits import Split
 from autotl.devices import Slot
+from autotl.engines.probe import ProbeResult
+from autotl.engines.recorded import FeatureSource
 from autotl.features.progress import ExtractionProgress
+from autotl.study.needs import Recording
 from autotl.study.space import Choices
 from autotl.workers.codec import ProtocolError, decode, encode
 from autotl.workers.messages import (
@@ -30,13 +33,15 @@ from autotl.workers.messages import (
     ModelSaved,
     PluginFailed,
     PluginIsBroken,
+    Probed,
     Ready,
+    Record,
+    Recorded,
     RunTrial,
     SearchFacts,
     SetDeadline,
     Setup,
     Stop,
-    TrialAsked,
     TrialEnded,
     TrialProgress,
     TrialStarted,
@@ -46,12 +51,16 @@ SLOT = Slot("cuda:0#2", "cuda", "cuda:0", 4, {"CUDA_VISIBLE_DEVICES": "MIG-a b"}
 MESSAGES = [
     SetDeadline(None),
     SetDeadline(1.5),
-    RunTrial(30.0),
+    RunTrial(7, 30.0),
+    RunTrial(8, None, FeatureSource(Path("/cache"), "torch", "torch 2", "bf16", "cuda")),
+    Record(Recording("resnet18", "dihedral", 7)),
     Finalize(None, {"a backbone": 0.25}, SearchFacts(1.0, {"complete": 2}, {"torch": "2"}), False, True),
     Stop(),
     Hello("token", SLOT),
     Ready(),
-    TrialAsked(7),
+    Probed(ProbeResult("cuda:0", usable=True, name="T4", memory_bytes=2**34, fp16=True, precision="fp16")),
+    Recorded(FeatureSource(Path("/cache"), "torch", "torch 2", "fp16", "cuda")),
+    Recorded(None, "RuntimeError: no", is_device_error=True),
     TrialStarted(7, "fine_tuning", "resnet18@/a folder/w · x.pth", "linear", "resnet18 · fine_tuning"),
     TrialProgress(7, 0.5, 0.875),
     TrialEnded(7),
@@ -117,10 +126,10 @@ def test_a_context_survives_with_names_that_are_not_unicode(tmp_path):
         b"[]",
         b'"Ready"',
         b'{"number": 1}',
-        b'{"type": "TrialAsked"}',
-        b'{"type": "TrialAsked", "number": "1"}',
-        b'{"type": "TrialAsked", "number": true}',
-        b'{"type": "TrialAsked", "number": 1, "more": 2}',
+        b'{"type": "TrialEnded"}',
+        b'{"type": "TrialEnded", "number": "1"}',
+        b'{"type": "TrialEnded", "number": true}',
+        b'{"type": "TrialEnded", "number": 1, "more": 2}',
         b'{"type": "StudyConfig", "data": "x"}',
         b'{"type": "Hello", "token": "t", "slot": {"name": "cpu"}}',
         b'{"type": "SetDeadline", "remaining": "soon"}',

@@ -104,9 +104,9 @@ def test_a_replaced_worker_is_a_new_process_on_the_same_slot(pool):
 def test_a_job_makes_a_worker_busy(pool):
     worker = pool.workers[0]
     pool.clock.sleep(3)
-    pool.give(worker, RunTrial(None), "asking")
+    pool.give(worker, RunTrial(0, None), "asking")
     assert (worker.busy, worker.since, worker.activity) == (True, 103.0, "asking")
-    assert pool.launcher.sent == [(worker.identity, RunTrial(None))]
+    assert pool.launcher.sent == [(worker.identity, RunTrial(0, None))]
 
 
 def test_a_worker_that_joins_gets_the_context_and_is_not_ours_to_restart(pool):
