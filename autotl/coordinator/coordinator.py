@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autotl.atomic_io import DiskFull
 from autotl.clock import Clock
 from autotl.config import StudyConfig
+from autotl.coordinator.fetching import Fetching
 from autotl.coordinator.scoreboard import FINISHED_STATES, Scoreboard
 from autotl.coordinator.signals import INTERRUPT_SECONDS, MODEL_SECONDS, Interrupts
 from autotl.coordinator.supervisor import INTERRUPTED_SEARCH, Supervisor, end_trial, retry_trial
@@ -81,6 +82,8 @@ class Coordinator:
     versions: Mapping[str, str] = field(default_factory=dict)
     callbacks: Sequence[Callback] = ()
     plugin_callbacks: Sequence[Callback] = ()
+    fetching: Fetching = field(default_factory=Fetching)
+    """Downloads of backbones that join the search once their weights are here."""
     saved: Mapping[str, Any] | None = None
     """The result as far as the model on disk has one, from ModelSaved."""
     tested: float | None = None
@@ -145,6 +148,7 @@ class Coordinator:
             for worker in self.pool.workers:
                 if worker.ready and not worker.busy and self.supervisor.usable(worker) and self._wants_trial():
                     self._hand_out(worker)
+            self._fetch()
             self.supervisor.watch()
             self.redraw()
 
@@ -191,6 +195,13 @@ class Coordinator:
         share = max(MIN_TRIAL_BUDGET, self.scheduler.time_share * self.config.time) if self.config.time else math.inf
         budget = min(left, share, self.config.trial_timeout or math.inf)
         self.pool.give(worker, RunTrial(remaining_or_none(budget)), "asking")
+
+    def _fetch(self) -> None:
+        """Let backbones join whose weights have arrived, and download the next one that there is time for."""
+        left = self._deadline() - self.clock.now()
+        arrived = self.fetching.advance(lambda name, seconds: self.scheduler.has_time_for(name, left - seconds))
+        if arrived:
+            self.scheduler.missing.difference_update(arrived)
 
     def _running_seconds(self) -> dict[str, float]:
         """Seconds that running trials have taken so far, by strategy."""
@@ -330,8 +341,9 @@ class Coordinator:
 
     def _snapshot(self) -> Snapshot:
         now, counts = self.clock.now(), self.scoreboard.counts
-        workers = tuple(
-            WorkerLine(w.slot.name, w.trial, w.description, w.activity, now - w.since) for w in self.pool.workers
+        workers = (
+            tuple(WorkerLine(w.slot.name, w.trial, w.description, w.activity, now - w.since) for w in self.pool.workers)
+            + self.fetching.lines()
         )
         speeds = [speed for moment, speed in self._speed_of.values() if now - moment < 2]
         trials_left = None

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from autotl.atomic_io import DiskFull, as_disk_full, format_bytes, refuse_links_
 from autotl.backbones.weights import no_downloads
 from autotl.clock import Clock, SystemClock
 from autotl.config import StudyConfig, check_registered, default_cache
+from autotl.coordinator.choose_backbones import DownloadPolicy
 from autotl.coordinator.coordinator import Coordinator
 from autotl.coordinator.extend import extension_of
+from autotl.coordinator.fetching import Fetching
 from autotl.coordinator.finalization import finalize
 from autotl.coordinator.join import search_runs
 from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, prepare
@@ -102,7 +105,7 @@ def _run(
             raise AutotlError(f"A search runs in {extends}: extend it when that has ended.")
         config = extension_of(config)
     with ExitStack() as stack:
-        stack.enter_context(no_downloads(when=config.offline))  # workers inherit it
+        stack.enter_context(no_downloads(when=config.forbids_downloads))  # workers inherit it
         stack.enter_context(_exclusive(config.folder))
         interrupts = stack.enter_context(handle_signals(clock))
         if extends:  # its images keep their subsets
@@ -110,7 +113,12 @@ def _run(
         # the workers start first: they import torch while the images are verified
         pool = WorkerPool(LocalLauncher(config.folder / "logs", Rendezvous(config.folder)), slots, clock)
         try:
-            context = prepare(config, registry, slots, progress.log, images)
+            policy = DownloadPolicy(config, progress.confirm, clock)
+            context = prepare(config, registry, slots, progress.log, images, policy)
+            started += policy.seconds_asked
+            fetching = Fetching(list(policy.missing), progress.log, config.without_plugins, clock)
+            stack.callback(fetching.close)
+            context = _with_weights(context, registry, fetching)
             study = begin_study(config, context, registry, extends, progress.log)
             trials = StudyTrials(study, config.folder, lambda trial: notify_ended(registry, study, trial))
             search = Coordinator(
@@ -127,18 +135,34 @@ def _run(
                 versions=library_versions(registry),
                 callbacks=callbacks,
                 plugin_callbacks=tuple(registry.callbacks.values()),
+                fetching=fetching,
             )
             search.resume()
             search.start(_search_started(config, slots, context))
             pool.set_up(context)
             interrupts.searching = True
             search.run()
+            fetching.close()  # what has arrived is kept for the next search
             result = finalize(search)
             pool.close()
             return result
         finally:
             pool.close(immediately=True)
             shutil.rmtree(config.folder / "cache", ignore_errors=True)
+
+
+def _with_weights(context: Context, registry: Registry, fetching: Fetching) -> Context:
+    """Download what has to be here before the first trial. A search without a time limit is repeatable, so it waits for
+    all. The choices of a new study begin with the backbones that are here."""
+    config, choices = context.config, context.choices
+    backbones = [registry.backbone(name) for name in choices.backbones]
+    untimed = config.time is None
+    fetching.fetch_first(backbones, all_of_them=untimed, required=untimed and config.backbones is not None)
+    if (config.folder / "journal.log").exists():
+        return context
+    here = [backbone.name for backbone in backbones if backbone.is_cached]
+    later = [] if untimed else [name for name in choices.backbones if name not in here]
+    return replace(context, choices=replace(choices, backbones=(*here, *later)))
 
 
 def _scheduler(
@@ -152,7 +176,7 @@ def _scheduler(
     threads: dict[str, int] = {}
     for slot in slots:
         threads[slot.device_type] = threads.get(slot.device_type, 0) + slot.threads
-    return Scheduler(
+    scheduler = Scheduler(
         context.choices,
         registry,
         tried=[trial.params for trial in trials.all()],
@@ -162,6 +186,8 @@ def _scheduler(
         seed=config.seed,
         timed=config.time is not None,
     )
+    scheduler.missing = {name for name in context.choices.backbones if not registry.backbone(name).is_cached}
+    return scheduler
 
 
 def _search_started(config: StudyConfig, slots: Sequence[Slot], context: Context) -> SearchStarted:

@@ -47,7 +47,7 @@ class Snapshot:
 class Progress(Callback):
     """Base class for progress displays, itself one that shows nothing.
 
-    The coordinator calls all methods on its one thread: those of `Callback` for events, and these two.
+    The coordinator calls all methods on its one thread: those of `Callback` for events, and these three.
     """
 
     name = "progress"
@@ -57,3 +57,7 @@ class Progress(Callback):
 
     def log(self, line: str) -> None:
         """Called with each message for the user."""
+
+    def confirm(self, question: str) -> bool:
+        """Ask the user a question of yes or no, before the search starts; False where nobody can answer."""
+        return False

@@ -8,12 +8,14 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.prompt import Confirm
 from rich.text import Text
 
 from autotl.atomic_io import escape, escape_lines
@@ -105,6 +107,13 @@ class LiveReporter(Progress):
 
     def log(self, line: str) -> None:
         self._print(line, "dim")
+
+    def confirm(self, question: str) -> bool:
+        if not sys.stdin or not sys.stdin.isatty():
+            return False
+        with suppress(EOFError):  # Ctrl-D
+            return Confirm.ask(Text(escape_lines(question)), console=self.console, default=True)
+        return False
 
     def _print(self, line: str, style: str) -> None:
         self.console.print(Text(escape_lines(line), style))
@@ -326,6 +335,9 @@ class PictureReporter(Progress):
 
     def log(self, line: str) -> None:
         self.inner.log(line)
+
+    def confirm(self, question: str) -> bool:
+        return self.inner.confirm(question)
 
     def on_search_finished(self, event: SearchFinished) -> None:
         self.inner.on_search_finished(event)  # ends the live region, which drawing the picture would freeze
