@@ -95,8 +95,8 @@ def list_backbones(
         print(escape(other))
     if not all_names:
         Console().print(
-            "[dim]MB, GB: to download. top-1: published accuracy on ImageNet. Any timm model works by its name: --all lists them. "
-            "Show one: autotl backbones show NAME[/]"
+            "[dim]MB, GB: to download. top-1: published accuracy on ImageNet. Any timm model works by its name: --all "
+            "lists them. Show one: autotl backbones show NAME[/]"
         )
 
 

@@ -328,7 +328,7 @@ def test_the_error_about_a_forbidden_download_names_the_variable(
 
 
 def test_a_failed_download_is_an_error_with_its_cause(hub: Path) -> None:
-    with pytest.raises(AutotlError, match="can't be reached .ConnectionError: no route to host"):
+    with pytest.raises(AutotlError, match=r"can't be reached \(ConnectionError: no route to host\)"):
         find("test_resnet").build()
 
 
