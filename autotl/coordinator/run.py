@@ -69,10 +69,14 @@ def run_search(
 
 
 def _how_to_free_space(path: Path, config: StudyConfig) -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
     from autotl.features.store import FeatureStore, StoreUnavailable
 
     features = config.cache / "features"
     option = "--cache" if path.is_relative_to(config.cache) else "--output"
+    if path.is_relative_to(HF_HUB_CACHE):
+        option = "the environment variable HF_HOME"
     freed = 0
     with suppress(StoreUnavailable, DiskFull, OSError):
         if features.is_dir() and same_disk(features, path):
