@@ -230,3 +230,28 @@ def test_a_picture_shows_the_last_busy_moment_and_the_summary(tmp_path: Path) ->
 def test_a_picture_without_a_folder_is_refused_before_the_search(tmp_path: Path) -> None:
     with pytest.raises(AutotlError, match="there is no folder"):
         choose_progress(picture=tmp_path / "nowhere" / "run.svg")
+
+
+class Keyboard(io.StringIO):
+    """Standard input that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"), [("y\n", True), ("n\n", False), ("\n", True), ("what\nn\n", False), ("", False)]
+)
+def test_a_user_at_a_terminal_answers_a_question(typed: str, answer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Keyboard(typed))
+    screen = io.StringIO()
+    live = LiveReporter(Console(file=screen, force_terminal=True, width=100, color_system=None))
+    assert PictureReporter(live, Path("picture.svg")).confirm("87 MB [of weights]. Download them?") is answer
+    assert "87 MB [of weights]. Download them? [y/n] (y)" in screen.getvalue()
+
+
+def test_where_nobody_can_answer_the_answer_is_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))  # a pipe
+    live = LiveReporter(Console(file=io.StringIO(), force_terminal=True))
+    assert not live.confirm("Download them?")
+    assert not any(reporter.confirm("Download them?") for reporter in (PlainReporter(), QuietReporter(), Progress()))
