@@ -18,7 +18,7 @@ from filelock import FileLock
 from autotl.atomic_io import DiskFull, as_disk_full, format_bytes
 from autotl.errors import AutotlError
 
-__all__ = ["download", "explain_failure", "reporting_to"]
+__all__ = ["HubUnreachable", "download", "explain_failure", "is_unreachable", "reporting_to"]
 
 MAX_ATTEMPTS = 5
 RETRY_SECONDS = 1.0
@@ -26,6 +26,10 @@ Report = Callable[[int, int | None], object]
 """Called with the number of bytes that are here, and of the whole file where it is known."""
 
 _report: Report | None = None
+
+
+class HubUnreachable(AutotlError):
+    """There is no connection to the hub: no other download would succeed."""
 
 
 @contextmanager
@@ -169,7 +173,7 @@ def _verify(file: Path, etag: str) -> None:
 def explain_failure(error: Exception, repository: str) -> str:
     """What a failed download means, and what to type."""
     from huggingface_hub import constants
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
     status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else 0
     first_line = next(iter(str(error).splitlines()), "")
@@ -182,10 +186,18 @@ def explain_failure(error: Exception, repository: str) -> str:
         )
     if status in (401, 403):
         return f"the hub wants to know who asks ({status}). Type: hf auth login"
-    if isinstance(error, OfflineModeIsEnabled) or type(error).__name__ in NO_CONNECTION:
+    if is_unreachable(error):
         return f"{constants.ENDPOINT} can't be reached ({type(error).__name__}: {first_line}). Check the network."
     return f"{type(error).__name__}: {first_line} Check the network."
 
 
-NO_CONNECTION = ("ConnectError", "ConnectTimeout", "ReadTimeout", "ProxyError", "ConnectionError")
+def is_unreachable(error: Exception) -> bool:
+    """Whether there is no connection to the hub."""
+    return type(error).__name__ in NO_CONNECTION
+
+
+NO_CONNECTION = (
+    *("ConnectError", "ConnectTimeout", "ReadTimeout", "ProxyError", "ConnectionError"),
+    "OfflineModeIsEnabled",
+)
 """Names of the exceptions of the client's HTTP library, which has changed, for a server that doesn't answer."""

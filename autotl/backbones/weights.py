@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotl.atomic_io import DiskFull
 from autotl.backbones.base import Backbone
-from autotl.backbones.download import download, explain_failure
+from autotl.backbones.download import HubUnreachable, download, explain_failure, is_unreachable
 from autotl.errors import AutotlError
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def fetch(location: str) -> Path:
 
     Raises:
         AutotlError: downloads are forbidden, or the download fails.
+        HubUnreachable: it fails for want of a connection.
         DiskFull: there is no room for the file.
     """
     path = cached(location)
@@ -125,7 +126,8 @@ def fetch(location: str) -> Path:
     except DiskFull:
         raise
     except Exception as error:  # the network, the hub's client and the disk raise many unrelated types
-        raise AutotlError(
+        kind = HubUnreachable if is_unreachable(error) else AutotlError
+        raise kind(
             f"The weights {location} are not on this machine, and the download failed: "
             f"{explain_failure(error, location)} Or give a file: NAME@path/to/weights.safetensors."
         ) from error

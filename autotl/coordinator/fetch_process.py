@@ -12,7 +12,7 @@ import time
 
 from autotl.atomic_io import DiskFull
 from autotl.backbones.base import Backbone
-from autotl.backbones.download import reporting_to
+from autotl.backbones.download import HubUnreachable, reporting_to
 from autotl.errors import AutotlError
 from autotl.ui.output import reserve_stdout, write_line
 
@@ -47,6 +47,8 @@ def main(options: str) -> None:
             fetch_weights(load_registry(asked["without_plugins"]).backbone(asked["name"]))
     except DiskFull as error:
         write_line(json.dumps({"error": str(error), "disk": str(error.path)}))
+    except HubUnreachable as error:
+        write_line(json.dumps({"error": str(error), "unreachable": True}))
     except AutotlError as error:
         write_line(json.dumps({"error": str(error)}))
     except Exception as error:  # a plugin's code may raise anything

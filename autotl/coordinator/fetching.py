@@ -70,10 +70,8 @@ class Fetching:
             AutotlError: nothing is here, or something that is required isn't.
             DiskFull: there is no room.
         """
-        for backbone in list(self.missing):
-            if not all_of_them and any(b.is_cached for b in backbones):
-                return
-            self.wait(backbone)
+        while self.missing and (all_of_them or not any(b.is_cached for b in backbones)):
+            self.wait(self.missing[0])
         if self.failures and (required or not any(b.is_cached for b in backbones)):
             name, failure = next(iter(self.failures.items()))
             raise AutotlError(f"{name}: {failure}") from failure
@@ -89,7 +87,7 @@ class Fetching:
         while (current := self._current) is not None:
             if self.advance(lambda name, seconds: False):
                 return
-            if self.clock.now() - logged >= LOG_SECONDS:
+            if self._current is current and self.clock.now() - logged >= LOG_SECONDS:
                 logged = self.clock.now()
                 self.log(f"{backbone.name}: {_progress(current, logged)}")
             self.clock.sleep(POLL_SECONDS)
@@ -168,6 +166,9 @@ class Fetching:
         text = str(outcome["error"])
         self.failures[name] = DiskFull(text, Path(outcome["disk"])) if outcome.get("disk") else AutotlError(text)
         self.log(f"{name} is left out: {text}")
+        if outcome.get("unreachable") and self.missing:  # nothing else would arrive either
+            self.log(f"So {'is' if len(self.missing) == 1 else 'are'}: {', '.join(b.name for b in self.missing)}")
+            self.missing.clear()
         return []
 
     def _release(self, current: _Download) -> None:

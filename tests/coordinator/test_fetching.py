@@ -148,10 +148,14 @@ def test_what_a_repeatable_search_names_has_to_arrive(fetching: Fetching, hub: L
         fetching.fetch_first(backbones, all_of_them=True, required=True)
 
 
-def test_without_a_network_and_without_weights_the_search_ends_quickly(fetching: Fetching, hub: LocalHub) -> None:
+def test_without_a_network_and_without_weights_the_search_ends_after_one_try(
+    fetching: Fetching, hub: LocalHub, lines: list[str]
+) -> None:
     hub.close()
-    with pytest.raises(AutotlError, match="can't be reached"):
+    with pytest.raises(AutotlError, match=f"{NAMES[0]}: .*can't be reached"):
         fetching.fetch_first(list(fetching.missing), all_of_them=False, required=False)
+    said = [line.split(": ")[0] for line in lines if not line.endswith("connecting")]
+    assert said == [NAMES[0], f"{NAMES[0]} is left out", "So are"]
 
 
 def test_a_full_disk_is_reported_as_such(fetching: Fetching) -> None:
