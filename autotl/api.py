@@ -110,6 +110,7 @@ def search(
     trial_timeout: str | float | None = None,
     engine: str | None = None,
     offline: bool | None = None,
+    download: Literal["never", "ask", "always"] | None = None,
     strict_images: bool | None = None,
     without_plugins: Sequence[str] | None = None,
     strict_plugins: bool | None = None,
@@ -131,7 +132,8 @@ def search(
         devices: where trials run, one worker each: "cpu", "cpu*2", "cuda:0,cuda:1", "cuda:0,cpu*4" ("auto": every GPU
             that works, and CPU workers beside it for heads on recorded features).
         force: start all workers that `devices` asks for, however few cores and memory there are.
-        backbones: names of pretrained networks to search (those that need no download).
+        backbones: names of pretrained networks to search (those that need no download, and those of autotl's own list
+            that are worth their download here).
         strategies: names of strategies to search (all).
         heads: names of heads to search (all).
         augmentations: names of augmentation policies to search (all).
@@ -145,7 +147,9 @@ def search(
         cache_size: maximum size of the cache: "20GB", "512MB" or bytes ("20GB").
         trial_timeout: maximum time of a trial (none, and 1 h without a message of its worker).
         engine: inference engine of frozen backbones (the fastest that the device supports).
-        offline: never download weights (False).
+        offline: never download weights, as `download="never"` (False).
+        download: whether weights may be downloaded: "never", "ask" or "always" (ask at a terminal; elsewhere, as in a
+            script or a notebook, only for the backbones that are named).
         strict_images: raise an error for a file that can't be decoded instead of skipping it (False).
         without_plugins: names of plugins to leave out (none).
         strict_plugins: raise an error for a broken plugin instead of disabling it (False).
@@ -200,6 +204,7 @@ def search(
         trial_timeout=trial_timeout,
         engine=engine,
         offline=offline,
+        download=download,
         strict_images=strict_images,
         without_plugins=without_plugins,
         strict_plugins=strict_plugins,
@@ -359,12 +364,7 @@ def evaluate(
         location, registry.datasets, images=images, classes=loaded.classes, on_problem=leave_out, choose=choose
     )
     skipped = {s.path: s.reason for s in dataset.skipped}
-    trained = known_images(loaded.trained_on, folder, dataset.digests)
-    if trained.all() and not include_trained:
-        raise AutotlError(
-            f"All {len(trained):,} images of {location} were used to train the model or to select it. Give others, or "
-            "score it on them all the same: --all"
-        )
+    trained = known_images(loaded.trained_on, folder, dataset.digests, location, refuse_all=not include_trained)
     chosen = np.flatnonzero(include_trained | ~trained)
     paths = [dataset.paths[i] for i in chosen]
     rows = loaded.stream(paths, skipped.__setitem__, many=len(paths) > MAX_UNCOMPILED, checked=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -96,6 +96,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         trial_timeout: str | float | None = None,
         engine: str | None = None,
         offline: bool | None = None,
+        download: Literal["never", "ask", "always"] | None = None,
         strict_images: bool | None = None,
         without_plugins: Sequence[str] | None = None,
         strict_plugins: bool | None = None,
@@ -124,6 +125,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.trial_timeout = trial_timeout
         self.engine = engine
         self.offline = offline
+        self.download = download
         self.strict_images = strict_images
         self.without_plugins = without_plugins
         self.strict_plugins = strict_plugins

@@ -114,6 +114,7 @@ VALUES = {
     "trial_timeout": 60.0,
     "engine": "torch",
     "offline": True,
+    "download": "never",
     "strict_images": True,
     "without_plugins": ["mlflow"],
     "strict_plugins": True,

@@ -394,7 +394,7 @@ def test_built_ins_come_in_through_the_same_hooks():
     assert added["engine"] == {"torch", "torch_compile", "openvino"}
     assert {"folder", "manifest"} <= added["dataset"]
     assert {"accuracy", "balanced_accuracy", "macro_f1", "log_loss", "auroc"} == added["metric"]
-    assert "resnet34.tv_in1k" in added["backbone"]
+    assert "resnet50.tv_in1k" in added["backbone"]
 
 
 def test_a_built_in_can_be_left_out_like_any_other():

@@ -80,6 +80,12 @@ class Backbone(ABC):
     """`preprocessing.size`, where it is known without reading a file."""
     num_features: int | None = None
     """The number of features in the network's output, where it is known without building."""
+    gmacs: float | None = None
+    """Billions of multiply-adds for one image, where they are known; speeds are estimated from them."""
+    megabytes: int | None = None
+    """Size of the weights' download, where it is known."""
+    top1: float | None = None
+    """Accuracy on ImageNet-1k in percent, where it was published."""
 
     @property
     @abstractmethod

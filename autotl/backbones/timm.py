@@ -82,7 +82,7 @@ class TimmBackbone(Backbone):
         fields = asdict(preprocessing) if isinstance(preprocessing, Preprocessing) else preprocessing or {}
         self._fields |= checked_preprocessing(fields, f"Backbone {name!r}")
         self._model_args |= checked_model_args(model_args or {}, f"Backbone {name!r}")
-        self._hub, self._megabytes, self.size = hub, megabytes, size if size is not None else self._fields.get("size")
+        self._hub, self.megabytes, self.size = hub, megabytes, size if size is not None else self._fields.get("size")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -313,7 +313,7 @@ class TimmBackbone(Backbone):
 
     def _describe_download(self) -> str:
         """`timm/resnet34.tv_in1k on the Hugging Face hub, about 87 MB`."""
-        megabytes = self._megabytes
+        megabytes = self.megabytes
         if megabytes is None:
             tensors = self._build_on_meta().state_dict().values()
             megabytes = max(1, round(sum(t.numel() * t.element_size() for t in tensors) / 1e6))
@@ -331,17 +331,10 @@ class TimmBackbone(Backbone):
 
 def autotl_register_backbones(register: "Register[Backbone]") -> None:
     for entry in CURATED:
-        register(
-            TimmBackbone(
-                entry.name,
-                pretrained_on=entry.pretrained_on,
-                license=entry.license,
-                num_params=entry.num_params,
-                hub=f"timm/{entry.name}",
-                megabytes=entry.megabytes,
-                size=entry.size,
-            )
-        )
+        stated = ("pretrained_on", "license", "num_params", "hub", "megabytes", "size")
+        backbone = TimmBackbone(entry.name, **{name: getattr(entry, name) for name in stated})
+        backbone.gmacs, backbone.top1 = entry.gmacs, entry.top1
+        register(backbone)
 
 
 def autotl_list_backbones() -> list[str]:

@@ -9,7 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotl.atomic_io import DiskFull
 from autotl.backbones.base import Backbone
+from autotl.backbones.download import HubUnreachable, download, explain_failure, is_unreachable
 from autotl.errors import AutotlError
 
 if TYPE_CHECKING:
@@ -111,6 +113,8 @@ def fetch(location: str) -> Path:
 
     Raises:
         AutotlError: downloads are forbidden, or the download fails.
+        HubUnreachable: it fails for want of a connection.
+        DiskFull: there is no room for the file.
     """
     path = cached(location)
     if path:
@@ -123,11 +127,13 @@ def fetch(location: str) -> Path:
         )
     try:
         return _download(location)
+    except DiskFull:
+        raise
     except Exception as error:  # the network, the hub's client and the disk raise many unrelated types
-        first_line = next(iter(str(error).splitlines()), "")
-        raise AutotlError(
-            f"The weights {location} are not on this machine, and the download failed: {type(error).__name__}: "
-            f"{first_line} Check the network, or give a file: NAME@path/to/weights.safetensors."
+        kind = HubUnreachable if is_unreachable(error) else AutotlError
+        raise kind(
+            f"The weights {location} are not on this machine, and the download failed: "
+            f"{explain_failure(error, location)} Or give a file: NAME@path/to/weights.safetensors."
         ) from error
 
 
@@ -136,14 +142,14 @@ def _download(location: str) -> Path:
         from timm.models._hub import download_cached_file  # noqa: PLC2701  # timm exports no public name
 
         return Path(download_cached_file(location))
-    from huggingface_hub import hf_hub_download, logging
+    from huggingface_hub import logging
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     logging.set_verbosity_error()  # otherwise every retry is printed; `fetch` reports the final error once
     try:
-        return Path(hf_hub_download(location, HUB_FILES[0], library_name="timm"))
+        return download(location, HUB_FILES[0])
     except RemoteEntryNotFoundError:  # older weights were never converted to safetensors
-        return Path(hf_hub_download(location, HUB_FILES[1], library_name="timm"))
+        return download(location, HUB_FILES[1])
 
 
 def weights_in_folder(folder: Path) -> Path | None:

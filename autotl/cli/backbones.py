@@ -23,7 +23,7 @@ __all__ = ["add_commands"]
 backbones = typer.Typer(help="Pretrained networks: list them, or show one.", invoke_without_command=True)
 SORTS = ("name", "num-params", "size", "pretrained-on", "license", "plugin")
 MIN_WIDTH = 120
-"""Columns of a terminal from which the table includes the licence and the plugin."""
+"""Columns of a terminal from which the table includes the pretraining data, the licence and the plugin."""
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -95,7 +95,8 @@ def list_backbones(
         print(escape(other))
     if not all_names:
         Console().print(
-            "[dim]Any timm model works by its name: --all lists them. Show one: autotl backbones show NAME[/]"
+            "[dim]MB, GB: to download. top-1: published accuracy on ImageNet. Any timm model works by its name: --all "
+            "lists them. Show one: autotl backbones show NAME[/]"
         )
 
 
@@ -107,12 +108,12 @@ def _row(registry: "Registry", backbone: "Backbone", *, count: bool) -> dict[str
     """
     from autotl.backbones.weights import no_downloads
 
-    size, num_params = backbone.size, backbone.num_params
+    size, num_params, is_cached = backbone.size, backbone.num_params, backbone.is_cached
     with no_downloads():  # listing a backbone must not download it
-        if size is None:
+        if size is None and is_cached:  # otherwise it may be stated in a file that isn't here
             try:
                 size = backbone.preprocessing.size
-            except AutotlError:  # it is stated in a file that isn't cached
+            except AutotlError:
                 size = None
         if num_params is None and count:
             try:
@@ -121,9 +122,11 @@ def _row(registry: "Registry", backbone: "Backbone", *, count: bool) -> dict[str
                 num_params = None
     return {
         "name": backbone.name,
-        "cached": backbone.is_cached,
+        "cached": is_cached,
         "num_params": num_params,
+        "megabytes": backbone.megabytes,
         "size": size,
+        "top1": backbone.top1,
         "pretrained_on": backbone.pretrained_on,
         "license": backbone.license,
         "plugin": registry.owners["backbone"][backbone.name].name,
@@ -144,22 +147,29 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("backbone", no_wrap=True)  # users copy the names, so they must not be folded
-    for column in ("weights", "params", "px"):
-        table.add_column(column, no_wrap=True)
+    for column in ("weights", "params", "px", "top-1"):
+        table.add_column(column, no_wrap=True, justify="left" if column == "weights" else "right")
     console = Console()
     is_wide = console.width >= MIN_WIDTH
-    for column in ("pretrained on", *(("license", "plugin") if is_wide else ())):
+    for column in ("pretrained on", "license", "plugin") if is_wide else ():
         table.add_column(column, overflow="fold")
     for row in rows:
         cells: list[str | Text] = [
             Text(escape(row["name"])),
-            Text("cached", "green") if row["cached"] else Text("to download", "dim"),
+            Text("cached", "green") if row["cached"] else Text(_download(row["megabytes"]), "dim"),
             f"{row['num_params'] / 1e6:.1f} M" if row["num_params"] is not None else "?",
             str(row["size"] or "?"),
-            Text(escape(row["pretrained_on"])),
+            f"{row['top1']:.1f} %" if row["top1"] is not None else "–",
         ]
-        table.add_row(*cells, *([Text(escape(row["license"])), Text(escape(row["plugin"]), "dim")] if is_wide else []))
+        texts = [Text(escape(row["pretrained_on"])), Text(escape(row["license"])), Text(escape(row["plugin"]), "dim")]
+        table.add_row(*cells, *(texts if is_wide else []))
     console.print(table)
+
+
+def _download(megabytes: int | None) -> str:
+    if megabytes is None:
+        return "to download"
+    return f"{megabytes} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
 
 
 def _parse_count(text: str | None) -> float | None:
@@ -202,6 +212,8 @@ def show_backbone(name: Annotated[str, typer.Argument(help="A registered backbon
         "pretrained on": backbone.pretrained_on,
         "license": backbone.license,
         "parameters": f"{sum(sizes.values()):,}",
+        "ImageNet": f"{backbone.top1} % (published)" if backbone.top1 is not None else "not published",
+        "speed": f"{backbone.gmacs:.3g} billion multiply-adds an image" if backbone.gmacs else "",
         "preprocessing": f"{preprocessing.size} px, crop {preprocessing.crop:.4g}"
         f"{', squashed' if preprocessing.squash else ''}, {preprocessing.interpolation}, "
         f"mean {_join(preprocessing.mean)}, std {_join(preprocessing.std)}",

@@ -69,7 +69,17 @@ def search(
         list[str] | None, _option(COMPONENTS, "NAME", "Feature levels; repeat the flag for more.")
     ] = None,
     engine: Annotated[str | None, _option(COMPONENTS, "NAME", "Engine for frozen backbones.")] = None,
-    offline: Annotated[bool, _option(COMPONENTS, "", "Download no weights.", "--offline")] = False,
+    offline: Annotated[
+        bool, _option(COMPONENTS, "", "Download no weights: the same as --download never.", "--offline")
+    ] = False,
+    download: Annotated[
+        str | None,
+        _option(
+            COMPONENTS,
+            "never|ask|always",
+            "Whether weights may be downloaded (default: ask at a terminal, elsewhere only named backbones).",
+        ),
+    ] = None,
     time: Annotated[
         str | None, _option(LIMITS, "10m", "Time budget: 90s, 10m, 1h30m (default without --trials: 10m).")
     ] = None,
@@ -122,6 +132,7 @@ def search(
         levels=levels,
         engine=engine,
         offline=offline or None,
+        download=download,
         time=time,
         trials=trials,
         trial_timeout=trial_timeout,

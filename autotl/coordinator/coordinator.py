@@ -1,23 +1,23 @@
 """The coordinator of a search: hands out jobs, watches the clock and the workers, and keeps the score."""
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from autotl.atomic_io import DiskFull
 from autotl.clock import Clock
 from autotl.config import StudyConfig
 from autotl.coordinator.callbacks import Callbacks
 from autotl.coordinator.dispatch import Dispatcher
+from autotl.coordinator.fetching import Fetching
 from autotl.coordinator.scoreboard import FINISHED_STATES, Scoreboard
 from autotl.coordinator.signals import INTERRUPT_SECONDS, MODEL_SECONDS, Interrupts
 from autotl.coordinator.supervisor import INTERRUPTED_SEARCH, RESUMED_CAUSES, Supervisor, end_trial, retry_trial
 from autotl.coordinator.watchdog import Watchdog
-from autotl.errors import BrokenPlugin, NoTrialSucceeded
+from autotl.errors import BrokenPlugin
 from autotl.events import Callback, EpochEnded, SearchStarted, TrialFinished, TrialStarted
 from autotl.features.batching import BATCH
 from autotl.features.progress import ExtractionProgress
@@ -90,6 +90,8 @@ class Coordinator:
     versions: Mapping[str, str] = field(default_factory=dict)
     callbacks: Sequence[Callback] = ()
     plugin_callbacks: Sequence[Callback] = ()
+    fetching: Fetching = field(default_factory=Fetching)
+    """Downloads of backbones that join the search once their weights are here."""
     saved: Mapping[str, Any] | None = None
     """The result as far as the model on disk has one, from ModelSaved."""
     tested: float | None = None
@@ -157,6 +159,7 @@ class Coordinator:
             for worker in self.pool.workers:
                 if worker.ready and not worker.busy and self.supervisor.usable(worker) and self._wants_trial():
                     self._hand_out(worker)
+            self._fetch()
             self.supervisor.watch()
             self.redraw()
 
@@ -212,6 +215,13 @@ class Coordinator:
             )
             budget = min(left, share, self.config.trial_timeout or math.inf)
             self.pool.give(worker, replace(job, time_budget=remaining_or_none(budget)), "drawing a recipe")
+
+    def _fetch(self) -> None:
+        """Let backbones join whose weights have arrived, and download the next one that there is time for."""
+        left = self._deadline() - self.clock.now()
+        arrived = self.fetching.advance(lambda name, seconds: self.scheduler.has_time_for(name, left - seconds))
+        if arrived:
+            self.scheduler.missing.difference_update(arrived)
 
     def _deadline(self) -> float:
         """The moment at which trials have to be done, so that the model is saved and tested in time."""
@@ -363,46 +373,20 @@ class Coordinator:
 
     def _snapshot(self) -> Snapshot:
         now, counts = self.clock.now(), self.scoreboard.counts
-        workers = tuple(
+        workers = (
             WorkerLine(w.slot.name, w.trial, w.description, w.activity, now - w.since) for w in self.pool.workers
         )
         speeds = [speed for moment, speed in self._speed_of.values() if now - moment < 2]
-        trials_left = None
-        if self.config.trials:
-            trials_left = max(0, self.config.trials + self.scoreboard.resumable - self.scoreboard.num_finished)
+        limit = self.config.trials
         return Snapshot(
             seconds=now - self.started,
             time_left=max(0.0, self.started + self.config.time - now) if self.config.time else None,
             complete=counts["complete"],
             pruned=counts["pruned"],
             failed=counts["failed"],
-            trials_left=trials_left,
-            workers=workers,
+            trials_left=max(0, limit + self.scoreboard.resumable - self.scoreboard.num_finished) if limit else None,
+            workers=(*workers, *self.fetching.lines()),
             best=self.scoreboard.best,
             recent=tuple(self.scoreboard.recent),
             images_per_second=sum(speeds) if speeds else None,
-        )
-
-    # -- after the last trial
-
-    def require_success(self) -> None:
-        """Raises NoTrialSucceeded with the distinct causes where no trial is complete, or KeyboardInterrupt after
-        Ctrl-C."""
-        if self.scoreboard.counts["complete"]:
-            return
-        if self.interrupts.moment is not None:
-            raise KeyboardInterrupt
-        causes: dict[str, int] = defaultdict(int)
-        for trial in self.trials.all():
-            if trial.state in FINISHED_STATES and trial.state != TrialState.COMPLETE:
-                causes[trial.user_attrs.get(TrialAttribute.CAUSE, "unknown")] += 1
-        lines = [f"  {count} × {cause}" for cause, count in sorted(causes.items(), key=lambda c: -c[1])]
-        lines += [f"  {place} is disabled: {cause}" for place, cause in self.supervisor.disabled.items()]
-        if not lines:
-            raise NoTrialSucceeded("No trial was finished in the time given. Give more: --time 10m")
-        early = " The search ended early, since every trial failed alike." if self.scoreboard.hopeless else ""
-        raise NoTrialSucceeded(
-            f"No trial succeeded:{early}\n"
-            + "\n".join(lines)
-            + f"\nMore: {self.config.folder / 'logs'}, and each trial's traceback in `autotl dashboard`"
         )

@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from autotl.coordinator.coordinator import POLL_SECONDS, Coordinator
+from autotl.coordinator.scoreboard import why_none_succeeded
 from autotl.coordinator.supervisor import SILENCE_LIMIT
 from autotl.devices import Slot, parse_devices
-from autotl.errors import AutotlError
+from autotl.errors import AutotlError, NoTrialSucceeded
 from autotl.events import SearchFinished
 from autotl.workers.launcher import Ending
 from autotl.workers.messages import NO_TIME_TO_TEST, Finalize, SearchFacts
 from autotl.workers.pool import MAX_CRASHES, Worker, remaining_or_none
 
-__all__ = ["finalize"]
+__all__ = ["finalize", "require_success"]
 
 PLUGIN_SECONDS = 30.0
 """Seconds that plugins get after the model is tested, also where the time is up by then."""
@@ -38,7 +39,7 @@ def finalize(search: Coordinator) -> Mapping[str, Any]:
         AutotlError: no worker could assemble the model.
         KeyboardInterrupt: Ctrl-C came too early for a model, or there was no time for one.
     """
-    search.require_success()
+    require_success(search)
     end = search.started + search.config.time if search.config.time else math.inf
     search.pool.set_deadline(end)
     for refit in (True, False):
@@ -47,6 +48,17 @@ def finalize(search: Coordinator) -> Mapping[str, Any]:
             search.emit("on_search_finished", SearchFinished(result, search.config.folder))
             return result
     raise AutotlError(f"The model could not be assembled; the trials are kept. See {search.config.folder / 'logs'}")
+
+
+def require_success(search: Coordinator) -> None:
+    """Raises NoTrialSucceeded with the distinct causes where no trial is complete, or KeyboardInterrupt after
+    Ctrl-C."""
+    if search.scoreboard.counts["complete"]:
+        return
+    if search.interrupts.moment is not None:
+        raise KeyboardInterrupt
+    trials, disabled = search.trials.all(), search.supervisor.disabled
+    raise NoTrialSucceeded(why_none_succeeded(trials, disabled, search.config.folder, early=search.scoreboard.hopeless))
 
 
 def _job(search: Coordinator, end: float, *, refit: bool) -> Finalize:

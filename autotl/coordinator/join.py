@@ -51,7 +51,7 @@ def join_search(config: StudyConfig, progress: Progress) -> int:
     endpoint = Endpoint.find(config.folder)
     slots = [_joined(slot) for slot in parse_devices(config.devices, force=config.force)]
     crashes = CrashCounter()
-    with no_downloads(when=config.offline), handle_signals(clock) as interrupts:
+    with no_downloads(when=config.forbids_downloads), handle_signals(clock) as interrupts:
         interrupts.searching = True
         pool = WorkerPool(LocalLauncher(config.folder / "logs", endpoint), slots, clock)
         try:

@@ -53,7 +53,7 @@ def replay_trial(
     trials = load_study(config.folder, config.seed).get_trials(deepcopy=False)
     trial = _complete_trial(trials, number, config.name)  # before the images are read, which may take minutes
     config = study_config(config, data=data, test=test)  # a place that was typed is trusted
-    with no_downloads(when=config.offline):
+    with no_downloads(when=config.forbids_downloads):
         return _replay(config, trial, images, log)
 
 
@@ -63,6 +63,7 @@ def _replay(
     import torch
 
     from autotl.clock import Deadline
+    from autotl.coordinator.choose_backbones import DownloadPolicy
     from autotl.coordinator.setup import ImagesChanged, prepare
     from autotl.engines.accelerator import deterministic
     from autotl.features.store import StoreUnavailable
@@ -79,7 +80,9 @@ def _replay(
 
     registry = load_registry(config.without_plugins, strict=config.strict_plugins)
     try:
-        context = prepare(config, registry, _slots(config.devices), log, images)
+        # the recipe's own backbone is downloaded when it is built, and no other
+        policy = DownloadPolicy(config, confirm=lambda question: True)
+        context = prepare(config, registry, _slots(config.devices), log, images, policy=policy)
     except ImagesChanged:
         raise AutotlError(
             f"The images in {config.data} are not those that study {config.name!r} began with. Give the place of "

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from autotl.backbones.weights import no_downloads
 from autotl.clock import Clock, SystemClock
 from autotl.config import StudyConfig, check_registered, default_cache
 from autotl.coordinator.callbacks import PLUGIN_CALL_SECONDS
+from autotl.coordinator.choose_backbones import DownloadPolicy
 from autotl.coordinator.coordinator import Coordinator
 from autotl.coordinator.extend import extension_of
+from autotl.coordinator.fetching import Fetching
 from autotl.coordinator.finalization import finalize
 from autotl.coordinator.join import search_runs
 from autotl.coordinator.probing import await_probes, with_slots
@@ -74,10 +77,14 @@ def run_search(
 
 
 def _how_to_free_space(path: Path, config: StudyConfig) -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
     from autotl.features.store import FeatureStore, StoreUnavailable
 
     features = config.cache / "features"
     option = "--cache" if path.is_relative_to(config.cache) else "--output"
+    if path.is_relative_to(HF_HUB_CACHE):
+        option = "the environment variable HF_HOME"
     freed = 0
     with suppress(StoreUnavailable, DiskFull, OSError):
         if features.is_dir() and same_disk(features, path):
@@ -110,7 +117,7 @@ def _run(
             raise AutotlError(f"A search runs in {extends}: extend it when that has ended.")
         config = extension_of(config)
     with ExitStack() as stack:
-        stack.enter_context(no_downloads(when=config.offline))  # workers inherit it
+        stack.enter_context(no_downloads(when=config.forbids_downloads))  # workers inherit it
         stack.enter_context(_exclusive(config.folder))
         interrupts = stack.enter_context(handle_signals(clock))
         if extends:  # its images keep their subsets
@@ -119,12 +126,17 @@ def _run(
         # the workers start first: they import torch while the images are verified
         pool = WorkerPool(LocalLauncher(config.folder / "logs", Rendezvous(config.folder)), slots, clock)
         try:
+            policy = DownloadPolicy(config, progress.confirm, clock)
             try:
-                context = prepare(config, registry, slots, progress.log, images, progress.checking)
+                context = prepare(config, registry, slots, progress.log, images, progress.checking, policy)
             finally:
                 progress.checking(0, 0)
+            started += policy.seconds_asked
             slots = await_probes(pool, config, clock, progress.log)
             context = with_slots(context, slots)
+            fetching = Fetching(list(policy.missing), progress.log, config.without_plugins, clock)
+            stack.callback(fetching.close)
+            context = _with_weights(context, registry, fetching)
             study = begin_study(config, context, registry, extends, progress.log)
             trials = StudyTrials(study, config.folder, partial(_notify_ended, watchdog, registry, study))
             search = Coordinator(
@@ -142,12 +154,14 @@ def _run(
                 versions=library_versions(registry),
                 callbacks=callbacks,
                 plugin_callbacks=tuple(registry.callbacks.values()),
+                fetching=fetching,
             )
             search.resume()
             search.start(_search_started(config, slots, context))
             pool.set_up(context)
             interrupts.searching = True
             search.run()
+            fetching.close()  # what has arrived is kept for the next search
             result = finalize(search)
             pool.close()
             return result
@@ -163,6 +177,20 @@ def _notify_ended(watchdog: Watchdog, registry: Registry, study: Study, trial: F
         watchdog.call(what, PLUGIN_CALL_SECONDS, notify_ended, registry, study, trial)
 
 
+def _with_weights(context: Context, registry: Registry, fetching: Fetching) -> Context:
+    """Download what has to be here before the first trial. A search without a time limit is repeatable, so it waits for
+    all. The choices of a new study begin with the backbones that are here."""
+    config, choices = context.config, context.choices
+    backbones = [registry.backbone(name) for name in choices.backbones]
+    untimed = config.time is None
+    fetching.fetch_first(backbones, all_of_them=untimed, required=untimed and config.backbones is not None)
+    if (config.folder / "journal.log").exists():
+        return context
+    here = [backbone.name for backbone in backbones if backbone.is_cached]
+    later = [] if untimed else [name for name in choices.backbones if name not in here]
+    return replace(context, choices=replace(choices, backbones=(*here, *later)))
+
+
 def _scheduler(
     config: StudyConfig,
     slots: Sequence[Slot],
@@ -174,7 +202,7 @@ def _scheduler(
     threads: dict[str, int] = {}
     for slot in slots:
         threads[slot.device_type] = threads.get(slot.device_type, 0) + slot.threads
-    return Scheduler(
+    scheduler = Scheduler(
         context.choices,
         registry,
         tried=[trial.params for trial in trials.all()],
@@ -184,6 +212,8 @@ def _scheduler(
         seed=config.seed,
         timed=config.time is not None,
     )
+    scheduler.missing = {name for name in context.choices.backbones if not registry.backbone(name).is_cached}
+    return scheduler
 
 
 def _search_started(config: StudyConfig, slots: Sequence[Slot], context: Context) -> SearchStarted:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
@@ -10,9 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotl.events import TrialFinished
 from autotl.metrics import Metric
-from autotl.study.study import trial_event
+from autotl.study.study import TrialAttribute, trial_event
 
-__all__ = ["FINISHED_STATES", "HOPELESS_FAILURES", "Scoreboard"]
+__all__ = ["FINISHED_STATES", "HOPELESS_FAILURES", "Scoreboard", "why_none_succeeded"]
 
 FINISHED_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 HOPELESS_FAILURES = 10
@@ -92,3 +93,26 @@ class Scoreboard:
         """All trials so far are those of earlier searches."""
         self.earlier = self.num_finished
         self.causes.clear()
+
+
+def why_none_succeeded(trials: Iterable[FrozenTrial], disabled: Mapping[str, str], folder: Path, *, early: bool) -> str:
+    """The message for a search without a complete trial: the distinct causes.
+
+    Args:
+        disabled: the cause for each disabled device.
+        folder: the study's.
+        early: whether the search ended before its time.
+    """
+    causes: Counter[str] = Counter()
+    for trial in trials:
+        if trial.state in FINISHED_STATES and trial.state != TrialState.COMPLETE:
+            causes[trial.user_attrs.get(TrialAttribute.CAUSE, "unknown")] += 1
+    lines = [f"  {count} × {cause}" for cause, count in causes.most_common()]
+    lines += [f"  {place} is disabled: {cause}" for place, cause in disabled.items()]
+    if not lines:
+        return "No trial was finished in the time given. Give more: --time 10m"
+    return (
+        f"No trial succeeded:{' The search ended early, since every trial failed alike.' if early else ''}\n"
+        + "\n".join(lines)
+        + f"\nMore: {folder / 'logs'}, and each trial's traceback in `autotl dashboard`"
+    )

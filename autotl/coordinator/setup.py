@@ -15,7 +15,7 @@ import optuna
 from autotl._version import __version__
 from autotl.atomic_io import read_json, write_atomically, write_json
 from autotl.config import StudyConfig, default_cache
-from autotl.coordinator.choose_backbones import choose_backbones
+from autotl.coordinator.choose_backbones import DownloadPolicy, choose_backbones
 from autotl.coordinator.extend import take_over
 from autotl.data.dataset import ImageDataset, LabelledImage
 from autotl.data.loading import load_dataset
@@ -26,7 +26,7 @@ from autotl.escaping import csv_cell, escape
 from autotl.registry import Registry
 from autotl.study.space import Choices
 from autotl.study.storage import Journal
-from autotl.study.study import StudyAttribute, open_study
+from autotl.study.study import StudyAttribute, load_study, open_study
 from autotl.workers.messages import Context
 
 __all__ = ["ImagesChanged", "begin_study", "kept_config", "library_versions", "prepare"]
@@ -48,6 +48,7 @@ def prepare(
     log: Callable[[str], None],
     images: Sequence[LabelledImage] | None = None,
     checking: Callable[[int, int], None] | None = None,
+    policy: DownloadPolicy | None = None,
 ) -> Context:
     """Load and verify the images, split them (or take the study's own split), and choose the backbones.
 
@@ -55,6 +56,7 @@ def prepare(
         log: shows a line to the user.
         images: the labelled images themselves, where `config.data` is only a name for them.
         checking: called with the number of images checked and the number of all.
+        policy: whether weights may be downloaded; nothing is downloaded here.
 
     Raises:
         AutotlError: unusable images or labels, or no head that any strategy can train on so many images.
@@ -71,8 +73,16 @@ def prepare(
         progress=checking,
         confined=config.untrusted,
     )
-    backbones = choose_backbones(config, registry, log)
     split = _split(config, dataset)
+    backbones = choose_backbones(
+        config,
+        registry,
+        log,
+        policy=policy,
+        slots=slots,
+        num_images=len(split.train) + len(split.validation),
+        kept=_kept_backbones(config, registry, log),
+    )
     choices = Choices(
         tuple(backbone.name for backbone in backbones),
         tuple(config.strategies or registry.strategies),
@@ -95,6 +105,28 @@ def prepare(
     return Context(config, config.folder.absolute(), dataset, split, choices, slots[0], cores)
 
 
+def _kept_backbones(config: StudyConfig, registry: Registry, log: Callable[[str], None]) -> list[str] | None:
+    """The names that a study began with, in their order; None for a new study, for one that chose otherwise (by name,
+    where this configuration names none, or the other way round), and where one of them is gone."""
+    if not (config.folder / "journal.log").exists():
+        return None
+    _repair_journal(config.folder, log)
+    try:
+        choices = load_study(config.folder).user_attrs[StudyAttribute.CHOICES]
+        kept = list(choices["backbones"])
+        named = read_json(config.folder / CONFIG_FILE).get("backbones")
+    except (AutotlError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        return None  # `begin_study` says what is wrong with it
+    if (named is None) != (config.backbones is None) or not set(kept) <= registry.backbones.keys() | set(named or ()):
+        return None
+    return kept
+
+
+def _repair_journal(folder: Path, log: Callable[[str], None]) -> None:
+    if Journal(folder).repair():
+        log("the journal ended in a torn line, which was cut; the journal as it was is beside it: journal.log.torn")
+
+
 def begin_study(
     config: StudyConfig, context: Context, registry: Registry, extends: Path | None, log: Callable[[str], None]
 ) -> optuna.Study:
@@ -106,8 +138,7 @@ def begin_study(
     Raises:
         AutotlError: an unreadable journal, or other choices than the study began with.
     """
-    if Journal(config.folder).repair():
-        log("the journal ended in a torn line, which was cut; the journal as it was is beside it: journal.log.torn")
+    _repair_journal(config.folder, log)
     journal = config.folder / "journal.log"
     is_resumed = journal.exists() and journal.stat().st_size > 0
     study = open_study(config.folder, config.name, registry.metric(config.metric).direction, config.seed)

@@ -141,10 +141,8 @@ class FeatureExtractor:
 
     def loader(self, preprocessing: Preprocessing, view: View, path_of: Mapping[str, Path]) -> PixelLoader:
         """Loads a view of images to this extractor's device, if its engine takes them there."""
-        arguments = (path_of, preprocessing, view, self.augmentations, self.threads)
-        if not self.loads_tensors:
-            return PixelLoader(*arguments)
-        return AcceleratorLoader(*arguments, self.device, decodes=self.decodes)
+        given = (path_of, preprocessing, view, self.augmentations, self.threads)
+        return AcceleratorLoader(*given, self.device, self.decodes) if self.loads_tensors else PixelLoader(*given)
 
     def keep_networks_of(self, kept: "BackboneFeatures") -> None:
         """Free the device's memory of the compiled networks of all other backbones."""

@@ -113,8 +113,7 @@ class AcceleratorLoader(PixelLoader):
         augmentations: Mapping[str, Augmentation],
         threads: int,
         device: str,
-        *,
-        decodes: bool,
+        decodes: bool,  # noqa: FBT001 - the last of many
     ):
         super().__init__(path_of, preprocessing, view, augmentations, PIPELINE_THREADS)
         self._on_gpu = decodes and bool(decoder_of(view, preprocessing, augmentations))

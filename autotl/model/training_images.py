@@ -43,12 +43,16 @@ def load_trained_on(folder: Path, files: Mapping[str, str]) -> frozenset[str]:
     return frozenset(content[i : i + BYTES].hex() for i in range(0, len(content), BYTES))
 
 
-def known_images(trained_on: frozenset[str], model: Path | None, digests: Sequence[str]) -> np.ndarray:
+def known_images(
+    trained_on: frozenset[str], model: Path | None, digests: Sequence[str], location: str, *, refuse_all: bool
+) -> np.ndarray:
     """Whether the search that made a model used each of these images to train or to select it, [n] of bool.
 
     Args:
         trained_on: what the model states; where it states nothing, the split of its study counts.
         model: the model's folder, if it is known.
+        location: of the images.
+        refuse_all: raise AutotlError where it used all of them.
     """
     if not trained_on and model is not None:
         try:
@@ -56,4 +60,10 @@ def known_images(trained_on: frozenset[str], model: Path | None, digests: Sequen
             trained_on = frozenset((*known["train"], *known["validation"]))
         except (OSError, ValueError, KeyError, TypeError):  # a model that was moved out of its study
             pass
-    return np.array([digest in trained_on for digest in digests], dtype=bool)
+    known_ones = np.array([digest in trained_on for digest in digests], dtype=bool)
+    if refuse_all and known_ones.all():
+        raise AutotlError(
+            f"All {len(known_ones):,} images of {location} were used to train the model or to select it. Give others, "
+            "or score it on them all the same: --all"
+        )
+    return known_ones

@@ -18,11 +18,12 @@ from autotl.study.needs import Needs, Recording, Work
 from autotl.study.pairs import PairStatistics
 from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio
 from autotl.study.space import Choices, seed_of
+from autotl.study.speed_estimates import assumed_pass_seconds, estimated_speed
 
 __all__ = ["DEFAULT_SPEED", "Scheduler"]
 
 DEFAULT_SPEED = 20.0
-"""Images per second and thread that the first backbone is assumed to extract before anything was measured."""
+"""Images per second and thread that are assumed before anything was measured, for the time that the end takes."""
 MAX_ACTIVATION_SHARE = 0.35
 """Share of the remaining time that the first pass of a backbone, or of a strategy, over all images may take."""
 MAX_EXPENSIVE_SHARE = 0.1
@@ -88,6 +89,8 @@ class Scheduler:
         """Parameters of trials whose features are recorded: portfolio trials and complete ones."""
         self.active_backbones = {params["backbone"] for params in tried if "backbone" in params}
         """Backbones that a trial has used, or may use."""
+        self.missing: set[str] = set()
+        """Backbones whose weights aren't on this machine, or not yet: no trial uses them."""
         self.time_share = TRIAL_TIME_SHARE
         """Share of the whole search that the trial from the last `next` may plan for."""
         self.sampling = False
@@ -156,8 +159,8 @@ class Scheduler:
 
     def _portfolio_trial(self, time_budget: float, suits: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
         """The next suitable recipe of the portfolio that there is time for: the cheap ones of a backbone, then its
-        expensive ones, then those of the next backbone."""
-        for params in list(self.cheap_queue):
+        expensive ones, then those of the next backbone. Recipes of a backbone that is missing wait until it is here."""
+        for params in [params for params in self.cheap_queue if params["backbone"] not in self.missing]:
             is_new_backbone = params["backbone"] not in self.active_backbones
             if is_new_backbone and (expensive := self._expensive_trial(time_budget, suits)):
                 return expensive
@@ -171,7 +174,8 @@ class Scheduler:
 
     def _expensive_trial(self, time_budget: float, suits: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
         """The next suitable recipe of the expensive portfolio on an active backbone, as expensive as time allows."""
-        for candidate in [c for c in self.untried_expensive if c[0] in self.active_backbones]:
+        usable = self.active_backbones - self.missing
+        for candidate in [c for c in self.untried_expensive if c[0] in usable]:
             if any(map(suits, self.expensive_queue)):
                 break
             self.untried_expensive.remove(candidate)
@@ -203,6 +207,7 @@ class Scheduler:
             params
             for params in self.extracted
             if params["strategy"] == strategy and all(name in params for name in ("backbone", *recorded))
+            if params["backbone"] not in self.missing
         ]
         quick = [name for name in backbones if self._affordable_passes(name, MAX_NEW_FEATURES_SHARE * time_budget)]
         reuse = bool(recorded and reusable) and (not quick or rng.random() < REUSE_PROBABILITY)
@@ -315,14 +320,16 @@ class Scheduler:
 
     def _activate(self, backbone: str, time_budget: float) -> bool:
         """Whether trials may use the backbone: the first one always, others where there is time for a pass."""
-        may_use = (
-            not self.active_backbones
-            or backbone in self.active_backbones
-            or self._affordable_passes(backbone, MAX_ACTIVATION_SHARE * time_budget) > 0
+        may_use = backbone not in self.missing and (
+            not self.active_backbones or backbone in self.active_backbones or self.has_time_for(backbone, time_budget)
         )
         if may_use:
             self.active_backbones.add(backbone)
         return may_use
+
+    def has_time_for(self, backbone: str, time_budget: float) -> bool:
+        """Whether a pass over all images takes a share of the time that is worth a new backbone."""
+        return self._affordable_passes(backbone, MAX_ACTIVATION_SHARE * time_budget) > 0
 
     # -- speeds
 
@@ -336,17 +343,19 @@ class Scheduler:
 
     def pass_seconds(self, backbone: str, num_images: int | None = None) -> float:
         """Estimated seconds that all threads together take to extract the feature levels of `num_images` images, by
-        default all of the search.
+        default all of the search (see `autotl.study.speed_estimates`).
 
-        A device type on which nothing was measured yet is left out. On the others, a backbone that wasn't measured is
-        taken to be slower than each measured one by the square of the ratio of their numbers of parameters.
+        Where something was measured, a device type on which nothing was is left out.
 
         Raises:
             AutotlError: the backbone's number of parameters is needed, unknown, and can't be counted.
         """
-        by_type = self._level_speeds() or {name: {self.choices.backbones[0]: DEFAULT_SPEED} for name in self.threads}
-        speed = sum(self.threads[name] * self._speed(backbone, measured) for name, measured in by_type.items())
-        return (self.num_images if num_images is None else num_images) / speed
+        num_images = self.num_images if num_images is None else num_images
+        by_type = self._level_speeds()
+        if not by_type:
+            return assumed_pass_seconds(self.registry.backbone(backbone), num_images, self.threads)
+        speed = sum(self.threads[name] * self._speed(backbone, name, speeds) for name, speeds in by_type.items())
+        return num_images / speed
 
     def measured_speeds(self) -> dict[str, float]:
         """Seconds an image, with all threads, by backbone: of those that were measured."""
@@ -366,14 +375,12 @@ class Scheduler:
                 speeds.setdefault(device_type, {})[backbone] = speed
         return speeds
 
-    def _speed(self, backbone: str, measured: Mapping[str, float]) -> float:
-        """Images per second and thread of a backbone, estimated from those `measured` on the same device type."""
+    def _speed(self, backbone: str, device_type: str, measured: Mapping[str, float]) -> float:
+        """Images per second and thread of a backbone: `measured` on the device type, or estimated from others."""
         if backbone in measured:
             return measured[backbone]
-        size = self.registry.backbone(backbone).count_params()
-        return min(
-            speed * (self.registry.backbone(name).count_params() / size) ** 2 for name, speed in measured.items()
-        )
+        speeds = [(self.registry.backbone(name), speed) for name, speed in measured.items()]
+        return estimated_speed(self.registry.backbone(backbone), speeds, device_type, self.threads[device_type])
 
     def _affordable_passes(self, backbone: str, time_budget: float) -> int:
         """Number of passes that fit into `time_budget` seconds, at most 100."""

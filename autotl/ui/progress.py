@@ -60,3 +60,7 @@ class Progress(Callback):
 
     def log(self, line: str) -> None:
         """Called with each message for the user."""
+
+    def confirm(self, question: str) -> bool:
+        """Ask the user a question of yes or no, before the search starts; False where nobody can answer."""
+        return False

@@ -5,22 +5,23 @@ import importlib
 import io
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.prompt import Confirm
 from rich.text import Text
 
-from autotl.errors import AutotlError
 from autotl.escaping import escape, escape_lines
-from autotl.events import EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
+from autotl.events import SearchFinished, SearchStarted, TrialFinished
 from autotl.ui.output import write_line
+from autotl.ui.picture import PAGE_WIDTH, PictureReporter, draw_page
 from autotl.ui.progress import Progress, Snapshot
 from autotl.ui.rendering import (
     Screen,
@@ -37,15 +38,11 @@ __all__ = [
     "JsonReporter",
     "LiveReporter",
     "NotebookReporter",
-    "PictureReporter",
     "PlainReporter",
     "QuietReporter",
     "choose_progress",
     "default_progress",
 ]
-
-PAGE_WIDTH = 100
-"""Columns of what is drawn for a picture or a notebook."""
 
 
 def choose_progress(
@@ -137,6 +134,13 @@ class LiveReporter(Progress):
 
     def log(self, line: str) -> None:
         self._print(line, "dim")
+
+    def confirm(self, question: str) -> bool:
+        if not sys.stdin or not sys.stdin.isatty():
+            return False
+        with suppress(EOFError):  # Ctrl-D
+            return Confirm.ask(Text(escape_lines(question)), console=self.console, default=True)
+        return False
 
     def _print(self, line: str, style: str) -> None:
         self.console.print(Text(escape_lines(line), style))
@@ -328,69 +332,10 @@ class NotebookReporter(Progress):
         from rich.jupyter import JUPYTER_HTML_FORMAT
 
         self._drawn = time.monotonic()
-        page = _page(*([self._headline] if self._headline else []), *self._lines, *self._body)
+        page = draw_page(*([self._headline] if self._headline else []), *self._lines, *self._body)
         html = page.export_html(code_format=JUPYTER_HTML_FORMAT, inline_styles=True, clear=False)
         data = {"text/html": html, "text/plain": page.export_text()}
         if self._output is None:
             self._output = self._display(data, raw=True, display_id=True)
         else:
             self._output.update(data, raw=True)
-
-
-def _page(*parts: RenderableType) -> Console:
-    """A console that has recorded the parts."""
-    page = Console(
-        record=True, width=PAGE_WIDTH, height=60, file=io.StringIO(), force_terminal=True, force_jupyter=False
-    )
-    page.print(Group(*parts))
-    return page
-
-
-class PictureReporter(Progress):
-    """Wraps another display. At the end it writes an SVG of what a terminal shows: the headline, the last snapshot
-    with a trial in it, and the summary."""
-
-    def __init__(self, inner: Progress, file: Path):
-        if not file.parent.is_dir():
-            raise AutotlError(f"The picture {file} can't be written: there is no folder {file.parent}. Make it first.")
-        if not os.access(file.parent, os.W_OK):
-            raise AutotlError(
-                f"The picture {file} can't be written: no file can be made in {file.parent}. Name another."
-            )
-        self.inner, self.file = inner, file
-        self.started: SearchStarted | None = None
-        self.snapshot: Snapshot | None = None
-
-    def checking(self, done: int, total: int) -> None:
-        self.inner.checking(done, total)
-
-    def on_search_started(self, event: SearchStarted) -> bool | None:
-        self.started = event
-        return self.inner.on_search_started(event)
-
-    def on_trial_started(self, event: TrialStarted) -> bool | None:
-        return self.inner.on_trial_started(event)
-
-    def on_epoch_ended(self, event: EpochEnded) -> bool | None:
-        return self.inner.on_epoch_ended(event)
-
-    def on_trial_finished(self, event: TrialFinished) -> bool | None:
-        return self.inner.on_trial_finished(event)
-
-    def update(self, snapshot: Snapshot) -> None:
-        if self.snapshot is None or any(worker.trial is not None for worker in snapshot.workers):
-            self.snapshot = snapshot
-        self.inner.update(snapshot)
-
-    def log(self, line: str) -> None:
-        self.inner.log(line)
-
-    def on_search_finished(self, event: SearchFinished) -> None:
-        self.inner.on_search_finished(event)  # ends the live region, which drawing the picture would freeze
-        parts: list[RenderableType] = []
-        if self.started:
-            parts.append(headline_table(self.started, PAGE_WIDTH))
-            if self.snapshot:
-                parts.append(Screen(self.snapshot, self.started.metric))
-        page = _page(*parts, summary(event.result, PAGE_WIDTH))
-        page.save_svg(str(self.file), title=f"autotl search {event.result['study']}")

@@ -1,6 +1,8 @@
 """`autotl backbones` and `autotl heads` filter and sort their lists."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -33,12 +35,14 @@ def test_cached_backbones_come_first(listed):
 
 
 def test_a_row_has_what_the_registered_backbone_states(listed):
-    (row,) = listed("backbones", "--name", "resnet34.tv_in1k")
+    (row,) = listed("backbones", "--name", "resnet50.tv_in1k")
     assert row == {
-        "name": "resnet34.tv_in1k",
+        "name": "resnet50.tv_in1k",
         "cached": False,
-        "num_params": 21_284_672,
+        "num_params": 23_508_032,
+        "megabytes": 102,
         "size": 224,
+        "top1": 76.156,
         "pretrained_on": "ImageNet-1k",
         "license": "BSD-3-Clause",
         "plugin": "backbones.timm",
@@ -73,10 +77,10 @@ def test_rows_are_sorted(by, listed):
 
 
 def test_all_adds_the_names_that_are_not_registered(listed):
-    names = [row["name"] for row in listed("backbones", "--all", "--name", "resnet3?*")]
-    assert "resnet34.tv_in1k" in names
-    assert "resnet34" in names
-    assert not [name for name in names if not name.startswith("resnet3")]
+    names = [row["name"] for row in listed("backbones", "--all", "--name", "resnet5?*")]
+    assert "resnet50.tv_in1k" in names
+    assert "resnet50" in names
+    assert not [name for name in names if not name.startswith("resnet5")]
 
 
 @pytest.mark.parametrize(
@@ -107,16 +111,16 @@ def test_unstated_parameters_are_counted_where_the_filter_or_the_order_needs_the
         find(unstated)
 
     monkeypatch.setattr(autotl.backbones.timm, "autotl_register_backbones", without_counts)
-    convnext = "convnext_atto.d2_in1k"
+    convnext = "convnext_nano.in12k_ft_in1k"
     assert listed("backbones", "--name", convnext)[0]["num_params"] is None
-    assert [row["num_params"] for row in listed("backbones", "--name", convnext, "--max-params", "4M")] == [3_374_520]
-    assert listed("backbones", "--name", convnext, "--max-params", "3M") == []
-    assert listed("backbones", "--name", convnext, "--sort", "num-params")[0]["num_params"] == 3_374_520
+    assert [row["num_params"] for row in listed("backbones", "--name", convnext, "--max-params", "15M")] == [14_952_560]
+    assert listed("backbones", "--name", convnext, "--max-params", "14M") == []
+    assert listed("backbones", "--name", convnext, "--sort", "num-params")[0]["num_params"] == 14_952_560
 
 
 def test_a_narrow_terminal_keeps_names_whole():
     narrow, wide = text("backbones", wide=80).output, text("backbones", wide=160).output
-    assert "vit_tiny_patch16_224.augreg_in21k_ft_in1k" in narrow
+    assert "convnext_base.clip_laion2b_augreg_ft_in12k_in1k" in narrow
     assert "BSD-3-Clause" not in narrow
     assert "BSD-3-Clause" in wide
 
@@ -137,9 +141,26 @@ def test_show_describes_a_backbone():
         assert part in shown
 
 
+def test_a_list_imports_neither_torch_nor_a_librarys_own_models():
+    script = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from autotl.cli import app\n"
+        "assert CliRunner().invoke(app, ['backbones']).exit_code == 0\n"
+        "print([name for name in ('torch', 'timm', 'torchvision', 'transformers') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_table_has_the_download_and_the_published_accuracy():
+    (line,) = [line for line in text("backbones").output.splitlines() if line.startswith("resnet50.tv_in1k")]
+    assert line.split()[1:9] == ["102", "MB", "23.5", "M", "224", "76.2", "%", "ImageNet-1k"]
+
+
 def test_show_describes_the_download():
-    shown = text("backbones", "show", "timm:resnet34.tv_in1k").output
-    assert "to download: timm/resnet34.tv_in1k on the Hugging Face hub, about 87 MB" in shown
+    shown = text("backbones", "show", "timm:resnet50.tv_in1k").output
+    assert "to download: timm/resnet50.tv_in1k on the Hugging Face hub, about 102 MB" in shown
     assert "computed from the weights once they are downloaded" in shown
 
 

@@ -42,6 +42,7 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "cache_size": (["--cache-size", "1GB"], 10**9),
     "trial_timeout": (["--trial-timeout", "2m"], 120.0),
     "offline": (["--offline"], True),
+    "download": (["--download", "always"], "always"),
 }
 
 

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import optuna
 import pytest
+import timm
+from safetensors.torch import save
 
 from autotl.api import search
 from autotl.atomic_io import DiskFull
 from autotl.features.store import FeatureStore
 from autotl.study.storage import Journal, open_storage
 from autotl.ui.progress import Progress
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from local_hub import LocalHub, local_hub  # noqa: F401  # a fixture
 
 pytestmark = pytest.mark.slow
 
@@ -135,3 +140,20 @@ def test_a_cache_that_vanishes_in_the_middle_costs_a_warning(
     assert found.result["trials"] == {"complete": 3, "pruned": 0, "failed": 0}
     assert [line for line in heard.lines if "keeps its features in its own folder" in line]
     assert (found.folder / "model" / "model.json").exists()
+
+
+def test_a_disk_without_room_for_weights_is_an_error_that_says_where_they_go(
+    cells: Path,
+    tmp_path: Path,
+    local_hub: LocalHub,  # noqa: F811
+) -> None:
+    weights = save(timm.create_model("test_vit").state_dict())
+    local_hub.add("timm/test_vit.r160_in1k", weights)
+    ended = command(cells, "test_vit.r160_in1k", tmp_path, 300_000)
+    assert ended.returncode == 1
+    (error,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert f"no room on the disk for {local_hub.cache}" in error
+    assert "use another disk with the environment variable HF_HOME" in error
+    went_on = command(cells, "test_vit.r160_in1k", tmp_path, None)
+    assert went_on.returncode == 0, went_on.stderr
+    assert local_hub.downloads("timm/test_vit.r160_in1k")[-1] == "bytes=300000-"

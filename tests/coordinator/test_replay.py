@@ -29,7 +29,7 @@ def prepared(monkeypatch):
     """The configurations whose images were read. Nothing is trained."""
     configs = []
 
-    def stop(config, registry, slots, log, images):
+    def stop(config, registry, slots, log, images, policy):
         configs.append((config.data, config.test, images))
         raise InterruptedError
 

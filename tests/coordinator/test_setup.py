@@ -115,6 +115,32 @@ def test_a_resumed_study_chooses_from_the_same(config, context, registry):
     assert kept_config(config().folder).heads is None  # what was refused is not kept
 
 
+@pytest.fixture
+def lite1_is_missing(registry, monkeypatch):
+    """Until it is undone."""
+    lite1 = registry.backbone("efficientnet_lite1")
+    monkeypatch.setattr(type(lite1), "is_cached", property(lambda self: self.name != "efficientnet_lite1"))
+    return monkeypatch
+
+
+def test_a_study_goes_on_with_the_backbones_that_it_chose_itself(config, registry, lite1_is_missing):
+    made = config(backbones=None, devices="cpu")
+    began = prepare(made, registry, SLOTS[:1], silent)
+    begin_study(made, began, registry, None, silent)
+    lite1_is_missing.undo()
+    went_on = prepare(made, registry, SLOTS[:1], silent)
+    assert went_on.choices == began.choices
+    assert "efficientnet_lite1" not in went_on.choices.backbones
+    begin_study(made, went_on, registry, None, silent)
+
+
+def test_a_study_that_was_begun_with_names_is_not_resumed_without(config, context, registry):
+    begin_study(config(), context, registry, None, silent)
+    unnamed = config(backbones=None)
+    with pytest.raises(AutotlError, match=r"can't be resumed with other choices \(backbones: was"):
+        begin_study(unnamed, prepare(unnamed, registry, SLOTS[:1], silent), registry, None, silent)
+
+
 def test_the_configuration_is_kept_and_found_again_elsewhere(config, context, registry, tmp_path):
     begin_study(config(trials=7), context, registry, None, silent)
     moved = tmp_path / "elsewhere" / "renamed"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autotl.engines import torch as engines
+from autotl.engines import probe
 from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
 from autotl.recipe import Recipe

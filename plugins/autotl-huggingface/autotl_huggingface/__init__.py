@@ -18,7 +18,7 @@ CURATED: tuple[tuple[str, str, str, int, int, int], ...] = (
     ("google/vit-base-patch16-224-in21k", "ImageNet-21k", "Apache-2.0", 85_798_656, 768, 346),
     ("google/siglip-base-patch16-224", "WebLI", "Apache-2.0", 92_884_224, 768, 813),
 )
-"""The models that are registered. Any other model of these families can be named."""
+"""The models that are registered, all for images of 224 pixels. Any other model of these families can be named."""
 
 
 @autotl.hookimpl
@@ -32,6 +32,7 @@ def autotl_register_backbones(register: "Register[Backbone]") -> None:
                 num_params=num_params,
                 num_features=num_features,
                 megabytes=megabytes,
+                size=224,
             )
         )
 

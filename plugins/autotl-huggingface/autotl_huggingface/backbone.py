@@ -32,6 +32,7 @@ class HuggingFaceBackbone(Backbone):
         num_params: of the image tower; counted by default.
         num_features: of the output, where known.
         megabytes: size of the download, where known.
+        size: side of the images in pixels, where known.
     """
 
     folder_prefix = PREFIX
@@ -45,9 +46,11 @@ class HuggingFaceBackbone(Backbone):
         num_params: int | None = None,
         num_features: int | None = None,
         megabytes: int | None = None,
+        size: int | None = None,
     ):
         self.name, self.pretrained_on, self.license = name, pretrained_on, license
-        self.num_params, self.num_features, self._megabytes = num_params, num_features, megabytes
+        self.num_params, self.num_features = num_params, num_features
+        self.megabytes, self.size = megabytes, size
         self.source = Source(name.removeprefix(PREFIX))
         self.folder = self.source.folder
 
@@ -62,7 +65,7 @@ class HuggingFaceBackbone(Backbone):
     def download(self) -> str | None:
         if self.source.folder or self.is_cached:
             return None
-        size = f", about {self._megabytes} MB" if self._megabytes else ""
+        size = f", about {self.megabytes} MB" if self.megabytes else ""
         return f"{self.source.location} on the Hugging Face hub{size}"
 
     def config_files(self) -> dict[str, Path]:

@@ -17,20 +17,21 @@ __all__ = [
     "autotl_register_backbones",
 ]
 
-CURATED: tuple[tuple[str, str, int, int, int], ...] = (
-    # name in torchvision 0.29, weights file, num_params and num_features (without the classifier), download in MB
-    ("vgg16", "vgg16-397923af.pth", 14_714_688, 512, 528),
-    ("vgg19", "vgg19-dcbb9e9d.pth", 20_024_384, 512, 548),
-    ("resnet34", "resnet34-b627a593.pth", 21_284_672, 512, 83),
-    ("vgg16_bn", "vgg16_bn-6c64b313.pth", 14_723_136, 512, 528),
-    ("resnet18", "resnet18-f37072fd.pth", 11_176_512, 512, 45),
-    ("resnet50", "resnet50-0676ba61.pth", 23_508_032, 2048, 98),
-    ("densenet121", "densenet121-a639ec97.pth", 6_953_856, 1024, 31),
-    ("regnet_y_800mf", "regnet_y_800mf-1b27b58c.pth", 5_647_512, 784, 25),
-    ("efficientnet_v2_s", "efficientnet_v2_s-dd5fe13b.pth", 20_177_488, 1280, 83),
-    ("convnext_tiny", "convnext_tiny-983f1562.pth", 27_820_128, 768, 109),
-    ("swin_t", "swin_t-704ceda3.pth", 27_519_354, 768, 108),
-    ("vit_b_16", "vit_b_16-c867db91.pth", 85_798_656, 768, 330),
+CURATED: tuple[tuple[str, str, int, int, int, int], ...] = (
+    # name in torchvision 0.29, weights file, num_params and num_features (without the classifier), download in MB, and
+    # the side of the images
+    ("vgg16", "vgg16-397923af.pth", 14_714_688, 512, 528, 224),
+    ("vgg19", "vgg19-dcbb9e9d.pth", 20_024_384, 512, 548, 224),
+    ("resnet34", "resnet34-b627a593.pth", 21_284_672, 512, 83, 224),
+    ("vgg16_bn", "vgg16_bn-6c64b313.pth", 14_723_136, 512, 528, 224),
+    ("resnet18", "resnet18-f37072fd.pth", 11_176_512, 512, 45, 224),
+    ("resnet50", "resnet50-0676ba61.pth", 23_508_032, 2048, 98, 224),
+    ("densenet121", "densenet121-a639ec97.pth", 6_953_856, 1024, 31, 224),
+    ("regnet_y_800mf", "regnet_y_800mf-1b27b58c.pth", 5_647_512, 784, 25, 224),
+    ("efficientnet_v2_s", "efficientnet_v2_s-dd5fe13b.pth", 20_177_488, 1280, 83, 384),
+    ("convnext_tiny", "convnext_tiny-983f1562.pth", 27_820_128, 768, 109, 224),
+    ("swin_t", "swin_t-704ceda3.pth", 27_519_354, 768, 108, 224),
+    ("vit_b_16", "vit_b_16-c867db91.pth", 85_798_656, 768, 330, 224),
 )
 """The networks that are registered: the classic ones of transfer learning, then one or two of each family. Any other
 network of these families can be named."""
@@ -38,7 +39,7 @@ network of these families can be named."""
 
 @autotl.hookimpl
 def autotl_register_backbones(register: "Register[Backbone]") -> None:
-    for model, file, num_params, num_features, megabytes in CURATED:
+    for model, file, num_params, num_features, megabytes, size in CURATED:
         register(
             TorchvisionBackbone(
                 f"{PREFIX}{model}",
@@ -46,6 +47,7 @@ def autotl_register_backbones(register: "Register[Backbone]") -> None:
                 num_features=num_features,
                 url=f"https://download.pytorch.org/models/{file}",
                 megabytes=megabytes,
+                size=size,
             )
         )
 

@@ -38,6 +38,7 @@ class TorchvisionBackbone(Backbone):
         num_features: of the output, where known.
         url: of the weights; looked up in torchvision by default.
         megabytes: size of the download; looked up in torchvision by default.
+        size: side of the images in pixels, so that the backbone can be listed without importing torchvision.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class TorchvisionBackbone(Backbone):
         num_features: int | None = None,
         url: str | None = None,
         megabytes: int | None = None,
+        size: int | None = None,
     ):
-        self.name, self.num_params, self.num_features, self._megabytes = name, num_params, num_features, megabytes
+        self.name, self.num_params, self.num_features = name, num_params, num_features
+        self.megabytes, self.size = megabytes, size
         self._known_url = url
         network, at, path = name.removeprefix(PREFIX).partition("@")
         self.model, _, member = network.partition(".")
@@ -80,7 +83,7 @@ class TorchvisionBackbone(Backbone):
     def download(self) -> str | None:
         if self.file or self.is_cached:
             return None
-        megabytes = self._megabytes or round(self._weights.meta["_file_size"])
+        megabytes = self.megabytes or round(self._weights.meta["_file_size"])
         return f"{self._url}, about {megabytes} MB"
 
     @cached_property

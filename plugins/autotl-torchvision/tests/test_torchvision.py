@@ -68,16 +68,17 @@ def test_vgg16_vgg19_and_resnet34_come_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "file", "num_params", "num_features", "megabytes"), CURATED, ids=[c[0] for c in CURATED]
+    ("model", "file", "num_params", "num_features", "megabytes", "size"), CURATED, ids=[c[0] for c in CURATED]
 )
 def test_the_curated_list_states_what_torchvision_has(
-    model: str, file: str, num_params: int, num_features: int, megabytes: int
+    model: str, file: str, num_params: int, num_features: int, megabytes: int, size: int
 ) -> None:
     """Compared with torchvision's own metadata, and with the network on the meta device."""
     member = models.get_model_weights(model)["IMAGENET1K_V1"]
     assert member.url == f"https://download.pytorch.org/models/{file}"
     assert round(member.meta["_file_size"]) == megabytes
     backbone = TorchvisionBackbone(f"torchvision:{model}")
+    assert backbone.preprocessing.size == size
     module = backbone._network().eval().to("meta")
     with torch.device("meta"):
         features = module(torch.zeros(2, 3, backbone.preprocessing.size, backbone.preprocessing.size))
@@ -203,7 +204,7 @@ def test_a_file_behind_a_path_with_spaces_is_found_built_and_digested(made: Make
 
 @pytest.mark.parametrize("model", ["regnet_y_800mf", "resnet34"])
 def test_parameters_of_unlisted_names_are_counted(model: str) -> None:
-    stated = {name: num_params for name, _, num_params, _, _ in CURATED}
+    stated = {name: num_params for name, _, num_params, *_ in CURATED}
     assert TorchvisionBackbone(f"torchvision:{model}").count_params() == stated[model]
 
 
