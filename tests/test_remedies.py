@@ -20,7 +20,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 TYPED = re.compile(r"(`|\$\(|: |Type |&& )autotl ([^`\n]*)")
 """What follows the program's name where a user could be meant to type it, and what comes before."""
 INSTALLED = re.compile(r"pip install (?:-[\w-]+ )*'?([^\s,;)`&\"']+)")
-OTHERS = {"--force-reinstall"}
+OTHERS = {"--force-reinstall", "--index-url"}
 """Options of pip."""
 
 

@@ -182,8 +182,8 @@ def _what_is_here(cached: Sequence[Backbone]) -> str:
 def _refuse(backbone: Backbone, cached: Sequence[Backbone], policy: DownloadPolicy) -> None:
     """Raises AutotlError: nothing may be downloaded, and there is nothing to search without."""
     forbidden = forbidden_by()
-    if policy.config.download == "never":
-        reason = "--download never forbids the download. Leave it out,"
+    if policy.config.forbids_downloads:
+        reason = f"{'--offline' if policy.config.offline else '--download never'} forbids the download. Leave it out,"
     elif forbidden:
         what, remedy = forbidden
         reason = f"{what} forbids the download. {remedy},"

@@ -175,7 +175,7 @@ def _read_cache(cache: Path, states: Sequence[_FileState | None]) -> dict[_FileS
                     is_same = state and (state.size, state.mtime_ns, state.ctime_ns) == (size, mtime_ns, ctime_ns)
                     if state and is_same and crc == _crc(path, _DECODER, size, mtime_ns, ctime_ns, *result):
                         cached[state] = Verification(*result)
-    except (OSError, sqlite3.Error) as error:  # the files are verified again
+    except (OSError, sqlite3.Error, UnicodeError) as error:  # the files are verified again
         _discard_damaged(cache, error)
     return cached
 

@@ -33,8 +33,8 @@ __all__ = ["FineTuning"]
 BATCH = 32
 BATCHES = (32, 64, 128, 256)
 """Batch sizes on accelerators, which compute a batch of 256 hardly slower than one of 32."""
-MIN_STEPS = 6
-"""Steps that an epoch has at least, but for data sets of less than 6 times the smallest batch."""
+MIN_STEPS, USUAL_STEPS = 6, 16
+"""Steps that an epoch has at least with a size that is searched, and with the one that the default None stands for."""
 MAX_BATCHES = 3
 """How many sizes, the largest that leave MIN_STEPS, are searched."""
 SCORING_BATCH, ACCELERATOR_SCORING_BATCH = 64, 256
@@ -55,9 +55,8 @@ class FineTuning(Strategy):
 
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
         deepest = backbone.num_blocks if space.accelerator else min(MAX_CPU_BLOCKS, backbone.num_blocks)
-        batches = [size for size in BATCHES if MIN_STEPS * size <= space.num_train] or [BATCH]
+        batches = [size for size in BATCHES if MIN_STEPS * size <= space.num_train][-MAX_BATCHES:]
         return {
-            **({"batch": space.categorical("batch", tuple(batches[-MAX_BATCHES:]))} if space.accelerator else {}),
             "unfrozen_blocks": space.int("unfrozen_blocks", 1, deepest),
             "policy": space.categorical("policy", ("none", *space.augmentations)),
             "views": space.int("views", 1, 7),
@@ -72,6 +71,7 @@ class FineTuning(Strategy):
             "loss": space.categorical("loss", space.losses),
             "ema": space.categorical("ema", (0.0, 0.99)),
             "freeze_bn": space.categorical("freeze_bn", (True, False)),
+            "batch": space.categorical("batch", (None, *batches) if space.accelerator else (None,)),
         }
 
     def defaults(self, head: Head) -> Params:
@@ -90,6 +90,7 @@ class FineTuning(Strategy):
             "loss": "cross_entropy",
             "ema": 0.0,
             "freeze_bn": True,
+            "batch": None,
         }
 
     def expensive_defaults(self, head: Head, passes: int) -> list[Params]:
@@ -133,10 +134,14 @@ class _Net:
         """The block whose input is recorded; 0 for the images."""
         self.tuned_share = 1.0
         """Share of the trained weights in the average with the pretrained ones."""
-        self.batch = int(self.params.get("batch") or BATCH)
+        self.batch = int(self.params.get("batch") or self._usual_batch())
         policy = str(self.params["policy"])
         self.augmentation = None if policy == "none" else task.augmentations.get(policy)
         self.draws_batches = self._draws_batches()
+
+    def _usual_batch(self) -> int:
+        largest = [size for size in BATCHES if USUAL_STEPS * size <= len(self.task.train_labels)]
+        return largest[-1] if largest and is_accelerator(self.device) else BATCH
 
     def _draws_batches(self) -> bool:
         """Whether the policy augments whole batches here. An executed recipe states it."""
@@ -346,6 +351,8 @@ class _Net:
         params: dict[str, Any] = {"tuned_share": self.tuned_share} if self.tuned_share != 1.0 else {}
         if self.draws_batches:
             params["draws_batches"] = True
+        if self.batch != BATCH:
+            params["batch"] = self.batch
         return replace(recipe, strategy_params={**recipe.strategy_params, **params})
 
     def unfrozen_state(self) -> "dict[str, Tensor]":

@@ -175,7 +175,7 @@ def test_what_the_user_has_forbidden_is_named(options: dict[str, object], reason
 def test_a_variable_forbids_downloads_whatever_is_asked_for(lite: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert choose(lite, download="always")[1] == []
-    with pytest.raises(AutotlError, match=r"HF_HUB_OFFLINE forbids the download\. Unset HF_HUB_OFFLINE"):
+    with pytest.raises(AutotlError, match=r"HF_HUB_OFFLINE=1 forbids the download\. Unset HF_HUB_OFFLINE"):
         choose(lite, backbones=[RESNET], download="always")
 
 

@@ -6,7 +6,7 @@ import pytest
 from optuna.trial import TrialState
 
 from autotl.atomic_io import DiskFull
-from autotl.coordinator.finalization import finalize
+from autotl.coordinator.finalization import finalize, require_success
 from autotl.coordinator.scoreboard import HOPELESS_FAILURES
 from autotl.coordinator.signals import INTERRUPT_SECONDS
 from autotl.engines.probe import ProbeResult
@@ -86,7 +86,7 @@ def test_no_worker_at_all_ends_the_search(scene):
     one.pool.workers.clear()
     one.search.run()
     with pytest.raises(NoTrialSucceeded, match="No trial was finished in the time given"):
-        one.search.require_success()
+        require_success(one.search)
 
 
 # messages

@@ -59,7 +59,7 @@ def test_images_that_have_moved_are_given_by_their_place(searched, prepared):
 
 def test_a_place_that_is_typed_is_trusted_also_where_the_study_names_it(searched, cells, monkeypatch):
     seen = []
-    monkeypatch.setattr(setup, "prepare", lambda config, *_: seen.append(config.untrusted) or 1 / 0)
+    monkeypatch.setattr(setup, "prepare", lambda config, *_, **__: seen.append(config.untrusted) or 1 / 0)
     for data in (None, str(cells)):
         with pytest.raises(ZeroDivisionError):
             replay_trial(searched, 0, data=data)

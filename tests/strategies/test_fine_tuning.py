@@ -16,6 +16,7 @@ from autotl.features import extractor as extract
 from autotl.features.resident import ResidentCache
 from autotl.metrics import Metric
 from autotl.recipe import Recipe
+from autotl.strategies import fine_tuning
 from autotl.strategies.base import OutOfTime
 from autotl.strategies.fine_tuning import FineTuning, add_head
 from autotl.strategies.training_loop import Diverged
@@ -401,10 +402,22 @@ def test_batch_sizes_are_searched_on_accelerators_alone(tiny):
         FineTuning().suggest(space, backbone, None)
         return asked.get("batch")
 
-    assert searched(12_000, accelerator=False) is None
-    assert searched(100, accelerator=True) == (32,)
-    assert searched(440, accelerator=True) == (32, 64)
-    assert searched(12_000, accelerator=True) == (64, 128, 256)
+    assert searched(12_000, accelerator=False) == (None,)
+    assert searched(100, accelerator=True) == (None,)
+    assert searched(440, accelerator=True) == (None, 32, 64)
+    assert searched(12_000, accelerator=True) == (None, 64, 128, 256)
+
+
+@pytest.mark.parametrize(("num_images", "batch"), [(100, 32), (1100, 64), (12_000, 256)])
+def test_the_usual_batch_follows_from_the_images_and_is_stated(num_images, batch, tiny, task, monkeypatch):
+    problem = task(tiny("test_resnet"), "linear")
+    recipe = recipe_of(problem.backbone)
+    problem.train_labels = np.zeros(num_images, int)
+    assert add_head(problem, recipe, "cpu").batch == 32
+    monkeypatch.setattr(fine_tuning, "is_accelerator", lambda device: True)
+    net = add_head(problem, recipe, "cpu")
+    assert net.batch == batch
+    assert net.executed(recipe).strategy_params["batch"] == (batch if batch != 32 else None)
 
 
 def test_the_share_of_tuned_weights_is_stated_and_replayed(tiny, task):
