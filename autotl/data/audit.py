@@ -190,8 +190,8 @@ def _near_duplicates(dataset: ImageDataset, pairs: np.ndarray) -> Iterator[Findi
             torn = round(float((1 - 0.8**sizes - 0.2**sizes).sum()))
             text += (
                 f" {sizes.sum():,} of {len(drawn):,} training images look like another one, in {len(sizes):,} groups "
-                "(copies, frames of a film, exposures of one object): a random fifth of the images for validation would "
-                f"tear about {torn:,} groups, and its score would be optimistic."
+                "(copies, frames of a film, exposures of one object): a random fifth of the images for validation "
+                f"would tear about {torn:,} groups, and its score would be optimistic."
             )
         yield _pair_finding("near_duplicates", text, dataset, others, serious=serious)
 

@@ -63,7 +63,7 @@ def near_duplicates(thumbnails: np.ndarray, digests: np.ndarray) -> np.ndarray:
         block = unit[start : start + BLOCK_SIZE] @ unit[start:].T
         near = np.minimum(reach[start : start + BLOCK_SIZE, None], reach[None, start:])
         required = np.clip(1 - near**2 / 2, MIN_SIMILARITY, SAME_SIMILARITY)
-        block[(block < required) | np.tri(*block.shape, dtype=bool)] = -1
+        block[(block < required) | (np.tri(*block.shape) > 0)] = -1
         if block.shape[1] > MAX_PARTNERS:
             least = np.partition(block, -MAX_PARTNERS, axis=1)[:, -MAX_PARTNERS, None]
             block[block < least] = -1

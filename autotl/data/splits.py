@@ -230,16 +230,14 @@ def _hold_out_latest(
     for label in late_classes:
         of_class = np.flatnonzero(labels == label)
         held_out &= units != units[of_class[times[of_class].argmin()]]
-    if len(late_classes):
-        names = join_names([dataset.classes[c] for c in late_classes])
+    if parted := np.intersect1d(late_classes, labels[held_out]).tolist():
+        names = join_names([dataset.classes[c] for c in parted])
         warnings.append(f"Classes that begin with the {subset} images, whose earliest image is for training: {names}.")
     if not held_out.any():
         raise DataError(f"There are too few images to hold out a {subset} subset. {remedy}")
     if unseen := sorted(set(labels.tolist()) - set(labels[held_out].tolist())):
         names = join_names([dataset.classes[c] for c in unseen])
-        warnings.append(
-            f"No {subset} image of {names}: none is as late. The {subset} score doesn't cover every class."
-        )
+        warnings.append(f"No {subset} image of {names}: none is as late. The {subset} score doesn't cover every class.")
     return indices[~held_out], indices[held_out]
 
 
