@@ -15,7 +15,11 @@ from autotl.escaping import escape
 __all__ = ["Split", "make_split"]
 
 NUM_SUBSETS = 3
-UNIT_SIZE = 1.25
+NUM_DRAWS = 8
+"""Draws of whole groups, of which the fold whose classes come closest to the fraction is taken."""
+MANY_IMAGES = 10_000
+"""Images above which one draw is close enough: it takes seconds."""
+UNIT_SIZE = 1.05
 """Mean size of a unit (an image and its near-duplicates) from which the sizes of units count when a subset is drawn."""
 
 
@@ -172,8 +176,9 @@ def _hold_out(
     if dataset.times:
         return _hold_out_latest(dataset, units, indices, fraction, subset, remedy, warnings)
     has_groups = any(dataset.groups[i] for i in indices)
-    # near-duplicates differ in number as groups do
-    by_size = has_groups or (bool(dataset.lookalikes) and len(units) > UNIT_SIZE * len(np.unique(units)))
+    # near-duplicates differ in number as groups do, which averages out over many units
+    alike = bool(dataset.lookalikes) and len(units) <= MANY_IMAGES
+    by_size = has_groups or (alike and len(units) > UNIT_SIZE * len(np.unique(units)))
     eligible, single_unit_classes = _eligible(labels, units)
     noun = "group" if has_groups else "image"
     if single_unit_classes:
@@ -281,7 +286,13 @@ def _choose_groups(labels: np.ndarray, units: np.ndarray, fraction: float, seed:
     best, min_error = None, np.inf
     with warnings.catch_warnings():  # a warning of classes with fewer images than folds is irrelevant for one fold
         warnings.simplefilter("ignore")
-        folds = list(StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels, units))
+        folds = [
+            fold
+            for draw in range(NUM_DRAWS if len(labels) <= MANY_IMAGES else 1)
+            for fold in StratifiedGroupKFold(num_folds, shuffle=True, random_state=(seed + draw) % 2**32).split(
+                labels, labels, units
+            )
+        ]
     for _, fold in folds:
         fold_counts = np.bincount(labels[fold], minlength=len(class_counts))
         error = float(np.abs(fold_counts - class_counts * fraction).sum())
