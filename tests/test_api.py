@@ -24,7 +24,7 @@ from autotl import api
 from autotl.api import SearchResult, evaluate, join, replay, search
 from autotl.config import StudyConfig
 from autotl.data.dataset import LabelledImage
-from autotl.data.verification import digest_file
+from autotl.data.digests import digest_file
 from autotl.errors import AutotlError
 from autotl.events import Callback
 from autotl.folders import claim_study
