@@ -81,7 +81,7 @@ def _event(line: str) -> dict:
 
 @by_fire
 def coordinator_killed_10_times(folder: Path) -> Outcome:
-    """`kill -9` the coordinator at 10 random moments, every second time after trials have ended, and resume each time."""
+    """`kill -9` the coordinator at 10 random moments, every second one after trials have ended; resume each time."""
     study, rng = Study(folder), random.Random(1)
     finished: dict[int, float | None] = {}
     orphans = lost = 0
