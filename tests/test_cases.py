@@ -60,7 +60,6 @@ def test_a_case_is_right(name, run_case):
 
 @pytest.mark.cases
 @pytest.mark.slow
-@pytest.mark.xfail(reason="near-duplicates are found up to a share of copies alone: issue 16", strict=True)
 def test_copies_are_found_and_never_torn_at_any_share(tmp_path):
     """On photographs of ants and bees."""
     if not HYMENOPTERA.is_dir():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotl.data.dataset import Finding, ImageDataset, Subset, join_names
-from autotl.data.near_duplicates import MAX_COMPARED, is_uniform, near_duplicates
+from autotl.data.near_duplicates import MAX_COMPARED, connected, is_uniform
 
 __all__ = ["audit_dataset", "folded"]
 
@@ -19,6 +19,8 @@ MIN_CLASS_SIZE = 5
 """A class with fewer images is missing from some folds of the usual 5-fold cross-validation."""
 SERIOUS_SHARE = 0.01
 """Near-duplicate pairs per image from which the finding is serious: a few pairs don't change a score."""
+MANY_LOOKALIKES = 0.1
+"""Share of the training images with a near-duplicate from which the finding is serious: a random fold would flatter."""
 MAX_EXAMPLES = 5
 
 
@@ -31,13 +33,17 @@ class _Pair:
 
 
 def audit_dataset(
-    dataset: ImageDataset, thumbnails: Sequence[bytes] | None = None, *, for_training: bool = True
+    dataset: ImageDataset,
+    thumbnails: np.ndarray | None = None,
+    pairs: np.ndarray | None = None,
+    *,
+    for_training: bool = True,
 ) -> tuple[Finding, ...]:
     """All findings about a dataset, serious ones first.
 
     Args:
-        thumbnails: one per image, from `autotl.data.decoding.verify`. None skips the checks for near-duplicates and
-            uniform images.
+        thumbnails: uint8 [n, pixels], from `autotl.data.decoding.verify`. None skips the check for uniform images.
+        pairs: int64 [m, 2], from `autotl.data.near_duplicates.near_duplicates`. None skips the checks for them.
         for_training: False skips the checks of class sizes, which don't matter if nothing is trained on the dataset.
     """
     findings = [
@@ -45,7 +51,8 @@ def audit_dataset(
         *_similar_class_names(dataset.classes),
         *_classes_missing_from_subsets(dataset),
         *_duplicates(dataset),
-        *(_thumbnail_findings(dataset, thumbnails) if thumbnails is not None else ()),
+        *(_near_duplicates(dataset, pairs) if pairs is not None else ()),
+        *(_uniform_images(dataset, thumbnails) if thumbnails is not None else ()),
         *_groups_across_subsets(dataset),
     ]
     return tuple(sorted(findings, key=lambda finding: not finding.serious))
@@ -140,15 +147,12 @@ def _duplicates(dataset: ImageDataset) -> Iterator[Finding]:
         yield _pair_finding("duplicates", text, dataset, pairs, serious=True)
 
 
-def _thumbnail_findings(dataset: ImageDataset, thumbnails: Sequence[bytes]) -> Iterator[Finding]:
-    """Near-duplicates and uniform images."""
+def _near_duplicates(dataset: ImageDataset, pairs: np.ndarray) -> Iterator[Finding]:
     if len(dataset) > MAX_COMPARED:
         text = f"Near-duplicates were not searched for: there are more than {MAX_COMPARED:,} images."
         yield Finding("near_duplicates_not_searched", text, len(dataset), serious=False)
         return
-    pixels = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(len(thumbnails), -1)
     labels, subsets = dataset.labels, np.array(dataset.subsets)
-    pairs = near_duplicates(pixels, np.array(dataset.digests))
     is_across = subsets[pairs[:, 0]] != subsets[pairs[:, 1]]
     is_mislabelled = labels[pairs[:, 0]] != labels[pairs[:, 1]]
     across = [_Pair(*pair) for pair in pairs[is_across].tolist()]
@@ -157,7 +161,7 @@ def _thumbnail_findings(dataset: ImageDataset, thumbnails: Sequence[bytes]) -> I
     if across:
         names = _subset_names(dataset, (i for pair in across for i in (pair.a, pair.b)))
         text = (
-            f"{_count_pairs(len(across))} across subsets ({names}): "
+            f"{_count_pairs(len(across))} across subsets ({names}){_torn(dataset, pairs[is_across])}: "
             "the score is optimistic because of leakage between subsets."
         )
         serious = len(across) >= SERIOUS_SHARE * sum(subset in ("validation", "test") for subset in dataset.subsets)
@@ -176,11 +180,35 @@ def _thumbnail_findings(dataset: ImageDataset, thumbnails: Sequence[bytes]) -> I
     if others:
         text = (
             f"{_count_pairs(len(others))} in one subset and class. "
-            "Give them the same group in a manifest to keep them in one subset."
+            "Every split that autotl draws keeps them on one side."
         )
-        examples = tuple(_paths(dataset, pair) for pair in others[:MAX_EXAMPLES])
-        yield Finding("near_duplicates", text, len(others), examples, serious=False)
-    uniform = np.flatnonzero(is_uniform(pixels)).tolist()
+        drawn = np.flatnonzero(np.isin(subsets, ("", "train")))
+        _, sizes = np.unique(connected(len(dataset), pairs)[drawn], return_counts=True)
+        sizes = sizes[sizes > 1]
+        serious = sizes.sum() >= MANY_LOOKALIKES * len(drawn)
+        if serious:
+            torn = round(float((1 - 0.8**sizes - 0.2**sizes).sum()))
+            text += (
+                f" {sizes.sum():,} of {len(drawn):,} training images look like another one, in {len(sizes):,} groups "
+                "(copies, frames of a film, exposures of one object): a random fifth of the images for validation "
+                f"would tear about {torn:,} groups, and its score would be optimistic."
+            )
+        yield _pair_finding("near_duplicates", text, dataset, others, serious=serious)
+
+
+def _torn(dataset: ImageDataset, across: np.ndarray) -> str:
+    """How many images of the validation and the test subset look like a training image, in words."""
+    subsets = np.array(dataset.subsets)
+    counts = []
+    for subset in ("validation", "test"):
+        with_training = np.isin(subsets[across[:, ::-1]], ("", "train")) & (subsets[across] == subset)
+        if count := len(np.unique(across[with_training])):
+            counts.append(f"{count:,} of {(subsets == subset).sum():,} {subset} images look like a training image")
+    return "; " * bool(counts) + ", ".join(counts)
+
+
+def _uniform_images(dataset: ImageDataset, thumbnails: np.ndarray) -> Iterator[Finding]:
+    uniform = np.flatnonzero(is_uniform(thumbnails)).tolist()
     if uniform:
         text = f"{len(uniform):,} {'image is' if len(uniform) == 1 else 'images are'} of a single colour, or nearly."
         examples = tuple(str(dataset.paths[i]) for i in uniform[:MAX_EXAMPLES])

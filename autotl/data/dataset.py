@@ -23,6 +23,9 @@ class LabelledImage:
     label: str
     subset: Subset = ""
     group: str = ""
+    time: float | None = None
+    """When it was taken, in any unit; seconds since 1970 where a manifest has a date. Where images have times, those
+    of the validation and the test subset that are drawn are later than the training images."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,11 @@ class ImageDataset:
     subsets: tuple[Subset, ...]
     groups: tuple[str, ...]
     """Group of each image; "" if it has none."""
+    times: tuple[float | None, ...] = ()
+    """Time of each image; empty if no image has one."""
+    lookalikes: tuple[int, ...] = ()
+    """Number of the near-duplicates that each image belongs to, which no other images have; empty if they were not
+    searched for."""
     skipped: tuple[Skipped, ...] = ()
     findings: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()

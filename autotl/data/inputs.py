@@ -241,6 +241,8 @@ def as_labelled_images(given: Any) -> list[LabelledImage]:
             raise InputError(f"{name}.subset is {image.subset!r}: give one of {known}.")
         if not isinstance(image.group, str):
             raise InputError(f"{name}.group is {image.group!r}, not text: give str(group).")
+        if image.time is not None and not (isinstance(image.time, Real) and math.isfinite(image.time)):
+            raise InputError(f"{name}.time is {image.time!r}, not a number: give seconds, such as date.timestamp().")
     return [replace(image, path=Path(image.path)) for image in images]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from autotl.data.audit import audit_dataset, folded
 from autotl.data.dataset import DatasetSource, Finding, ImageDataset, LabelledImage, Skipped, join_names
 from autotl.data.manifests import ManifestSource
+from autotl.data.near_duplicates import connected, near_duplicates
 from autotl.data.subset_names import subset_of
 from autotl.data.verification import verify_files
 from autotl.errors import DataError, nearest
@@ -99,10 +100,16 @@ def load_dataset(
         digests=tuple(v.digest for _, v in decodable),
         subsets=tuple(image.subset for image in images),
         groups=tuple(image.group for image in images),
+        times=tuple(image.time for image in images) if any(image.time is not None for image in images) else (),
         skipped=skipped,
     )
-    thumbnails = [v.thumbnail for _, v in decodable] if classes is None else None
-    findings = audit_dataset(dataset, thumbnails, for_training=classes is None)
+    if classes is None:
+        thumbnails = np.frombuffer(b"".join(v.thumbnail for _, v in decodable), np.uint8).reshape(len(images), -1)
+        pairs = near_duplicates(thumbnails, np.array(dataset.digests))
+        dataset = replace(dataset, lookalikes=tuple(connected(len(images), pairs).tolist()))
+        findings = audit_dataset(dataset, thumbnails, pairs)
+    else:
+        findings = audit_dataset(dataset, for_training=False)
     serious = [finding.line() for finding in findings if finding.serious]
     # a dict removes repeated warnings and keeps their order
     texts = dict.fromkeys(str(w.message) for w in source_warnings if issubclass(w.category, UserWarning))

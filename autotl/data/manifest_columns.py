@@ -1,4 +1,4 @@
-"""Which column of a manifest is the path, the label, the split and the group, by its name and its values."""
+"""Which column of a manifest is the path, the label, the split, the group and the time, by its name and its values."""
 
 import re
 import warnings
@@ -29,6 +29,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("group", "groups", "groupid", "patient", "patientid", "subject", "subjectid", "case", "caseid"),
         *("lesionid", "individual", "individualid"),
     ),
+    "time": ("time", "timestamp", "datetime"),
 }
 """Names of columns by role, without spaces, hyphens and underscores. An earlier name goes before a later one."""
 BOOLEANS = {"1": True, "0": False, "true": True, "false": False, "yes": True, "no": False, "": False}
@@ -52,6 +53,7 @@ class Columns:
     label: int
     split: int | None
     group: int | None
+    time: int | None
     flags: dict[int, Subset]
     """Columns like is_valid, which say for each image whether it is in that subset."""
     notes: list[str]
@@ -106,20 +108,20 @@ def find_columns(manifest: Path, header: Sequence[str], rows: Sequence[Row]) -> 
     path, label = (_required(manifest, header, names, role) for role in ("path", "label"))
     if not rows:
         raise DataError(f"{manifest} lists no images. Add a row path,label for each image.")
-    group = _named(manifest, header, names, "group")
-    others = [i for i in range(len(header)) if i not in (path, label, group)]
+    group, time = (_named(manifest, header, names, role) for role in ("group", "time"))
+    others = [i for i in range(len(header)) if i not in (path, label, group, time)]
     values = {i: {row.values[i] for row in rows} - {""} for i in others}
     split = _split(manifest, header, names, values)
     flags = {} if split is not None else _flags(header, values)
     unused = [i for i in others if i != split and i not in flags]
-    used = {"path": path, "label": label, "split": split, "group": group}
+    used = {"path": path, "label": label, "split": split, "group": group, "time": time}
     renamed = [f"{header[i]} ({role})" for role, i in used.items() if i is not None and names[i] != role]
     renamed += [f"{header[i]} ({subset} images)" for i, subset in flags.items()]
     notes = [f"Columns of {manifest} are read by other names: {join_names(renamed)}."] if renamed else []
     for i in unused:
         if note := _why_unused(manifest, header, names, i, values[i], used):
             notes.append(note)
-    return Columns(path, label, split, group, flags, notes)
+    return Columns(path, label, split, group, time, flags, notes)
 
 
 def _required(manifest: Path, header: Sequence[str], names: Sequence[str], role: str) -> int:
@@ -129,7 +131,7 @@ def _required(manifest: Path, header: Sequence[str], names: Sequence[str], role:
     close = nearest(role, names).replace("Did you mean", "Is it")
     raise DataError(
         f"{manifest} has no column {role!r}; its header is {','.join(header) or 'empty'}.{close} "
-        "The first line must be the header path,label and may have split,group."
+        "The first line must be the header path,label and may have split,group,time."
     )
 
 
@@ -194,6 +196,7 @@ def _why_unused(
     if split is None and (names[column] in NAMES["split"] or subset_of(header[column], loosely=True)):
         listed = join_names([repr(value) for value in sorted(values)], 3) or "nothing"
         return f"{shown} It holds {listed}, and no names of subsets (train, val, test)."
-    if close := nearest(header[column].lower(), [role for role, i in used.items() if i is None]):
+    # too many short names resemble "time"
+    if close := nearest(header[column].lower(), [role for role, i in used.items() if i is None and role != "time"]):
         return f"{shown}{close}"
     return ""

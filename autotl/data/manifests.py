@@ -2,12 +2,14 @@
 
 import csv
 import io
+import math
 import os
 import re
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -26,7 +28,7 @@ MISSING_LABELS = ("", "nan", "<na>")
 
 
 class ManifestSource(DatasetSource):
-    """A CSV file with a header and the columns `path,label[,split,group]`, also under other common names (see
+    """A CSV file with a header and the columns `path,label[,split,group,time]`, also under other common names (see
     `autotl.data.manifest_columns`). Columns may be separated by commas, semicolons, tabs or bars. Relative paths start
     at its folder."""
 
@@ -55,6 +57,7 @@ class ManifestSource(DatasetSource):
         _refuse_empty(manifest, "path", [row for row in rows if not row.values[columns.path]])
         subsets = _subsets(manifest, columns.split, columns.flags, rows)
         rows, subsets = _labelled(manifest, columns.label, rows, subsets)
+        times = _times(manifest, columns.time, rows)
         locate = _Locator(manifest, confined=confined)
         return [
             LabelledImage(
@@ -62,8 +65,9 @@ class ManifestSource(DatasetSource):
                 _label(manifest, row, row.values[columns.label], path),
                 subset,
                 "" if columns.group is None else class_name(row.values[columns.group]),
+                time,
             )
-            for row, subset in zip(rows, subsets, strict=True)
+            for row, subset, time in zip(rows, subsets, times, strict=True)
         ]
 
 
@@ -195,6 +199,40 @@ def _flagged(manifest: Path, row: Row, flags: dict[int, Subset]) -> Subset:
         raise DataError(f"{manifest}, line {row.line}: the image is in two subsets, {' and '.join(raised)}.")
     rest: Subset = "test" if "train" in flags.values() else "train"
     return raised[0] if raised else rest
+
+
+# --- times
+
+
+def _times(manifest: Path, column: int | None, rows: list[Row]) -> list[float | None]:
+    """The time of each row: a number, or the seconds since 1970 of a date in ISO 8601, of UTC where it names no zone.
+    None where it is empty. Raises DataError for others, and where some are numbers and some dates."""
+    if column is None:
+        return [None] * len(rows)
+    texts = [row.values[column] for row in rows]
+    are_numbers = all(_is_number(text) for text in texts if text)
+    times = []
+    for row, text in zip(rows, texts, strict=True):
+        try:
+            times.append(None if not text else float(text) if are_numbers else _seconds(text))
+        except (ValueError, OverflowError) as error:
+            raise DataError(
+                f"{manifest}, line {row.line}: the time {text!r} is not a date. Write dates such as 2024-05-31 or "
+                "2024-05-31T12:30:00, or numbers in all rows; or rename the column."
+            ) from error
+    return times
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _seconds(text: str) -> float:
+    date = datetime.fromisoformat(text)
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 # --- paths

@@ -1,16 +1,22 @@
-"""Stratified split of a dataset into training, validation and test images, without leakage; fixed by a seed."""
+"""Split of a dataset into training, validation and test images, without leakage: stratified and fixed by a seed, or
+forward in time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from autotl.data.dataset import ImageDataset, join_names
+from autotl.data.near_duplicates import connected
 from autotl.errors import DataError
 from autotl.escaping import escape
 
 __all__ = ["Split", "make_split"]
+
+NUM_SUBSETS = 3
+UNIT_SIZE = 1.25
+"""Mean size of a unit (an image and its near-duplicates) from which the sizes of units count when a subset is drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +69,16 @@ def make_split(
     Without a validation and a test subset, `test_fraction` is held out first; without a validation subset,
     `validation_fraction` of the remaining images. A dataset with a validation subset but no test subset gets none.
 
-    Images of one group, and images with the same digest, stay together. With groups the subset sizes are as close to
-    the fractions as whole groups allow (a fraction other than 1/k is rounded to the nearest 1/k). The only image (or
-    group) of a class is a training image (or group).
+    Images of one group, near-duplicates, and images with the same digest, stay together. With groups the subset sizes
+    are as close to the fractions as whole groups allow (a fraction other than 1/k is rounded to the nearest 1/k). The
+    only image (or group) of a class is a training image (or group).
+
+    Where the images have times, the latest ones are held out instead: the test images are later than the validation
+    images, and those later than the training images. A group is as late as its latest image. The earliest image of a
+    class that the training images would lack is a training image.
 
     Args:
-        seed: the same seed and dataset give the same split.
+        seed: the same seed and dataset give the same split. Times leave nothing to draw.
         test: "none" holds out no test images, and leaves the images of a given test subset unused.
 
     Raises:
@@ -84,7 +94,7 @@ def make_split(
         if len(test_indices):
             warnings.append(f"{len(test_indices):,} test images are unused (--test none).")
         test_indices = test_indices[:0]
-    units = _units(dataset)
+    units = _units(dataset, train_indices, warnings)
     if test == "auto" and not len(test_indices) and not len(validation_indices):
         remedy = "Add images, give test images with --test DIR, or omit the test subset with --test none"
         train_indices, test_indices = _hold_out(
@@ -98,21 +108,47 @@ def make_split(
     return Split(train_indices, validation_indices, test_indices, seed, tuple(dict.fromkeys(warnings)))
 
 
-def _units(dataset: ImageDataset) -> np.ndarray:
-    """int64 [n]: the unit of each image. Images of a unit stay together: connected by groups, digests, or a chain of
-    both."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+def _units(dataset: ImageDataset, indices: np.ndarray, warnings: list[str]) -> np.ndarray:
+    """int64 [n]: the unit of each image. Images of a unit stay together: connected by groups, digests, looks, or a
+    chain of them.
 
-    n = len(dataset)
-    _, by_digest = np.unique(np.array(dataset.digests), return_inverse=True)
-    # an image without a group forms its own group
-    _, by_group = np.unique(
-        [f"group {g}" if g else f"image {i}" for i, g in enumerate(dataset.groups)], return_inverse=True
+    Looks don't count for a class that has too few units to be in every subset by them alone. Appends to `warnings`.
+
+    Args:
+        indices: of the images that are split.
+    """
+    by_content = _connect(len(dataset), dataset.digests, dataset.groups)
+    if not dataset.lookalikes:
+        return by_content
+    lookalikes = np.array(dataset.lookalikes)
+    units = _connect(len(dataset), by_content, lookalikes)
+    alike = []
+    for label in np.unique(dataset.labels[indices]):
+        of_class = indices[dataset.labels[indices] == label]
+        by_looks, without = (len(np.unique(ids[of_class])) for ids in (units, by_content))
+        if by_looks < min(without, NUM_SUBSETS):
+            alike.append(label)
+    if not alike:
+        return units
+    names = join_names([dataset.classes[label] for label in alike])
+    warnings.append(
+        f"Nearly all images of one class look the same: {names}. They are split at random, and the scores of these "
+        "classes are optimistic."
     )
-    links = coo_array((np.ones(n, dtype=bool), (by_digest, by_group + n)), shape=(2 * n, 2 * n))
-    _, component = connected_components(links, directed=False)
-    return component[by_digest].astype(np.int64)
+    alone = np.flatnonzero(np.isin(dataset.labels, alike))
+    lookalikes[alone] = lookalikes.max() + 1 + np.arange(len(alone))
+    return _connect(len(dataset), by_content, lookalikes)
+
+
+def _connect(n: int, *ids: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """int64 [n]: one number for all images that share a value of any of `ids`, or a chain of them; "" is no value."""
+    pairs = []
+    for values in ids:
+        array = np.asarray(values)
+        _, first, inverse = np.unique(array, return_index=True, return_inverse=True)
+        links = np.stack([np.arange(len(inverse)), first[inverse]], axis=1)  # each image, and the first of its value
+        pairs.append(links[array != ""] if array.dtype.kind == "U" else links)
+    return connected(n, np.concatenate(pairs))
 
 
 def _hold_out(
@@ -133,7 +169,11 @@ def _hold_out(
     if not 0 < fraction < 1:
         raise DataError(f"The {subset} fraction must be between 0 and 1, not {fraction}.")
     labels, units = dataset.labels[indices], units[indices]
+    if dataset.times:
+        return _hold_out_latest(dataset, units, indices, fraction, subset, remedy, warnings)
     has_groups = any(dataset.groups[i] for i in indices)
+    # near-duplicates differ in number as groups do
+    by_size = has_groups or (bool(dataset.lookalikes) and len(units) > UNIT_SIZE * len(np.unique(units)))
     eligible, single_unit_classes = _eligible(labels, units)
     noun = "group" if has_groups else "image"
     if single_unit_classes:
@@ -141,7 +181,7 @@ def _hold_out(
         warnings.append(f"Classes with a single training {noun}, and none for validation or testing: {names}.")
     chosen = None
     if eligible.any():
-        choose = _choose_groups if has_groups else _choose_stratified
+        choose = _choose_groups if by_size else _choose_stratified
         chosen = choose(labels[eligible], units[eligible], fraction, seed % 2**32)
     held_out = np.isin(units, chosen) if chosen is not None else np.zeros(len(indices), dtype=bool)
     # a unit of several classes can take the last training images of a class: return such a unit to training
@@ -153,6 +193,51 @@ def _hold_out(
     if missing:
         names = join_names([dataset.classes[c] for c in sorted(missing)])
         warnings.append(f"No {subset} image of {names}: too few {noun}s. The {subset} score doesn't cover every class.")
+    return indices[~held_out], indices[held_out]
+
+
+def _hold_out_latest(
+    dataset: ImageDataset,
+    units: np.ndarray,
+    indices: np.ndarray,
+    fraction: float,
+    subset: str,
+    remedy: str,
+    warnings: list[str],
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `_hold_out`, of the latest images. Those of one time stay together; `units` are those of `indices`."""
+    times = np.array([np.nan if (time := dataset.times[i]) is None else time for i in indices])
+    if missing := int(np.isnan(times).sum()):
+        example = dataset.paths[indices[np.isnan(times)][0]]
+        raise DataError(
+            f"{missing:,} of {len(times):,} images to split have no time, for example {example}. Give all of them a "
+            "time, or none."
+        )
+    _, units = np.unique(units, return_inverse=True)
+    latest = np.full(units.max() + 1, -np.inf)
+    np.maximum.at(latest, units, times)
+    latest = latest[units]
+    starts = np.unique(latest)[1:]  # the subset may begin with each time but the first
+    if not len(starts):
+        raise DataError(
+            f"All images to split, or groups of them, have one time: no {subset} subset is later than others. {remedy}"
+        )
+    sizes = len(times) - np.searchsorted(np.sort(latest), starts)
+    start = starts[np.abs(sizes - fraction * len(times)).argmin()]
+    held_out = latest >= start
+    labels = dataset.labels[indices]
+    late_classes = np.setdiff1d(labels, labels[~held_out])
+    for label in late_classes:
+        of_class = np.flatnonzero(labels == label)
+        held_out &= units != units[of_class[times[of_class].argmin()]]
+    if parted := np.intersect1d(late_classes, labels[held_out]).tolist():
+        names = join_names([dataset.classes[c] for c in parted])
+        warnings.append(f"Classes that begin with the {subset} images, whose earliest image is for training: {names}.")
+    if not held_out.any():
+        raise DataError(f"There are too few images to hold out a {subset} subset. {remedy}")
+    if unseen := sorted(set(labels.tolist()) - set(labels[held_out].tolist())):
+        names = join_names([dataset.classes[c] for c in unseen])
+        warnings.append(f"No {subset} image of {names}: none is as late. The {subset} score doesn't cover every class.")
     return indices[~held_out], indices[held_out]
 
 

@@ -12,6 +12,7 @@ from autotl.data import audit
 from autotl.data.audit import audit_dataset
 from autotl.data.dataset import Finding, ImageDataset
 from autotl.data.loading import load_dataset
+from autotl.data.near_duplicates import near_duplicates
 from autotl.data.sources import FolderSource, ManifestSource
 
 SOURCES = {"folder": FolderSource(), "manifest": ManifestSource()}
@@ -36,13 +37,21 @@ def codes(findings: tuple[Finding, ...]) -> list[str]:
     return [finding.code for finding in findings]
 
 
-def random_thumbnails(n: int) -> list[bytes]:
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, 255, 64, dtype=np.uint8).tobytes() for _ in range(n)]
+def random_thumbnails(n: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (n, 64), dtype=np.uint8)
+
+
+def one_pair(n: int, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
+    """Thumbnails, and the pairs that are found where the images `a` and `b` have the same one."""
+    thumbnails = random_thumbnails(n)
+    thumbnails[b] = thumbnails[a]
+    return thumbnails, near_duplicates(thumbnails, np.arange(n))
 
 
 def test_a_valid_dataset_has_no_findings() -> None:
-    assert audit_dataset(make_dataset([0, 1] * 5), random_thumbnails(10)) == ()
+    thumbnails = random_thumbnails(10)
+    pairs = near_duplicates(thumbnails, np.arange(10))
+    assert audit_dataset(make_dataset([0, 1] * 5), thumbnails, pairs) == ()
 
 
 @pytest.mark.parametrize(("largest", "expected"), [(49, []), (50, ["class_imbalance"])])
@@ -76,27 +85,40 @@ def test_the_example_of_a_finding_is_kept_apart_from_its_text() -> None:
 
 
 def test_near_duplicates_need_thumbnails() -> None:
-    thumbnails = random_thumbnails(10)
-    thumbnails[2] = thumbnails[0]  # other bytes in the file, the same thumbnail
-    dataset = make_dataset([0, 1] * 5)
+    dataset = make_dataset([0, 1] * 15)
     assert audit_dataset(dataset) == ()
-    (finding,) = audit_dataset(dataset, thumbnails)
-    assert (finding.code, finding.examples) == ("near_duplicates", ("0.jpg and 2.jpg",))
+    (finding,) = audit_dataset(dataset, *one_pair(30, 0, 2))
+    assert (finding.code, finding.examples, finding.serious) == ("near_duplicates", ("0.jpg and 2.jpg",), False)
+
+
+def test_many_near_duplicates_are_serious_and_say_what_a_random_fold_would_tear() -> None:
+    pairs = np.array([(i, i + 2) for i in range(0, 40, 4)])  # ten pairs, and twenty others
+    (finding,) = audit_dataset(make_dataset([0, 1] * 20), random_thumbnails(40), pairs)
+    assert (finding.code, finding.count, finding.serious) == ("near_duplicates", 10, True)
+    assert "20 of 40 training images look like another one, in 10 groups" in finding.text
+    assert "a random fifth of the images for validation would tear about 3 groups" in finding.text
+
+
+def test_near_duplicates_across_subsets_say_how_many_test_images_they_concern() -> None:
+    subsets = ("train",) * 20 + ("validation",) * 10 + ("test",) * 10
+    pairs = np.array([(0, 30), (2, 30), (4, 32), (6, 20), (34, 36), (22, 38)])
+    (finding, *_) = audit_dataset(make_dataset([0, 1] * 20, subsets=subsets), random_thumbnails(40), pairs)
+    assert (finding.code, finding.count) == ("near_duplicates_across_subsets", 5)
+    assert "1 of 10 validation images look like a training image" in finding.text
+    assert "2 of 10 test images look like a training image" in finding.text
 
 
 @pytest.mark.parametrize(("num_test", "serious"), [(100, True), (101, False)])
 def test_near_duplicates_across_subsets_are_serious_from_1_percent(num_test: int, serious: bool) -> None:
     n = 10 + num_test
-    thumbnails = random_thumbnails(n)
-    thumbnails[10] = thumbnails[0]
     dataset = make_dataset([i % 2 for i in range(n)], subsets=("train",) * 10 + ("test",) * num_test)
-    (finding,) = audit_dataset(dataset, thumbnails)
+    (finding,) = audit_dataset(dataset, *one_pair(n, 0, 10))
     assert (finding.code, finding.serious) == ("near_duplicates_across_subsets", serious)
 
 
 def test_too_many_images_are_not_searched_for_near_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "MAX_COMPARED", 9)
-    (finding,) = audit_dataset(make_dataset([0, 1] * 5), random_thumbnails(10))
+    (finding,) = audit_dataset(make_dataset([0, 1] * 5), *one_pair(10, 0, 2))
     assert (finding.code, finding.serious, finding.count) == ("near_duplicates_not_searched", False, 10)
 
 

@@ -225,6 +225,8 @@ NOT_LABELLED = {
     "empty text as label": (LabelledImage(Path("a"), ""), r"data\[1\]\.label is ''.*remove this image"),
     "no path": (LabelledImage(None, "cat"), r"data\[1\]\.path is None"),
     "an unknown subset": (LabelledImage(Path("a"), "cat", "val"), r"subset is 'val': .*'validation', 'test'"),
+    "a date as time": (LabelledImage(Path("a"), "cat", time="2024-05-31"), r"data\[1\]\.time is '2024-05-31'"),
+    "NaN as time": (LabelledImage(Path("a"), "cat", time=NAN), r"data\[1\]\.time is nan, not a number"),
     "a number as group": (LabelledImage(Path("a"), "cat", "", 7), r"data\[1\]\.group is 7.*str\(group\)"),
 }
 

@@ -13,6 +13,7 @@ from autotl.data.dataset import DatasetSource, ImageDataset, LabelledImage
 from autotl.data.digests import digest_file
 from autotl.data.loading import load_dataset
 from autotl.data.sources import FolderSource, ManifestSource
+from autotl.data.splits import make_split
 from autotl.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -235,6 +236,29 @@ def test_a_large_dataset_pickles_cheaply() -> None:
     assert np.array_equal(back.labels, dataset.labels)
     assert len(data) < 20e6
     assert seconds < 5
+
+
+# --- what a split needs
+
+
+def test_a_manifests_times_and_what_looks_alike_reach_the_split(tmp_path: Path) -> None:
+    from skimage import data
+
+    photographs = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
+    rows = ["path,label,time"]
+    for i in range(40):
+        photograph = Image.fromarray(photographs[i % 4]).crop((5 * i, 4 * i, 5 * i + 150, 4 * i + 150))
+        photograph.save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{'ab'[i % 2]},2024-01-{1 + i // 2:02}")
+    Image.open(tmp_path / "3.png").save(tmp_path / "again.jpg", quality=60)
+    rows.append("again.jpg,b,2024-01-01")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    dataset = load(tmp_path / "labels.csv")
+    assert dataset.lookalikes[3] == dataset.lookalikes[40]
+    split = make_split(dataset, seed=0)
+    times = np.array(dataset.times)
+    assert (len(split.test), len(split.validation)) == (8, 6)
+    assert times[split.train].max() < times[split.validation].min() < times[split.test].min()
 
 
 # --- names in other Unicode forms, and locations that don't exist

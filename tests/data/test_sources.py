@@ -155,6 +155,32 @@ def test_a_manifest_lists_paths_labels_splits_and_groups(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize(
+    ("header", "typed", "expected"),
+    [
+        ("time", ["3", "1.5", ""], [3.0, 1.5, None]),
+        ("time", ["1970-01-02", "1970-01-01T00:01:00", "1970-01-01 01:00:00+01:00"], [86400.0, 60.0, 0.0]),
+        ("Timestamp", ["20240531", "20240601", "20240602"], [20240531.0, 20240601.0, 20240602.0]),
+    ],
+)
+def test_a_time_column_holds_numbers_or_dates(
+    header: str, typed: list[str], expected: list[float | None], tmp_path: Path
+) -> None:
+    rows = "".join(f"{i}.jpg,x,{time}\n" for i, time in enumerate(typed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the other name
+        images = ManifestSource().images(str(manifest(tmp_path, f"path,label,{header}\n{rows}")))
+    assert [image.time for image in images] == expected
+
+
+def test_a_time_that_is_no_date_is_an_error_with_its_line(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "path,label,time\na.jpg,x,2024-05-31\nb.jpg,y,31.5.2024\n")
+    with pytest.raises(
+        DataError, match=r"line 3: the time '31\.5\.2024' is not a date\. Write dates such as 2024-05-31"
+    ):
+        ManifestSource().images(str(path))
+
+
 def test_columns_in_any_order_other_columns_and_a_byte_order_mark_are_accepted(tmp_path: Path) -> None:
     path = manifest(tmp_path, "Label,width,Path\nants,4,a.jpg\n\n", encoding="utf-8-sig")
     assert ManifestSource().images(str(path)) == [LabelledImage(tmp_path / "a.jpg", "ants")]

@@ -20,6 +20,8 @@ def dataset(
     subsets: list[str] | None = None,
     groups: list[str] | None = None,
     digests: list[str] | None = None,
+    lookalikes: list[int] | np.ndarray | None = None,
+    times: list[float | None] | np.ndarray | None = None,
 ) -> ImageDataset:
     labels = np.asarray(labels, dtype=np.int64)
     n = len(labels)
@@ -31,6 +33,8 @@ def dataset(
         digests=tuple(digests or (f"{i:032x}" for i in range(n))),
         subsets=tuple(subsets or [""] * n),  # type: ignore[arg-type]
         groups=tuple(groups or [""] * n),
+        lookalikes=() if lookalikes is None else tuple(map(int, lookalikes)),
+        times=() if times is None else tuple(times),
     )
 
 
@@ -140,6 +144,102 @@ def test_every_class_of_a_small_dataset_is_in_every_part() -> None:
     labels = np.repeat(np.arange(10), 3)
     split = make_split(dataset(labels), seed=0)
     assert all(set(labels[subset]) == set(range(10)) for subset in (split.train, split.validation, split.test))
+
+
+# --- near-duplicates
+
+
+@pytest.mark.parametrize("share", [0.1, 0.45, 1.0])
+def test_near_duplicates_stay_together_and_sizes_and_classes_in_proportion(share: float) -> None:
+    copied = np.arange(round(200 * share))
+    lookalikes = np.concatenate([np.arange(200), copied])
+    labels = lookalikes % 2
+    split = make_split(dataset(labels, lookalikes=lookalikes), seed=0)
+    subsets = [set(lookalikes[subset]) for subset in (split.train, split.validation, split.test)]
+    assert sum(map(len, subsets)) == 200
+    assert 0.15 < len(split.test) / len(labels) < 0.25
+    assert abs(labels[split.test].mean() - 0.5) < 0.1
+    assert not split.warnings
+
+
+def test_near_duplicates_of_different_sizes_stay_together() -> None:
+    """As six exposures of each tile, or films of 1 to 30 frames."""
+    rng = np.random.default_rng(0)
+    lookalikes = np.repeat(np.arange(120), rng.integers(1, 31, 120))
+    split = make_split(dataset(lookalikes % 3, lookalikes=lookalikes), seed=1)
+    subsets = [set(lookalikes[subset]) for subset in (split.train, split.validation, split.test)]
+    assert sum(map(len, subsets)) == 120
+    assert 0.17 < len(split.test) / len(lookalikes) < 0.23
+
+
+def test_chains_of_groups_digests_and_looks_stay_together() -> None:
+    labels = [0, 1] * 30
+    lookalikes = list(range(60))
+    lookalikes[1] = 0
+    groups = [""] * 60
+    groups[1] = groups[2] = "p"
+    digests = [f"{i:032x}" for i in range(60)]
+    digests[3] = digests[2]
+    for seed in range(10):
+        split = make_split(dataset(labels, groups=groups, digests=digests, lookalikes=lookalikes), seed)
+        assert any({0, 1, 2, 3} <= set(subset.tolist()) for subset in (split.train, split.validation, split.test))
+
+
+def test_a_class_of_lookalikes_alone_is_split_at_random_with_a_warning() -> None:
+    lookalikes = [*range(50), *[50] * 20]
+    split = make_split(dataset([0] * 50 + [1] * 20, lookalikes=lookalikes), seed=0)
+    assert all(1 in split_labels for split_labels in (split.train >= 50, split.validation >= 50, split.test >= 50))
+    (warning,) = split.warnings
+    assert warning.startswith("Nearly all images of one class look the same: class 1.")
+
+
+# --- forward in time
+
+
+def test_the_latest_images_are_for_testing_and_those_before_for_validation() -> None:
+    times = np.random.default_rng(0).permutation(1000).astype(float)
+    split = make_split(dataset([0, 1] * 500, times=times), seed=0)
+    assert sizes(split) == (640, 160, 200)
+    assert times[split.train].max() < times[split.validation].min()
+    assert times[split.validation].max() < times[split.test].min()
+
+
+def test_validation_is_forward_in_time_before_a_given_test_subset() -> None:
+    times = [float(i) for i in range(100)] + [None] * 20
+    split = make_split(dataset([0, 1] * 60, ["train"] * 100 + ["test"] * 20, times=times), seed=0)
+    assert split.validation.tolist() == list(range(80, 100))
+    assert split.test.tolist() == list(range(100, 120))
+
+
+def test_images_of_one_time_and_of_one_group_stay_together_in_time() -> None:
+    times = [float(i // 30) for i in range(300)]
+    groups = [""] * 300
+    groups[5] = groups[299] = "a patient who comes again"
+    split = make_split(dataset([0, 1] * 150, groups=groups, times=times), seed=0)
+    assert split.test.tolist() == [5, *range(240, 300)]
+    assert split.validation.tolist() == list(range(180, 240))
+
+
+def test_a_class_that_begins_late_keeps_its_earliest_image_for_training() -> None:
+    split = make_split(dataset([0] * 90 + [1] * 10, times=[float(i) for i in range(100)]), seed=0)
+    assert 90 in split.train
+    assert split.test.tolist() == [*range(80, 90), *range(91, 100)]
+    assert split.warnings == (
+        "Classes that begin with the test images, whose earliest image is for training: class 1.",
+        "No validation image of class 1: none is as late. The validation score doesn't cover every class.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([1.0] * 20, "All images to split, or groups of them, have one time: no test subset is later"),
+        ([None] + [1.0] * 19, r"1 of 20 images to split have no time, for example 0\.jpg"),
+    ],
+)
+def test_times_that_cannot_be_split_are_an_error(times: list[float | None], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        make_split(dataset([0, 1] * 10, times=times), seed=0)
 
 
 # --- errors

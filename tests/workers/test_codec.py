@@ -99,6 +99,8 @@ def test_a_context_survives_with_names_that_are_not_unicode(tmp_path):
         ("0" * 32, "f" * 32),
         ("", "test"),
         ("", "patient 1"),
+        (None, 1.5),
+        (0, 1),
         skipped=(Skipped(Path("/images/c.png"), "it is empty"),),
         findings=(Finding("few_images", "Few.", 1, ("a",), serious=False),),
         warnings=("Few.",),
@@ -110,7 +112,18 @@ def test_a_context_survives_with_names_that_are_not_unicode(tmp_path):
     assert again.config == config
     assert again.dataset.paths == dataset.paths
     assert os.fsencode(again.dataset.paths[0]) == b"/images/caf\xe9 and \xff.png"
-    for name in ("name", "classes", "digests", "subsets", "groups", "skipped", "findings", "warnings"):
+    for name in (
+        "name",
+        "classes",
+        "digests",
+        "subsets",
+        "groups",
+        "times",
+        "lookalikes",
+        "skipped",
+        "findings",
+        "warnings",
+    ):
         assert getattr(again.dataset, name) == getattr(dataset, name)
     np.testing.assert_array_equal(again.dataset.labels, dataset.labels)
     assert again.split.to_dict() == split.to_dict()
