@@ -19,8 +19,8 @@ __all__ = ["ALPHAS", "KERNELS", "KernelRidgeClassifier"]
 
 KERNELS = ("linear", "cosine", "rbf", "laplacian")
 ALPHAS = np.geomspace(1e-3, 1e2, 30)
-"""Regularisations that a fit compares, in units of the mean eigenvalue of the Gram matrix. At the lowest the eigenvalues of float32 are right to a
-few percent of it; at the highest nothing but the largest principal components is fitted."""
+"""Regularisations that are compared, in units of the mean eigenvalue of the Gram matrix. At the lowest the eigenvalues
+of float32 are right to a few percent of it; at the highest only the largest principal components are fitted."""
 MAX_EXACT = 4000
 """Samples up to which the whole Gram matrix is decomposed."""
 LANDMARKS = 2000
