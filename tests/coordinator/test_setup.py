@@ -41,7 +41,7 @@ def test_a_context_holds_what_workers_need(config, registry):
     assert context.dataset.classes == ("defective", "functional")
     assert [len(getattr(context.split, name)) for name in ("train", "validation", "test")] == [71, 17, 32]
     assert context.choices.backbones == ("efficientnet_lite0",)
-    assert (context.choices.num_train, context.choices.num_classes, context.choices.accelerator) == (77, 2, True)
+    assert (context.choices.num_train, context.choices.num_classes, context.choices.accelerator) == (71, 2, True)
     assert (context.cores, context.slot) == (5, SLOTS[0])
     assert context.folder.is_absolute()
 
