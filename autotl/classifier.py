@@ -20,8 +20,8 @@ from autotl.atomic_io import as_disk_full
 from autotl.config import study_config
 from autotl.data.dataset import LabelledImage, join_names
 from autotl.data.decoding import to_rgb
+from autotl.data.digests import digest_bytes
 from autotl.data.inputs import as_images, as_labels
-from autotl.data.verification import digest_bytes
 from autotl.errors import AutotlError, DataError, InputError
 from autotl.events import Callback
 from autotl.model.device import resolve_device

@@ -35,6 +35,7 @@ BUILT_IN = (
     "autotl.backbones.levels",
     "autotl.heads.dense",
     "autotl.heads.sklearn",
+    "autotl.heads.closed_form",
     "autotl.strategies.fast_extraction",
     "autotl.strategies.extract_augment",
     "autotl.strategies.fine_tuning",

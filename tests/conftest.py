@@ -78,8 +78,8 @@ def patches(tmp_path_factory):
     from skimage import data
 
     from autotl.data.dataset import ImageDataset
+    from autotl.data.digests import digest_file
     from autotl.data.splits import Split
-    from autotl.data.verification import digest_file
 
     folder = tmp_path_factory.mktemp("patches")
     paths, labels, classes = [], [], ("astronaut", "chelsea", "coffee")

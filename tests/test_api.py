@@ -24,7 +24,7 @@ from autotl import api
 from autotl.api import SearchResult, evaluate, join, replay, search
 from autotl.config import StudyConfig
 from autotl.data.dataset import LabelledImage
-from autotl.data.verification import digest_file
+from autotl.data.digests import digest_file
 from autotl.errors import AutotlError
 from autotl.events import Callback
 from autotl.folders import claim_study
@@ -435,7 +435,7 @@ def test_a_model_without_its_training_images_asks_its_study(model, class_folders
     shutil.copytree(model, study)
     seen = [digest_file(path) for path in (class_folders / "coffee").iterdir()]
     (study / "split.json").write_text(json.dumps({"digests": {"train": seen[:2], "validation": seen[2:], "test": []}}))
-    assert not (study / "model" / "trained_on.bin").exists()
+    assert not (study / "model" / "trained_on.digests").exists()
     assert evaluate(study, class_folders, device="cpu")["scores"]["n"] == 6
 
 
@@ -443,7 +443,7 @@ def test_the_training_images_survive_saving_and_loading_and_are_checked(trained)
     loaded = autotl.load(trained, device="cpu")
     assert len(loaded.trained_on) == 3
     assert copy.deepcopy(loaded).trained_on == loaded.trained_on
-    file = trained / "trained_on.bin"
+    file = trained / "trained_on.digests"
     assert file.stat().st_size == 3 * 16
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(AutotlError, match=r"trained_on\.bin is damaged"):

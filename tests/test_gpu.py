@@ -14,8 +14,8 @@ from skimage import data
 from autotl.backbones.base import Preprocessing
 from autotl.data.augmentation import BUILT_IN, ORIGINAL, View
 from autotl.data.device_images import can_decode, decode_on_gpu
+from autotl.data.digests import digest_bytes
 from autotl.data.preprocessing import load_view
-from autotl.data.verification import digest_bytes
 from autotl.engines.accelerator import deterministic
 from autotl.engines.torch import TorchEngine
 from autotl.features.pixels import AcceleratorLoader

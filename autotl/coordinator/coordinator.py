@@ -14,9 +14,11 @@ from autotl.coordinator.callbacks import Callbacks
 from autotl.coordinator.dispatch import Dispatcher
 from autotl.coordinator.fetching import Fetching
 from autotl.coordinator.scoreboard import FINISHED_STATES, Scoreboard
+from autotl.coordinator.search_time import SearchTime
 from autotl.coordinator.signals import INTERRUPT_SECONDS, MODEL_SECONDS, Interrupts
 from autotl.coordinator.supervisor import INTERRUPTED_SEARCH, RESUMED_CAUSES, Supervisor, end_trial, retry_trial
 from autotl.coordinator.watchdog import Watchdog
+from autotl.devices import Slot
 from autotl.errors import BrokenPlugin
 from autotl.events import Callback, EpochEnded, SearchStarted, TrialFinished, TrialStarted
 from autotl.features.batching import BATCH
@@ -90,16 +92,18 @@ class Coordinator:
     versions: Mapping[str, str] = field(default_factory=dict)
     callbacks: Sequence[Callback] = ()
     plugin_callbacks: Sequence[Callback] = ()
+    later_slots: list[Slot] = field(default_factory=list)
+    """Slots whose workers start once the first worker is ready."""
     fetching: Fetching = field(default_factory=Fetching)
     """Downloads of backbones that join the search once their weights are here."""
     saved: Mapping[str, Any] | None = None
     """The result as far as the model on disk has one, from ModelSaved."""
+    finalizing_since: float = -math.inf
+    """The moment at which the last trial had ended."""
     tested: float | None = None
     """The moment at which the model was tested; only plugins are notified after it."""
     result: Mapping[str, Any] | None = None
     """The result, from Finalized."""
-    _stopped: float = math.inf
-    """The moment at which a callback asked the search to stop."""
     _logged: set[str] = field(default_factory=set)
     _speed_of: dict[str, tuple[float, float]] = field(default_factory=dict)
     """By worker: when it last reported its extraction speed, and images a second."""
@@ -109,6 +113,9 @@ class Coordinator:
         strict = self.config.strict_plugins
         self._callbacks = Callbacks(self.callbacks, self.plugin_callbacks, strict, self.watchdog, self.log)
         self.scoreboard = Scoreboard(self.config.folder, self.metric)
+        self.time = SearchTime(
+            self.config.time, self.started, self.num_test, self.clock, self.scheduler, self.scoreboard, self.interrupts
+        )
         self.supervisor = Supervisor(
             self.config.folder,
             self.trials,
@@ -118,7 +125,7 @@ class Coordinator:
             self.config.trial_timeout,
             self.log,
             self._trial_lost,
-            self._trials_end,
+            self.time.trials_end,
         )
         self.dispatcher = Dispatcher(self.trials, self.scheduler, self.pool, self.clock, self.supervisor.usable)
 
@@ -141,7 +148,7 @@ class Coordinator:
     def start(self, event: SearchStarted) -> None:
         """Announce the search and let the workers begin."""
         self.emit("on_search_started", event)
-        self.pool.set_deadline(self._deadline())
+        self.pool.set_deadline(self.time.trials_end())
 
     # -- trials
 
@@ -168,8 +175,10 @@ class Coordinator:
             return True
         busy = any(worker.busy for worker in self.pool.workers)
         self.acknowledge_interrupt()
+        if line := self.time.lateness():
+            self._log_once(line, line)
         self.give_up_when_overdue()
-        if self.clock.now() >= self._trials_end():
+        if self.clock.now() >= self.time.trials_end():
             self.pool.set_deadline(self.started)  # in the past: trials end at their next look at it
             return not busy
         if self._wants_trial():
@@ -194,16 +203,18 @@ class Coordinator:
 
     def _wants_trial(self) -> bool:
         """Whether another trial may be started."""
-        if self.scoreboard.hopeless or self.clock.now() >= self._trials_end() - MIN_TRIAL_SECONDS:
+        running = sum(worker.trial is not None for worker in self.pool.workers)
+        # beyond the deadline one trial at a time, until the first is complete
+        end = min(self.time.trials_end(), self.time.deadline()) if running else self.time.trials_end()
+        if self.scoreboard.hopeless or self.clock.now() >= end - MIN_TRIAL_SECONDS:
             return False
         if self.config.trials is None:
             return True
-        running = sum(worker.trial is not None for worker in self.pool.workers)
         return self.scoreboard.num_finished + running < self.config.trials + self.scoreboard.resumable
 
     def _hand_out(self, worker: Worker) -> None:
         """Give the worker a job, unless it waits for features that are being recorded."""
-        left = self._deadline() - self.clock.now()
+        left = max(MIN_TRIAL_SECONDS, self.time.deadline() - self.clock.now())
         job = self.dispatcher.choose(worker, left)
         if job is None:
             worker.activity = "waiting for features"
@@ -218,25 +229,10 @@ class Coordinator:
 
     def _fetch(self) -> None:
         """Let backbones join whose weights have arrived, and download the next one that there is time for."""
-        left = self._deadline() - self.clock.now()
+        left = self.time.deadline() - self.clock.now()
         arrived = self.fetching.advance(lambda name, seconds: self.scheduler.has_time_for(name, left - seconds))
         if arrived:
             self.scheduler.missing.difference_update(arrived)
-
-    def _deadline(self) -> float:
-        """The moment at which trials have to be done, so that the model is saved and tested in time."""
-        if self.config.time is None:
-            return self._stopped
-        speeds = self.scheduler.measured_speeds()
-        seconds_per_image = max(speeds.values(), default=self.scheduler.default_seconds_per_image)
-        test_pass = self.num_test * seconds_per_image
-        # two passes over the test images always; more, for averages over views and networks, where there is time
-        reserve = 10.0 + max(2.0 * test_pass, min(24.0 * test_pass, 0.1 * self.config.time))
-        return min(self._stopped, self.started + self.config.time - min(reserve, 0.3 * self.config.time))
-
-    def _trials_end(self) -> float:
-        """The same, or the moment of Ctrl-C."""
-        return self._deadline() if self.interrupts.moment is None else self.interrupts.moment
 
     # -- messages
 
@@ -246,6 +242,8 @@ class Coordinator:
             case Ready():
                 worker.ready = True
                 worker.idle()
+                while self.later_slots:
+                    self.pool.add(self.later_slots.pop(0))
             case Probed(probe) if not probe.usable:
                 self.supervisor.unusable(worker, probe.reason)
             case TrialStartedMessage():
@@ -305,7 +303,7 @@ class Coordinator:
 
     def _recorded(self, worker: Worker, message: Recorded) -> None:
         self.dispatcher.ended(worker, message.source)
-        if message.cause and self.clock.now() < self._trials_end():
+        if message.cause and self.clock.now() < self.time.trials_end():
             what = worker.recording.describe() if worker.recording else "features"
             self._log_once(f"{what} {message.cause}", f"{worker.slot.name}: recording {what}: {message.cause}")
         worker.idle()
@@ -354,16 +352,16 @@ class Coordinator:
         """Call a method of the progress display and of all callbacks; one that returns True stops the search."""
         stop = bool(getattr(self.progress, method)(event))
         stop |= self._callbacks.emit(method, event, self._callback_seconds(method))
-        if stop and math.isinf(self._stopped):
+        if stop and math.isinf(self.time.stopped):
             self.log("A callback stops the search: the model is made of the finished trials.")
-            self._stopped = self.clock.now()
+            self.time.stopped = self.clock.now()
 
     def _callback_seconds(self, method: str) -> float:
         """Seconds that a call of a callback's method may take."""
         if method == "on_search_finished":
             end = self.started + self.config.time - self.clock.now() if self.config.time else LAST_CALL_LIMIT
             return max(end, LAST_CALL_SECONDS)
-        return max(0.0, self._deadline() - self.clock.now()) + CALL_GRACE
+        return max(0.0, self.time.deadline() - self.clock.now()) + CALL_GRACE
 
     def redraw(self) -> None:
         """Show how the search stands, at most every REDRAW_SECONDS."""

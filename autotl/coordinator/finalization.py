@@ -40,6 +40,7 @@ def finalize(search: Coordinator) -> Mapping[str, Any]:
         KeyboardInterrupt: Ctrl-C came too early for a model, or there was no time for one.
     """
     require_success(search)
+    search.finalizing_since = search.clock.now()
     end = search.started + search.config.time if search.config.time else math.inf
     search.pool.set_deadline(end)
     for refit in (True, False):
@@ -116,7 +117,7 @@ def _attempt(search: Coordinator, end: float, *, refit: bool) -> Mapping[str, An
 def _why_wait_no_longer(search: Coordinator, worker: Worker | None) -> str:
     """Why the saved model is the result now, though its worker is busy with it; "" while there is time."""
     now, interrupted = search.clock.now(), search.interrupts.moment is not None
-    limit = search.started + search.config.time if search.config.time else math.inf
+    limit = max(search.started + search.config.time, search.finalizing_since) if search.config.time else math.inf
     if search.tested is None:
         late = search.interrupts.overdue() or now > limit + LATE_SECONDS
         return NO_TIME_TO_TEST if late else ""

@@ -45,6 +45,9 @@ from autotl.workers.rendezvous import Rendezvous
 
 __all__ = ["run_search"]
 
+SHORT_SEARCH = 60.0
+"""Seconds up to which a search starts one CPU worker before the others."""
+
 
 def run_search(
     config: StudyConfig,
@@ -124,7 +127,11 @@ def _run(
             shutil.copyfile(extends / SPLIT_FILE, config.folder / SPLIT_FILE)
         watchdog = stack.enter_context(Watchdog(interrupts, progress.log))
         # the workers start first: they import torch while the images are verified
-        pool = WorkerPool(LocalLauncher(config.folder / "logs", Rendezvous(config.folder)), slots, clock)
+        # two that start at once are both late: in a short search the first one has the cores to itself
+        is_short = config.time is not None and config.time <= SHORT_SEARCH
+        num_first = 1 if is_short and not any(slot.is_accelerator for slot in slots) else len(slots)
+        later = slots[num_first:]
+        pool = WorkerPool(LocalLauncher(config.folder / "logs", Rendezvous(config.folder)), slots[:num_first], clock)
         try:
             policy = DownloadPolicy(config, progress.confirm, clock)
             try:
@@ -132,7 +139,7 @@ def _run(
             finally:
                 progress.checking(0, 0)
             started += policy.seconds_asked
-            slots = await_probes(pool, config, clock, progress.log)
+            slots = [*await_probes(pool, config, clock, progress.log), *later]
             context = with_slots(context, slots)
             fetching = Fetching(list(policy.missing), progress.log, config.without_plugins, clock)
             stack.callback(fetching.close)
@@ -154,6 +161,7 @@ def _run(
                 versions=library_versions(registry),
                 callbacks=callbacks,
                 plugin_callbacks=tuple(registry.callbacks.values()),
+                later_slots=later,
                 fetching=fetching,
             )
             search.resume()

@@ -1,7 +1,8 @@
 """Decode images of untrusted formats in child processes, so that a file that crashes its decoder ends only a child.
 
-A child is `python -P -m autotl.data.sandbox`. It receives paths and answers each with a thumbnail or a reason. A
-message is its length in four bytes and that many bytes. A child ends when its parent closes the pipe or dies.
+A child is `python -P -m autotl.data.sandbox`. It receives messages of one or several paths, and answers each path with
+a digest, and a thumbnail or a reason. A message is its length in four bytes and that many bytes. A child ends when its
+parent closes the pipe or dies.
 """
 
 import os
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import threading
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -20,6 +22,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from autotl.data.decoding import UndecodableImage, UntrustedFormat, verify
+from autotl.data.digests import DIGEST_BYTES, digest_file
 
 __all__ = ["DECODE_TIMEOUT", "SandboxedDecoder", "child_environment"]
 
@@ -30,7 +33,10 @@ MEMORY_LIMIT = 8 << 30
 CRASH_SIGNALS = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE"}
 """Signals that a faulty decoder causes. Others, such as SIGKILL when memory runs out, may not be the file's fault."""
 OK, UNDECODABLE, UNKNOWN_FORMAT, TRANSIENT = b"o", b"d", b"u", b"t"
-"""First byte of an answer. After OK follows a thumbnail, after the others a reason."""
+"""First byte of an answer. The file's digest follows, zeros where it can't be read; then a thumbnail after OK, else a
+reason."""
+SEPARATOR = b"\0"
+"""Between paths, in which it can't occur."""
 
 
 def child_environment() -> dict[str, str]:
@@ -68,6 +74,37 @@ class SandboxedDecoder:
             file.flush()
             return self._verify_in_child(Path(file.name))
 
+    def verify_many(self, paths: Sequence[Path]) -> "list[tuple[str, bytes | UndecodableImage]]":
+        """The digest of each file, "" where it can't be read, and its thumbnail or why it can't be decoded; all from
+        one child. Ends before the first file that crashes or hangs its decoder, or whose format may be known to this
+        process alone: `verify` says what is wrong with it."""
+        child = self._take_child()
+        timer = threading.Timer(self.timeout, child.kill)
+        timer.start()
+        answers: list[tuple[str, bytes | UndecodableImage]] = []
+        try:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            _send(child.stdin, SEPARATOR.join(map(_absolute, paths)))
+            received = [_receive(child.stdout) for _ in paths]
+        except OSError:  # the child ended before it read the paths
+            received = [None]
+        finally:
+            timer.cancel()
+        for path, answer in zip(paths, received, strict=False):
+            if answer is None or answer[:1] == UNKNOWN_FORMAT:
+                break
+            status, digest, content = answer[:1], answer[1 : 1 + DIGEST_BYTES], answer[1 + DIGEST_BYTES :]
+            reason = UndecodableImage(_text(content), path, transient=status == TRANSIENT)
+            answers.append((digest.hex() if any(digest) else "", content if status == OK else reason))
+        if received[-1] is None:
+            child.kill()
+            child.wait()
+            _close_pipes(child)
+        else:
+            self._idle.put(child)
+        return answers
+
     def _verify_in_child(self, path: Path) -> bytes:
         child = self._take_child()
         timer = threading.Timer(self.timeout, child.kill)
@@ -75,7 +112,7 @@ class SandboxedDecoder:
         try:
             assert child.stdin is not None
             assert child.stdout is not None
-            _send(child.stdin, os.fsencode(os.path.abspath(path)))  # noqa: PTH100 - keeps symbolic links
+            _send(child.stdin, _absolute(path))
             answer = _receive(child.stdout)
         except OSError:  # the child ended before it read the path
             answer = None
@@ -85,12 +122,12 @@ class SandboxedDecoder:
         if answer is None:
             raise self._error_of_ended(child, path, timed_out=timed_out)
         self._idle.put(child)
-        status, content = answer[:1], answer[1:]
+        status, content = answer[:1], answer[1 + DIGEST_BYTES :]
         if status == OK:
             return content
         if status == UNKNOWN_FORMAT and _has_third_party_decoders():
             return verify(path)  # with the decoders that plugins registered in this process
-        raise UndecodableImage(content.decode(errors="surrogateescape"), path, transient=status == TRANSIENT)
+        raise UndecodableImage(_text(content), path, transient=status == TRANSIENT)
 
     def _take_child(self) -> "subprocess.Popen[bytes]":
         with suppress(queue.Empty):
@@ -156,13 +193,25 @@ def _receive(stream: IO[bytes]) -> bytes | None:
     return content if len(content) == length else None
 
 
+def _absolute(path: Path) -> bytes:
+    return os.fsencode(os.path.abspath(path))  # noqa: PTH100 - keeps symbolic links
+
+
+def _text(content: bytes) -> str:
+    return content.decode(errors="surrogateescape")
+
+
 def _answer(path: Path) -> bytes:
+    digest = bytes(DIGEST_BYTES)
+    with suppress(OSError, ValueError):
+        if path.is_file():  # opening a pipe would wait for a writer
+            digest = bytes.fromhex(digest_file(path))
     try:
-        return OK + verify(path)
+        return OK + digest + verify(path)
     except UndecodableImage as error:
         is_unknown = isinstance(error.__cause__, UnidentifiedImageError)
         status = UNKNOWN_FORMAT if is_unknown else TRANSIENT if error.transient else UNDECODABLE
-        return status + str(error).encode(errors="surrogateescape")
+        return status + digest + str(error).encode(errors="surrogateescape")
 
 
 def main() -> None:
@@ -171,9 +220,9 @@ def main() -> None:
     _set_limits()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # C libraries print to file descriptor 1: keep their output out of the answers
-    paths = sys.stdin.buffer
-    while (path := _receive(paths)) is not None:
-        _send(answers, _answer(Path(os.fsdecode(path))))
+    while (paths := _receive(sys.stdin.buffer)) is not None:
+        for path in paths.split(SEPARATOR):
+            _send(answers, _answer(Path(os.fsdecode(path))))
 
 
 def _set_limits() -> None:

@@ -1,6 +1,5 @@
 """Verification of image files: the digest of their bytes and whether they decode. A cache keeps the results."""
 
-import hashlib
 import os
 import sqlite3
 import zlib
@@ -15,9 +14,16 @@ from pathlib import Path
 import PIL
 
 from autotl.data.decoding import UndecodableImage
+from autotl.data.digests import digest_file
 from autotl.data.sandbox import SandboxedDecoder
 
-__all__ = ["Verification", "digest_bytes", "digest_file", "verify_files"]
+__all__ = ["Verification", "verify_files"]
+
+IN_CHILDREN_FROM = 256
+"""Number of files from which child processes verify them: Pillow's decoders take turns at Python's lock, and a process
+takes longer to start than a few files to decode."""
+CHUNK = 16
+"""Files that a child gets at a time."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +49,6 @@ class _FileState:
     mtime_ns: int
     ctime_ns: int
     """Changes even if a tool replaces the bytes and restores the modification time."""
-
-
-def digest_file(path: str | os.PathLike[str]) -> str:
-    """BLAKE2b of a file's bytes: 32 hex digits. Raises OSError."""
-    digest = hashlib.blake2b(digest_size=16)
-    with Path(path).open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def digest_bytes(content: bytes) -> str:
-    """The digest of a file with this content."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def verify_files(
@@ -86,8 +78,10 @@ def verify_files(
         progress(done, len(paths))
     with _cache_writer(cache) as store, SandboxedDecoder() as decoder, ThreadPoolExecutor(max(1, threads)) as pool:
         # chunks, so that an interrupted run keeps its results and stops soon
+        size = CHUNK if len(missing) >= IN_CHILDREN_FROM and threads > 1 else 1
         for chunk in _chunks(missing, 512):
-            verified = pool.map(partial(_verify, decoder), [paths[i] for i in chunk])
+            parts = [[paths[i] for i in part] for part in _chunks(chunk, size)]
+            verified = (result for part in pool.map(partial(_verify_part, decoder), parts) for result in part)
             for i, result in zip(chunk, verified, strict=True):
                 results[i] = result
                 done += 1
@@ -97,16 +91,28 @@ def verify_files(
     return [result for result in results if result is not None]
 
 
+def _verify_part(decoder: SandboxedDecoder, paths: Sequence[Path]) -> list[Verification]:
+    """Verify files, several in a child process."""
+    answers = decoder.verify_many(paths) if len(paths) > 1 else []
+    verified = [_result(digest, answer) for digest, answer in answers]
+    return verified + [_verify(decoder, path) for path in paths[len(verified) :]]
+
+
 def _verify(decoder: SandboxedDecoder, path: Path) -> Verification:
     try:
         digest = digest_file(path) if path.is_file() else ""  # opening a pipe would wait for a writer
     except (OSError, ValueError):
         digest = ""  # decoder.verify raises the reason
     try:
-        thumbnail = decoder.verify(path)
+        return _result(digest, decoder.verify(path))
     except UndecodableImage as error:
-        return Verification("" if error.transient else digest, str(error))
-    return Verification(digest, thumbnail=thumbnail) if digest else Verification("", "it can't be read")
+        return _result(digest, error)
+
+
+def _result(digest: str, answer: bytes | UndecodableImage) -> Verification:
+    if isinstance(answer, UndecodableImage):
+        return Verification("" if answer.transient else digest, str(answer))
+    return Verification(digest, thumbnail=answer) if digest else Verification("", "it can't be read")
 
 
 def _state(path: Path) -> _FileState | None:

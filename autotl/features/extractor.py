@@ -115,8 +115,8 @@ class FeatureExtractor:
     """The policies of views, by name."""
     feature_levels: Mapping[str, Levels] = field(default_factory=lambda: BUILT_IN_LEVELS)
     """By name."""
-    decodes: bool = False
-    """Whether the device's GPU decodes images."""
+    first_bucket: int = 0  # see `extract_missing`
+    decodes: bool = False  # whether the device's GPU decodes images
     resident: ResidentCache | None = None
     """What stays in an accelerator's memory; None on CPUs."""
     extraction_seconds: float = 0.0
@@ -266,7 +266,7 @@ class BackboneFeatures:
                 return self._compute(claimed, len(missing), self.path_of(subset), view, block)
 
             began = time.monotonic()
-            extract_missing(table, digests, compute, extractor.deadline)
+            extract_missing(table, digests, compute, extractor.deadline, start=extractor.first_bucket)
             extractor.extraction_seconds += time.monotonic() - began
         if not is_accelerator(extractor.device):
             self._compiled.clear()  # hundreds of MiB each; recompiling from the cached conversion is fast

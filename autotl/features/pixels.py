@@ -12,8 +12,8 @@ from PIL import Image
 from autotl.backbones.base import Preprocessing
 from autotl.data.augmentation import ORIGINAL, Augmentation, Symmetries, View
 from autotl.data.decoding import UndecodableImage
+from autotl.data.digests import digest_bytes
 from autotl.data.preprocessing import load_view
-from autotl.data.verification import digest_bytes
 from autotl.engines.accelerator import ACCELERATOR_BATCH, PIPELINE_THREADS, own_stream, to_device
 from autotl.errors import DataError, find_named
 from autotl.features.batching import BATCH, one_thread_per_task

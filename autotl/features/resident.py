@@ -4,21 +4,22 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from autotl.backbones.base import Backbone
 from autotl.data.augmentation import View
 from autotl.engines.accelerator import ACCELERATOR_BATCH, autocast, to_half, use_here, wait_for_stream
+from autotl.engines.base import Engine
 from autotl.engines.micro_batch import MicroBatch
 from autotl.features.batching import batches
 from autotl.features.sharing import StoreTimeout
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
-
-    from autotl.features.extractor import BackboneFeatures
+    from torch import Tensor, nn
 
 __all__ = ["ResidentCache", "ResidentSamples", "Residents", "free_memory"]
 
@@ -108,10 +109,26 @@ def free_memory(device: str) -> int:
     return 0
 
 
+class Source(Protocol):
+    """What `Residents` needs of a backbone's features (`autotl.features.extractor.BackboneFeatures`)."""
+
+    extractor: Any
+    backbone: Backbone
+    engine: Engine
+
+    def digests(self, subset: str) -> list[str]: ...
+
+    def path_of(self, subset: str) -> dict[str, Path]: ...
+
+    def network(self, block: int | None) -> "nn.Module": ...
+
+    def report(self, ran: str, view: View, done: int, total: int, began: float) -> None: ...
+
+
 class Residents:
     """The images and boundary activations of one backbone that stay in an accelerator's memory."""
 
-    def __init__(self, features: "BackboneFeatures"):
+    def __init__(self, features: Source):
         self.features = features
 
     def hold_images(self) -> bool:

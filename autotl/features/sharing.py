@@ -1,6 +1,5 @@
 """How processes share the extraction of features: each claims one bucket of images after another."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
@@ -27,6 +26,7 @@ def extract_missing(
     compute: Compute,
     deadline: Deadline | None = None,
     poll: float = 0.05,
+    start: int = 0,
 ) -> int:
     """Extract all images that the table doesn't hold yet; return how many this process extracted.
 
@@ -38,6 +38,8 @@ def extract_missing(
         compute: must take digests from its iterator one batch at a time: another process may claim those not taken.
         deadline: when to stop.
         poll: seconds between looks at the progress of other processes.
+        start: the bucket to begin with; another for each process that shares the work. It decides which images are in
+            a batch together, and a feature's last bits depend on that: it must be the same in a repeated search.
 
     Raises:
         StoreTimeout: the deadline has passed. What was recorded stays.
@@ -45,7 +47,7 @@ def extract_missing(
     deadline = deadline or Deadline()
     num_extracted = 0
     while missing := table.missing(digests):
-        with closing(BucketClaims(table, missing)) as claims:
+        with closing(BucketClaims(table, missing, start)) as claims:
             with closing(_close_with(compute(iter(claims)))) as batches:
                 for names, rows in batches:
                     num_extracted += table.append(names, rows)
@@ -63,16 +65,15 @@ class BucketClaims:
     """Iterates over the missing images, bucket by bucket. A bucket is claimed when its turn comes, and held until all
     its images are recorded. Buckets that another process holds are skipped."""
 
-    def __init__(self, table: FeatureTable, missing: list[str]):
-        self._table = table
+    def __init__(self, table: FeatureTable, missing: list[str], start: int = 0):
+        self._table, self._start = table, start
         self._buckets: dict[int, list[str]] = {}
         for digest in missing:
             self._buckets.setdefault(table.bucket(digest), []).append(digest)
         self._claims: dict[int, tuple[ExitStack, set[str]]] = {}  # the lock and the images not recorded yet
 
     def __iter__(self) -> Iterator[str]:
-        start = os.getpid()  # each process starts at another bucket
-        for bucket in sorted(self._buckets, key=lambda b: (b - start) % self._table.num_buckets):
+        for bucket in sorted(self._buckets, key=lambda b: (b - self._start) % self._table.num_buckets):
             claim = ExitStack()
             if claim.enter_context(self._table.claim(bucket)):
                 digests = self._table.missing(self._buckets[bucket])  # another process may have recorded some

@@ -7,7 +7,7 @@ from autotl.heads.inference import MISSING
 __all__ = ["fit_temperature"]
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
     """The temperature T that minimises the log loss of softmax(logits / T) (Guo et al., On Calibration of Modern
     Neural Networks, ICML 2017, section 4.2).
 
@@ -19,6 +19,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         logits: [n, num_classes], of samples that the head wasn't trained on. Samples whose label is a class the head
             was never trained on (logit `MISSING`) are ignored.
         labels: [n].
+        weights: [n], of the samples in the loss. By default all count the same.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
@@ -27,12 +28,14 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     known = logits > MISSING / 2
     usable = known[np.arange(len(labels)), labels] & (known.sum(1) > 1)
     logits, labels, known = logits[usable], labels[usable], known[usable]
+    weights = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)[usable]
     spread = np.std(logits, axis=1, where=known).mean() if len(logits) else 0.0
     if spread == 0.0:
         return 1.0
     doubt = 1.0 / (len(labels) + 2)
     targets = np.where(known, doubt / (known.sum(1, keepdims=True) - 1), 0.0)
     targets[np.arange(len(labels)), labels] = 1.0 - doubt
+    targets *= weights[:, None]
 
     def loss(log_temperature: float) -> float:  # convex in 1/T, so it has one minimum
         log_probabilities = log_softmax(logits / (spread * np.exp(log_temperature)), axis=1)

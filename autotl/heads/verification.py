@@ -137,6 +137,20 @@ def _check_gram_svc(part: Any) -> None:
     _require(part, gamma_=np.isfinite(part.gamma_) and part.gamma_ > 0)
 
 
+def _check_kernel_ridge(part: Any) -> None:
+    n, outputs = part.n_features_in_, 1 if len(part.classes_) == 2 else len(part.classes_)
+    is_linear = part.kernel in ("linear", "cosine")
+    _require(
+        part,
+        mean_=_is_array(part.mean_, (n,)),
+        scale_=_is_array(part.scale_, (n,)) and bool((part.scale_ != 0).all()),
+        vectors_=part.vectors_ is None if is_linear else _is_array(part.vectors_, (None, n)),
+        coef_=_is_array(part.coef_, (n if is_linear else len(part.vectors_), outputs)),
+        intercept_=_is_array(part.intercept_, (outputs,)),
+        gamma_=isinstance(part.gamma_, float) and np.isfinite(part.gamma_) and part.gamma_ > 0,
+    )
+
+
 def _check_libsvm(part: Any) -> None:
     _check_support(part, part._n_support, part._dual_coef_, part._intercept_)
     num_pairs = len(part.classes_) * (len(part.classes_) - 1) // 2
@@ -253,6 +267,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "LinearClassifierMixin": _check_linear,
     "GramSVC": _check_gram_svc,
     "BaseSVC": _check_libsvm,
+    "KernelRidgeClassifier": _check_kernel_ridge,
     "KNeighborsClassifier": _check_neighbours,
     "ForestClassifier": _check_forest,
     "DecisionTreeClassifier": lambda part: _check_decision_tree(part) if hasattr(part, "tree_") else None,

@@ -17,10 +17,10 @@ from autotl.backbones.levels import Layout
 from autotl.backbones.weights import file_digest
 from autotl.data.augmentation import ORIGINAL, View, draw
 from autotl.data.decoding import UndecodableImage, UntrustedFormat, to_rgb
+from autotl.data.digests import digest_bytes, digest_file
 from autotl.data.inputs import as_images
 from autotl.data.preprocessing import load_views, preprocess
 from autotl.data.sandbox import SandboxedDecoder
-from autotl.data.verification import digest_bytes, digest_file
 from autotl.engines.base import Compiled
 from autotl.engines.parity import checked_engine
 from autotl.engines.torch import TorchEngine

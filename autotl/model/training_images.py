@@ -14,7 +14,7 @@ from autotl.model.files import require_sound
 
 __all__ = ["known_images", "load_trained_on", "save_trained_on"]
 
-FILE = "trained_on.bin"
+FILE = "trained_on.digests"
 BYTES = 16
 
 

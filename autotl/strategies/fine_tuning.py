@@ -200,7 +200,7 @@ class _Net:
 
         from autotl.engines.micro_batch import MicroBatch
         from autotl.heads.inference import probabilities
-        from autotl.strategies.precision import faster_precision
+        from autotl.strategies.precision import faster_precision, likely_precision
         from autotl.strategies.training_loop import TrainingConfig, train
         from autotl.strategies.weight_averaging import average_with_pretrained
 
@@ -246,7 +246,11 @@ class _Net:
 
             return micro.forward(len(x), measure)[0]
 
-        precision = self.params.get("precision") or measure_precision()  # an executed recipe states it
+        # an executed recipe states it; without a time budget a search is repeatable
+        is_timed = math.isfinite(self.task.time_budget)
+        precision = self.params.get("precision") or (
+            measure_precision() if is_timed else likely_precision(network, self.device)
+        )
         pretrained = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         trained = train(
             network, self._groups(), batches, len(labels) // batch,

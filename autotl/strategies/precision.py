@@ -17,11 +17,22 @@ from torch.nn import functional as F
 from autotl.atomic_io import write_atomically
 from autotl.engines.torch import TorchEngine
 
-__all__ = ["faster_precision"]
+__all__ = ["faster_precision", "likely_precision"]
 
 PRECISIONS = ("fp32", "bf16")
 _verdicts: dict[str, str] = {}
 """The verdicts this process knows: one measurement serves all trials of a worker."""
+
+
+def likely_precision(network: nn.Module, device: str) -> str:
+    """The precision for a search that must be repeatable, and so can't depend on a measurement: fp32 on a CPU where a
+    depthwise convolution is trained."""
+    native = TorchEngine().precision(device)
+    is_depthwise = any(
+        isinstance(module, nn.Conv2d) and module.groups > 1 and module.weight.requires_grad
+        for module in network.modules()
+    )
+    return "fp32" if device == "cpu" and is_depthwise else native
 
 
 def faster_precision(

@@ -9,7 +9,7 @@ from autotl.study.space import Choices
 
 __all__ = ["cheap_portfolio", "expensive_heads", "expensive_portfolio"]
 
-PREFERRED_HEADS = ("rbf_svm", "logistic_regression", "linear")
+PREFERRED_HEADS = ("kernel_ridge", "rbf_svm", "logistic_regression", "linear")
 """Heads for a strategy's first trial, the first available one: quick to fit and hard to beat."""
 SCALABLE_HEADS = ("mlp", "linear")
 """Heads that train on any number of samples."""

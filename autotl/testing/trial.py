@@ -10,8 +10,8 @@ import numpy as np
 
 from autotl.backbones.base import Backbone
 from autotl.data.dataset import ImageDataset
+from autotl.data.digests import digest_file
 from autotl.data.splits import Split
-from autotl.data.verification import digest_file
 from autotl.heads.base import Head
 from autotl.recipe import Recipe
 from autotl.registry import Registry, load_registry

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
+from zlib import crc32
 
 import numpy as np
 import optuna
@@ -70,6 +71,7 @@ class WorkerState:
             log=lambda line: send(Log(line)),
             augmentations=registry.augmentations,
             feature_levels=registry.levels,
+            first_bucket=crc32(slot.name.encode()),
             decodes=can_decode(slot.device),
             resident=ResidentCache(lambda: free_memory(slot.device)) if is_accelerator(slot.device) else None,
         )

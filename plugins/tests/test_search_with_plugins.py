@@ -81,7 +81,7 @@ def test_a_search_uses_components_of_four_plugins(few_cells: str, tmp_path: Path
         assert {row["backbone"] for row in csv.DictReader(file)} == set(backbones)
     assert result.result["test"]["accuracy"] >= 0.7  # the majority has 0.5
     suffixes = {path.suffix for path in (result.folder / "model").rglob("*") if path.is_file()}
-    assert suffixes <= {".json", ".safetensors", ".skops"}
+    assert suffixes <= {".json", ".safetensors", ".skops", ".digests"}
     cells = load_registry().datasets[few_cells].images(few_cells)
     assert set(autotl.load(result.folder / "model").predict([cell.path for cell in cells[:4]])) <= {
         "functional",

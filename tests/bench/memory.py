@@ -31,7 +31,7 @@ def main(n: int, folder: Path) -> None:
     from safetensors.torch import save_file
 
     from autotl.data.dataset import ImageDataset
-    from autotl.data.verification import digest_file
+    from autotl.data.digests import digest_file
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from autotl.atomic_io import DiskFull
 from autotl.coordinator.finalization import finalize, require_success
 from autotl.coordinator.scoreboard import HOPELESS_FAILURES
 from autotl.coordinator.signals import INTERRUPT_SECONDS
+from autotl.devices import Slot
 from autotl.engines.probe import ProbeResult
 from autotl.errors import BrokenPlugin, NoTrialSucceeded
 from autotl.events import Callback, EpochEnded, SearchStarted, TrialFinished, TrialStarted
@@ -73,6 +74,42 @@ def test_a_time_limit_ends_the_trials_before_it(scene):
     one = scene(time=60).run()
     assert 30 < one.clock.now() - one.search.started < 60
     assert len(one.study.trials) > 10
+
+
+def test_the_first_trial_may_be_late_and_no_other(scene):
+    one = scene(time=10)
+    one.seconds = 25.0
+    one.run()
+    assert one.search.scoreboard.counts["complete"] >= 1
+    assert 25 <= one.clock.now() - one.search.started < 60
+
+
+def test_late_trials_that_fail_end_the_search(scene):
+    one = scene(time=10, devices=("cpu:0",))
+    one.seconds = 25.0
+    one.answer(*["ValueError: no"] * 20)
+    one.run()
+    assert one.search.scoreboard.counts == {"complete": 0, "pruned": 0, "failed": 3}
+
+
+def test_a_search_whose_first_trial_was_in_time_starts_no_late_one(scene):
+    one = scene(time=60, devices=("cpu:0",))
+    one.seconds = 13.0
+    one.run()
+    assert one.clock.now() - one.search.started < 60
+    assert not any("time is up" in line for line in one.recorder.lines)
+
+
+def test_later_workers_start_once_the_first_is_ready(scene):
+    one = scene(trials=3, devices=("cpu:0",))
+    one.search.later_slots = [Slot("cpu:1", "cpu", "cpu", 1), Slot("cpu:2", "cpu", "cpu", 1)]
+    assert [worker.slot.name for worker in one.pool.workers] == ["cpu:0"]
+    one.start()
+    next(iter(one.pool.poll(0)))
+    one.search.handle(one.pool.workers[0], Ready())
+    assert [worker.slot.name for worker in one.pool.workers] == ["cpu:0", "cpu:1", "cpu:2"]
+    one.search.handle(one.pool.workers[0], Ready())
+    assert len(one.pool.workers) == 3
 
 
 def test_time_is_reserved_for_many_test_images(scene):

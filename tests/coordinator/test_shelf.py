@@ -13,6 +13,7 @@ from safetensors.torch import save
 from autotl.api import search
 from autotl.backbones.weights import fetch
 from autotl.errors import AutotlError
+from autotl.events import TrialFinished
 from autotl.ui.progress import Progress
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -32,9 +33,14 @@ OPTIONS = {
 class Recorder(Progress):
     """Keeps the lines, and when each came."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: str = "") -> None:
+        self.last = last
+        """A trial of this backbone ends the search."""
         self.lines: list[str] = []
         self.downloads: list[str] = []
+
+    def on_trial_finished(self, event: TrialFinished) -> bool:
+        return bool(self.last) and event.state == "complete" and event.description.startswith(self.last)
 
     def log(self, line: str) -> None:
         self.lines.append(line)
@@ -60,8 +66,8 @@ def test_a_backbone_joins_the_search_once_its_weights_are_here(hub: LocalHub, ce
     fetch(f"timm/{FIRST}")
     entry = hub.entries[f"timm/{LATER}", "model.safetensors"]
     entry.bytes_per_second = len(entry.content) / 8
-    progress = Recorder()
-    result = search(str(cells), output=tmp_path, backbones=[LATER, FIRST], time=75, progress=progress, **OPTIONS)
+    progress = Recorder(last=LATER)
+    result = search(str(cells), output=tmp_path, backbones=[LATER, FIRST], time=120, progress=progress, **OPTIONS)
     assert result.study.user_attrs["choices"]["backbones"] == [FIRST, LATER]
     assert backbones_of(result.study) == {FIRST, LATER}
     order = [trial.params["backbone"] for trial in result.study.trials if trial.params]

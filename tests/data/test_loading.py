@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from autotl.data.dataset import DatasetSource, ImageDataset, LabelledImage
+from autotl.data.digests import digest_file
 from autotl.data.loading import load_dataset
 from autotl.data.sources import FolderSource, ManifestSource
 from autotl.data.splits import make_split
-from autotl.data.verification import digest_file
 from autotl.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from autotl.data.decoding import verify
+from autotl.data.digests import digest_file
 from autotl.data.near_duplicates import MAX_COMPARED, connected, near_duplicates
-from autotl.data.verification import digest_file
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {

@@ -13,6 +13,7 @@ from PIL import Image, TiffImagePlugin
 
 from autotl.data import sandbox
 from autotl.data.decoding import THUMBNAIL_SIDE, UndecodableImage, verify
+from autotl.data.digests import digest_file
 from autotl.data.sandbox import SandboxedDecoder
 
 FAULTY = """#!{python}
@@ -198,3 +199,33 @@ def test_the_content_of_an_untrusted_format_is_decoded_in_a_child(tmp_path):
         assert decoder._idle.qsize() == 1
         with pytest.raises(UndecodableImage, match="isn't an image"):
             decoder.verify(b"no image")
+
+
+# several files at a time
+
+
+def test_many_files_are_verified_as_one_by_one(tmp_path: Path, tiff: Callable[[str], Path]) -> None:
+    photograph = tmp_path / "photograph.jpg"
+    Image.fromarray(np.arange(64 * 48 * 3, dtype=np.uint8).reshape(48, 64, 3)).save(photograph)
+    (tmp_path / "broken.jpg").write_bytes(photograph.read_bytes()[:200])
+    paths = [photograph, tmp_path / "broken.jpg", tiff("sound.tif"), tmp_path / "missing.jpg"]
+    with SandboxedDecoder() as decoder:
+        answers = decoder.verify_many(paths)
+    assert [digest for digest, _ in answers] == [*map(digest_file, paths[:3]), ""]
+    assert [answer for _, answer in answers[::2]] == [verify(photograph), verify(paths[2])]
+    assert str(answers[1][1]).startswith("it is broken")
+    assert str(answers[3][1]) == "there is no such file"
+
+
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.parametrize("name", ["segfault.tif", "exits.tif", "hangs.tif"])
+def test_many_files_end_before_one_that_crashes_or_hangs_its_decoder(name: str, tiff: Callable[[str], Path]) -> None:
+    with SandboxedDecoder(timeout=3) as decoder:
+        assert len(decoder.verify_many([tiff("sound.tif"), tiff(name), tiff("another.tif")])) == 1
+        assert len(decoder.verify_many([tiff("sound.tif"), tiff("another.tif")])) == 2
+
+
+def test_a_format_that_no_child_knows_is_left_to_this_process(tmp_path: Path, tiff: Callable[[str], Path]) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
+    with SandboxedDecoder() as decoder:
+        assert len(decoder.verify_many([tiff("sound.tif"), tmp_path / "text.jpg"])) == 1

@@ -8,13 +8,15 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from autotl.data import verification
 from autotl.data.decoding import THUMBNAIL_SIDE, UndecodableImage
+from autotl.data.digests import digest_file
 from autotl.data.sandbox import SandboxedDecoder
-from autotl.data.verification import Verification, digest_file, verify_files
+from autotl.data.verification import Verification, verify_files
 
 
 def picture(path: Path, value: int) -> Path:
@@ -210,3 +212,20 @@ def test_processes_share_a_cache(tmp_path: Path) -> None:
     assert first == second == third
     with sqlite3.connect(cache / verification._DATABASE) as database:
         assert database.execute("SELECT count(*) FROM verifications").fetchone() == (60,)
+
+
+@pytest.mark.slow
+def test_many_files_are_verified_by_child_processes_with_the_same_results(tmp_path: Path, monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(40):
+        paths.append(tmp_path / f"{i:02}.{('jpg', 'png', 'tif', 'txt')[i % 4]}")
+        if i % 4 == 3:
+            paths[-1].write_bytes(rng.bytes(100))
+        else:
+            Image.fromarray(rng.integers(0, 255, (20 + i, 30, 3), dtype=np.uint8)).save(paths[-1])
+    alone = verify_files(paths, 2)
+    monkeypatch.setattr(verification, "IN_CHILDREN_FROM", 2)
+    seen = []
+    assert verify_files(paths, 2, progress=lambda done, total: seen.append(done)) == alone
+    assert seen == list(range(41))

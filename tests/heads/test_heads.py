@@ -5,12 +5,13 @@ import sys
 
 import pytest
 
-from autotl.heads import dense, sklearn
+from autotl.heads import closed_form, dense, sklearn
 from autotl.testing import head_checks
 
 HEADS = []
 dense.autotl_register_heads(HEADS.append)
 sklearn.autotl_register_heads(HEADS.append)
+closed_form.autotl_register_heads(HEADS.append)
 
 
 def test_the_built_in_heads_are_registered_in_order():
@@ -25,13 +26,15 @@ def test_the_built_in_heads_are_registered_in_order():
         "random_forest",
         "extra_trees",
         "hist_gradient_boosting",
+        "ridge",
+        "kernel_ridge",
     ]
 
 
 def test_registering_imports_neither_torch_nor_sklearn():
     code = (
-        "import sys; from autotl.heads import calibration, dense, inference, serialization, sklearn\n"
-        "dense.autotl_register_heads(str); sklearn.autotl_register_heads(str)\n"
+        "import sys; from autotl.heads import calibration, closed_form, dense, inference, serialization, sklearn\n"
+        "for module in (dense, sklearn, closed_form): module.autotl_register_heads(str)\n"
         "print([m for m in ('torch', 'sklearn', 'scipy', 'skops') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

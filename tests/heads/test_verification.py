@@ -12,14 +12,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
 from autotl.errors import AutotlError
+from autotl.heads import closed_form, sklearn
 from autotl.heads.base import Head
 from autotl.heads.serialization import load_head, save_head
-from autotl.heads.sklearn import autotl_register_heads
 from autotl.heads.verification import check_estimator
 from autotl.testing.problem import separable_problem
 
 HEADS: list[Head] = []
-autotl_register_heads(HEADS.append)
+sklearn.autotl_register_heads(HEADS.append)
+closed_form.autotl_register_heads(HEADS.append)
 SPECS = {head.name: head for head in HEADS}
 SMALL = {"n_estimators": 3, "max_iter": 3}
 
@@ -104,6 +105,16 @@ FORGED: dict[str, tuple[str, Callable[[Any], None]]] = {
     "more support vectors than there are": ("rbf_svm", set_in(1, "n_support_", value=np.array([10**6, 1, 1]))),
     "dual coefficients of other vectors": ("rbf_svm", set_in(1, "dual_coef_", value=np.zeros((2, 3)))),
     "an endless kernel": ("rbf_svm", set_in(1, "gamma_", value=np.inf)),
+    "a negative width": ("kernel_ridge", set_in("gamma_", value=-1.0)),
+    "a width in words": ("kernel_ridge", set_in("gamma_", value="1e400")),
+    "samples that aren't there": ("kernel_ridge", set_in("vectors_", value=None)),
+    "coefficients of other samples": ("kernel_ridge", set_in("coef_", value=np.zeros((7, 3), np.float32))),
+    "samples of other lengths": ("kernel_ridge", set_in("vectors_", value=np.zeros((60, 7), np.float32))),
+    "a deviation of zero": ("kernel_ridge", set_in("scale_", value=np.zeros(48, np.float32))),
+    "a kernel of another recipe": ("kernel_ridge", set_in("kernel", value="linear")),
+    "samples in a linear function": ("ridge", set_in("vectors_", value=np.zeros((60, 48), np.float32))),
+    "an intercept of other classes": ("ridge", set_in("intercept_", value=np.zeros(1, np.float32))),
+    "a coefficient of infinity": ("ridge", set_in("coef_", value=np.full((48, 3), np.inf, np.float32))),
     "labels beyond the classes": ("knn", set_in(2, "knn_", "_y", value=np.full(60, 99))),
     "neighbours beyond the samples": ("knn", set_in(2, "knn_", "n_neighbors", value=10**6)),
     "samples of other features": ("knn", set_in(2, "knn_", "_fit_X", value=np.zeros((60, 2)))),

@@ -37,6 +37,8 @@ HEADS = (
     "random_forest",
     "extra_trees",
     "hist_gradient_boosting",
+    "ridge",
+    "kernel_ridge",
     "lightgbm",
     "xgboost",
 )

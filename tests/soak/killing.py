@@ -81,20 +81,23 @@ def _event(line: str) -> dict:
 
 @by_fire
 def coordinator_killed_10_times(folder: Path) -> Outcome:
-    """`kill -9` the coordinator at 10 random moments, and resume each time."""
+    """`kill -9` the coordinator at 10 random moments, every second one after trials have ended; resume each time."""
     study, rng = Study(folder), random.Random(1)
     finished: dict[int, float | None] = {}
     orphans = lost = 0
-    for _ in range(10):
+    for round in range(10):
         process = study.search("--devices", "cpu*2", "--trials", "100", seconds=0.4)
-        time.sleep(rng.uniform(2, 18))
+        end = time.monotonic() + 120
+        while round % 2 and len(_finished(study)) <= len(finished) and time.monotonic() < end:
+            time.sleep(0.5)
+        time.sleep(rng.uniform(2, 18) / (1 + round % 2))
         mine = children(process.pid)
         process.kill()
         process.wait()
         time.sleep(5)
         orphans += sum(map(alive, mine))
         if (study.folder / "journal.log").exists():
-            now = {t.number: t.value for t in study.trials() if t.state.name in ("COMPLETE", "PRUNED")}
+            now = _finished(study)
             lost += sum(now.get(number, "gone") != value for number, value in finished.items())
             finished = now
     process = study.search("--devices", "cpu*2", "--trials", "100")
@@ -106,6 +109,13 @@ def coordinator_killed_10_times(folder: Path) -> Outcome:
         "no orphan after 5 s, every resume works, finished trials only grow",
         orphans == lost == process.returncode == states["RUNNING"] == 0 and len(finished) > 10 and study.agrees(),
     )
+
+
+def _finished(study: Study) -> dict[int, float | None]:
+    """The values of finished trials, by number."""
+    if not (study.folder / "journal.log").exists():
+        return {}
+    return {t.number: t.value for t in study.trials() if t.state.name in ("COMPLETE", "PRUNED")}
 
 
 @by_fire

@@ -138,3 +138,13 @@ def test_training_in_bf16_learns_and_is_recorded_in_the_recipe(tiny, task):
     )  # fmt: skip
     assert exact.history[0]["loss"] == pytest.approx(result.history[0]["loss"], rel=0.05)
     assert exact.history[0]["loss"] != result.history[0]["loss"]
+
+
+@pytest.mark.parametrize(("groups", "chosen"), [(1, "bf16"), (4, "fp32")])
+def test_a_repeatable_search_measures_nothing(groups, chosen, step_seconds):
+    measured = step_seconds(fp32=1.0, bf16=2.0)
+    convolution = nn.Conv2d(4, 4, 3, groups=groups)
+    assert precision.likely_precision(nn.Sequential(convolution), "cpu") == chosen
+    assert precision.likely_precision(nn.Sequential(convolution), "cuda:0") == "bf16"
+    assert precision.likely_precision(nn.Sequential(convolution.requires_grad_(requires_grad=False)), "cpu") == "bf16"
+    assert not measured

@@ -10,6 +10,7 @@ from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_p
 from autotl.study.space import Choices, suggest
 
 HEADS = "linear mlp logistic_regression linear_svm rbf_svm knn lda random_forest extra_trees hist_gradient_boosting"
+HEADS += " ridge kernel_ridge"
 
 
 @pytest.fixture(scope="module")

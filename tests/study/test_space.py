@@ -13,6 +13,7 @@ def choices(tiny, registry):
     """Two backbones, all built-in strategies and heads."""
     backbones = (tiny("test_efficientnet").name, tiny("test_vit").name)
     heads = "linear mlp logistic_regression linear_svm rbf_svm knn lda random_forest extra_trees hist_gradient_boosting"
+    heads += " ridge kernel_ridge"
     return Choices(backbones, ("fast_extraction", "extract_augment", "fine_tuning"), tuple(heads.split()), 1600, 3)
 
 
