@@ -50,7 +50,7 @@ def test_the_model_beats_the_majority_on_images_it_never_saw(found):
 
 def test_the_folder_holds_no_pickle(found):
     kinds = {path.suffix for path in (found.folder / "model").rglob("*") if path.is_file()}
-    assert kinds <= {".json", ".safetensors", ".skops"}
+    assert kinds <= {".json", ".safetensors", ".skops", ".digests"}
 
 
 def test_the_saved_model_predicts_the_classes(found, cells):
