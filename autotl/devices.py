@@ -4,13 +4,13 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autotl.errors import AutotlError, nearest
 from autotl.hardware import GIB, Machine, detect
 
-__all__ = ["Slot", "is_device_error", "is_out_of_memory", "parse_devices", "slots_without"]
+__all__ = ["Slot", "is_device_error", "is_out_of_memory", "parse_devices", "slots_without", "threads_by_type"]
 
 MEMORY_PER_SLOT = 3 * GIB
 """Peak memory of a worker."""
@@ -89,6 +89,14 @@ def slots_without(slots: Sequence[Slot], failed: Collection[str], machine: Machi
     machine = machine or detect()
     sound = [slot.place for slot in slots if slot.is_accelerator and slot.place not in failed]
     return _slots(_auto(sound, machine), machine)
+
+
+def threads_by_type(slots: Iterable[Slot]) -> dict[str, int]:
+    """Threads of all slots of each device type."""
+    threads: Counter[str] = Counter()
+    for slot in slots:
+        threads[slot.device_type] += slot.threads
+    return dict(threads)
 
 
 def _grouped(machine: Machine) -> dict[str, list[str]]:

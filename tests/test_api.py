@@ -446,7 +446,7 @@ def test_the_training_images_survive_saving_and_loading_and_are_checked(trained)
     file = trained / "trained_on.digests"
     assert file.stat().st_size == 3 * 16
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.raises(AutotlError, match=r"trained_on\.bin is damaged"):
+    with pytest.raises(AutotlError, match=r"trained_on\.digests is damaged"):
         autotl.load(trained, device="cpu")
     file.unlink()
     with pytest.raises(AutotlError, match=r"trained_on\.bin is missing"):

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from filelock import FileLock
-
 from autotl.atomic_io import DiskFull, as_disk_full, format_bytes
 from autotl.errors import AutotlError
+from autotl.locks import FileLock
 
 __all__ = ["HubUnreachable", "download", "explain_failure", "is_unreachable", "reporting_to"]
 

@@ -1,6 +1,6 @@
 """Which backbones a search takes: the named ones, else those that need no download and those worth their download."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from autotl.atomic_io import format_bytes
@@ -9,7 +9,7 @@ from autotl.backbones.catalog import CURATED
 from autotl.backbones.weights import forbidden_by
 from autotl.clock import Clock, SystemClock
 from autotl.config import StudyConfig
-from autotl.devices import Slot
+from autotl.devices import Slot, threads_by_type
 from autotl.errors import AutotlError
 from autotl.registry import Registry
 from autotl.study.scheduler import MAX_ACTIVATION_SHARE
@@ -133,28 +133,20 @@ def worth_downloading(
     candidates = sorted((registry.backbones[name] for name in shelf), key=_size)
     missing = [backbone for backbone in candidates if not backbone.is_cached]
     is_bare = not any(backbone.is_cached for backbone in registry.backbones.values())
-    threads = _threads(slots)
+    threads = threads_by_type(slots)
     is_accelerated = any(device_type != "cpu" for device_type in threads)
     chosen = missing[:NUM_SMALL] if is_bare else []
     if config.time is None or not threads or not (is_bare or is_accelerated or more):
         return chosen
     downloaded = 0.0
     for backbone in missing:
-        downloaded += 1e6 * (backbone.megabytes or 4e-6 * backbone.count_params())
-        left = config.time - downloaded / ASSUMED_BYTES_PER_SECOND
-        fits = assumed_pass_seconds(backbone, num_images, threads) <= MAX_ACTIVATION_SHARE * left
-        if not fits:
-            downloaded -= 1e6 * (backbone.megabytes or 0)
-        elif backbone not in chosen:
-            chosen.append(backbone)
+        size = 1e6 * (backbone.megabytes or 4e-6 * backbone.count_params())
+        left = config.time - (downloaded + size) / ASSUMED_BYTES_PER_SECOND
+        if assumed_pass_seconds(backbone, num_images, threads) <= MAX_ACTIVATION_SHARE * left:
+            downloaded += size
+            if backbone not in chosen:
+                chosen.append(backbone)
     return chosen
-
-
-def _threads(slots: Sequence[Slot]) -> Mapping[str, int]:
-    threads: dict[str, int] = {}
-    for slot in slots:
-        threads[slot.device_type] = threads.get(slot.device_type, 0) + slot.threads
-    return threads
 
 
 def _describe(missing: Sequence[Backbone]) -> str:

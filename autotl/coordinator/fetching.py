@@ -12,6 +12,7 @@ from autotl.atomic_io import DiskFull, format_bytes
 from autotl.backbones.base import Backbone
 from autotl.clock import Clock, SystemClock
 from autotl.coordinator.choose_backbones import ASSUMED_BYTES_PER_SECOND
+from autotl.data.sandbox import child_environment
 from autotl.errors import AutotlError
 from autotl.ui.progress import WorkerLine
 from autotl.workers.reaper import kill_group
@@ -134,6 +135,7 @@ class Fetching:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=child_environment(),
             start_new_session=True,  # keeps Ctrl-C from it: the coordinator decides
         )
         assert process.stdout

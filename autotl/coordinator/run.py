@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from autotl.atomic_io import DiskFull, as_disk_full, format_bytes, refuse_links_out, same_disk
 from autotl.backbones.weights import no_downloads
-from autotl.clock import Clock, SystemClock
+from autotl.clock import SystemClock
 from autotl.config import StudyConfig, check_registered, default_cache
 from autotl.coordinator.callbacks import PLUGIN_CALL_SECONDS
 from autotl.coordinator.choose_backbones import DownloadPolicy
@@ -28,7 +28,7 @@ from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, 
 from autotl.coordinator.signals import handle_signals
 from autotl.coordinator.watchdog import CallEnded, Watchdog
 from autotl.data.dataset import LabelledImage
-from autotl.devices import Slot, parse_devices
+from autotl.devices import Slot, parse_devices, threads_by_type
 from autotl.errors import AutotlError
 from autotl.events import Callback, SearchStarted
 from autotl.folders import claim_cache, claim_study
@@ -149,7 +149,7 @@ def _run(
             search = Coordinator(
                 config=config,
                 trials=trials,
-                scheduler=_scheduler(config, slots, context, registry, trials, clock),
+                scheduler=_scheduler(config, slots, context, registry, trials),
                 pool=pool,
                 clock=clock,
                 progress=progress,
@@ -205,17 +205,13 @@ def _scheduler(
     context: Context,
     registry: Registry,
     trials: StudyTrials,
-    clock: Clock,
 ) -> Scheduler:
-    threads: dict[str, int] = {}
-    for slot in slots:
-        threads[slot.device_type] = threads.get(slot.device_type, 0) + slot.threads
     scheduler = Scheduler(
         context.choices,
         registry,
         tried=[trial.params for trial in trials.all()],
         num_images=len(context.split.train) + len(context.split.validation),
-        threads=threads,
+        threads=threads_by_type(slots),
         greater_is_better=registry.metric(config.metric).greater_is_better,
         seed=config.seed,
         timed=config.time is not None,

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from autotl.data.plain_images import as_tensor, plain_header
-from autotl.data.preprocessing import MAX_ASPECT_RATIO, resized_sides
+from autotl.data.preprocessing import crop_of, resized_sides, within_aspect_ratio
 
 if TYPE_CHECKING:
     from autotl.backbones.base import Preprocessing
@@ -60,12 +60,7 @@ def _try(device: str) -> bool:
     Image.new("RGB", (32, 24), (200, 100, 50)).save(content, "JPEG")
     try:
         (image,) = decode_on_gpu([content.getvalue()], device)
-    except (
-        RuntimeError,
-        ImportError,
-        AttributeError,
-        AssertionError,
-    ):  # a torchvision that was built without the decoder
+    except (RuntimeError, ImportError, AttributeError, AssertionError):  # PyTorch or torchvision without CUDA
         return False
     return tuple(image.shape) == (3, 24, 32) and abs(float(image[0].float().mean()) - 200) < 8
 
@@ -108,6 +103,7 @@ def batches_of(encoded: Mapping[int, EncodedImage]) -> Iterator[list[int]]:
 
 def decode_on_gpu(contents: Sequence[bytes], device: str) -> list[Tensor]:
     """Decode JPEGs: uint8 [3, height, width] each, on `device`. Raises RuntimeError where one can't be decoded."""
+    import torchvision.io  # noqa: F401 - registers the operator
 
     # The decoder writes on a stream of its own to memory that this thread's stream may still read.
     torch.cuda.current_stream(device).synchronize()
@@ -133,23 +129,16 @@ def preprocess_batch(images: Sequence[Tensor], preprocessing: "Preprocessing") -
     for numbers in by_shape.values():
         pixels = images[numbers[0]][None] if len(numbers) == 1 else torch.stack([images[i] for i in numbers])
         if not preprocessing.squash:
-            pixels = _limit_aspect_ratio(pixels)
-        height, width = resized_sides(pixels.shape[2], pixels.shape[3], preprocessing)
-        resized = interpolate(pixels.float(), (height, width), mode=preprocessing.interpolation, antialias=True)
-        top, left = round((height - size) / 2.0), round((width - size) / 2.0)
-        if border := max(0, -left, -top):  # for crop > 1: a black border
+            rows, columns = within_aspect_ratio(*pixels.shape[2:])
+            pixels = pixels[:, :, rows, columns]
+        sides = resized_sides(pixels.shape[2], pixels.shape[3], preprocessing)
+        resized = interpolate(pixels.float(), sides, mode=preprocessing.interpolation, antialias=True)
+        top, left, border = crop_of(sides, size)
+        if border:
             resized = pad(resized, (border, border, border, border))
-            top, left = top + border, left + border
         cropped = resized[:, :, top : top + size, left : left + size]
         if len(numbers) == 1:
             result[numbers[0]] = cropped[0]
         else:
             result[torch.tensor(numbers, device=result.device)] = cropped
     return result.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def _limit_aspect_ratio(pixels: Tensor) -> Tensor:
-    height, width = pixels.shape[2:]
-    longest = MAX_ASPECT_RATIO * min(height, width)
-    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
-    return pixels[:, :, top : top + min(height, longest), left : left + min(width, longest)]

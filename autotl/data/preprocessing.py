@@ -19,7 +19,14 @@ from autotl.data.plain_images import decode_plain
 if TYPE_CHECKING:
     from autotl.backbones.base import Preprocessing
 
-__all__ = ["MAX_ASPECT_RATIO", "load_view", "load_views", "preprocess", "resized_sides"]
+__all__ = [
+    "crop_of",
+    "load_view",
+    "load_views",
+    "preprocess",
+    "resized_sides",
+    "within_aspect_ratio",
+]
 
 MAX_ASPECT_RATIO = 16
 """Longer images are cropped to this ratio of their sides before they are resized."""
@@ -40,13 +47,13 @@ def preprocess(image: "Image.Image | np.ndarray", preprocessing: "Preprocessing"
     pixels = np.array(image) if isinstance(image, Image.Image) else image  # a copy: PyTorch needs writable memory
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     if not preprocessing.squash:
-        pixels = _limit_aspect_ratio(pixels)
+        rows, columns = within_aspect_ratio(*pixels.shape[:2])
+        pixels = np.ascontiguousarray(pixels[rows, columns])
     resized = resized_sides(pixels.shape[0], pixels.shape[1], preprocessing)
     pixels = _resize(pixels, resized, preprocessing.interpolation)
-    top, left = (round((side - size) / 2.0) for side in resized)
-    if border := max(0, -left, -top):  # for crop > 1: a black border
+    top, left, border = crop_of(resized, size)
+    if border:
         pixels = np.pad(pixels, ((border, border), (border, border), (0, 0)))
-        left, top = left + border, top + border
     cropped = pixels[top : top + size, left : left + size]
     if cropped.shape[2] == 3:
         return np.ascontiguousarray(cropped)
@@ -66,6 +73,22 @@ def resized_sides(height: int, width: int, preprocessing: "Preprocessing") -> tu
     return int(shorter * height / shortest), int(shorter * width / shortest)
 
 
+def within_aspect_ratio(height: int, width: int) -> tuple[slice, slice]:
+    """The rows and columns in the centre of an image, at most 16:1. A strip of 1 × 100,000 pixels would be resized to
+    gigabytes before its crop."""
+    longest = MAX_ASPECT_RATIO * min(height, width)
+    top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
+    return slice(top, top + min(height, longest)), slice(left, left + min(width, longest))
+
+
+def crop_of(resized: tuple[int, int], size: int) -> tuple[int, int, int]:
+    """Top and left of the centre crop of a resized image, (height, width), after a black border of the third number of
+    pixels was added around the image: more than 0 for a crop > 1."""
+    top, left = (round((side - size) / 2.0) for side in resized)
+    border = max(0, -left, -top)
+    return top + border, left + border, border
+
+
 def _resize(pixels: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
     """uint8 [height, width, channels], resized to `size`, (height, width).
 
@@ -82,16 +105,6 @@ def _resize(pixels: np.ndarray, size: tuple[int, int], interpolation: str) -> np
     # unsqueeze before permute, so that PyTorch recognises channels_last; in the other order it copies the image twice
     batch = from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
     return interpolate(batch, size, mode=interpolation, antialias=True).permute(0, 2, 3, 1)[0].numpy()
-
-
-def _limit_aspect_ratio(pixels: np.ndarray) -> np.ndarray:
-    """Crop the centre to at most 16:1. A strip of 1 × 100,000 pixels would be resized to gigabytes before its crop."""
-    height, width = pixels.shape[:2]
-    longest = MAX_ASPECT_RATIO * min(width, height)
-    if max(width, height) <= longest:
-        return pixels
-    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
-    return np.ascontiguousarray(pixels[top : top + min(height, longest), left : left + min(width, longest)])
 
 
 def load_view(

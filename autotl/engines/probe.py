@@ -5,7 +5,6 @@ hangs, or to hold memory on a GPU.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
+from autotl.data.sandbox import child_environment
 from autotl.devices import Slot, is_out_of_memory
 from autotl.hardware import GIB, install_command
 
@@ -115,7 +115,11 @@ def _apart(slot: Slot, time_limit: float) -> ProbeResult:
     command = [sys.executable, "-P", "-m", "autotl.engines.probe", slot.device]
     try:
         ended = subprocess.run(
-            command, env={**os.environ, **slot.environment}, capture_output=True, timeout=time_limit, check=False
+            command,
+            env={**child_environment(), **slot.environment},
+            capture_output=True,
+            timeout=time_limit,
+            check=False,
         )
         return ProbeResult(**json.loads(ended.stdout))
     except subprocess.TimeoutExpired:

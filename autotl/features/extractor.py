@@ -23,10 +23,7 @@ from autotl.data.augmentation import BUILT_IN as BUILT_IN_AUGMENTATIONS
 from autotl.data.augmentation import ORIGINAL, Augmentation, View, view_key
 from autotl.data.dataset import ImageDataset
 from autotl.data.splits import Split
-from autotl.engines.accelerator import (
-    is_accelerator,
-    to_host,
-)
+from autotl.engines.accelerator import is_accelerator, to_host
 from autotl.engines.base import Compiled, Engine
 from autotl.engines.parity import MIN_COSINE, engine_cosine
 from autotl.engines.torch import TorchEngine

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
@@ -36,6 +37,7 @@ def decoder_of(view: View, preprocessing: Preprocessing, augmentations: Mapping[
     return DECODER if resizes(preprocessing) and _symmetry_of(view, augmentations, "") is not False else ""
 
 
+@dataclass
 class PixelLoader:
     """Decodes on the CPU. Each calling thread decodes its own batch.
 
@@ -44,20 +46,20 @@ class PixelLoader:
         preprocessing: the backbone's.
         view: which view.
         augmentations: the policies of views, by name.
+        cores: that decode.
     """
 
-    batch = BATCH
+    batch: ClassVar[int] = BATCH
+    path_of: Mapping[str, Path]
+    preprocessing: Preprocessing
+    view: View
+    augmentations: Mapping[str, Augmentation]
+    cores: int
 
-    def __init__(
-        self,
-        path_of: Mapping[str, Path],
-        preprocessing: Preprocessing,
-        view: View,
-        augmentations: Mapping[str, Augmentation],
-        threads: int,
-    ):
-        self.path_of, self.preprocessing, self.view = path_of, preprocessing, view
-        self.augmentations, self.threads = augmentations, threads
+    @property
+    def threads(self) -> int:
+        """How many threads call `load` at the same time."""
+        return self.cores
 
     def load(self, digests: Sequence[str]) -> Any:
         """Images uint8 [n, size, size, 3]: an array, or a tensor on the accelerator.
@@ -95,6 +97,7 @@ class PixelLoader:
             raise DataError(f"{path} was readable when the search began and isn't any more: {error}") from error
 
 
+@dataclass
 class AcceleratorLoader(PixelLoader):
     """Loads larger batches to an accelerator. A GPU decodes JPEGs itself where it can; threads decode the rest.
 
@@ -103,22 +106,18 @@ class AcceleratorLoader(PixelLoader):
         decodes: whether it decodes JPEGs.
     """
 
-    batch = ACCELERATOR_BATCH
+    batch: ClassVar[int] = ACCELERATOR_BATCH
+    device: str
+    decodes: bool
 
-    def __init__(
-        self,
-        path_of: Mapping[str, Path],
-        preprocessing: Preprocessing,
-        view: View,
-        augmentations: Mapping[str, Augmentation],
-        threads: int,
-        device: str,
-        decodes: bool,  # noqa: FBT001 - the last of many
-    ):
-        super().__init__(path_of, preprocessing, view, augmentations, PIPELINE_THREADS)
-        self._on_gpu = decodes and bool(decoder_of(view, preprocessing, augmentations))
-        self.device, self._slices = device, min(threads, READERS) if self._on_gpu else threads
+    def __post_init__(self) -> None:
+        self._on_gpu = self.decodes and bool(decoder_of(self.view, self.preprocessing, self.augmentations))
+        self._slices = min(self.cores, READERS) if self._on_gpu else self.cores
         self._decoding = ThreadPoolExecutor(self._slices, "decode", initializer=one_thread_per_task)
+
+    @property
+    def threads(self) -> int:
+        return PIPELINE_THREADS
 
     def stream(self) -> AbstractContextManager[None]:
         return own_stream(self.device)

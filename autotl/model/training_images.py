@@ -1,6 +1,6 @@
 """The digests of the images that a model was trained on, in its folder: so that it isn't tested on them by mistake.
 
-The file holds the digests of 16 bytes (`autotl.data.verification.digest_file`) one after the other, sorted.
+The file holds the digests (`autotl.data.digests`), DIGEST_BYTES each, one after the other, sorted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from autotl.atomic_io import read_json, write_atomically
+from autotl.data.digests import DIGEST_BYTES
 from autotl.errors import AutotlError
 from autotl.model.files import require_sound
 
 __all__ = ["known_images", "load_trained_on", "save_trained_on"]
 
 FILE = "trained_on.digests"
-BYTES = 16
 
 
 def save_trained_on(digests: Iterable[str], folder: Path) -> None:
@@ -38,9 +38,9 @@ def load_trained_on(folder: Path, files: Mapping[str, str]) -> frozenset[str]:
         return frozenset()
     require_sound(folder, [FILE], files)
     content = (folder / FILE).read_bytes()
-    if len(content) % BYTES:
+    if len(content) % DIGEST_BYTES:
         raise AutotlError(f"{folder / FILE} is damaged or was made by hand. Copy the model's folder again.")
-    return frozenset(content[i : i + BYTES].hex() for i in range(0, len(content), BYTES))
+    return frozenset(content[i : i + DIGEST_BYTES].hex() for i in range(0, len(content), DIGEST_BYTES))
 
 
 def known_images(

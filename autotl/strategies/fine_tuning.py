@@ -251,14 +251,16 @@ class _Net:
         precision = self.params.get("precision") or (
             measure_precision() if is_timed else likely_precision(network, self.device)
         )
-        pretrained = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        stated = self.params.get("tuned_share", 1.0 if self.task.refit_epochs else None)
+        pretrained = {}
+        if stated != 1.0:
+            pretrained = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         trained = train(
             network, self._groups(), batches, len(labels) // batch,
             lambda scored: probabilities(logits(scored, validation_views[0]), 1.0),
             TrainingConfig.from_params(self.params, precision=precision, patience=PATIENCE),
             self.task, report, self.recipe.seed, fit_epochs="stop_after" not in self.params, micro=micro,
         )  # fmt: skip
-        stated = self.params.get("tuned_share", 1.0 if self.task.refit_epochs else None)
         self.tuned_share, trained.probabilities = average_with_pretrained(
             network,
             pretrained,

@@ -37,24 +37,26 @@ def average_with_pretrained(
     Returns:
         The share, and the probabilities of the validation images.
     """
+    if share == 1.0:
+        return share, probabilities
     tuned = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     changed = [n for n, t in tuned.items() if t.is_floating_point() and not torch.equal(t, pretrained[n])]
 
-    def predict_at(share: float) -> np.ndarray:
+    def mix(share: float) -> None:
         mixed = {name: torch.lerp(pretrained[name], tuned[name], share) for name in changed}
         network.load_state_dict({**tuned, **mixed})
-        return predict()
 
+    if share is not None:
+        mix(share)
+        return share, predict()
     predicted = {1.0: probabilities}
-    if share is not None and share != 1.0:
-        return share, predict_at(share)
-    if share is None:
-        for candidate in SHARES:
-            if task.deadline.passed():
-                break
-            predicted[candidate] = predict_at(candidate)
+    for candidate in SHARES:
+        if task.deadline.passed():
+            break
+        mix(candidate)
+        predicted[candidate] = predict()
     best = min(predicted, key=lambda s: _log_loss(predicted[s], task.validation_labels))
-    network.load_state_dict({**tuned, **{n: torch.lerp(pretrained[n], tuned[n], best) for n in changed}})
+    mix(best)
     return best, predicted[best]
 
 

@@ -57,12 +57,13 @@ class WorkerState:
         registry.on_notify = lambda plugin, hook: send(HookCalled(plugin, hook))
         study = load_study(context.folder, config.seed)
         study_cache = context.folder / "cache"  # the coordinator removes it when the search ends
+        engine = registry.engine(config.engine, slot.device)
         extractor = FeatureExtractor(
             dataset=context.dataset,
             split=context.split,
             store=FeatureStore(study_cache / "features", config.cache_size),
             boundary_store=FeatureStore(study_cache / "boundary", config.cache_size),
-            engine=registry.engine(config.engine, slot.device),
+            engine=engine,
             device=slot.device,
             threads=slot.threads,
             conversions=study_cache / "engines",
@@ -72,7 +73,7 @@ class WorkerState:
             augmentations=registry.augmentations,
             feature_levels=registry.levels,
             first_bucket=crc32(slot.name.encode()),
-            decodes=can_decode(slot.device),
+            decodes=engine.takes_tensors and can_decode(slot.device),
             resident=ResidentCache(lambda: free_memory(slot.device)) if is_accelerator(slot.device) else None,
         )
         micro_batch.persist_to(context.folder / "micro_batches" / f"{slot.place.replace(':', '-')}.json")
