@@ -449,5 +449,5 @@ def test_the_training_images_survive_saving_and_loading_and_are_checked(trained)
     with pytest.raises(AutotlError, match=r"trained_on\.digests is damaged"):
         autotl.load(trained, device="cpu")
     file.unlink()
-    with pytest.raises(AutotlError, match=r"trained_on\.bin is missing"):
+    with pytest.raises(AutotlError, match=r"trained_on\.digests is missing"):
         autotl.load(trained, device="cpu")
