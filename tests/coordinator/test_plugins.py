@@ -75,7 +75,7 @@ def tiny_search(tiny, patches, tmp_path):
 
 def test_without_the_built_in_heads_a_strangers_is_searched(install_plugin, tiny_search, tmp_path, monkeypatch):
     install_plugin("stranger", STRANGER)
-    found = tiny_search(without_plugins=["heads.dense", "heads.sklearn", "gbdt"])
+    found = tiny_search(without_plugins=["heads.dense", "heads.sklearn", "heads.closed_form", "gbdt"])
     assert {row["head"] for row in found.result["leaderboard"]} == {"naive_bayes"}
     assert found.result["versions"]["stranger"] == "1.0"
     page = json.loads((found.model_path / "model.json").read_text())
