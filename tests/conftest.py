@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -144,6 +145,7 @@ def install_plugin(tmp_path, monkeypatch):
     """Install a module as a plugin, the way pip would: worker processes find it too."""
 
     def install(name: str, code: str) -> None:
+        monkeypatch.delitem(sys.modules, name, raising=False)  # another test's plugin may have had the same name
         site = tmp_path / "site"
         site.mkdir(exist_ok=True)
         (site / f"{name}.py").write_text(code)
