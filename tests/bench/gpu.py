@@ -435,6 +435,7 @@ def search_60s(ground: Ground) -> list[Row]:
             holds,
         ),
         Row("search, 60 s: the first trial is complete after", None, result["first"], "s", None, "≤ 12 s", early),
+        Row("search, 60 s: GPU busy", None, result["busy"], "%", None, "", None),
         Row("search, 60 s: test accuracy", None, result["test"], "", None, "", None),
     ]
 
