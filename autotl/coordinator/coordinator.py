@@ -276,6 +276,7 @@ class Coordinator:
                 worker.activity = text
             case HookCalled(plugin, hook):
                 worker.hook = worker.activity = f"plugin {plugin!r} in {hook}"
+                self.time.waits_for_hook |= hook == "autotl_trial_finished"
             case Log(text):
                 self._log_once(text, text)
             case PluginFailed(plugin, hook, text):

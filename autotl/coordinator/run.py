@@ -127,11 +127,8 @@ def _run(
             shutil.copyfile(extends / SPLIT_FILE, config.folder / SPLIT_FILE)
         watchdog = stack.enter_context(Watchdog(interrupts, progress.log))
         # the workers start first: they import torch while the images are verified
-        # two that start at once are both late: in a short search the first one has the cores to itself
-        is_short = config.time is not None and config.time <= SHORT_SEARCH
-        num_first = 1 if is_short and not any(slot.is_accelerator for slot in slots) else len(slots)
-        later = slots[num_first:]
-        pool = WorkerPool(LocalLauncher(config.folder / "logs", Rendezvous(config.folder)), slots[:num_first], clock)
+        first, later = _first_to_start(slots, config)
+        pool = WorkerPool(LocalLauncher(config.folder / "logs", Rendezvous(config.folder)), first, clock)
         try:
             policy = DownloadPolicy(config, progress.confirm, clock)
             try:
@@ -139,7 +136,10 @@ def _run(
             finally:
                 progress.checking(0, 0)
             started += policy.seconds_asked
-            slots = [*await_probes(pool, config, clock, progress.log), *later]
+            probed = await_probes(pool, config, clock, progress.log)
+            if probed != first:  # CPU workers take the place of an accelerator that doesn't work, and all have started
+                later = []
+            slots = [*probed, *later]
             context = with_slots(context, slots)
             fetching = Fetching(list(policy.missing), progress.log, config.without_plugins, clock)
             stack.callback(fetching.close)
@@ -176,6 +176,20 @@ def _run(
         finally:
             pool.close(immediately=True)
             shutil.rmtree(config.folder / "cache", ignore_errors=True)
+
+
+def _first_to_start(slots: list[Slot], config: StudyConfig) -> tuple[list[Slot], list[Slot]]:
+    """The slots whose workers start at once, and those whose workers start when one of the first is ready.
+
+    Workers that start together are all late. CPU workers have nothing to do before an accelerator has recorded
+    features, and in a short search without accelerators the first worker has the cores to itself.
+    """
+    accelerators = [slot for slot in slots if slot.is_accelerator]
+    if accelerators:
+        return accelerators, [slot for slot in slots if not slot.is_accelerator]
+    is_short = config.time is not None and config.time <= SHORT_SEARCH
+    num_first = 1 if is_short else len(slots)
+    return slots[:num_first], slots[num_first:]
 
 
 def _notify_ended(watchdog: Watchdog, registry: Registry, study: Study, trial: FrozenTrial) -> None:

@@ -34,7 +34,13 @@ class SearchTime:
     interrupts: Interrupts
     stopped: float = math.inf
     """The moment at which a callback asked the search to stop."""
+    waits_for_hook: bool = False
+    """Whether a trial is complete whose worker waits for a plugin's hook, so that the scoreboard doesn't count it."""
     _is_late: bool = False
+
+    @property
+    def _has_trial(self) -> bool:
+        return self.waits_for_hook or bool(self.scoreboard.counts["complete"])
 
     def deadline(self) -> float:
         """The moment at which trials have to be done, so that the model is saved and tested in time."""
@@ -52,7 +58,7 @@ class SearchTime:
         complete."""
         if self.interrupts.moment is not None:
             return self.interrupts.moment
-        may_be_late = not self.scoreboard.counts["complete"] and self.scoreboard.num_finished < MAX_LATE_TRIALS
+        may_be_late = not self._has_trial and self.scoreboard.num_finished < MAX_LATE_TRIALS
         if self.time is None or math.isfinite(self.stopped) or not may_be_late:
             return self.deadline()
         return self.deadline() + OVERTIME_SECONDS
@@ -63,7 +69,7 @@ class SearchTime:
         late = self.clock.now() - self.deadline()
         if self.time is None or late < 0 or self.interrupts.moment is not None:
             return ""
-        if not self.scoreboard.counts["complete"]:
+        if not self._has_trial:
             self._is_late = True
             return "The time is up, and no trial is complete: the search ends when the first one is."
         if not self._is_late:

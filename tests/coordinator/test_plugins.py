@@ -184,8 +184,7 @@ def autotl_register_callbacks(register):
 
 @autotl.hookimpl
 def autotl_trial_finished(trial):
-    if trial.number:
-        time.sleep(10**6)
+    time.sleep(10**6)
 """
 
 
@@ -200,7 +199,7 @@ def test_hooks_and_callbacks_that_hang_are_named_and_cost_no_model(install_plugi
     began = time.monotonic()
     found = tiny_search(progress, trials=None, time=25)
     assert time.monotonic() - began < 60
-    assert found.result["trials"]["complete"] == 2
+    assert found.result["trials"]["complete"] == 1  # its worker waits for the hook
     assert found.model_path.exists()
     text = "\n".join(progress.lines)
     assert "callback 'waits' in on_trial_finished has been running for" in text

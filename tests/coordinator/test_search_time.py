@@ -37,6 +37,9 @@ def test_the_deadline_is_soft_until_a_trial_is_complete(of) -> None:
     search.scoreboard.num_finished = MAX_LATE_TRIALS
     assert search.trials_end() == search.deadline()
     search = of(10)
+    search.waits_for_hook = True
+    assert search.trials_end() == search.deadline()
+    search = of(10)
     search.stopped = search.started + 1
     assert search.trials_end() == search.started + 1
     search = of(10)
