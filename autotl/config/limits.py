@@ -79,9 +79,7 @@ class Limits:
 
     def exceeded(self, costs: Mapping[str, Any]) -> list[str]:
         """The names of the costs that are known and above their limits."""
-        return [
-            name for name, excess in self.constraints(costs).items() if excess > 0 and costs.get(name) is not None
-        ]
+        return [name for name, excess in self.constraints(costs).items() if excess > 0 and costs.get(name) is not None]
 
     def explain(self, costs: Mapping[str, Any]) -> str:
         """What exceeds its limit, as a text; "" where nothing does."""

@@ -108,7 +108,7 @@ class Coordinator:
     def __post_init__(self) -> None:
         strict = self.config.strict_plugins
         self._callbacks = Callbacks(self.callbacks, self.plugin_callbacks, strict, self.watchdog, self.log)
-        self.scoreboard = Scoreboard(self.config.folder, self.metric)
+        self.scoreboard = Scoreboard(self.config.folder, self.metric, self.config.limits)
         self.supervisor = Supervisor(
             self.config.folder,
             self.trials,
@@ -194,7 +194,11 @@ class Coordinator:
 
     def _wants_trial(self) -> bool:
         """Whether another trial may be started."""
-        if self.scoreboard.hopeless or self.clock.now() >= self._trials_end() - MIN_TRIAL_SECONDS:
+        if (
+            self.scoreboard.hopeless
+            or self.scheduler.is_exhausted
+            or self.clock.now() >= self._trials_end() - MIN_TRIAL_SECONDS
+        ):
             return False
         if self.config.trials is None:
             return True
@@ -335,7 +339,11 @@ class Coordinator:
     def _count(self, trial: FrozenTrial, *, worker_lost: bool = False) -> TrialFinished:
         event = self.scoreboard.add(trial, worker_lost=worker_lost)
         extraction = trial.user_attrs.get(TrialAttribute.EXTRACTION_SECONDS, 0.0)
-        self.scheduler.finished(trial.params, event.seconds, event.value, extraction)
+        limits = self.config.limits
+        value = event.value if limits.keeps(trial.user_attrs) else None
+        self.scheduler.finished(trial.params, event.seconds, value, extraction)
+        if event.state == "pruned" and limits.exceeded(trial.user_attrs):  # with one pass and no head
+            self.scheduler.excluded.add(trial.params["backbone"])
         return event
 
     # -- what users see

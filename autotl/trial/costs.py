@@ -1,6 +1,7 @@
 """What trials cost: recorded when they run, and read back when the model is selected."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from autotl.registry import Registry
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import Log
 
-__all__ = ["network_cost", "networks_of", "part_of", "record_costs", "require_affordable"]
+__all__ = ["network_cost", "networks_of", "part_of", "record_costs", "require_affordable", "size_of"]
 
 
 def network_cost(state: WorkerState, backbone: str) -> NetworkCost:
@@ -70,23 +71,26 @@ def _constrain(state: WorkerState, trial: optuna.Trial, costs: Mapping[str, Any]
         trial.set_user_attr("feasible", limits.keeps(costs))  # Optuna Dashboard doesn't show constraints
 
 
+def size_of(folder: Path) -> int:
+    """The bytes of the head and of unfrozen blocks in a member's folder."""
+    files = [folder / name for name in (*FILES, STATE)]
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
 def part_of(folder: Path, backbone: str, network_key: str, views: Iterable[str]) -> Part:
     """What the fitted recipe saved in `folder` needs to predict."""
-    files = [folder / name for name in (*FILES, STATE)]
-    return Part(backbone, network_key, tuple(views), sum(file.stat().st_size for file in files if file.exists()))
+    return Part(backbone, network_key, tuple(views), size_of(folder))
 
 
-def networks_of(trials: Iterable[FrozenTrial], registry: Registry) -> dict[str, NetworkCost]:
+def networks_of(
+    trials: Iterable[FrozenTrial], backbones: Collection[str], registry: Registry
+) -> dict[str, NetworkCost]:
     """The cost of a pass by backbone, as the trials have recorded it: nothing is measured."""
-    networks: dict[str, NetworkCost] = {}
+    specs = {name: registry.backbone(name) for name in backbones}
+    networks = {name: NetworkCost(spec.count_params(), spec.count_bytes()) for name, spec in specs.items()}
     for trial in trials:
         name, attributes = trial.params.get("backbone"), trial.user_attrs
-        passes = attributes.get("passes")
-        is_known = name in networks and networks[name].milliseconds is not None
-        if name is None or passes is None or is_known:
-            continue
-        spec = registry.backbone(name)
-        times = [attributes.get(cost) for cost in ("milliseconds", "batch_milliseconds")]
-        per_pass = [None if value is None else value / passes for value in times]
-        networks[name] = NetworkCost(spec.count_params(), spec.count_bytes(), *per_pass)
+        if name in networks and networks[name].milliseconds is None and attributes.get("milliseconds") is not None:
+            single, batch = (attributes[cost] / attributes["passes"] for cost in ("milliseconds", "batch_milliseconds"))
+            networks[name] = replace(networks[name], milliseconds=single, batch_milliseconds=batch)
     return networks
