@@ -123,8 +123,8 @@ def choose_backbones(
 def _within_limits(
     chosen: Sequence[Backbone], limits: Limits, kept: Sequence[str], log: Callable[[str], None]
 ) -> list[Backbone]:
-    """Leave out the backbones whose network alone exceeds the limits, with one line. Those of a resumed study stay among
-    its choices, which never change: the scheduler leaves them out."""
+    """Leave out the backbones whose network alone exceeds the limits, with one line. Those of a resumed study stay
+    among its choices, which never change: the scheduler leaves them out."""
     if limits.parameters is None and limits.megabytes is None:
         return list(chosen)
     over = {backbone.name: network_costs(backbone) for backbone in chosen if limits.exceeded(network_costs(backbone))}

@@ -124,7 +124,8 @@ def why_none_is_within(limits: Limits, trials: Iterable[FrozenTrial], nearest: F
     least = min(over, key=lambda trial: max(limits.constraints(trial.user_attrs).values()))
     return (
         f"No backbone is within {limits.describe()}. The nearest: {least.user_attrs.get(TrialAttribute.CAUSE, '')}. "
-        f"Type {limits.remedy(least.user_attrs)}, or add a smaller one: --backbone NAME (autotl backbones --sort num-params)"
+        f"Type {limits.remedy(least.user_attrs)}, or add a smaller one: --backbone NAME (autotl backbones --sort "
+        "num-params)"
     )
 
 

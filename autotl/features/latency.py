@@ -19,7 +19,7 @@ from autotl.features.sharing import StoreTimeout
 
 __all__ = ["MEASURED", "Latency", "latency_of", "measure"]
 
-MEASURED = "the networks' passes in the engine and with the threads of one worker, without reading the file"
+MEASURED = "the networks' passes with one worker's threads, without reading the file"
 """What a latency holds, as a text for the user."""
 BATCH = 8
 """Images of the batch that is timed beside single ones."""
@@ -52,19 +52,27 @@ def latency_of(features: BackboneFeatures) -> Latency | None:
     # on a CPU each worker has its own number of threads; readers look for what the accelerator's worker has measured
     threads = extractor.threads if features.engine_key()["device_type"] == "cpu" else 0
     file = features.kept_file("latency", features.engine_key() | {"threads": threads, "on": _processor()}, "json")
-    if file and file.exists():
-        with suppress(OSError, ValueError, TypeError):  # damaged: measured and written again below
-            return Latency(**read_sealed(file))
+    if kept := _read(file):
+        return kept
     if isinstance(features.engine, RecordedEngine):
         return None
     try:
         latency = measure(features.compiled(None), features.backbone.preprocessing.size)
     except StoreTimeout:
         return None
+    if kept := _read(file):  # another worker was faster: all trials of a search state the same latency
+        return kept
     if file:
         with suppress(OSError):  # the next process measures it again
             write_sealed(file, asdict(latency))
     return latency
+
+
+def _read(file: Path | None) -> Latency | None:
+    """The measurement in a file; None where there is none, or it is damaged."""
+    with suppress(OSError, ValueError, TypeError):
+        return Latency(**read_sealed(file)) if file and file.exists() else None
+    return None
 
 
 def measure(compiled: Compiled, size: int, clock: Callable[[], float] = time.perf_counter) -> Latency:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from autotl.config import Limits
 from autotl.model.manifest import _digest_of
 from autotl.trial import selection
 from autotl.trial.selection import COMPILE_SECONDS, LOAD_SECONDS, Candidate, choose_members, kept_candidates
@@ -26,7 +27,7 @@ class LoadedMember:
 def stub_state(registry, monkeypatch):
     """The attributes of a worker's state that the selection reads; members are loaded without files."""
     monkeypatch.setattr(selection, "load_member", lambda folder, registry: LoadedMember(folder))
-    config = SimpleNamespace(metric="accuracy", ensemble=8)
+    config = SimpleNamespace(metric="accuracy", ensemble=8, limits=Limits())
     split = SimpleNamespace(test=np.arange(NUM_TEST))
     labels = np.arange(12) % 3
     context = SimpleNamespace(config=config, split=split)
