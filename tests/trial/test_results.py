@@ -193,7 +193,7 @@ def test_trials_beyond_the_limits_rank_last(stub_state):
     stub_state.context.config = stub_state.context.config.model_copy(update={"max_latency": 5.0})
     stub_state.study = optuna.create_study(direction="maximize")
     for value, milliseconds in ((0.9, 8.0), (0.5, 4.0), (0.7, None)):
-        tell(stub_state.study, value, milliseconds=milliseconds)
+        tell(stub_state.study, value, milliseconds=milliseconds, batch_milliseconds=milliseconds, passes=1)
     rows = write(stub_state)["leaderboard"]
     assert [(row["trial"], row["within_limits"]) for row in rows] == [(1, True), (0, False), (2, False)]
 
