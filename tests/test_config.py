@@ -1,8 +1,7 @@
 """Study files, flags and overrides as a validated StudyConfig, or one clear error."""
 
-from pathlib import Path
-
 import re
+from pathlib import Path
 
 import pytest
 
