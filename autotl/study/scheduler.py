@@ -91,7 +91,7 @@ class Scheduler:
         self.missing: set[str] = set()
         """Backbones whose weights aren't on this machine, or not yet: no trial uses them."""
         self.excluded: set[str] = set()
-        """Backbones that exceed the limits of the search: no further trial uses them."""
+        """Backbones that exceed the limits."""
         self.time_share = TRIAL_TIME_SHARE
         """Share of the whole search that the trial from the last `next` may plan for."""
         self.sampling = False
@@ -110,7 +110,6 @@ class Scheduler:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether all backbones exceed the limits of the search."""
         return self.excluded.issuperset(self.choices.backbones)
 
     def finished(
@@ -216,8 +215,8 @@ class Scheduler:
         reusable = [
             params
             for params in self.extracted
-            if params["strategy"] == strategy and all(name in params for name in ("backbone", *recorded))
-            if params["backbone"] not in self.unusable
+            if params["strategy"] == strategy and params.get("backbone", "") not in ("", *self.unusable)
+            if all(name in params for name in recorded)
         ]
         quick = [name for name in backbones if self._affordable_passes(name, MAX_NEW_FEATURES_SHARE * time_budget)]
         reuse = bool(recorded and reusable) and (not quick or rng.random() < REUSE_PROBABILITY)
@@ -364,8 +363,7 @@ class Scheduler:
             AutotlError: the backbone's number of parameters is needed, unknown, and can't be counted.
         """
         num_images = self.num_images if num_images is None else num_images
-        by_type = self._level_speeds()
-        if not by_type:
+        if not (by_type := self._level_speeds()):
             return assumed_pass_seconds(self.registry.backbone(backbone), num_images, self.threads)
         speed = sum(self.threads[name] * self._speed(backbone, name, speeds) for name, speeds in by_type.items())
         return num_images / speed
