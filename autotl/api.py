@@ -46,8 +46,8 @@ class SearchResult:
     def leaderboard(self) -> list[dict[str, Any]]:
         """The complete trials, best first, as rows of a table: `pandas.DataFrame(result.leaderboard)`.
 
-        Each has `rank`, `trial`, `value`, `strategy`, `backbone`, `head`, `seconds`, `in_model`, `description`, and
-        `recipe` as JSON.
+        Each has `rank`, `trial`, `value`, the score of every metric, `strategy`, `backbone`, `head`, `seconds`, its
+        costs (see `costs` in `result`), `within_limits`, `in_model`, `description`, and `recipe` as JSON.
         """
         return list(self.result["leaderboard"])
 
@@ -108,6 +108,9 @@ def search(
     cache: str | os.PathLike[str] | None = None,
     cache_size: str | int | None = None,
     trial_timeout: str | float | None = None,
+    max_latency: str | float | None = None,
+    max_size: str | int | None = None,
+    max_parameters: str | int | None = None,
     engine: str | None = None,
     offline: bool | None = None,
     download: Literal["never", "ask", "always"] | None = None,
@@ -146,6 +149,9 @@ def search(
         cache: folder of recorded features (the user's cache folder).
         cache_size: maximum size of the cache: "20GB", "512MB" or bytes ("20GB").
         trial_timeout: maximum time of a trial (none, and 1 h without a message of its worker).
+        max_latency: most time for one image in the model's networks, without reading it: "20ms" or milliseconds (none).
+        max_size: maximum size of the model's weights as saved: "50MB" or bytes (none).
+        max_parameters: maximum number of parameters of the model's networks together: "10M" or a number (none).
         engine: inference engine of frozen backbones (the fastest that the device supports).
         offline: never download weights, as `download="never"` (False).
         download: whether weights may be downloaded: "never", "ask" or "always" (ask at a terminal; elsewhere, as in a
@@ -202,6 +208,9 @@ def search(
         cache=cache,
         cache_size=cache_size,
         trial_timeout=trial_timeout,
+        max_latency=max_latency,
+        max_size=max_size,
+        max_parameters=max_parameters,
         engine=engine,
         offline=offline,
         download=download,
@@ -237,24 +246,10 @@ def join(
     Raises:
         AutotlError: no search runs there.
     """
-    from autotl.coordinator.join import join_search
+    from autotl.coordinator.join import join_search, joined_config
     from autotl.ui.reporters import default_progress
 
-    return join_search(_joined_config(study, output, devices), progress or default_progress())
-
-
-def _joined_config(
-    study: StudyConfig | str | os.PathLike[str], output: str | os.PathLike[str] | None, devices: str | None
-) -> StudyConfig:
-    if isinstance(study, StudyConfig):
-        return study
-    from autotl.coordinator.setup import kept_config
-
-    try:
-        folder = find_study(os.fspath(study), Path(output or "studies"))
-    except AutotlError:  # not a study: the location of its data
-        return study_config(os.fspath(study), output=output, devices=devices)
-    return kept_config(folder).model_copy(update={"devices": devices or "auto"})
+    return join_search(joined_config(study, output, devices), progress or default_progress())
 
 
 def replay(

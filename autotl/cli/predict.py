@@ -123,7 +123,7 @@ def evaluate(
     if as_json:
         write_line(json.dumps(outcome, indent=2, default=float))
         return
-    from autotl.ui.rendering import scores_table
+    from autotl.ui.summary import scores_table
 
     console = Console()
     skipped = [f"skipped {file['path']}: {file['reason']}" for file in outcome["skipped"]]

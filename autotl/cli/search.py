@@ -87,6 +87,13 @@ def search(
     trial_timeout: Annotated[
         str | None, _option(LIMITS, "2m", "Maximum time of one trial, and without a message from its worker.")
     ] = None,
+    max_latency: Annotated[
+        str | None, _option(LIMITS, "20ms", "Most time for one image in the model's networks, without reading it.")
+    ] = None,
+    max_size: Annotated[str | None, _option(LIMITS, "50MB", "Maximum size of the model's weights as saved.")] = None,
+    max_parameters: Annotated[
+        str | None, _option(LIMITS, "10M", "Maximum number of parameters of the model's networks together.")
+    ] = None,
     devices: Annotated[
         str | None, _option(LIMITS, "auto", "Devices, with one worker for each: cpu*2, or cuda:0,cpu*4.")
     ] = None,
@@ -136,6 +143,9 @@ def search(
         time=time,
         trials=trials,
         trial_timeout=trial_timeout,
+        max_latency=max_latency,
+        max_size=max_size,
+        max_parameters=max_parameters,
         devices=devices,
         force=force or None,
         cache=cache,

@@ -1,5 +1,6 @@
 """The last job of a search: select the members, refit them, save the model, and predict the test images once."""
 
+import copy
 import math
 import shlex
 import time
@@ -50,12 +51,18 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     state.extractor.threads = state.context.cores
     candidates = kept_candidates(state)
     if not candidates:
-        raise AutotlError(f"No complete trial has a fitted model in {state.context.folder / 'trials'}")
+        within = f" within {state.context.config.limits.describe()}" if state.context.config.limits else ""
+        raise AutotlError(f"No complete trial has a fitted model{within} in {state.context.folder / 'trials'}")
     earlier = EarlierModel.of(state)
     members, prediction_seconds = choose_members(
         state, candidates, job.seconds_per_image, deadline.remaining() - SAVING_SECONDS, earlier.folders
     )
-    refitted = earlier.reuse(state, members)
+    validation = {candidate.number: candidate.validation for candidate in candidates}
+    results.selected(np.sum([member.weight * validation[member.trial] for member in members], axis=0))
+    chosen = [copy.copy(member) for member in members]
+    limits = state.context.config.limits
+    # a head that keeps its training images grows with them, so what an earlier search has fitted may be too large
+    refitted = earlier.reuse(state, members) if limits.megabytes is None else []
     others = [member for member in members if member.trial not in refitted]
     state.extractor.release_networks()  # the model builds its own; both together may not fit into memory
     folder = state.context.folder / "model"
@@ -69,7 +76,12 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     if model is None or newly:
         model = _assemble(state, members, job, sorted([*refitted, *newly]))
         # a user who has pressed Ctrl-C may not wait for the test images
-        state.send(ModelSaved(results.write(model, model.save(folder), None)))
+        model.save(folder)
+        if newly and limits.exceeded(results.costs(model, folder)):
+            state.send(Log(f"The members are not fitted again with the validation images: {limits.describe()}"))
+            model = _assemble(state, chosen, job, [])
+            model.save(folder)
+        state.send(ModelSaved(results.write(model, folder, None)))
     result = results.write(model, folder, _predict_test_images(state, model, deadline, interrupted=job.interrupted))
     state.send(ModelSaved(result, is_tested=True))  # a plugin may hang
     annotate_study(state.study, result)

@@ -1,25 +1,27 @@
 """What a search records about its outcome: `result.json`, the leaderboard, and the study's note."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.study import StudyDirection
-from optuna.trial import TrialState
 
-from autotl.atomic_io import write_atomically, write_json
-from autotl.escaping import csv_cell, escape_markdown
-from autotl.metrics import all_scores, majority_baseline
+from autotl.atomic_io import write_json
+from autotl.config import how_to_test
+from autotl.escaping import escape_markdown
+from autotl.features.latency import MEASURED
+from autotl.metrics import all_scores, confidence_intervals, majority_baseline
+from autotl.model.costs import total_costs
 from autotl.model.image_model import ImageModel
-from autotl.study.study import TrialAttribute, set_note
+from autotl.study.study import set_note
+from autotl.trial.costs import networks_of, part_of
+from autotl.trial.leaderboard import frontier, leaderboard, write_leaderboard
 from autotl.trial.state import WorkerState
+from autotl.trial.tried import never_tried, tried
 from autotl.workers.messages import SearchFacts
 
 __all__ = ["SearchResults", "TestPredictions", "annotate_study"]
@@ -48,6 +50,17 @@ class SearchResults:
         self.state, self.facts = state, facts
         self.clock = state.deadline.clock
         self.began = self.clock.now() - facts.elapsed
+        self.metric = state.registry.metric(state.context.config.metric)
+        self.trials = state.study.get_trials(deepcopy=False)
+        self._validation: dict[str, Any] = {"scores": None, "intervals": {}}
+
+    def selected(self, probabilities: np.ndarray) -> None:
+        """Score the selected model on the validation images, which selected it.
+
+        Args:
+            probabilities: of the model before it was fitted again, [n, num_classes].
+        """
+        self._validation = self._scored(self.state.labels("validation"), probabilities)
 
     def write(self, model: ImageModel, folder: Path, tested: TestPredictions | None) -> dict[str, Any]:
         """Write `result.json` and `leaderboard.csv`; returns the result with the leaderboard, without NaN.
@@ -56,22 +69,48 @@ class SearchResults:
             folder: where the model was saved.
             tested: the predicted test images; None where none was predicted.
         """
-        result = _without_nan(self._result(tested) | {"refitted": model.about["refitted"]})
-        write_json(self.state.context.folder / "result.json", result)
-        rows = _leaderboard(self.state.study, {member.trial for member in model.members})
-        _write_leaderboard(self.state.context.folder / "leaderboard.csv", rows)
+        state, limits = self.state, self.state.context.config.limits
+        rows = leaderboard(state.study, state.registry.metrics, limits, {member.trial for member in model.members})
+        costs = self.costs(model, folder)
+        scores, maximize = self._validation["scores"] or {}, self.metric.greater_is_better
+        cheaper = frontier(rows, scores.get(self.metric.name), costs["milliseconds"], maximize=maximize)
+        result = _without_nan(
+            self._result(rows[0], tested)
+            | {"costs": costs, "frontier": cheaper}
+            | {"refitted": model.about["refitted"]}
+        )
+        write_json(state.context.folder / "result.json", result)
+        write_leaderboard(state.context.folder / "leaderboard.csv", rows)
         members = [{"trial": m.trial, "weight": m.weight, "description": m.recipe.describe()} for m in model.members]
-        return result | {"leaderboard": rows, "members": members, "model": str(folder)}
+        return result | {"leaderboard": _without_nan(rows), "members": members, "model": str(folder)}
 
-    def _result(self, tested: TestPredictions | None) -> dict[str, Any]:
-        context, split = self.state.context, self.state.context.split
-        best = self.state.study.best_trial
-        test, baseline = None, None
+    def costs(self, model: ImageModel, folder: Path) -> dict[str, Any]:
+        """What the model saved in `folder` costs (see `autotl.model.costs`)."""
+        networks = networks_of(self.trials, {member.recipe.backbone for member in model.members}, self.state.registry)
+        parts = [
+            part_of(
+                folder / "members" / str(i), member.recipe.backbone, member.network_key, map(str, member.fitted.views)
+            )
+            for i, member in enumerate(model.members)
+        ]
+        return total_costs(parts, networks)
+
+    def _scored(self, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+        intervals = confidence_intervals(labels, probabilities, self.metric)
+        return {
+            "scores": all_scores(labels, probabilities, self.metric),
+            "intervals": {name: asdict(interval) for name, interval in intervals.items()},
+        }
+
+    def _result(self, best: Mapping[str, Any], tested: TestPredictions | None) -> dict[str, Any]:
+        context, split, registry = self.state.context, self.state.context.split, self.state.registry
+        test: dict[str, Any] = {"scores": None, "intervals": {}}
+        baseline = None
         if tested is not None:
             labels = self.state.labels("test")[tested.rows]
-            metric = self.state.registry.metric(context.config.metric)
-            test = all_scores(labels, tested.probabilities, metric)
-            baseline = majority_baseline(self.state.labels("train"), labels, len(context.dataset.classes), metric)
+            test = self._scored(labels, tested.probabilities)
+            baseline = majority_baseline(self.state.labels("train"), labels, len(context.dataset.classes), self.metric)
+        heads_of = {name: context.choices.heads_for(name, registry) for name in context.choices.strategies}
         return {
             "study": context.config.name,
             "metric": context.config.metric,
@@ -83,15 +122,18 @@ class SearchResults:
                 "skipped": len(context.dataset.skipped),
             },
             "trials": dict(self.facts.trials),
-            "best": {
-                "number": best.number,
-                "recipe": best.user_attrs[TrialAttribute.RECIPE],
-                "validation": best.value,
-            },
-            "test": test,
+            "best": {"number": best["trial"], "recipe": json.loads(best["recipe"]), "validation": best["value"]},
+            "validation": self._validation["scores"],
+            "test": test["scores"],
             "baseline": baseline,
+            "intervals": {"validation": self._validation["intervals"], "test": test["intervals"]},
             "seconds": round(self.clock.now() - self.began, 1),
             "versions": dict(self.facts.versions),
+            "remedy": how_to_test(context.config) if not len(split.test) else None,
+            "limits": context.config.limits.describe(),
+            "latency": f"{MEASURED}, on {context.slot.device}",
+            "tried": tried(self.trials, maximize=self.metric.greater_is_better),
+            "never_tried": never_tried(self.trials, context.choices, heads_of),
         }
 
 
@@ -104,39 +146,6 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _leaderboard(study: optuna.Study, members: set[int]) -> list[dict[str, Any]]:
-    """A row for each complete trial, best first."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    maximize = study.direction == StudyDirection.MAXIMIZE
-    ranked = sorted(complete, key=lambda trial: trial.value or 0.0, reverse=maximize)
-    rows = []
-    for rank, trial in enumerate(ranked, 1):
-        recipe = trial.user_attrs[TrialAttribute.RECIPE]
-        rows.append(
-            {
-                "rank": rank,
-                "trial": trial.number,
-                "value": trial.value,
-                "strategy": recipe["strategy"],
-                "backbone": recipe["backbone"],
-                "head": recipe["head"],
-                "seconds": trial.user_attrs[TrialAttribute.SECONDS],
-                "in_model": trial.number in members,
-                "description": trial.user_attrs[TrialAttribute.DESCRIPTION],
-                "recipe": json.dumps(recipe, sort_keys=True),
-            }
-        )
-    return rows
-
-
-def _write_leaderboard(file: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
-    write_atomically(file, text.getvalue().encode())
 
 
 def annotate_study(study: optuna.Study, result: Mapping[str, Any]) -> None:

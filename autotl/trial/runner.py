@@ -8,6 +8,7 @@ import time
 import traceback
 from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -26,6 +27,7 @@ from autotl.strategies.base import OutOfTime, Report, Result, Task
 from autotl.study.pruner import STEPS
 from autotl.study.space import suggest
 from autotl.study.study import TrialAttribute, set_note, take_trial
+from autotl.trial.costs import part_of, record_costs, require_affordable
 from autotl.trial.events import notify_ended
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import (
@@ -121,6 +123,7 @@ def _run(state: WorkerState, trial: optuna.Trial, time_budget: float) -> tuple[R
     state.send(TrialStarted(trial.number, recipe.strategy, recipe.backbone, recipe.head, description))
     trial.set_user_attr(TrialAttribute.DESCRIPTION, description)
     trial.set_user_attr(TrialAttribute.RECIPE, recipe.to_dict())
+    network = require_affordable(state, trial, recipe.backbone)
     report = _reporter(state, trial)
     try:
         result = train(state, recipe, time_budget, report)
@@ -128,7 +131,9 @@ def _run(state: WorkerState, trial: optuna.Trial, time_budget: float) -> tuple[R
         state.replace_cache(error)
         result = train(state, recipe, time_budget, report)
     value = state.registry.metric(state.context.config.metric)(state.labels("validation"), result.probabilities)
-    _record(state, trial, result, value)
+    folder = _record(state, trial, result, value)
+    key = recipe.backbone if result.fitted.backbone_state is None else f"{recipe.backbone}/{trial.number}"
+    record_costs(state, trial, part_of(folder, recipe.backbone, key, map(str, result.fitted.views)), network)
     return result, value
 
 
@@ -198,8 +203,9 @@ def _calibrate(result: Result, labels: np.ndarray) -> None:
     result.probabilities = probabilities(logits, result.fitted.temperature)
 
 
-def _record(state: WorkerState, trial: optuna.Trial, result: Result, value: float) -> None:
-    """Save the fitted model and set the trial's attributes; Optuna refuses attributes of a trial that is told."""
+def _record(state: WorkerState, trial: optuna.Trial, result: Result, value: float) -> Path:
+    """Save the fitted model and set the trial's attributes; Optuna refuses attributes of a trial that is told. Returns
+    the model's folder."""
     context, recipe = state.context, result.recipe
     backbone = state.registry.backbone(recipe.backbone)
     num_classes = len(context.dataset.classes)
@@ -221,6 +227,7 @@ def _record(state: WorkerState, trial: optuna.Trial, result: Result, value: floa
     _upload_history(state, trial, result)
     text = escape_markdown(f"{context.config.metric}: {recipe.describe()}")
     set_note(state.study, trial, f"**{value:.4f}** {text}")
+    return folder
 
 
 def _scores(state: WorkerState, probabilities: np.ndarray) -> dict[str, float]:
