@@ -151,9 +151,9 @@ def _as_linear(head: "nn.Module", width: int, temperature: float) -> "tuple[Tens
     """The linear function that a head is, found by asking it; None where it is none."""
     import torch
 
-    with torch.inference_mode():
+    with torch.no_grad():
         bias = head(torch.zeros(1, width))[0]
-        weights = (head(torch.eye(width)) - bias).T
+        weights = (head(torch.eye(width)) - bias).T.contiguous()
         features = torch.randn((SAMPLES, width), generator=torch.Generator().manual_seed(0))
         answers = head(features)
         if not torch.allclose(features @ weights.T + bias, answers, rtol=1e-3, atol=1e-3 * float(answers.abs().max())):
@@ -171,7 +171,7 @@ def _set_classifier(module: Any, weights: "Tensor", bias: "Tensor") -> None:
             f"timm's {type(module).__name__} has no linear classifier to put the head into. Type --to onnx, "
             "openvino or torch."
         )
-    layer.weight, layer.bias = nn.Parameter(weights.clone()), nn.Parameter(bias.clone())
+    layer.weight, layer.bias = nn.Parameter(weights.contiguous()), nn.Parameter(bias.contiguous())
 
 
 def autotl_register_exporters(register: "Register[Exporter]") -> None:
