@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from autotl.engines.base import Engine
     from autotl.errors import AutotlError, DataError, MetricError, NoTrialSucceeded
     from autotl.events import Callback, EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
+    from autotl.exports.base import Exporter
     from autotl.heads.base import Head
     from autotl.metrics import Metric
+    from autotl.model.exporting import export
     from autotl.model.image_model import ImageModel, load
     from autotl.recipe import Params, Recipe, Space
     from autotl.registration import Register
@@ -35,6 +37,7 @@ __all__ = [
     "DatasetSource",
     "Engine",
     "EpochEnded",
+    "Exporter",
     "Fitted",
     "Head",
     "ImageClassifier",
@@ -63,6 +66,7 @@ __all__ = [
     "TrialStarted",
     "__version__",
     "evaluate",
+    "export",
     "hookimpl",
     "join",
     "load",
@@ -74,6 +78,7 @@ _NAMES = {
     "autotl.api": ("SearchResult", "evaluate", "join", "replay", "search"),
     "autotl.classifier": ("ImageClassifier",),
     "autotl.config": ("StudyConfig",),
+    "autotl.model.exporting": ("export",),
     "autotl.model.image_model": ("ImageModel", "load"),
     "autotl.events": ("Callback", "EpochEnded", "SearchFinished", "SearchStarted", "TrialFinished", "TrialStarted"),
     "autotl.errors": ("AutotlError", "DataError", "MetricError", "NoTrialSucceeded"),
@@ -87,6 +92,7 @@ _NAMES = {
     "autotl.engines.base": ("Engine",),
     "autotl.data.dataset": ("DatasetSource", "LabelledImage"),
     "autotl.metrics": ("Metric",),
+    "autotl.exports.base": ("Exporter",),
     "autotl.recipe": ("Params", "Recipe", "Space"),
     "autotl.registration": ("Register",),
 }

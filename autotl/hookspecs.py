@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autotl.data.dataset import DatasetSource
     from autotl.engines.base import Engine
     from autotl.events import Callback, SavedModel
+    from autotl.exports.base import Exporter
     from autotl.heads.base import Head
     from autotl.metrics import Metric
     from autotl.registration import Register
@@ -94,6 +95,12 @@ def autotl_register_callbacks(register: "Register[Callback]") -> None:
     """Add listeners for the events of a search: `register(MyCallback())`. Their methods run in the coordinator's
     process, on its one thread; the search waits for them, for at most a minute. An exception in a method costs one
     warning, and a method that does not return is not called again."""
+
+
+@hookspec
+def autotl_register_exporters(register: "Register[Exporter]") -> None:
+    """Add formats that models are exported to: `register(MyExporter())`, for `autotl export MODEL --to NAME`. What an
+    exporter wrote is run on images of the user's, and kept only if it answers as the model does."""
 
 
 @hookspec

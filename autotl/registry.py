@@ -18,6 +18,7 @@ from autotl.discovery import cause_of, disabled_line, disabled_names, distributi
 from autotl.engines.base import Engine
 from autotl.errors import AutotlError, BrokenPlugin, UnknownName, nearest
 from autotl.events import Callback
+from autotl.exports.base import Exporter
 from autotl.heads.base import Head
 from autotl.metrics import Metric
 from autotl.registration import Plugin, Register
@@ -43,6 +44,10 @@ BUILT_IN = (
     "autotl.engines.torch",
     "autotl.engines.openvino",
     "autotl.metrics",
+    "autotl.exports.onnx",
+    "autotl.exports.openvino",
+    "autotl.exports.timm",
+    "autotl.exports.torch",
 )
 """Modules of this package that register through the same hooks as plugins."""
 
@@ -72,6 +77,7 @@ class Registry:
         self.datasets: dict[str, DatasetSource] = {}
         self.metrics: dict[str, Metric] = {}
         self.callbacks: dict[str, Callback] = {}
+        self.exporters: dict[str, Exporter] = {}
         self.plugins: list[Plugin] = []
         self.owners: dict[str, dict[str, Plugin]] = {}
         """The plugin of each name, by component."""
@@ -102,6 +108,7 @@ class Registry:
             ("dataset", "autotl_register_datasets", self.datasets, DatasetSource),
             ("metric", "autotl_register_metrics", self.metrics, Metric),
             ("callback", "autotl_register_callbacks", self.callbacks, Callback),
+            ("exporter", "autotl_register_exporters", self.exporters, Exporter),
         )
         taken = self.manager.get_plugin(name) is not None
         try:
@@ -262,6 +269,10 @@ class Registry:
     def metric(self, name: str) -> Metric:
         """The metric of that name. Raises UnknownName."""
         return self._lookup("metric", self.metrics, name)
+
+    def exporter(self, name: str) -> Exporter:
+        """The exporter of that name. Raises UnknownName."""
+        return self._lookup("exporter", self.exporters, name)
 
     def engine(self, name: str | None, device: str) -> Engine:
         """The engine of that name; for None, the last registered one that is usable on `device`. Raises UnknownName."""

@@ -80,6 +80,11 @@ COMPONENTS = {
         "autotl/events.py",
         "Replace the methods by yours: `autotl.Callback` has one for each event of a search.",
     ),
+    "exporter": Component(
+        "autotl/exports/base.py",
+        "Replace TorchScript by your format. Then: `autotl export photos --to $name`.",
+        article="an",
+    ),
 }
 
 

@@ -19,10 +19,8 @@ from autotl.data.augmentation import ORIGINAL, View, draw
 from autotl.data.decoding import UndecodableImage, UntrustedFormat, to_rgb
 from autotl.data.digests import digest_bytes, digest_file
 from autotl.data.inputs import as_images
-from autotl.data.preprocessing import load_views, preprocess
+from autotl.data.preprocessing import load_views, preprocess, size_hint
 from autotl.data.sandbox import SandboxedDecoder
-from autotl.engines.base import Compiled
-from autotl.engines.parity import checked_engine
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, DataError, InputError, find_named
 from autotl.features.batching import batches
@@ -31,7 +29,7 @@ from autotl.model.device import resolve_device
 from autotl.model.files import require_sound
 from autotl.model.manifest import FORMAT, read_model_manifest, write_manifest
 from autotl.model.member import Member, load_member, save_member
-from autotl.model.network import SharedNetwork, build_from_file, feature_network, load_backbone_state
+from autotl.model.network import SharedNetwork, build_from_file, compile_features, feature_network, load_backbone_state
 from autotl.model.reference import SavedFeatures, check_features, reference_features, saved_versions
 from autotl.model.requirements import check_plugins, required_plugins
 from autotl.model.saved_backbone import config_contents, find_backbones, weights_file, write_config
@@ -69,6 +67,8 @@ class ImageModel:
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     conversions: Path | None = None
     """The folder where engines cache compiled networks."""
+    in_fp32: bool = False
+    """Compute networks with PyTorch in fp32, whatever is faster."""
     about: dict[str, Any] = field(default_factory=dict)
     """Further content of `model.json`: metric, versions, refitted trials."""
     trained_on: frozenset[str] = frozenset()
@@ -88,6 +88,12 @@ class ImageModel:
         """The model's registry, loaded on first use."""
         self.registry = self.registry or load_registry()
         return self.registry
+
+    @property
+    def size_hint(self) -> int:
+        """Pixels along the shorter side at which files are decoded, see `autotl.data.decoding.decode`: the same for all
+        networks, so that they see the same image."""
+        return max(size_hint(backbone.preprocessing) for backbone in self.backbones.values())
 
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
         """The name of the most probable class of each image, [n]. Takes what `predict_proba` takes."""
@@ -178,15 +184,13 @@ class ImageModel:
             )
         except (OSError, ValueError):  # load_views raises UndecodableImage with the reason
             digest = ""
-        augmentations = self._plugins.augmentations
+        options: Any = {"augmentations": self._plugins.augmentations, "hint": self.size_hint}
         if not checked:
             try:
-                return load_views(
-                    path, digest, backbone.preprocessing, views, trusted_only=True, augmentations=augmentations
-                )
+                return load_views(path, digest, backbone.preprocessing, views, trusted_only=True, **options)
             except UntrustedFormat:
                 self._decoder.verify(path)
-        return load_views(path, digest, backbone.preprocessing, views, augmentations=augmentations)
+        return load_views(path, digest, backbone.preprocessing, views, **options)
 
     def _predicted(
         self, items: Iterable[T], load: Callable[[T, Backbone, set[View]], dict[View, np.ndarray]], *, many: bool
@@ -223,29 +227,21 @@ class ImageModel:
         return [self._networks[key, many] for key in groups]
 
     def _compile(self, members: list[Member], *, many: bool) -> SharedNetwork:
-        from autotl.backbones.graph_split import Normalize
-
         first = members[0]
         backbone = self.backbones[first.backbone_digest]
-        feature_levels, layout = feature_network(self._module(first), backbone)
+        feature_levels, layout = feature_network(self.network_of(first), backbone)
         registry = self._plugins
         if self._saved:
             check_features(self._saved, self.members.index(first), feature_levels, backbone, registry)
         is_frozen = first.fitted.backbone_state is None
-        cache = self.conversions if is_frozen else None
+        cache, key = (self.conversions, conversion_key(first.backbone_digest)) if is_frozen else (None, "")
         engine = registry.engine(None, self.device) if many or (cache and cache.exists()) else TorchEngine()
-        network, size = Normalize(feature_levels, backbone.preprocessing).eval(), backbone.preprocessing.size
-        precision, key = engine.precision(self.device), conversion_key(first.backbone_digest) if is_frozen else ""
-        compiled = engine.compile(network, size, self.device, self.threads, precision, cache=cache, key=key)
-        if (engine.name, precision) != (TorchEngine.name, "fp32"):
-
-            def exact() -> Compiled:
-                return TorchEngine(bf16=False).compile(network, size, self.device, self.threads, "fp32")
-
-            compiled = checked_engine(compiled, network, exact, backbone.name)
+        if self.in_fp32:
+            engine = TorchEngine(bf16=False)
+        compiled = compile_features(engine, feature_levels, backbone, self.device, self.threads, cache, key)
         return SharedNetwork(backbone, compiled, layout, members, registry.levels)
 
-    def _module(self, member: Member) -> "nn.Module":
+    def network_of(self, member: Member) -> "nn.Module":
         """The member's network in eval mode, with the weights that it was fitted with. The caller may change it."""
         module = self._backbone_module(member.backbone_digest)
         if member.fitted.backbone_state is not None:
@@ -288,7 +284,7 @@ class ImageModel:
         for i, member in enumerate(self.members):
             backbone, key = self.backbones[member.backbone_digest], member.network_key
             if key not in features:
-                network, layouts[key] = feature_network(self._module(member), backbone)
+                network, layouts[key] = feature_network(self.network_of(member), backbone)
                 features[key] = reference_features(network, backbone.preprocessing)
             levels = find_named("levels", member.fitted.levels, registry.levels)
             save_member(member, layouts[key].num_features(levels), draft / "members" / str(i))

@@ -16,6 +16,7 @@ from autotl.testing.callbacks import CALLBACK
 from autotl.testing.check import Check, Checks, ContractViolation
 from autotl.testing.datasets import DATASET
 from autotl.testing.engines import ENGINE
+from autotl.testing.exporters import EXPORTER
 from autotl.testing.heads import HEAD
 from autotl.testing.launchers import LAUNCHER
 from autotl.testing.levels import LEVELS
@@ -34,6 +35,7 @@ __all__ = [
     "callback_checks",
     "dataset_checks",
     "engine_checks",
+    "exporter_checks",
     "head_checks",
     "launcher_checks",
     "levels_checks",
@@ -56,6 +58,7 @@ CHECKS = {
         DATASET,
         METRIC,
         CALLBACK,
+        EXPORTER,
         LAUNCHER,
         PLUGIN,
     )
@@ -92,6 +95,9 @@ metric_checks = METRIC.parametrize()
 
 callback_checks = CALLBACK.parametrize()
 """`check(callback)`"""
+
+exporter_checks = EXPORTER.parametrize()
+"""`check(exporter)`. Its example runs in a process of its own."""
 
 launcher_checks = LAUNCHER.parametrize()
 """`check(launcher)`, or `check(launcher, slot=…)` for other workers than one on the CPU. Starts real processes."""
