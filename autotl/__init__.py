@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autotl.heads.base import Head
     from autotl.metrics import Metric
     from autotl.model.image_model import ImageModel, load
+    from autotl.page.base import ReportSection
     from autotl.recipe import Params, Recipe, Space
     from autotl.registration import Register
     from autotl.strategies.base import Fitted, OutOfTime, Report, Result, Strategy, Task
@@ -51,6 +52,7 @@ __all__ = [
     "Recipe",
     "Register",
     "Report",
+    "ReportSection",
     "Result",
     "SearchFinished",
     "SearchResult",
@@ -87,6 +89,7 @@ _NAMES = {
     "autotl.engines.base": ("Engine",),
     "autotl.data.dataset": ("DatasetSource", "LabelledImage"),
     "autotl.metrics": ("Metric",),
+    "autotl.page.base": ("ReportSection",),
     "autotl.recipe": ("Params", "Recipe", "Space"),
     "autotl.registration": ("Register",),
 }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from autotl.events import Callback, SavedModel
     from autotl.heads.base import Head
     from autotl.metrics import Metric
+    from autotl.page.base import ReportSection
     from autotl.registration import Register
     from autotl.strategies.base import Result, Strategy
     from autotl.strategies.losses import Loss
@@ -94,6 +95,12 @@ def autotl_register_callbacks(register: "Register[Callback]") -> None:
     """Add listeners for the events of a search: `register(MyCallback())`. Their methods run in the coordinator's
     process, on its one thread; the search waits for them, for at most a minute. An exception in a method costs one
     warning, and a method that does not return is not called again."""
+
+
+@hookspec
+def autotl_register_report_sections(register: "Register[ReportSection]") -> None:
+    """Add sections to a search's `report.html`: `register(MySection())`. They are built after each search, in the
+    worker that made the model, and by `autotl report`. An exception costs a line in the report."""
 
 
 @hookspec

@@ -20,6 +20,7 @@ from autotl.errors import AutotlError, BrokenPlugin, UnknownName, nearest
 from autotl.events import Callback
 from autotl.heads.base import Head
 from autotl.metrics import Metric
+from autotl.page.base import ReportSection
 from autotl.registration import Plugin, Register
 from autotl.strategies.base import Strategy
 from autotl.strategies.losses import Loss
@@ -43,6 +44,7 @@ BUILT_IN = (
     "autotl.engines.torch",
     "autotl.engines.openvino",
     "autotl.metrics",
+    "autotl.report.sections",
 )
 """Modules of this package that register through the same hooks as plugins."""
 
@@ -72,6 +74,7 @@ class Registry:
         self.datasets: dict[str, DatasetSource] = {}
         self.metrics: dict[str, Metric] = {}
         self.callbacks: dict[str, Callback] = {}
+        self.report_sections: dict[str, ReportSection] = {}
         self.plugins: list[Plugin] = []
         self.owners: dict[str, dict[str, Plugin]] = {}
         """The plugin of each name, by component."""
@@ -102,6 +105,7 @@ class Registry:
             ("dataset", "autotl_register_datasets", self.datasets, DatasetSource),
             ("metric", "autotl_register_metrics", self.metrics, Metric),
             ("callback", "autotl_register_callbacks", self.callbacks, Callback),
+            ("section", "autotl_register_report_sections", self.report_sections, ReportSection),
         )
         taken = self.manager.get_plugin(name) is not None
         try:

@@ -80,6 +80,11 @@ COMPONENTS = {
         "autotl/events.py",
         "Replace the methods by yours: `autotl.Callback` has one for each event of a search.",
     ),
+    "section": Component(
+        "autotl/page/base.py",
+        "Replace the elements that `build` returns by yours. From then on every report has them; "
+        "`autotl report NAME` writes that of an earlier search again.",
+    ),
 }
 
 

@@ -22,6 +22,7 @@ from autotl.testing.levels import LEVELS
 from autotl.testing.losses import LOSS
 from autotl.testing.metrics import METRIC
 from autotl.testing.plugins import PLUGIN
+from autotl.testing.sections import SECTION
 from autotl.testing.strategies import STRATEGY
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "loss_checks",
     "metric_checks",
     "plugin_checks",
+    "section_checks",
     "strategy_checks",
 ]
 
@@ -56,6 +58,7 @@ CHECKS = {
         DATASET,
         METRIC,
         CALLBACK,
+        SECTION,
         LAUNCHER,
         PLUGIN,
     )
@@ -92,6 +95,9 @@ metric_checks = METRIC.parametrize()
 
 callback_checks = CALLBACK.parametrize()
 """`check(callback)`"""
+
+section_checks = SECTION.parametrize()
+"""`check(section)`"""
 
 launcher_checks = LAUNCHER.parametrize()
 """`check(launcher)`, or `check(launcher, slot=…)` for other workers than one on the CPU. Starts real processes."""

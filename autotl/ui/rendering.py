@@ -254,7 +254,7 @@ def summary(result: Mapping[str, Any], width: int = 80, rows: int = 8) -> Render
     """The end of a search: leaderboard, test scores beside the majority baseline, and the next command to type.
 
     Args:
-        result: what `result.json` holds, with `leaderboard`, `members` and the path `model`.
+        result: what `result.json` holds, with `leaderboard`, `members`, and the paths `model` and `report`.
         rows: of the leaderboard.
     """
     width = min(width, MAX_WIDTH)
@@ -280,6 +280,8 @@ def summary(result: Mapping[str, Any], width: int = 80, rows: int = 8) -> Render
         parts.append(Text.assemble(("model    ", "dim"), escape(path), (of, "dim"), overflow="fold"))
         command = f"autotl predict {shlex.quote(str(path))} IMAGES"
         parts.append(Text.assemble(("predict  ", "dim"), (escape(command), "bold cyan"), overflow="fold"))
+    if report := result.get("report"):
+        parts.append(Text.assemble(("report   ", "dim"), escape(_below_current_folder(Path(report))), overflow="fold"))
     return Padding(Group(*parts), (1, 0, 0, 0))
 
 

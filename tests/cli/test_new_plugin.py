@@ -75,6 +75,7 @@ def test_what_it_adds_passes_the_checks_of_its_component(component, tmp_path, mo
         **registry.engines,
         **registry.metrics,
         **registry.callbacks,
+        **registry.report_sections,
     }["our_own"]
     for check in CHECKS[component]:
         check(added)
