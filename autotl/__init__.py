@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from autotl.metrics import Metric
     from autotl.model.exporting import export
     from autotl.model.image_model import ImageModel, load
+    from autotl.page.base import ReportSection
     from autotl.recipe import Params, Recipe, Space
     from autotl.registration import Register
     from autotl.strategies.base import Fitted, OutOfTime, Report, Result, Strategy, Task
@@ -54,6 +55,7 @@ __all__ = [
     "Recipe",
     "Register",
     "Report",
+    "ReportSection",
     "Result",
     "SearchFinished",
     "SearchResult",
@@ -93,6 +95,7 @@ _NAMES = {
     "autotl.data.dataset": ("DatasetSource", "LabelledImage"),
     "autotl.metrics": ("Metric",),
     "autotl.exports.base": ("Exporter",),
+    "autotl.page.base": ("ReportSection",),
     "autotl.recipe": ("Params", "Recipe", "Space"),
     "autotl.registration": ("Register",),
 }

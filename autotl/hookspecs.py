@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from autotl.exports.base import Exporter
     from autotl.heads.base import Head
     from autotl.metrics import Metric
+    from autotl.page.base import ReportSection
     from autotl.registration import Register
     from autotl.strategies.base import Result, Strategy
     from autotl.strategies.losses import Loss
@@ -101,6 +102,12 @@ def autotl_register_callbacks(register: "Register[Callback]") -> None:
 def autotl_register_exporters(register: "Register[Exporter]") -> None:
     """Add formats that models are exported to: `register(MyExporter())`, for `autotl export MODEL --to NAME`. What an
     exporter wrote is run on images of the user's, and kept only if it answers as the model does."""
+
+
+@hookspec
+def autotl_register_report_sections(register: "Register[ReportSection]") -> None:
+    """Add sections to a search's `report.html`: `register(MySection())`. They are built after each search, in the
+    worker that made the model, and by `autotl report`. An exception costs a line in the report."""
 
 
 @hookspec

@@ -21,6 +21,7 @@ from autotl.events import Callback
 from autotl.exports.base import Exporter
 from autotl.heads.base import Head
 from autotl.metrics import Metric
+from autotl.page.base import ReportSection
 from autotl.registration import Plugin, Register
 from autotl.strategies.base import Strategy
 from autotl.strategies.losses import Loss
@@ -48,6 +49,7 @@ BUILT_IN = (
     "autotl.exports.openvino",
     "autotl.exports.timm",
     "autotl.exports.torch",
+    "autotl.report.sections",
 )
 """Modules of this package that register through the same hooks as plugins."""
 
@@ -78,6 +80,7 @@ class Registry:
         self.metrics: dict[str, Metric] = {}
         self.callbacks: dict[str, Callback] = {}
         self.exporters: dict[str, Exporter] = {}
+        self.report_sections: dict[str, ReportSection] = {}
         self.plugins: list[Plugin] = []
         self.owners: dict[str, dict[str, Plugin]] = {}
         """The plugin of each name, by component."""
@@ -109,6 +112,7 @@ class Registry:
             ("metric", "autotl_register_metrics", self.metrics, Metric),
             ("callback", "autotl_register_callbacks", self.callbacks, Callback),
             ("exporter", "autotl_register_exporters", self.exporters, Exporter),
+            ("section", "autotl_register_report_sections", self.report_sections, ReportSection),
         )
         taken = self.manager.get_plugin(name) is not None
         try:

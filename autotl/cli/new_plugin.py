@@ -29,7 +29,8 @@ def new(
         typer.Option(
             "--component",
             metavar="COMPONENT",
-            help="backbone, head, strategy, augmentation, loss, levels, dataset, metric, engine, callback or exporter.",
+            help="backbone, head, strategy, augmentation, loss, levels, dataset, metric, engine, callback, exporter or "
+            "section.",
         ),
     ],
     output: Annotated[

@@ -85,6 +85,11 @@ COMPONENTS = {
         "Replace TorchScript by your format. Then: `autotl export photos --to $name`.",
         article="an",
     ),
+    "section": Component(
+        "autotl/page/base.py",
+        "Replace the elements that `build` returns by yours. From then on every report has them; "
+        "`autotl report NAME` writes that of an earlier search again.",
+    ),
 }
 
 

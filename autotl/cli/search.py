@@ -1,4 +1,4 @@
-"""`autotl search`, `replay`, `dashboard`."""
+"""`autotl search`, `replay`, `dashboard`, `report`."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +18,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(search)
     app.command()(replay)
     app.command()(dashboard)
+    app.command()(report)
 
 
 def _option(panel: str, metavar: str, description: str, *flags: str) -> Any:
@@ -211,3 +212,27 @@ def dashboard(
     with dashboard_server(folder, port, read_only=read_only) as server, suppress(KeyboardInterrupt):
         Console().print(Text(f"{server.url} shows {folder}. Ctrl-C ends it."), soft_wrap=True)
         server.serve_forever()
+
+
+def report(
+    name: Study,
+    images: Annotated[
+        str | None, typer.Option("--data", metavar="DATA", help="The study's images, where they have moved.")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Its separate test images, where they have moved.")
+    ] = None,
+    output: Output = Path("studies"),
+) -> None:
+    """Write a study's report.html again, also while the search runs, and print its path."""
+    from autotl.config import find_study
+    from autotl.coordinator.report import report_study
+    from autotl.escaping import escape
+    from autotl.ui.output import write_line
+
+    folder = find_study(name, output)
+    errors = Console(stderr=True)
+    file = report_study(
+        folder, data=images, test=test, log=lambda line: errors.print(Text(escape(line), "yellow"), soft_wrap=True)
+    )
+    write_line(str(file))

@@ -29,7 +29,7 @@ from autotl.study.storage import Journal
 from autotl.study.study import StudyAttribute, load_study, open_study
 from autotl.workers.messages import Context
 
-__all__ = ["ImagesChanged", "begin_study", "kept_config", "library_versions", "prepare"]
+__all__ = ["ImagesChanged", "begin_study", "kept_config", "library_versions", "prepare", "study_split"]
 
 SUBSETS = ("train", "validation", "test")
 CONFIG_FILE = "study.json"
@@ -73,7 +73,7 @@ def prepare(
         progress=checking,
         confined=config.untrusted,
     )
-    split = _split(config, dataset)
+    split = study_split(config, dataset)
     backbones = choose_backbones(
         config,
         registry,
@@ -174,7 +174,7 @@ def kept_config(folder: Path) -> StudyConfig:
     return config.model_copy(update=places).from_stranger("data", "test")
 
 
-def _split(config: StudyConfig, dataset: ImageDataset) -> Split:
+def study_split(config: StudyConfig, dataset: ImageDataset) -> Split:
     """The study's own split where it has one: a resumed search never trains on its test images."""
     file = config.folder / SPLIT_FILE
     if not file.exists():

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from autotl.backbones.graph_split import GraphSplit
 
-__all__ = ["FEATURE_DTYPE", "BackboneFeatures", "FeatureExtractor", "StoredSamples", "conversion_key"]
+__all__ = ["FEATURE_DTYPE", "BackboneFeatures", "FeatureExtractor", "StoredSamples", "conversion_key", "fact_file"]
 
 COMPILE_SECONDS = 5.0
 """Seconds that compiling a network may take. It can't be interrupted, so it starts only with this much time left."""
@@ -69,6 +69,12 @@ def conversion_key(backbone_digest: str, block: int | None = None) -> str:
     network = f"levels-{FORMAT}" if block is None else str(block)
     versions = "/".join(f"{name}-{version}" for name, version in library_versions().items())
     return f"{backbone_digest}/{network}/{versions}"
+
+
+def fact_file(folder: Path, name: str, key: dict[str, Any], backbone_digest: str, suffix: str = "json") -> Path:
+    """The file in a folder of conversions where a fact about a backbone under `key` is kept."""
+    text = json.dumps(key | {"backbone": backbone_digest, "libraries": library_versions()}, sort_keys=True)
+    return folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.{suffix}"
 
 
 class StoredSamples:
@@ -365,10 +371,7 @@ class BackboneFeatures:
     def kept_file(self, name: str, key: dict[str, Any], suffix: str) -> Path | None:
         """The file where a fact about this backbone under `key` is kept; None where nothing is kept."""
         folder = self.extractor.conversions
-        if folder is None:
-            return None
-        text = json.dumps(key | {"backbone": self.backbone.digest, "libraries": library_versions()}, sort_keys=True)
-        return folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.{suffix}"
+        return fact_file(folder, name, key, self.backbone.digest, suffix) if folder else None
 
     def compiled(self, block: int | None) -> Compiled:
         """The compiled network with all feature levels, or up to a block."""

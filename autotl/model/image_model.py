@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 import numpy as np
 from PIL import Image
 
-from autotl.atomic_io import refuse_links_out, replaced_folder, write_atomically
+from autotl.atomic_io import refuse_links_out, replaced_folder
 from autotl.backbones.base import Backbone
 from autotl.backbones.levels import Layout
 from autotl.backbones.weights import file_digest
@@ -32,7 +32,7 @@ from autotl.model.member import Member, load_member, save_member
 from autotl.model.network import SharedNetwork, build_from_file, compile_features, feature_network, load_backbone_state
 from autotl.model.reference import SavedFeatures, check_features, reference_features, saved_versions
 from autotl.model.requirements import check_plugins, required_plugins
-from autotl.model.saved_backbone import config_contents, find_backbones, weights_file, write_config
+from autotl.model.saved_backbone import config_contents, find_backbones, weights_file, write_backbone
 from autotl.model.training_images import load_trained_on, save_trained_on
 from autotl.registry import Registry, load_registry
 
@@ -73,6 +73,8 @@ class ImageModel:
     """Further content of `model.json`: metric, versions, refitted trials."""
     trained_on: frozenset[str] = frozenset()
     """Digests of the images that trained or selected the model."""
+    on_features: Callable[[SharedNetwork, Any, dict[View, np.ndarray]], None] | None = field(default=None, repr=False)
+    """Called on any thread with a network, the images or paths of a batch, and the features that it computed."""
     _networks: dict[tuple[str, bool], SharedNetwork] = field(default_factory=dict, init=False, repr=False)
     """By `network_key` and `many`."""
     _modules: "dict[str, nn.Module]" = field(default_factory=dict, repr=False)
@@ -208,9 +210,12 @@ class ImageModel:
             for network in networks:
                 images, size = loaded[network.backbone.preprocessing], network.backbone.preprocessing.size
                 blank = np.zeros((size, size, 3), np.uint8)  # in place of a skipped image
-                summed += network.probabilities(
+                features = network.features(
                     {view: np.stack([image.get(view, blank) for image in images]) for view in network.views}
                 )
+                if self.on_features:
+                    self.on_features(network, chunk, features)
+                summed += network.probabilities(features)
             return summed / total_weight
 
         for chunk, rows in batches(items, average, self.threads):
@@ -278,7 +283,7 @@ class ImageModel:
     def _write(self, draft: Path) -> None:
         registry = self._plugins
         for digest in self.backbones:
-            self._save_backbone(digest, draft)
+            write_backbone(self._backbone_module(digest), self._config(digest), weights_file(draft, digest))
         features: dict[str, list[float]] = {}
         layouts: dict[str, Layout] = {}
         for i, member in enumerate(self.members):
@@ -314,14 +319,6 @@ class ImageModel:
                 "about": self.about,
             },
         )
-
-    def _save_backbone(self, digest: str, draft: Path) -> None:
-        """Write the weights of a backbone, and what its network is built from."""
-        from safetensors.torch import save
-
-        module, file = self._backbone_module(digest), weights_file(draft, digest)
-        write_atomically(file, save({k: v.contiguous() for k, v in module.state_dict().items()}))
-        write_config(self._config(digest), file.with_suffix(""))
 
     def _config(self, digest: str) -> dict[str, bytes]:
         return self._configs[digest] if digest in self._configs else config_contents(self.backbones[digest])

@@ -43,17 +43,24 @@ class SharedNetwork:
         """The views that any of the members uses."""
         return {view for member in self.members for view in member.fitted.views}
 
-    def probabilities(self, images: Mapping[View, np.ndarray]) -> np.ndarray:
-        """The sum of the members' probabilities, each times its weight: [n, num_classes].
+    def features(self, images: Mapping[View, np.ndarray]) -> dict[View, np.ndarray]:
+        """The features of all levels, float32 [n, layout.width], for each view.
 
         Args:
             images: for each of `views`, uint8 [n, size, size, 3].
         """
         # rounded as recorded features are, on which the heads were trained
-        features = {
+        return {
             view: to_stored_dtype(self.compiled(pixels), FEATURE_DTYPE).astype(np.float32)
             for view, pixels in images.items()
         }
+
+    def probabilities(self, features: Mapping[View, np.ndarray]) -> np.ndarray:
+        """The sum of the members' probabilities, each times its weight: [n, num_classes].
+
+        Args:
+            features: what `features` returns.
+        """
         total = np.zeros(())
         for member in self.members:
             slices = self.layout.slices(find_named("levels", member.fitted.levels, self.feature_levels))

@@ -23,6 +23,7 @@ from autotl.testing.levels import LEVELS
 from autotl.testing.losses import LOSS
 from autotl.testing.metrics import METRIC
 from autotl.testing.plugins import PLUGIN
+from autotl.testing.sections import SECTION
 from autotl.testing.strategies import STRATEGY
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "loss_checks",
     "metric_checks",
     "plugin_checks",
+    "section_checks",
     "strategy_checks",
 ]
 
@@ -59,6 +61,7 @@ CHECKS = {
         METRIC,
         CALLBACK,
         EXPORTER,
+        SECTION,
         LAUNCHER,
         PLUGIN,
     )
@@ -98,6 +101,8 @@ callback_checks = CALLBACK.parametrize()
 
 exporter_checks = EXPORTER.parametrize()
 """`check(exporter)`. Its example runs in a process of its own."""
+section_checks = SECTION.parametrize()
+"""`check(section)`"""
 
 launcher_checks = LAUNCHER.parametrize()
 """`check(launcher)`, or `check(launcher, slot=…)` for other workers than one on the CPU. Starts real processes."""

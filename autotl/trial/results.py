@@ -35,6 +35,10 @@ class TestPredictions:
     """Their positions in the test subset, [n]."""
     probabilities: np.ndarray
     """[n, num_classes]."""
+    features: np.ndarray | None = None
+    """A frozen backbone's output for the first of them, [m, num_features]."""
+    backbone: str = ""
+    """The digest of that backbone."""
 
     __test__ = False  # no class of tests for pytest
 

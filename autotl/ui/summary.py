@@ -56,6 +56,8 @@ def summary(result: Mapping[str, Any], width: int = 80, rows: int = 8) -> Render
         parts.append(Text.assemble(("model    ", "dim"), escape(path), (of, "dim"), overflow="fold"))
         command = f"autotl predict {shlex.quote(str(path))} IMAGES"
         parts.append(Text.assemble(("predict  ", "dim"), (escape(command), "bold cyan"), overflow="fold"))
+    if report := result.get("report"):
+        parts.append(Text.assemble(("report   ", "dim"), escape(_below_current_folder(Path(report))), overflow="fold"))
     return Padding(Group(*parts), (1, 0, 0, 0))
 
 

@@ -76,6 +76,7 @@ def test_what_it_adds_passes_the_checks_of_its_component(component, tmp_path, mo
         **registry.metrics,
         **registry.callbacks,
         **registry.exporters,
+        **registry.report_sections,
     }["our_own"]
     for check in CHECKS[component]:
         check(added)

@@ -47,12 +47,16 @@ def test_the_model_is_saved_and_tested(finished, messages):
     result = finalize(finished, Finalize(None, {}, FACTS))
     folder = finished.context.folder
     written = json.loads((folder / "result.json").read_text())
-    assert result == written | {key: result[key] for key in ("leaderboard", "members", "model")}
+    assert result == written | {key: result[key] for key in ("leaderboard", "members", "model", "report")}
     assert result["test"]["n"] == 12
     assert result["test"]["accuracy"] > 0.5
     assert result["refitted"] == sorted(member["trial"] for member in result["members"])
     assert [row["trial"] for row in result["leaderboard"] if row["in_model"]]
     assert result["seconds"] >= 100
+    assert result["report"] == str(folder / "report.html")
+    page = (folder / "report.html").read_text()
+    assert f"about {100 * result['test']['accuracy']:.0f} get the right class" in page
+    assert "nearest training images" in page
     model = load(folder / "model", registry=finished.registry)
     assert model.about["refitted"] == result["refitted"]
     predicted = model.predict_proba([finished.context.dataset.paths[i] for i in finished.context.split.test])
@@ -63,9 +67,10 @@ def test_the_model_is_announced_before_the_test_images_are_predicted(finished, m
     monkeypatch.setattr(module, "PROGRESS_INTERVAL", 5)
     result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
     saved, tested = of_type(messages, ModelSaved)
-    assert (saved.is_tested, tested.is_tested, tested.result) == (False, True, result)
+    assert (saved.is_tested, tested.is_tested) == (False, True)
+    assert tested.result | {"report": result["report"]} == result
     assert saved.result["test"] is None
-    of_test = ("test", "baseline", "intervals", "seconds")
+    of_test = ("test", "baseline", "intervals", "seconds", "report")
     assert {k: v for k, v in saved.result.items() if k not in of_test} == {
         k: v for k, v in result.items() if k not in of_test
     }
@@ -87,7 +92,7 @@ def test_without_a_time_limit_selection_and_refit_have_none(finished, limits):
 def test_time_for_saving_and_predictions_is_kept_from_selection_and_refit(finished, limits):
     finished.deadline = Deadline(clock=VirtualClock())  # a loaded machine takes seconds between the two
     finalize(finished, Finalize(60.0, {}, FACTS))
-    assert limits == {"selection": 60 - 5, "refit": 60 - 5 - 7}
+    assert limits == {"selection": 60 - 5 - 15, "refit": 60 - 5 - 15 - 7}
 
 
 def test_an_interrupted_search_skips_test_images_that_take_too_long(finished, messages):
@@ -116,6 +121,17 @@ def test_where_the_time_is_up_some_test_images_are_predicted_and_the_rest_is_nam
         "Tested on 1 of 12 test images: the time was up. The same search command with a longer --time tests on all of "
         "them."
     ]
+
+
+def test_a_report_that_fails_costs_a_line(finished, messages, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr("autotl.trial.report.write_report", fail)
+    result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
+    assert result["report"] is None
+    assert result["test"]["n"] == 12
+    assert [m.text for m in of_type(messages, Log)] == ["The report could not be written: RuntimeError: no luck"]
 
 
 def test_separate_test_images_are_tested_with_evaluate(finished, tmp_path):
