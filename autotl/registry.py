@@ -45,10 +45,7 @@ BUILT_IN = (
     "autotl.engines.torch",
     "autotl.engines.openvino",
     "autotl.metrics",
-    "autotl.exports.onnx",
-    "autotl.exports.openvino",
-    "autotl.exports.timm",
-    "autotl.exports.torch",
+    "autotl.exports.built_in",
     "autotl.report.sections",
 )
 """Modules of this package that register through the same hooks as plugins."""

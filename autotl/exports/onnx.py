@@ -7,16 +7,12 @@ import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autotl.errors import AutotlError
 from autotl.exports.base import ExportedModel, Exporter, Runtime
 from autotl.exports.examples import script
-
-if TYPE_CHECKING:
-    from autotl.registration import Register
 
 __all__ = ["OnnxExporter"]
 
@@ -92,7 +88,3 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def autotl_register_exporters(register: "Register[Exporter]") -> None:
-    register(OnnxExporter())

@@ -2,16 +2,12 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autotl.engines.openvino import load_openvino
 from autotl.exports.base import ExportedModel, Exporter, Runtime
 from autotl.exports.examples import script
-
-if TYPE_CHECKING:
-    from autotl.registration import Register
 
 __all__ = ["OpenVinoExporter"]
 
@@ -53,7 +49,3 @@ class OpenVinoExporter(Exporter):
             load=f'model = openvino.compile_model(here / "{FILE}", "CPU", {PRECISION!r})'.replace("'", '"'),
             run="(probabilities,) = model(np.array(read(path))[None])[0]",
         )
-
-
-def autotl_register_exporters(register: "Register[Exporter]") -> None:
-    register(OpenVinoExporter())

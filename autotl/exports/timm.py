@@ -10,12 +10,10 @@ import numpy as np
 from autotl.errors import AutotlError
 from autotl.exports.base import ExportedModel, ExportedNetwork, Exporter, Runtime
 from autotl.exports.examples import script
-from autotl.heads.modules import head_module
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from autotl.registration import Register
 
 __all__ = ["TimmExporter"]
 
@@ -136,6 +134,8 @@ def _classifier(model: ExportedModel) -> "tuple[Tensor, Tensor] | None":
     member, width = network.members[0], _width(network)
     if member.parts != (slice(0, width),) or member.transposes != (None,):
         return None
+    from autotl.heads.modules import head_module
+
     return _as_linear(head_module(member.head, len(model.classes)), width, member.temperature)
 
 
@@ -172,7 +172,3 @@ def _set_classifier(module: Any, weights: "Tensor", bias: "Tensor") -> None:
             "openvino or torch."
         )
     layer.weight, layer.bias = nn.Parameter(weights.contiguous()), nn.Parameter(bias.contiguous())
-
-
-def autotl_register_exporters(register: "Register[Exporter]") -> None:
-    register(TimmExporter())

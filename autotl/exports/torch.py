@@ -2,15 +2,11 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autotl.exports.base import ExportedModel, Exporter, Runtime
 from autotl.exports.examples import script
-
-if TYPE_CHECKING:
-    from autotl.registration import Register
 
 __all__ = ["TorchExporter"]
 
@@ -56,7 +52,3 @@ class TorchExporter(Exporter):
             run="with torch.inference_mode():\n"
             "    (probabilities,) = model(torch.from_numpy(np.array(read(path))[None])).numpy()",
         )
-
-
-def autotl_register_exporters(register: "Register[Exporter]") -> None:
-    register(TorchExporter())
