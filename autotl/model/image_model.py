@@ -15,23 +15,27 @@ from autotl.atomic_io import refuse_links_out, replaced_folder, write_atomically
 from autotl.backbones.base import Backbone
 from autotl.backbones.levels import Layout
 from autotl.backbones.weights import file_digest
-from autotl.data.augmentation import ORIGINAL, View, draw
-from autotl.data.decoding import UndecodableImage, UntrustedFormat, to_rgb
-from autotl.data.digests import digest_bytes, digest_file
+from autotl.data.augmentation import View
+from autotl.data.decoding import UndecodableImage
 from autotl.data.inputs import as_images
-from autotl.data.preprocessing import load_views, preprocess
 from autotl.data.sandbox import SandboxedDecoder
-from autotl.engines.base import Compiled
-from autotl.engines.parity import checked_engine
 from autotl.engines.torch import TorchEngine
-from autotl.errors import AutotlError, DataError, InputError, find_named
+from autotl.errors import AutotlError, InputError, find_named
 from autotl.features.batching import batches
 from autotl.features.extractor import conversion_key
 from autotl.model.device import resolve_device
 from autotl.model.files import require_sound
+from autotl.model.heat_maps import MAX_SIDE, ExplainedNetwork, HeatMap, heat_map
 from autotl.model.manifest import FORMAT, read_model_manifest, write_manifest
 from autotl.model.member import Member, load_member, save_member
-from autotl.model.network import SharedNetwork, build_from_file, feature_network, load_backbone_state
+from autotl.model.network import (
+    SharedNetwork,
+    build_from_file,
+    compile_features,
+    feature_network,
+    load_backbone_state,
+)
+from autotl.model.opening import load_file, open_item, open_picture
 from autotl.model.reference import SavedFeatures, check_features, reference_features, saved_versions
 from autotl.model.requirements import check_plugins, required_plugins
 from autotl.model.saved_backbone import config_contents, find_backbones, weights_file, write_config
@@ -75,6 +79,8 @@ class ImageModel:
     """Digests of the images that trained or selected the model."""
     _networks: dict[tuple[str, bool], SharedNetwork] = field(default_factory=dict, init=False, repr=False)
     """By `network_key` and `many`."""
+    _explained: dict[str, ExplainedNetwork] = field(default_factory=dict, init=False, repr=False)
+    """By `network_key`."""
     _modules: "dict[str, nn.Module]" = field(default_factory=dict, repr=False)
     """Filled by `read_into_memory`: the backbones' networks, by digest."""
     _configs: dict[str, dict[str, bytes]] = field(default_factory=dict, repr=False)
@@ -111,6 +117,36 @@ class ImageModel:
         listed = list(enumerate(as_images(images)))
         rows = [row for _, row in self._predicted(listed, self._open, many=len(listed) > MAX_UNCOMPILED)]
         return np.stack(rows) if rows else np.empty((0, len(self.classes)))
+
+    def explain(self, images: ImageLike | Iterable[ImageLike], label: str | None = None) -> list[HeatMap]:
+        """A heat map of each image: which of its places speak for a class, over all members by their weight.
+
+        Args:
+            images: as for `predict_proba`.
+            label: the class to explain; by default the one that is predicted for the image.
+
+        Raises:
+            AutotlError: the model has no such class; and as `predict_proba`.
+        """
+        if label is not None:
+            find_named("class", label, dict.fromkeys(self.classes))
+        listed = as_images(images)
+        networks = self._explained_networks()
+        size_hint = max([MAX_SIDE, *(2 * int(n.preprocessing.size / n.preprocessing.crop) for n in networks)])
+        maps = []
+        for item, row in zip(enumerate(listed), self.predict_proba(listed), strict=True):
+            number = int(row.argmax()) if label is None else self.classes.index(label)
+            picture = open_picture(item, size_hint, self._decoder)
+            maps.append(heat_map(picture, networks, number, self.classes[number], float(row[number])))
+        return maps
+
+    def _explained_networks(self) -> list[ExplainedNetwork]:
+        """Built on first use."""
+        for key, members in self._by_network().items():
+            if key not in self._explained:
+                backbone, module = self.backbones[members[0].backbone_digest], self._module(members[0])
+                self._explained[key] = ExplainedNetwork.of(module, backbone, members, self._plugins.levels, self.device)
+        return list(self._explained.values())
 
     def stream(
         self,
@@ -150,43 +186,12 @@ class ImageModel:
                 yield path, row
 
     def _open(self, item: tuple[int, Any], backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
-        """The views of a numbered image."""
-        number, image = item
-        if isinstance(image, str | os.PathLike | bytes):
-            try:
-                return self._load(image if isinstance(image, bytes) else Path(image), backbone, views)
-            except UndecodableImage as error:
-                name = f"images[{number}]" if isinstance(image, bytes) else image
-                raise UndecodableImage(f"{name}: {error}", error.path) from error
-        try:
-            picture = to_rgb(image)
-        except UndecodableImage as error:
-            raise UndecodableImage(f"images[{number}]: {error}") from error
-        except DataError as error:
-            raise InputError(f"images[{number}]: {error}") from error
-        augmentations = self._plugins.augmentations
-        digest = digest_bytes(picture.tobytes()) if views != {ORIGINAL} else ""
-        return {view: preprocess(draw(picture, digest, view, augmentations), backbone.preprocessing) for view in views}
+        return open_item(item, backbone, views, self._plugins.augmentations, self._decoder)
 
     def _load(
-        self, path: Path | bytes, backbone: Backbone, views: set[View], *, checked: bool = False
+        self, path: Path, backbone: Backbone, views: set[View], *, checked: bool = False
     ) -> dict[View, np.ndarray]:
-        """The same views of a file, or of its content, as a search draws for it. Raises UndecodableImage."""
-        try:
-            digest = (
-                (digest_bytes(path) if isinstance(path, bytes) else digest_file(path)) if views != {ORIGINAL} else ""
-            )
-        except (OSError, ValueError):  # load_views raises UndecodableImage with the reason
-            digest = ""
-        augmentations = self._plugins.augmentations
-        if not checked:
-            try:
-                return load_views(
-                    path, digest, backbone.preprocessing, views, trusted_only=True, augmentations=augmentations
-                )
-            except UntrustedFormat:
-                self._decoder.verify(path)
-        return load_views(path, digest, backbone.preprocessing, views, augmentations=augmentations)
+        return load_file(path, backbone, views, self._plugins.augmentations, self._decoder, checked=checked)
 
     def _predicted(
         self, items: Iterable[T], load: Callable[[T, Backbone, set[View]], dict[View, np.ndarray]], *, many: bool
@@ -214,17 +219,19 @@ class ImageModel:
 
     def _compiled_networks(self, *, many: bool) -> list[SharedNetwork]:
         """One network for each distinct `network_key` of the members, compiled on first use."""
-        groups: dict[str, list[Member]] = {}
-        for member in self.members:
-            groups.setdefault(member.network_key, []).append(member)
+        groups = self._by_network()
         for key, members in groups.items():
             if (key, many) not in self._networks:
                 self._networks[key, many] = self._compile(members, many=many)
         return [self._networks[key, many] for key in groups]
 
-    def _compile(self, members: list[Member], *, many: bool) -> SharedNetwork:
-        from autotl.backbones.graph_split import Normalize
+    def _by_network(self) -> dict[str, list[Member]]:
+        groups: dict[str, list[Member]] = {}
+        for member in self.members:
+            groups.setdefault(member.network_key, []).append(member)
+        return groups
 
+    def _compile(self, members: list[Member], *, many: bool) -> SharedNetwork:
         first = members[0]
         backbone = self.backbones[first.backbone_digest]
         feature_levels, layout = feature_network(self._module(first), backbone)
@@ -234,15 +241,8 @@ class ImageModel:
         is_frozen = first.fitted.backbone_state is None
         cache = self.conversions if is_frozen else None
         engine = registry.engine(None, self.device) if many or (cache and cache.exists()) else TorchEngine()
-        network, size = Normalize(feature_levels, backbone.preprocessing).eval(), backbone.preprocessing.size
-        precision, key = engine.precision(self.device), conversion_key(first.backbone_digest) if is_frozen else ""
-        compiled = engine.compile(network, size, self.device, self.threads, precision, cache=cache, key=key)
-        if (engine.name, precision) != (TorchEngine.name, "fp32"):
-
-            def exact() -> Compiled:
-                return TorchEngine(bf16=False).compile(network, size, self.device, self.threads, "fp32")
-
-            compiled = checked_engine(compiled, network, exact, backbone.name)
+        key = conversion_key(first.backbone_digest) if is_frozen else ""
+        compiled = compile_features(feature_levels, backbone, engine, self.device, self.threads, cache, key)
         return SharedNetwork(backbone, compiled, layout, members, registry.levels)
 
     def _module(self, member: Member) -> "nn.Module":

@@ -11,7 +11,9 @@ from autotl.backbones.base import Backbone
 from autotl.backbones.levels import Layout, Levels
 from autotl.backbones.limits import limited_build, tensor_shapes
 from autotl.data.augmentation import View
-from autotl.engines.base import Compiled
+from autotl.engines.base import Compiled, Engine
+from autotl.engines.parity import checked_engine
+from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, find_named
 from autotl.features.extractor import FEATURE_DTYPE
 from autotl.features.table import to_stored_dtype
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from autotl.backbones.graph_split import FeatureLevels
 
-__all__ = ["SharedNetwork", "build_from_file", "feature_network", "load_backbone_state"]
+__all__ = ["SharedNetwork", "build_from_file", "compile_features", "feature_network", "load_backbone_state"]
 
 
 @dataclass
@@ -112,6 +114,34 @@ def feature_network(module: "nn.Module", backbone: Backbone) -> "tuple[FeatureLe
             f"The network of {backbone.name} doesn't run on images of {backbone.preprocessing.size} pixels: "
             f"{type(error).__name__}: {reason} Copy the model's folder again."
         ) from error
+
+
+def compile_features(
+    network: "nn.Module",
+    backbone: Backbone,
+    engine: Engine,
+    device: str,
+    threads: int,
+    cache: Path | None = None,
+    key: str = "",
+) -> Compiled:
+    """The network of `feature_network`, compiled by an engine whose features are checked against PyTorch's in fp32.
+
+    Args:
+        cache, key: as for `Engine.compile`.
+    """
+    from autotl.backbones.graph_split import Normalize
+
+    normalized, size = Normalize(network, backbone.preprocessing).eval(), backbone.preprocessing.size
+    precision = engine.precision(device)
+    compiled = engine.compile(normalized, size, device, threads, precision, cache=cache, key=key)
+    if (engine.name, precision) == (TorchEngine.name, "fp32"):
+        return compiled
+
+    def exact() -> Compiled:
+        return TorchEngine(bf16=False).compile(normalized, size, device, threads, "fp32")
+
+    return checked_engine(compiled, normalized, exact, backbone.name)
 
 
 def load_backbone_state(module: "nn.Module", state: "dict[str, Tensor]", backbone: str) -> None:
