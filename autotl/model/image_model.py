@@ -15,21 +15,22 @@ from autotl.atomic_io import refuse_links_out, replaced_folder
 from autotl.backbones.base import Backbone
 from autotl.backbones.levels import Layout
 from autotl.backbones.weights import file_digest
-from autotl.data.augmentation import ORIGINAL, View, draw
-from autotl.data.decoding import UndecodableImage, UntrustedFormat, to_rgb
-from autotl.data.digests import digest_bytes, digest_file
+from autotl.data.augmentation import View
+from autotl.data.decoding import UndecodableImage
 from autotl.data.inputs import as_images
-from autotl.data.preprocessing import load_views, preprocess, size_hint
+from autotl.data.preprocessing import size_hint
 from autotl.data.sandbox import SandboxedDecoder
 from autotl.engines.torch import TorchEngine
-from autotl.errors import AutotlError, DataError, InputError, find_named
+from autotl.errors import AutotlError, InputError, find_named
 from autotl.features.batching import batches
 from autotl.features.extractor import conversion_key
 from autotl.model.device import resolve_device
 from autotl.model.files import require_sound
+from autotl.model.heat_maps import MAX_SIDE, ExplainedNetwork, HeatMap, heat_map
 from autotl.model.manifest import FORMAT, read_model_manifest, write_manifest
 from autotl.model.member import Member, load_member, save_member
 from autotl.model.network import SharedNetwork, build_from_file, compile_features, feature_network, load_backbone_state
+from autotl.model.opening import load_file, open_item, open_picture
 from autotl.model.reference import SavedFeatures, check_features, reference_features, saved_versions
 from autotl.model.requirements import check_plugins, required_plugins
 from autotl.model.saved_backbone import config_contents, find_backbones, weights_file, write_backbone
@@ -77,6 +78,8 @@ class ImageModel:
     """Called on any thread with a network, the images or paths of a batch, and the features that it computed."""
     _networks: dict[tuple[str, bool], SharedNetwork] = field(default_factory=dict, init=False, repr=False)
     """By `network_key` and `many`."""
+    _explained: dict[str, ExplainedNetwork] = field(default_factory=dict, init=False, repr=False)
+    """By `network_key`."""
     _modules: "dict[str, nn.Module]" = field(default_factory=dict, repr=False)
     """Filled by `read_into_memory`: the backbones' networks, by digest."""
     _configs: dict[str, dict[str, bytes]] = field(default_factory=dict, repr=False)
@@ -93,8 +96,7 @@ class ImageModel:
 
     @property
     def size_hint(self) -> int:
-        """Pixels along the shorter side at which files are decoded, see `autotl.data.decoding.decode`: the same for all
-        networks, so that they see the same image."""
+        """Pixels along the shorter side at which files are decoded: the same for all networks, see `decode`."""
         return max(size_hint(backbone.preprocessing) for backbone in self.backbones.values())
 
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
@@ -119,6 +121,36 @@ class ImageModel:
         listed = list(enumerate(as_images(images)))
         rows = [row for _, row in self._predicted(listed, self._open, many=len(listed) > MAX_UNCOMPILED)]
         return np.stack(rows) if rows else np.empty((0, len(self.classes)))
+
+    def explain(self, images: ImageLike | Iterable[ImageLike], label: str | None = None) -> list[HeatMap]:
+        """A heat map of each image: which of its places speak for a class, over all members by their weight.
+
+        Args:
+            images: as for `predict_proba`.
+            label: the class to explain; by default the one that is predicted for the image.
+
+        Raises:
+            AutotlError: the model has no such class; and as `predict_proba`.
+        """
+        if label is not None:
+            find_named("class", label, dict.fromkeys(self.classes))
+        listed = as_images(images)
+        networks = self._explained_networks()
+        size_hint = max([MAX_SIDE, *(2 * int(n.preprocessing.size / n.preprocessing.crop) for n in networks)])
+        maps = []
+        for item, row in zip(enumerate(listed), self.predict_proba(listed), strict=True):
+            number = int(row.argmax()) if label is None else self.classes.index(label)
+            picture = open_picture(item, size_hint, self._decoder)
+            maps.append(heat_map(picture, networks, number, self.classes[number], float(row[number])))
+        return maps
+
+    def _explained_networks(self) -> list[ExplainedNetwork]:
+        """Built on first use."""
+        for key, members in self._by_network().items():
+            if key not in self._explained:
+                backbone, module = self.backbones[members[0].backbone_digest], self.network_of(members[0])
+                self._explained[key] = ExplainedNetwork.of(module, backbone, members, self._plugins.levels, self.device)
+        return list(self._explained.values())
 
     def stream(
         self,
@@ -158,41 +190,13 @@ class ImageModel:
                 yield path, row
 
     def _open(self, item: tuple[int, Any], backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
-        """The views of a numbered image."""
-        number, image = item
-        if isinstance(image, str | os.PathLike | bytes):
-            try:
-                return self._load(image if isinstance(image, bytes) else Path(image), backbone, views)
-            except UndecodableImage as error:
-                name = f"images[{number}]" if isinstance(image, bytes) else image
-                raise UndecodableImage(f"{name}: {error}", error.path) from error
-        try:
-            picture = to_rgb(image)
-        except UndecodableImage as error:
-            raise UndecodableImage(f"images[{number}]: {error}") from error
-        except DataError as error:
-            raise InputError(f"images[{number}]: {error}") from error
-        augmentations = self._plugins.augmentations
-        digest = digest_bytes(picture.tobytes()) if views != {ORIGINAL} else ""
-        return {view: preprocess(draw(picture, digest, view, augmentations), backbone.preprocessing) for view in views}
+        return open_item(item, backbone, views, self._plugins.augmentations, self._decoder, self.size_hint)
 
     def _load(
-        self, path: Path | bytes, backbone: Backbone, views: set[View], *, checked: bool = False
+        self, path: Path, backbone: Backbone, views: set[View], *, checked: bool = False
     ) -> dict[View, np.ndarray]:
-        """The same views of a file, or of its content, as a search draws for it. Raises UndecodableImage."""
-        try:
-            digest = (
-                (digest_bytes(path) if isinstance(path, bytes) else digest_file(path)) if views != {ORIGINAL} else ""
-            )
-        except (OSError, ValueError):  # load_views raises UndecodableImage with the reason
-            digest = ""
-        options: Any = {"augmentations": self._plugins.augmentations, "hint": self.size_hint}
-        if not checked:
-            try:
-                return load_views(path, digest, backbone.preprocessing, views, trusted_only=True, **options)
-            except UntrustedFormat:
-                self._decoder.verify(path)
-        return load_views(path, digest, backbone.preprocessing, views, **options)
+        options = (self._plugins.augmentations, self._decoder, self.size_hint)
+        return load_file(path, backbone, views, *options, checked=checked)
 
     def _predicted(
         self, items: Iterable[T], load: Callable[[T, Backbone, set[View]], dict[View, np.ndarray]], *, many: bool
@@ -223,13 +227,17 @@ class ImageModel:
 
     def _compiled_networks(self, *, many: bool) -> list[SharedNetwork]:
         """One network for each distinct `network_key` of the members, compiled on first use."""
-        groups: dict[str, list[Member]] = {}
-        for member in self.members:
-            groups.setdefault(member.network_key, []).append(member)
+        groups = self._by_network()
         for key, members in groups.items():
             if (key, many) not in self._networks:
                 self._networks[key, many] = self._compile(members, many=many)
         return [self._networks[key, many] for key in groups]
+
+    def _by_network(self) -> dict[str, list[Member]]:
+        groups: dict[str, list[Member]] = {}
+        for member in self.members:
+            groups.setdefault(member.network_key, []).append(member)
+        return groups
 
     def _compile(self, members: list[Member], *, many: bool) -> SharedNetwork:
         first = members[0]
