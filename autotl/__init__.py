@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from autotl.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from autotl.alignment.scores import Score
     from autotl.api import SearchResult, evaluate, join, replay, search
     from autotl.backbones.base import Backbone, Block, Preprocessing
     from autotl.backbones.levels import Levels
@@ -52,6 +53,7 @@ __all__ = [
     "Register",
     "Report",
     "Result",
+    "Score",
     "SearchFinished",
     "SearchResult",
     "SearchStarted",
@@ -87,6 +89,7 @@ _NAMES = {
     "autotl.engines.base": ("Engine",),
     "autotl.data.dataset": ("DatasetSource", "LabelledImage"),
     "autotl.metrics": ("Metric",),
+    "autotl.alignment.scores": ("Score",),
     "autotl.recipe": ("Params", "Recipe", "Space"),
     "autotl.registration": ("Register",),
 }

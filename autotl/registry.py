@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from autotl import hookspecs
+from autotl.alignment.scores import Score
 from autotl.backbones.base import Backbone
 from autotl.backbones.levels import Levels
 from autotl.data.augmentation import Augmentation
@@ -43,6 +44,7 @@ BUILT_IN = (
     "autotl.engines.torch",
     "autotl.engines.openvino",
     "autotl.metrics",
+    "autotl.alignment.scores",
 )
 """Modules of this package that register through the same hooks as plugins."""
 
@@ -71,6 +73,7 @@ class Registry:
         self.engines: dict[str, Engine] = {}
         self.datasets: dict[str, DatasetSource] = {}
         self.metrics: dict[str, Metric] = {}
+        self.scores: dict[str, Score] = {}
         self.callbacks: dict[str, Callback] = {}
         self.plugins: list[Plugin] = []
         self.owners: dict[str, dict[str, Plugin]] = {}
@@ -101,6 +104,7 @@ class Registry:
             ("engine", "autotl_register_engines", self.engines, Engine),
             ("dataset", "autotl_register_datasets", self.datasets, DatasetSource),
             ("metric", "autotl_register_metrics", self.metrics, Metric),
+            ("score", "autotl_register_scores", self.scores, Score),
             ("callback", "autotl_register_callbacks", self.callbacks, Callback),
         )
         taken = self.manager.get_plugin(name) is not None

@@ -29,7 +29,7 @@ def new(
         typer.Option(
             "--component",
             metavar="COMPONENT",
-            help="backbone, head, strategy, augmentation, loss, levels, dataset, metric, engine or callback.",
+            help="backbone, head, strategy, augmentation, loss, levels, dataset, metric, score, engine or callback.",
         ),
     ],
     output: Annotated[

@@ -22,6 +22,7 @@ from autotl.testing.levels import LEVELS
 from autotl.testing.losses import LOSS
 from autotl.testing.metrics import METRIC
 from autotl.testing.plugins import PLUGIN
+from autotl.testing.scores import SCORE
 from autotl.testing.strategies import STRATEGY
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "loss_checks",
     "metric_checks",
     "plugin_checks",
+    "score_checks",
     "strategy_checks",
 ]
 
@@ -55,6 +57,7 @@ CHECKS = {
         ENGINE,
         DATASET,
         METRIC,
+        SCORE,
         CALLBACK,
         LAUNCHER,
         PLUGIN,
@@ -89,6 +92,9 @@ dataset_checks = DATASET.parametrize()
 
 metric_checks = METRIC.parametrize()
 """`check(metric)`"""
+
+score_checks = SCORE.parametrize()
+"""`check(score)`"""
 
 callback_checks = CALLBACK.parametrize()
 """`check(callback)`"""
