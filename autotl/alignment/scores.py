@@ -151,9 +151,9 @@ def _evidence(u: np.ndarray, squares: np.ndarray, y: np.ndarray, shape: tuple[in
 
 def h_score(features: np.ndarray, labels: np.ndarray, source_logits: np.ndarray | None) -> float:
     """H-score: tr(cov(x)⁻¹ cov(E[x | y])) (Bao et al., An information-theoretic approach to transferability, ICIP
-    2019), with cov(x) shrunk to a multiple of the identity by Ledoit and Wolf's share λ, and the trace times 1 - λ (Ibrahim et
-    al., Newer is not always better, ECML PKDD 2022): without that it is C - 1 for any features that outnumber the
-    samples."""
+    2019), with cov(x) shrunk to a multiple of the identity by Ledoit and Wolf's share λ, and the trace times 1 - λ
+    (Ibrahim et al., Newer is not always better, ECML PKDD 2022): without that it is C - 1 for any features that
+    outnumber the samples."""
     from sklearn.covariance import ledoit_wolf
 
     rows = features - features.mean(0, dtype=np.float64)
