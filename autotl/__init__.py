@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from autotl.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from autotl.alignment.scores import Score
     from autotl.api import SearchResult, evaluate, join, replay, search
     from autotl.backbones.base import Backbone, Block, Preprocessing
     from autotl.backbones.levels import Levels
@@ -57,6 +58,7 @@ __all__ = [
     "Report",
     "ReportSection",
     "Result",
+    "Score",
     "SearchFinished",
     "SearchResult",
     "SearchStarted",
@@ -96,6 +98,7 @@ _NAMES = {
     "autotl.metrics": ("Metric",),
     "autotl.exports.base": ("Exporter",),
     "autotl.page.base": ("ReportSection",),
+    "autotl.alignment.scores": ("Score",),
     "autotl.recipe": ("Params", "Recipe", "Space"),
     "autotl.registration": ("Register",),
 }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import optuna
     import typer
 
+    from autotl.alignment.scores import Score
     from autotl.backbones.base import Backbone
     from autotl.backbones.levels import Levels
     from autotl.data.augmentation import Augmentation
@@ -89,6 +90,12 @@ def autotl_register_datasets(register: "Register[DatasetSource]") -> None:
 @hookspec
 def autotl_register_metrics(register: "Register[Metric]") -> None:
     """Add scores that a search can optimise: `register(Metric("name", compute))`. All are recorded for every trial."""
+
+
+@hookspec
+def autotl_register_scores(register: "Register[Score]") -> None:
+    """Add transferability scores: `register(Score("name", compute))`. All are computed for every backbone that
+    `autotl align` measures, and shown on its card."""
 
 
 @hookspec

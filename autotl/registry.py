@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from autotl import hookspecs
+from autotl.alignment.scores import Score
 from autotl.backbones.base import Backbone
 from autotl.backbones.levels import Levels
 from autotl.data.augmentation import Augmentation
@@ -47,6 +48,7 @@ BUILT_IN = (
     "autotl.metrics",
     "autotl.exports.built_in",
     "autotl.report.sections",
+    "autotl.alignment.scores",
 )
 """Modules of this package that register through the same hooks as plugins."""
 
@@ -75,6 +77,7 @@ class Registry:
         self.engines: dict[str, Engine] = {}
         self.datasets: dict[str, DatasetSource] = {}
         self.metrics: dict[str, Metric] = {}
+        self.scores: dict[str, Score] = {}
         self.callbacks: dict[str, Callback] = {}
         self.exporters: dict[str, Exporter] = {}
         self.report_sections: dict[str, ReportSection] = {}
@@ -107,6 +110,7 @@ class Registry:
             ("engine", "autotl_register_engines", self.engines, Engine),
             ("dataset", "autotl_register_datasets", self.datasets, DatasetSource),
             ("metric", "autotl_register_metrics", self.metrics, Metric),
+            ("score", "autotl_register_scores", self.scores, Score),
             ("callback", "autotl_register_callbacks", self.callbacks, Callback),
             ("exporter", "autotl_register_exporters", self.exporters, Exporter),
             ("section", "autotl_register_report_sections", self.report_sections, ReportSection),

@@ -29,8 +29,8 @@ def new(
         typer.Option(
             "--component",
             metavar="COMPONENT",
-            help="backbone, head, strategy, augmentation, loss, levels, dataset, metric, engine, callback, exporter or "
-            "section.",
+            help="backbone, head, strategy, augmentation, loss, levels, dataset, metric, score, engine, callback, exporter "
+            "or section.",
         ),
     ],
     output: Annotated[

@@ -70,6 +70,12 @@ COMPONENTS = {
         instance='autotl.Metric("$name", $name)',
         imports="import autotl\nfrom autotl import testing\nfrom $package import $name",
     ),
+    "score": Component(
+        "autotl/alignment/scores.py",
+        "Replace the score by yours. Then `autotl align photos/` shows it on every card.",
+        instance='autotl.Score("$name", $name)',
+        imports="import autotl\nfrom autotl import testing\nfrom $package import $name",
+    ),
     "engine": Component(
         "autotl/engines/base.py",
         "Replace `compile` by yours. The engine is preferred on devices for which `usable` returns True; "

@@ -23,6 +23,7 @@ from autotl.testing.levels import LEVELS
 from autotl.testing.losses import LOSS
 from autotl.testing.metrics import METRIC
 from autotl.testing.plugins import PLUGIN
+from autotl.testing.scores import SCORE
 from autotl.testing.sections import SECTION
 from autotl.testing.strategies import STRATEGY
 
@@ -43,6 +44,7 @@ __all__ = [
     "loss_checks",
     "metric_checks",
     "plugin_checks",
+    "score_checks",
     "section_checks",
     "strategy_checks",
 ]
@@ -59,6 +61,7 @@ CHECKS = {
         ENGINE,
         DATASET,
         METRIC,
+        SCORE,
         CALLBACK,
         EXPORTER,
         SECTION,
@@ -95,6 +98,9 @@ dataset_checks = DATASET.parametrize()
 
 metric_checks = METRIC.parametrize()
 """`check(metric)`"""
+
+score_checks = SCORE.parametrize()
+"""`check(score)`"""
 
 callback_checks = CALLBACK.parametrize()
 """`check(callback)`"""

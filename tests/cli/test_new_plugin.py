@@ -74,6 +74,7 @@ def test_what_it_adds_passes_the_checks_of_its_component(component, tmp_path, mo
         **registry.heads,
         **registry.engines,
         **registry.metrics,
+        **registry.scores,
         **registry.callbacks,
         **registry.exporters,
         **registry.report_sections,
