@@ -43,6 +43,9 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "trial_timeout": (["--trial-timeout", "2m"], 120.0),
     "offline": (["--offline"], True),
     "download": (["--download", "always"], "always"),
+    "max_latency": (["--max-latency", "20ms"], 20.0),
+    "max_size": (["--max-size", "50MB"], 50 * 10**6),
+    "max_parameters": (["--max-parameters", "10M"], 10**7),
 }
 
 
