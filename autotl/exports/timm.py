@@ -10,7 +10,6 @@ import numpy as np
 from autotl.errors import AutotlError
 from autotl.exports.base import ExportedModel, ExportedNetwork, Exporter, Runtime
 from autotl.exports.examples import script
-from autotl.heads.modules import head_module
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -130,6 +129,8 @@ def _places(model: ExportedModel, folder: Path) -> list[Path]:
 def _classifier(model: ExportedModel) -> "tuple[Tensor, Tensor] | None":
     """The model's head as the weights [num_classes, num_features] and the bias of a linear layer on the network's
     output; None where it isn't one."""
+    from autotl.heads.modules import head_module
+
     network = model.networks[0]
     if len(model.networks) > 1 or len(network.members) > 1:
         return None

@@ -25,6 +25,7 @@ from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, DataError, InputError, find_named
 from autotl.features.batching import batches
 from autotl.features.extractor import conversion_key
+from autotl.model.card import write_card
 from autotl.model.device import resolve_device
 from autotl.model.files import require_sound
 from autotl.model.manifest import FORMAT, read_model_manifest, write_manifest
@@ -314,6 +315,7 @@ class ImageModel:
                 "about": self.about,
             },
         )
+        write_card(draft)
 
     def _save_backbone(self, digest: str, draft: Path) -> None:
         """Write the weights of a backbone, and what its network is built from."""

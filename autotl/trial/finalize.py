@@ -11,6 +11,7 @@ import numpy as np
 from autotl.clock import Deadline
 from autotl.errors import AutotlError
 from autotl.features.progress import ExtractionProgress
+from autotl.model.card import add_results
 from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
 from autotl.trial.refit import EarlierModel, refit
@@ -70,7 +71,10 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
         model = _assemble(state, members, job, sorted([*refitted, *newly]))
         # a user who has pressed Ctrl-C may not wait for the test images
         state.send(ModelSaved(results.write(model, model.save(folder), None)))
-    result = results.write(model, folder, _predict_test_images(state, model, deadline, interrupted=job.interrupted))
+    tested = _predict_test_images(state, model, deadline, interrupted=job.interrupted)
+    result = results.write(model, folder, tested)
+    results.keep_predictions(tested)
+    add_results(folder, results.about(result))
     state.send(ModelSaved(result, is_tested=True))  # a plugin may hang
     annotate_study(state.study, result)
     state.registry.notify("autotl_search_finished", study=state.study, model=model)

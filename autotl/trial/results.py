@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from autotl.atomic_io import write_atomically, write_json
+from autotl.data.digests import digest_bytes
 from autotl.escaping import csv_cell, escape_markdown
 from autotl.metrics import all_scores, majority_baseline
 from autotl.model.image_model import ImageModel
+from autotl.model.prediction_table import worst_first, write_predictions
 from autotl.study.study import TrialAttribute, set_note
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import SearchFacts
+
+SUBSETS = ("train", "validation", "test")
 
 __all__ = ["SearchResults", "TestPredictions", "annotate_study"]
 
@@ -62,6 +67,33 @@ class SearchResults:
         _write_leaderboard(self.state.context.folder / "leaderboard.csv", rows)
         members = [{"trial": m.trial, "weight": m.weight, "description": m.recipe.describe()} for m in model.members]
         return result | {"leaderboard": rows, "members": members, "model": str(folder)}
+
+    def about(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model's folder says of its search, as `autotl.model.card.add_results` takes it."""
+        context = self.state.context
+        digests = {subset: [context.dataset.digests[i] for i in getattr(context.split, subset)] for subset in SUBSETS}
+        return {
+            **{key: result[key] for key in ("test", "baseline", "images", "seconds")},
+            "intervals": result.get("intervals", {}).get("test", {}),
+            "date": datetime.now(UTC).date().isoformat(),
+            "data": context.dataset.name,
+            "split": {subset: digest_bytes("".join(sorted(listed)).encode()) for subset, listed in digests.items()},
+        }
+
+    def keep_predictions(self, tested: TestPredictions | None) -> None:
+        """Write `test_images.csv`, what was predicted for each test image, the worst first, and the probabilities in
+        the same order, `test_probabilities.npy`, float32 [n, num_classes]."""
+        files = [self.state.context.folder / name for name in ("test_images.csv", "test_probabilities.npy")]
+        if tested is None:  # those of an earlier search are of another model
+            for file in files:
+                file.unlink(missing_ok=True)
+            return
+        context = self.state.context
+        labels = self.state.labels("test")[tested.rows]
+        paths = [context.dataset.paths[i] for i in context.split.test[tested.rows]]
+        write_predictions(files[0], paths, labels, tested.probabilities, context.dataset.classes)
+        ordered = tested.probabilities[worst_first(labels, tested.probabilities)].astype(np.float32)
+        write_atomically(files[1], lambda file: np.save(file, ordered))
 
     def _result(self, tested: TestPredictions | None) -> dict[str, Any]:
         context, split = self.state.context, self.state.context.split
