@@ -302,6 +302,7 @@ def evaluate(
     subset: Literal["auto", "test", "all"] = "auto",
     device: str = "auto",
     include_trained: bool = False,
+    csv: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Score a model on labelled images.
 
@@ -312,6 +313,7 @@ def evaluate(
         device: "auto" (the first accelerator that works, else the CPU), "cpu", "mps", "cuda", "cuda:N" or "xpu". A
             loaded model stays on its own.
         include_trained: score images that trained or selected the model, too; they are left out otherwise.
+        csv: a file to write what was predicted for each image to, the worst first.
 
     Returns:
         `scores`, with that of the metric that the search optimised, `per_class` (a dict for each class), `confusion`
@@ -323,12 +325,13 @@ def evaluate(
         AutotlError: there is no such model, data or subset, no image is of a class of the model, or the model was
             trained on all of them.
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn.metrics import confusion_matrix
 
     from autotl.data.loading import load_dataset
     from autotl.metrics import all_scores
-    from autotl.model.evaluation_notes import on_trained_images, what_is_unknown
+    from autotl.model.evaluation_notes import on_trained_images, scores_of_classes, what_is_unknown
     from autotl.model.image_model import MAX_UNCOMPILED, ImageModel, load
+    from autotl.model.prediction_table import write_predictions
     from autotl.model.training_images import known_images
     from autotl.registry import load_registry
 
@@ -368,20 +371,17 @@ def evaluate(
         raise AutotlError(f"No image of {location} can be decoded any more.")
     labels = dataset.labels[chosen][[path not in skipped for path in paths]]
     every = np.arange(len(loaded.classes))
-    columns = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)
-    names = ("precision", "recall", "f1", "n")
     asked = str(loaded.about.get("metric"))
     metric = registry.metrics.get(asked)
     if metric is None and "metric" in loaded.about:
         notes.append(f"The metric of the search, {asked!r}, is of a plugin that isn't installed.")
     scores = all_scores(labels, probabilities, metric)
+    if csv is not None:
+        write_predictions(Path(csv), [p for p in paths if p not in skipped], labels, probabilities, loaded.classes)
     return {
         "subset": used,
         "scores": scores,
-        "per_class": [
-            {"class": name, **{k: float(column[i]) for k, column in zip(names, columns, strict=True)}}
-            for i, name in enumerate(loaded.classes)
-        ],
+        "per_class": scores_of_classes(labels, probabilities, loaded.classes),
         "confusion": confusion_matrix(labels, probabilities.argmax(1), labels=every).tolist(),
         "classes": list(loaded.classes),
         "skipped": [{"path": str(path), "reason": reason} for path, reason in skipped.items()],

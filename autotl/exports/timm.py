@@ -128,13 +128,14 @@ def _places(model: ExportedModel, folder: Path) -> list[Path]:
 def _classifier(model: ExportedModel) -> "tuple[Tensor, Tensor] | None":
     """The model's head as the weights [num_classes, num_features] and the bias of a linear layer on the network's
     output; None where it isn't one."""
+    from autotl.heads.modules import head_module
+
     network = model.networks[0]
     if len(model.networks) > 1 or len(network.members) > 1:
         return None
     member, width = network.members[0], _width(network)
     if member.parts != (slice(0, width),) or member.transposes != (None,):
         return None
-    from autotl.heads.modules import head_module
 
     return _as_linear(head_module(member.head, len(model.classes)), width, member.temperature)
 

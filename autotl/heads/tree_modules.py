@@ -131,4 +131,4 @@ class Boosting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         values = self.trees(x)[:, :, 0]
-        return self.baseline + values.reshape(len(values), -1, self.outputs).sum(1)
+        return self.baseline + values.unflatten(1, (-1, self.outputs)).sum(1)

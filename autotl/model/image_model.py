@@ -24,6 +24,7 @@ from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, InputError, find_named
 from autotl.features.batching import batches
 from autotl.features.extractor import conversion_key
+from autotl.model.card import write_card
 from autotl.model.device import resolve_device
 from autotl.model.files import require_sound
 from autotl.model.heat_maps import MAX_SIDE, ExplainedNetwork, HeatMap, heat_map
@@ -327,6 +328,7 @@ class ImageModel:
                 "about": self.about,
             },
         )
+        write_card(draft)
 
     def _config(self, digest: str) -> dict[str, bytes]:
         return self._configs[digest] if digest in self._configs else config_contents(self.backbones[digest])

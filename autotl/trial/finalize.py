@@ -12,6 +12,7 @@ import numpy as np
 from autotl.clock import Deadline
 from autotl.errors import AutotlError
 from autotl.features.progress import ExtractionProgress
+from autotl.model.card import add_results
 from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
 from autotl.report.write import report_seconds
@@ -90,6 +91,8 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
         state.send(ModelSaved(results.write(model, folder, None)))
     tested = _predict_test_images(state, model, deadline, interrupted=job.interrupted)
     result = results.write(model, folder, tested)
+    results.write_test_images(tested)
+    add_results(folder, results.about(result))
     state.send(ModelSaved(result, is_tested=True))  # a plugin may hang
     annotate_study(state.study, result)
     file = report(state, result, tested, _report_seconds(state, deadline, interrupted=job.interrupted))

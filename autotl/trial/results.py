@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,21 @@ import optuna
 
 from autotl.atomic_io import write_json
 from autotl.config import how_to_test
+from autotl.data.digests import digest_bytes
 from autotl.escaping import escape_markdown
 from autotl.features.latency import MEASURED
 from autotl.metrics import all_scores, confidence_intervals, majority_baseline
 from autotl.model.costs import total_costs
 from autotl.model.image_model import ImageModel
+from autotl.model.prediction_table import write_predictions
 from autotl.study.study import set_note
 from autotl.trial.costs import networks_of, part_of
 from autotl.trial.leaderboard import frontier, leaderboard, write_leaderboard
 from autotl.trial.state import WorkerState
 from autotl.trial.tried import never_tried, tried
 from autotl.workers.messages import SearchFacts
+
+SUBSETS = ("train", "validation", "test")
 
 __all__ = ["SearchResults", "TestPredictions", "annotate_study"]
 
@@ -98,6 +103,29 @@ class SearchResults:
             for i, member in enumerate(model.members)
         ]
         return total_costs(parts, networks)
+
+    def about(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model's folder says of its search, as `autotl.model.card.add_results` takes it."""
+        context = self.state.context
+        digests = {subset: [context.dataset.digests[i] for i in getattr(context.split, subset)] for subset in SUBSETS}
+        return {
+            **{key: result[key] for key in ("test", "baseline", "images", "seconds")},
+            "intervals": result.get("intervals", {}).get("test", {}),
+            "date": datetime.now(UTC).date().isoformat(),
+            "data": context.dataset.name,
+            "split": {subset: digest_bytes("".join(sorted(listed)).encode()) for subset, listed in digests.items()},
+        }
+
+    def write_test_images(self, tested: TestPredictions | None) -> None:
+        """Write `test_images.csv`: what was predicted for each test image, the worst first."""
+        file = self.state.context.folder / "test_images.csv"
+        if tested is None:  # that of an earlier search is of another model
+            file.unlink(missing_ok=True)
+            return
+        context = self.state.context
+        labels = self.state.labels("test")[tested.rows]
+        paths = [context.dataset.paths[i] for i in context.split.test[tested.rows]]
+        write_predictions(file, paths, labels, tested.probabilities, context.dataset.classes)
 
     def _scored(self, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
         intervals = confidence_intervals(labels, probabilities, self.metric)

@@ -63,6 +63,21 @@ def test_the_model_is_saved_and_tested(finished, messages):
     assert (predicted.argmax(1) == finished.labels("test")).mean() == pytest.approx(result["test"]["accuracy"])
 
 
+def test_what_was_predicted_for_the_test_images_is_kept(finished):
+    result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
+    folder = finished.context.folder
+    lines = (folder / "test_images.csv").read_text().splitlines()
+    with np.load(folder / "test.npz", allow_pickle=False) as kept:
+        probabilities = kept["probabilities"]
+    assert (len(lines), probabilities.shape) == (13, (12, 3))
+    in_the_file = [float(line.split(",")[3]) for line in lines[1:]]
+    assert sorted(probabilities.max(1)) == pytest.approx(sorted(in_the_file), abs=1e-6)
+    about = load(folder / "model", registry=finished.registry).about
+    assert about["test"] == result["test"]
+    assert set(about["split"]) == {"train", "validation", "test"}
+    assert "are classified right" in (folder / "model" / "README.md").read_text()
+
+
 def test_the_model_is_announced_before_the_test_images_are_predicted(finished, messages, monkeypatch):
     monkeypatch.setattr(module, "PROGRESS_INTERVAL", 5)
     result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
