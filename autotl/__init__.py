@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from autotl.data.dataset import DatasetSource, LabelledImage
     from autotl.engines.base import Engine
     from autotl.errors import AutotlError, DataError, MetricError, NoTrialSucceeded
-    from autotl.events import Callback, EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
+    from autotl.events import (
+        Callback,
+        EpochEnded,
+        FinishedSearch,
+        SearchFinished,
+        SearchStarted,
+        TrialFinished,
+        TrialStarted,
+    )
     from autotl.heads.base import Head
     from autotl.metrics import Metric
     from autotl.model.image_model import ImageModel, load
@@ -36,6 +44,7 @@ __all__ = [
     "DatasetSource",
     "Engine",
     "EpochEnded",
+    "FinishedSearch",
     "Fitted",
     "Head",
     "ImageClassifier",
@@ -77,7 +86,10 @@ _NAMES = {
     "autotl.classifier": ("ImageClassifier",),
     "autotl.config": ("StudyConfig",),
     "autotl.model.image_model": ("ImageModel", "load"),
-    "autotl.events": ("Callback", "EpochEnded", "SearchFinished", "SearchStarted", "TrialFinished", "TrialStarted"),
+    "autotl.events": (
+        *("Callback", "EpochEnded", "FinishedSearch", "SearchFinished", "SearchStarted"),
+        *("TrialFinished", "TrialStarted"),
+    ),
     "autotl.errors": ("AutotlError", "DataError", "MetricError", "NoTrialSucceeded"),
     # contracts for plugins
     "autotl.backbones.base": ("Backbone", "Block", "Preprocessing"),
