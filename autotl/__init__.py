@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from autotl.data.dataset import DatasetSource, LabelledImage
     from autotl.engines.base import Engine
     from autotl.errors import AutotlError, DataError, MetricError, NoTrialSucceeded
-    from autotl.events import Callback, EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
+    from autotl.events import (
+        Callback,
+        EpochEnded,
+        FinishedSearch,
+        SearchFinished,
+        SearchStarted,
+        TrialFinished,
+        TrialStarted,
+    )
     from autotl.exports.base import Exporter
     from autotl.heads.base import Head
     from autotl.metrics import Metric
@@ -40,6 +48,7 @@ __all__ = [
     "Engine",
     "EpochEnded",
     "Exporter",
+    "FinishedSearch",
     "Fitted",
     "Head",
     "ImageClassifier",
@@ -84,7 +93,10 @@ _NAMES = {
     "autotl.config": ("StudyConfig",),
     "autotl.model.exporting": ("export",),
     "autotl.model.image_model": ("ImageModel", "load"),
-    "autotl.events": ("Callback", "EpochEnded", "SearchFinished", "SearchStarted", "TrialFinished", "TrialStarted"),
+    "autotl.events": (
+        *("Callback", "EpochEnded", "FinishedSearch", "SearchFinished", "SearchStarted"),
+        *("TrialFinished", "TrialStarted"),
+    ),
     "autotl.errors": ("AutotlError", "DataError", "MetricError", "NoTrialSucceeded"),
     # contracts for plugins
     "autotl.backbones.base": ("Backbone", "Block", "Preprocessing"),

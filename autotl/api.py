@@ -1,9 +1,7 @@
 """autotl from Python: `search`, `evaluate`, `replay` and `join`. The command line calls these."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,10 +13,9 @@ from autotl.data.inputs import as_labelled_images
 from autotl.errors import AutotlError
 from autotl.escaping import require_utf8
 from autotl.events import Callback
+from autotl.search_result import SearchResult
 
 if TYPE_CHECKING:
-    import optuna
-
     from autotl.model.image_model import ImageModel
     from autotl.ui.progress import Progress
 
@@ -26,64 +23,6 @@ __all__ = ["SearchResult", "evaluate", "join", "replay", "search"]
 
 IN_MEMORY = "in-memory"
 """`StudyConfig.data` of a search whose labelled images were passed as a list."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search leaves. All paths are absolute.
-
-    >>> result = SearchResult(Path("/studies/photos"), {"test": {"accuracy": 0.97, "n": 40}, "leaderboard": []})
-    >>> result.test["accuracy"], str(result.model_path)
-    (0.97, '/studies/photos/model')
-    """
-
-    folder: Path
-    """The study's folder."""
-    result: Mapping[str, Any]
-    """What `result.json` holds, with `leaderboard`, the `members` of the model, and its path `model`."""
-
-    @property
-    def leaderboard(self) -> list[dict[str, Any]]:
-        """The complete trials, best first, as rows of a table: `pandas.DataFrame(result.leaderboard)`.
-
-        Each has `rank`, `trial`, `value`, the score of every metric, `strategy`, `backbone`, `head`, `seconds`, its
-        costs (see `costs` in `result`), `within_limits`, `in_model`, `description`, and `recipe` as JSON.
-        """
-        return list(self.result["leaderboard"])
-
-    @property
-    def test(self) -> dict[str, float] | None:
-        """Scores on the test images, and their number `n`; None where there are none."""
-        scores: dict[str, float] | None = self.result["test"]
-        return scores
-
-    @property
-    def model_path(self) -> Path:
-        """The model's folder."""
-        return self.folder / "model"
-
-    @cached_property
-    def model(self) -> "ImageModel":
-        """The model, loaded on first use, on the first accelerator that works, else on the CPU."""
-        from autotl.model.image_model import load
-
-        return load(self.model_path)
-
-    @cached_property
-    def study(self) -> "optuna.Study":
-        """The Optuna study, opened on first use."""
-        from autotl.study.study import load_study
-
-        return load_study(self.folder)
-
-    @property
-    def report(self) -> Path | None:
-        """The file `report.html`; None where there is none."""
-        file = self.folder / "report.html"
-        return file if file.is_file() else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # neither the loaded model nor the open study
 
 
 def search(

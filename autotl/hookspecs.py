@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from autotl.data.augmentation import Augmentation
     from autotl.data.dataset import DatasetSource
     from autotl.engines.base import Engine
-    from autotl.events import Callback, SavedModel
+    from autotl.events import Callback, FinishedSearch, SavedModel
     from autotl.exports.base import Exporter
     from autotl.heads.base import Head
     from autotl.metrics import Metric
@@ -166,7 +166,8 @@ def autotl_trial_failed(study: "optuna.Study", trial: "optuna.trial.FrozenTrial"
 
 
 @hookspec
-def autotl_search_finished(study: "optuna.Study", model: "SavedModel | None") -> None:
-    """Called after the model is saved and tested, in the worker that assembled it. The model's folder is `model/`
-    beside the study's journal. The search waits until its deadline, at least 30 s (10 minutes without a time budget,
+def autotl_search_finished(study: "optuna.Study", model: "SavedModel | None", search: "FinishedSearch") -> None:
+    """Called after the model is saved and tested and the report is written, in the worker that assembled the model.
+    `search` has scores, probabilities, images, split, folder and report. The model's folder is `model/` beside the
+    study's journal. The search waits until its deadline, at least 30 s (10 minutes without a time budget,
     1 s after Ctrl-C), and then ends the worker."""

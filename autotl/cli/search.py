@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from autotl.escaping import escape
+
 __all__ = ["add_commands"]
 
 STUDY, COMPONENTS, LIMITS, OUTPUT = "Study", "What is searched", "Limits", "What the terminal shows"
@@ -163,6 +165,10 @@ def search(
         api.search(config, progress=progress, extend=extend)
 
 
+def _show_warning(line: str) -> None:
+    Console(stderr=True).print(Text(escape(line), "yellow"), soft_wrap=True)
+
+
 Study = Annotated[str, typer.Argument(metavar="NAME", help="A study's name, or its folder.")]
 Output = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that holds the studies.")]
 
@@ -195,7 +201,9 @@ def replay(
 
 
 def dashboard(
-    name: Study,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A study's name, or its folder; by default all studies.")
+    ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="N", help="Port on 127.0.0.1; 0 takes a free one.")
     ] = 8080,
@@ -204,13 +212,22 @@ def dashboard(
     ] = False,
     output: Output = Path("studies"),
 ) -> None:
-    """Show a study in Optuna Dashboard, in the browser. Only the printed address, with its token, opens it."""
-    from autotl.config import find_study
+    """Show a study, or all studies side by side, in Optuna Dashboard, in the browser. Only the printed address, with
+    its token, opens it. It serves the reports, too, at /report/NAME."""
+    from autotl.config import find_studies, find_study
     from autotl.study.dashboard import dashboard_server
 
-    folder = find_study(name, output)
-    with dashboard_server(folder, port, read_only=read_only) as server, suppress(KeyboardInterrupt):
-        Console().print(Text(f"{server.url} shows {folder}. Ctrl-C ends it."), soft_wrap=True)
+    folder = find_study(name, output) if name else find_studies(output)
+    console = Console()
+    with (
+        dashboard_server(folder, port, read_only=read_only, log=_show_warning) as server,
+        suppress(KeyboardInterrupt),
+    ):
+        shown = folder if isinstance(folder, Path) else f"{len(folder)} studies of {output}, which it can't change"
+        console.print(Text(escape(f"{server.url} shows {shown}. Ctrl-C ends it.")), soft_wrap=True)
+        for study in [folder] if isinstance(folder, Path) else folder:
+            if (study / "report.html").is_file():
+                console.print(Text(escape(f"{server.report_url(study.name)} is the report.")), soft_wrap=True)
         server.serve_forever()
 
 
@@ -227,12 +244,8 @@ def report(
     """Write a study's report.html again, also while the search runs, and print its path."""
     from autotl.config import find_study
     from autotl.coordinator.report import report_study
-    from autotl.escaping import escape
     from autotl.ui.output import write_line
 
     folder = find_study(name, output)
-    errors = Console(stderr=True)
-    file = report_study(
-        folder, data=images, test=test, log=lambda line: errors.print(Text(escape(line), "yellow"), soft_wrap=True)
-    )
+    file = report_study(folder, data=images, test=test, log=_show_warning)
     write_line(str(file))

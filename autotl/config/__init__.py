@@ -3,7 +3,14 @@
 from autotl.config.advice import how_to_test
 from autotl.config.limits import Limits, format_cost, parse_count
 from autotl.config.study_config import StudyConfig, default_cache, parse_bytes, parse_seconds
-from autotl.config.study_file import check_registered, find_model, find_study, load_study_file, study_config
+from autotl.config.study_file import (
+    check_registered,
+    find_model,
+    find_studies,
+    find_study,
+    load_study_file,
+    study_config,
+)
 
 __all__ = [
     "Limits",
@@ -11,6 +18,7 @@ __all__ = [
     "check_registered",
     "default_cache",
     "find_model",
+    "find_studies",
     "find_study",
     "format_cost",
     "how_to_test",

@@ -142,6 +142,8 @@ def begin_study(
     journal = config.folder / "journal.log"
     is_resumed = journal.exists() and journal.stat().st_size > 0
     study = open_study(config.folder, config.name, registry.metric(config.metric).direction, config.seed, config.limits)
+    if study.metric_names is None:
+        study.set_metric_names([config.metric])  # the name of Optuna Dashboard's axes
     if is_resumed and StudyAttribute.CHOICES not in study.user_attrs:
         log(f"The study in {config.folder} was deleted from its journal: a new one begins.")
     _freeze_choices(study, context)

@@ -33,6 +33,7 @@ from autotl.model.member import Member, load_member, save_member
 from autotl.model.network import SharedNetwork, build_from_file, compile_features, feature_network, load_backbone_state
 from autotl.model.opening import load_file, open_item, open_picture
 from autotl.model.reference import SavedFeatures, check_features, reference_features, saved_versions
+from autotl.model.representation import Representation
 from autotl.model.requirements import check_plugins, required_plugins
 from autotl.model.saved_backbone import config_contents, find_backbones, weights_file, write_backbone
 from autotl.model.training_images import load_trained_on, save_trained_on
@@ -51,7 +52,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class ImageModel:
+class ImageModel(Representation):
     """A classifier of images: one fitted recipe, or several whose probabilities are averaged by weight.
 
     It pickles and copies through its files, which `load` reads again: unpickling is as safe as the pickle's source.

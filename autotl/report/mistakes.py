@@ -11,7 +11,7 @@ from autotl.report.record import SearchRecord
 
 __all__ = ["classes_section", "confusion_figure", "confusion_matrix", "label_errors_section", "mistakes_section"]
 
-MAX_MISTAKES = 18
+MAX_MISTAKES, UNFOLDED = 18, 9
 MAX_LABEL_ERRORS = 12
 NEIGHBOURS = 3
 MANY_CLASSES = 25
@@ -107,27 +107,27 @@ def _class_table(search: SearchRecord, counts: np.ndarray) -> Table:
 
 def mistakes_section(search: SearchRecord) -> Sequence[Element]:
     """The worst mistakes."""
-    found = [(search.held_out, search.held_out_name)]
-    if search.tested is not None:
-        found.append((search.validated, "validation"))
-    elements: list[Element] = []
-    for held_out, name in found:
-        if held_out is None or search.dataset is None:
-            continue
-        labels = search.labels(held_out)
-        worst = _worst(held_out, labels)[: MAX_MISTAKES if not elements else MAX_MISTAKES // 3]
-        if not len(worst):
-            elements.append(Text(f"None of the {len(labels):,} {name} images gets a wrong class."))
-            continue
-        n = int((held_out.predicted != labels).sum())
-        elements.append(
-            Text(
-                f"{n:,} of {len(labels):,} {name} images get a wrong class. These {len(worst)} are those that the "
-                "model is surest of; beside each are the training images that are most like it. A neighbour of another "
-                "class shows what misled the model, or a label to look at."
-            )
+    held_out, validated = search.held_out, search.validated
+    if held_out is None or search.dataset is None:
+        return []
+    labels, name = search.labels(held_out), search.held_out_name
+    wrong, worst = int((held_out.predicted != labels).sum()), _worst(held_out, labels)[:MAX_MISTAKES]
+    if not wrong:
+        elements: list[Element] = [Text(f"None of the {len(labels):,} {name} images gets a wrong class.")]
+    else:
+        told = (
+            f"{wrong:,} of {len(labels):,} {name} images get a wrong class. These are the ones that the model is "
+            "surest of; beside each are the training images that are most like it. A neighbour of another class shows "
+            "what misled the model, or a label to look at."
         )
-        elements.append(_gallery(search, held_out, worst))
+        elements = [Text(told), _gallery(search, held_out, worst[:UNFOLDED])]
+        if len(worst) > UNFOLDED:
+            more = _gallery(search, held_out, worst[UNFOLDED:])
+            elements.append(Fold(f"{len(more.cards)} more {name} images", (more,)))
+    if search.tested is not None and validated is not None:
+        worst = _worst(validated, search.labels(validated))[:UNFOLDED]
+        if len(worst):
+            elements.append(Fold("Validation images, the worst first", (_gallery(search, validated, worst),)))
     return elements
 
 

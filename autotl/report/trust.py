@@ -8,13 +8,13 @@ from autotl.page.base import Element, Figure, Fold, Table, Text
 from autotl.page.charts import Series, curves
 from autotl.report.record import SearchRecord
 
-__all__ = ["calibration_figure", "calibration_section", "coverage_figure", "data_section"]
+__all__ = ["binned", "calibration_figure", "calibration_section", "coverage_figure", "data_section", "surest"]
 
 BINS = 10
 MAX_SKIPPED = 50
 
 
-def _binned(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def binned(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean probability, share of right images and number of images in bins of equally many images."""
     order = np.argsort(sure, kind="stable")
     parts = [part for part in np.array_split(order, min(BINS, max(1, len(order) // 10))) if len(part)]
@@ -28,7 +28,7 @@ def _binned(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def calibration_figure(probabilities: np.ndarray, labels: np.ndarray) -> tuple[Figure, float]:
     """Predicted probability against the share that is right, and the mean difference (expected calibration error)."""
     sure, right = probabilities.max(1), probabilities.argmax(1) == labels
-    mean, share, n = _binned(sure, right)
+    mean, share, n = binned(sure, right)
     error = float((n * np.abs(mean - share)).sum() / n.sum())
     low = max(0.0, min(mean.min(), share.min()) - 0.05)
     svg = curves(
@@ -46,13 +46,18 @@ def calibration_figure(probabilities: np.ndarray, labels: np.ndarray) -> tuple[F
     ), error
 
 
-def coverage_figure(probabilities: np.ndarray, labels: np.ndarray) -> Figure:
-    """Accuracy of the surest images, by how many of them are answered."""
+def surest(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The share that is right of the surest one, two, three, … images, [n]."""
     order = np.argsort(-probabilities.max(1), kind="stable")
     right = (probabilities.argmax(1) == labels)[order]
-    accuracy = np.cumsum(right) / np.arange(1, len(right) + 1)
-    places = np.unique(np.linspace(max(1, len(right) // 50), len(right), 60).astype(int)) - 1
-    share = (places + 1) / len(right)
+    return np.asarray(np.cumsum(right) / np.arange(1, len(right) + 1))
+
+
+def coverage_figure(probabilities: np.ndarray, labels: np.ndarray) -> Figure:
+    """Accuracy of the surest images, by how many of them are answered."""
+    accuracy = surest(probabilities, labels)
+    places = np.unique(np.linspace(max(1, len(labels) // 50), len(labels), 60).astype(int)) - 1
+    share = (places + 1) / len(labels)
     low = max(0.0, float(accuracy[places].min()) - 0.03)
     svg = curves(
         [Series("", share.tolist(), accuracy[places].tolist())],
@@ -60,7 +65,7 @@ def coverage_figure(probabilities: np.ndarray, labels: np.ndarray) -> Figure:
         x=(0.0, 1.0),
         y=(low, 1.0 + 0.02 * (1 - low)),
     )
-    half = accuracy[max(0, len(right) // 2 - 1)]
+    half = accuracy[max(0, len(labels) // 2 - 1)]
     return Figure(
         svg,
         f"Accuracy of the surest images: {half:.3f} of the surest half, {accuracy[-1]:.3f} of all.",

@@ -9,11 +9,13 @@ from pathlib import Path
 from autotl._version import __version__
 from autotl.atomic_io import write_atomically
 from autotl.discovery import traced
-from autotl.page.base import Element, ReportSection, Text
+from autotl.page.base import Element, Figure, ReportSection, Text
 from autotl.page.render import Drawn, render_elements, render_page
+from autotl.report.learnt import blocks_figure, frontier_figure, progress_figure
+from autotl.report.mistakes import confusion_figure, confusion_matrix
 from autotl.report.record import SearchRecord
 
-__all__ = ["MAX_SECONDS", "REPORT_FILE", "SHARE", "report_seconds", "write_report"]
+__all__ = ["MAX_SECONDS", "REPORT_FILE", "SHARE", "report_seconds", "study_pictures", "write_report"]
 
 REPORT_FILE = "report.html"
 MAX_SECONDS, SHARE = 15.0, 0.05
@@ -59,6 +61,23 @@ def write_report(search: SearchRecord, log: Callable[[str], None] = lambda line:
     file = search.folder / REPORT_FILE
     write_atomically(file, page.encode("utf-8", "backslashreplace"))
     return file
+
+
+def study_pictures(search: SearchRecord) -> dict[str, Figure]:
+    """What Optuna Dashboard shows beside the study, by name: the confusion matrix, the score over time, what trials
+    cost, and backbones by unfrozen blocks."""
+    held_out = search.held_out
+    confusion = None
+    if held_out is not None and search.dataset is not None:
+        counts = confusion_matrix(search.labels(held_out), held_out.predicted, len(search.classes))
+        confusion = confusion_figure(counts, search.classes)
+    pictures = {
+        f"confusion-{search.held_out_name}": confusion,
+        "score-over-time": progress_figure(search),
+        "score-and-cost": frontier_figure(search),
+        "backbones-and-unfrozen-blocks": blocks_figure(search),
+    }
+    return {name: figure for name, figure in pictures.items() if figure}
 
 
 def _build(section: ReportSection, search: SearchRecord, log: Callable[[str], None]) -> list[Element]:

@@ -95,9 +95,9 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     add_results(folder, results.about(result))
     state.send(ModelSaved(result, is_tested=True))  # a plugin may hang
     annotate_study(state.study, result)
-    file = report(state, result, tested, _report_seconds(state, deadline, interrupted=job.interrupted))
-    state.registry.notify("autotl_search_finished", study=state.study, model=model)
-    return result | {"report": file}
+    search = report(state, result, tested, _report_seconds(state, deadline, interrupted=job.interrupted))
+    state.registry.notify("autotl_search_finished", study=state.study, model=model, search=search)
+    return result | {"report": str(search.report) if search.report else None}
 
 
 def _report_seconds(state: WorkerState, deadline: Deadline, *, interrupted: bool) -> float:

@@ -181,11 +181,51 @@ def _without_nan(value: Any) -> Any:
 
 
 def annotate_study(study: optuna.Study, result: Mapping[str, Any]) -> None:
-    """Set the note that Optuna Dashboard shows for the study: its best trial, and the model's score on test images."""
-    test, best, metric = result["test"], result["best"], result["metric"]
+    """Set the note that Optuna Dashboard shows for the study: a summary in Markdown."""
+    set_note(study, None, _note(result))
+
+
+def _note(result: Mapping[str, Any]) -> str:
+    """The scores on the test images beside the majority's, the model's members, and the best trial of each strategy."""
+    test, baseline, best, metric = result["test"], result["baseline"] or {}, result["best"], result["metric"]
+    images, trials = result["images"], result["trials"]
     score = "no test images"
     if test:
         name = metric if test.get(metric) is not None else "accuracy"
         score = f"test {name} {test[name]:.4f} on {test['n']} images"
     text = f"Best: trial {best['number']}, validation {metric} {best['validation']:.4f}. The model: {score}."
-    set_note(study, None, escape_markdown(text))
+    lines = [escape_markdown(text), ""]
+    if test:
+        lines += _head("on untouched test images", "model", "always the most frequent class")
+        for name in dict.fromkeys([metric, "accuracy", *test]):
+            if name != "n" and test.get(name) is not None:
+                other = baseline.get(name)
+                lines.append(_row(name, f"{test[name]:.4f}", "" if other is None else f"{other:.4f}"))
+        lines.append("")
+    tested = f"test {test['n']:,} of {images['test']:,}" if test else "no test images"
+    lines += [
+        f"Images: training {images['train']:,}, validation {images['validation']:,}, {tested}. "
+        f"Trials: {', '.join(f'{n:,} {state}' for state, n in trials.items())}. {result['seconds']:,.0f} s.",
+        "",
+        *_head("trial", "weight in the model", "recipe"),
+        *(_row(m["trial"], f"{m['weight']:.3f}", m["description"]) for m in result["members"]),
+        "",
+        *_head("best of", "trial", "validation", "seconds", "recipe"),
+    ]
+    first: dict[str, Mapping[str, Any]] = {}
+    for row in result["leaderboard"]:
+        first.setdefault(row["strategy"], row)
+    for strategy, row in first.items():
+        seconds, value = f"{row['seconds']:.1f}", f"{row['value']:.4f}"
+        lines.append(_row(strategy, row["trial"], value, seconds, row["description"]))
+    return "\n".join(lines)
+
+
+def _head(*names: str) -> list[str]:
+    """The first lines of a table in Markdown."""
+    return [_row(*names), "|" + "---|" * len(names)]
+
+
+def _row(*cells: object) -> str:
+    """A line of a table in Markdown, its texts escaped."""
+    return f"| {' | '.join(map(escape_markdown, cells))} |"

@@ -24,6 +24,7 @@ from autotl.features.store import StoreUnavailable
 from autotl.model.member import Member, save_member
 from autotl.recipe import Recipe
 from autotl.strategies.base import OutOfTime, Report, Result, Task
+from autotl.study.artifacts import upload_picture
 from autotl.study.pruner import STEPS
 from autotl.study.space import suggest
 from autotl.study.study import TrialAttribute, set_note, take_trial
@@ -238,24 +239,15 @@ def _scores(state: WorkerState, probabilities: np.ndarray) -> dict[str, float]:
 
 
 def _upload_history(state: WorkerState, trial: optuna.Trial, result: Result) -> None:
-    """Upload the learning curve as a small table that Optuna Dashboard shows. Weights are never uploaded: an artifact
-    store has no way to delete them."""
+    """Upload the learning curve as a picture that Optuna Dashboard shows. Weights are never uploaded: an artifact store
+    has no way to delete them."""
     if not result.history:
         return
-    from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+    from autotl.page.charts import Series, curves, standalone
 
-    artifacts = state.context.folder / "artifacts"
-    artifacts.mkdir(exist_ok=True)
-    names = list(result.history[0])
-    lines = [",".join(names), *(",".join(f"{epoch[name]:.6g}" for name in names) for epoch in result.history)]
-    table = state.context.folder / "cache" / f"curve-{trial.number}.csv"
-    table.parent.mkdir(parents=True, exist_ok=True)
-    table.write_text("\n".join(lines) + "\n")
-    upload_artifact(
-        artifact_store=FileSystemArtifactStore(str(artifacts)),
-        file_path=str(table),
-        study_or_trial=trial,
-        mimetype="text/csv",
-        storage=state.study._storage,
-    )
-    table.unlink()
+    epochs = [float(epoch["epoch"]) for epoch in result.history]
+    for name in ("score", "loss"):
+        values = [epoch.get(name, math.nan) for epoch in result.history]
+        if any(math.isfinite(value) for value in values):
+            drawing = curves([Series(name, epochs, values)], ("epoch", name))
+            upload_picture(state.study, trial, state.context.folder, f"{name}.svg", standalone(drawing))

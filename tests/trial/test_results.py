@@ -168,8 +168,12 @@ def test_a_score_that_is_not_finite_becomes_none(stub_state, monkeypatch, score)
 def test_the_note_of_the_study_names_the_best_trial_and_the_test_accuracy(stub_state, monkeypatch, test, score):
     notes = []
     monkeypatch.setattr(module, "set_note", lambda study, trial, text: notes.append(text))
-    annotate_study(stub_state.study, write(stub_state) | {"test": test})
-    assert notes == [f"Best: trial 1, validation accuracy 0.8750. The model: {score}."]
+    result = write(stub_state) | {"test": test}
+    annotate_study(stub_state.study, result)
+    assert notes[0].startswith(f"Best: trial 1, validation accuracy 0.8750. The model: {score}.\n")
+    member = result["members"][0]
+    assert f"| {member['trial']} | {member['weight']:.3f} | {member['description']} |\n" in notes[0]
+    assert "| fast_extraction | 1 | 0.8750 | 1.5 | resnet18 · " in notes[0]
 
 
 def test_the_note_of_the_study_holds_no_markup_of_a_metrics_name(stub_state, monkeypatch):
