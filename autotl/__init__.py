@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from autotl.backbones.levels import Levels
     from autotl.classifier import ImageClassifier
     from autotl.config import StudyConfig
+    from autotl.coordinator.align import align
     from autotl.data.augmentation import Augmentation
     from autotl.data.dataset import DatasetSource, LabelledImage
     from autotl.engines.base import Engine
@@ -64,6 +65,7 @@ __all__ = [
     "TrialFinished",
     "TrialStarted",
     "__version__",
+    "align",
     "evaluate",
     "hookimpl",
     "join",
@@ -89,6 +91,7 @@ _NAMES = {
     "autotl.engines.base": ("Engine",),
     "autotl.data.dataset": ("DatasetSource", "LabelledImage"),
     "autotl.metrics": ("Metric",),
+    "autotl.coordinator.align": ("align",),
     "autotl.alignment.scores": ("Score",),
     "autotl.recipe": ("Params", "Recipe", "Space"),
     "autotl.registration": ("Register",),
