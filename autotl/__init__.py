@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from autotl.backbones.levels import Levels
     from autotl.classifier import ImageClassifier
     from autotl.config import StudyConfig
+    from autotl.coordinator.align import align
     from autotl.data.augmentation import Augmentation
     from autotl.data.dataset import DatasetSource, LabelledImage
     from autotl.engines.base import Engine
@@ -78,6 +79,7 @@ __all__ = [
     "TrialFinished",
     "TrialStarted",
     "__version__",
+    "align",
     "evaluate",
     "export",
     "hookimpl",
@@ -110,6 +112,7 @@ _NAMES = {
     "autotl.metrics": ("Metric",),
     "autotl.exports.base": ("Exporter",),
     "autotl.page.base": ("ReportSection",),
+    "autotl.coordinator.align": ("align",),
     "autotl.alignment.scores": ("Score",),
     "autotl.recipe": ("Params", "Recipe", "Space"),
     "autotl.registration": ("Register",),

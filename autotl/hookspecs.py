@@ -95,7 +95,7 @@ def autotl_register_metrics(register: "Register[Metric]") -> None:
 @hookspec
 def autotl_register_scores(register: "Register[Score]") -> None:
     """Add transferability scores: `register(Score("name", compute))`. All are computed for every backbone that
-    `autotl align` measures, and shown on its card."""
+    `autotl align` measures, and are in its JSON."""
 
 
 @hookspec

@@ -61,11 +61,11 @@ def test_search_has_a_keyword_for_every_key_of_a_study():
 
 
 DOCUMENTED = [
-    "autotl.api",
     "autotl.classifier",
     "autotl.clock",
     "autotl.metrics",
     "autotl.recipe",
+    "autotl.search_result",
 ]
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 from autotl.errors import AutotlError
 
 if TYPE_CHECKING:  # specs are light: registering a backbone imports no torch
+    import numpy as np
     from torch import nn
 
-__all__ = ["INTERPOLATIONS", "MAX_SIZE", "Backbone", "Block", "Preprocessing"]
+__all__ = ["INTERPOLATIONS", "MAX_SIZE", "Backbone", "Block", "Preprocessing", "SourceHead"]
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
 MAX_SIZE = 2048
@@ -61,6 +62,19 @@ class Block:
     """Names of modules of which every parameter belongs to this block."""
     parameters: tuple[str, ...] = ()
     """Names of parameters in none of these modules: a class token, position embeddings."""
+
+
+@dataclass(frozen=True, eq=False)
+class SourceHead:
+    """The classifier that a network was pretrained with: its answer to the network's output [n, num_features] is
+    `output @ weight.T + bias`."""
+
+    weight: "np.ndarray"
+    """float32 [num_source_classes, num_features]."""
+    bias: "np.ndarray"
+    """float32 [num_source_classes]."""
+    names: tuple[str, ...]
+    """Of the source classes."""
 
 
 class Backbone(ABC):
@@ -143,6 +157,10 @@ class Backbone(ABC):
     @abstractmethod
     def blocks(self, module: "nn.Module") -> list[Block]:
         """The blocks of a network that `build` returned, from input to output."""
+
+    def source_head(self) -> SourceHead | None:
+        """The classifier that the network was pretrained with; None where there is none, or where it isn't linear."""
+        return None
 
     def count_params(self) -> int:
         """The number of parameters: `num_params` where it is stated, otherwise counted by building without weights.

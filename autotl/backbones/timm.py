@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotl.backbones.base import Backbone, Block, Preprocessing
+from autotl.backbones.base import Backbone, Block, Preprocessing, SourceHead
 from autotl.backbones.blocks import blocks_from_groups, groups_by_position
 from autotl.backbones.catalog import CURATED, datasets_in_tag
+from autotl.backbones.source_head import linear_head
 from autotl.backbones.stated_config import Stated, disagreements, read_folder_config, read_stated
 from autotl.backbones.timm_names import TimmName, checked_model_args, checked_preprocessing, list_options, parse_name
 from autotl.backbones.weights import cached, classifier_size, fetch, file_digest, read_tensors, weights_in_folder
@@ -176,6 +177,12 @@ class TimmBackbone(Backbone):
     def num_blocks(self) -> int:
         return len(self.blocks(self._build_on_meta(num_classes=0)))
 
+    def source_head(self) -> SourceHead | None:
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            return linear_head(self._build_whole())
+
     def config_files(self) -> dict[str, Path]:
         return {"config.json": self.folder / "config.json"} if self.folder else {}
 
@@ -331,8 +338,8 @@ class TimmBackbone(Backbone):
 
 def autotl_register_backbones(register: "Register[Backbone]") -> None:
     for entry in CURATED:
-        stated = ("pretrained_on", "license", "num_params", "hub", "megabytes", "size")
-        backbone = TimmBackbone(entry.name, **{name: getattr(entry, name) for name in stated})
+        stated = {n: getattr(entry, n) for n in ("pretrained_on", "license", "num_params", "hub", "megabytes", "size")}
+        backbone = TimmBackbone(entry.name, **stated)
         backbone.gmacs, backbone.top1 = entry.gmacs, entry.top1
         register(backbone)
 

@@ -72,7 +72,7 @@ COMPONENTS = {
     ),
     "score": Component(
         "autotl/alignment/scores.py",
-        "Replace the score by yours. Then `autotl align photos/` shows it on every card.",
+        "Replace the score by yours. Then `autotl align photos/ --json` has it on every card.",
         instance='autotl.Score("$name", $name)',
         imports="import autotl\nfrom autotl import testing\nfrom $package import $name",
     ),

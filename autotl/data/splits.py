@@ -12,7 +12,7 @@ from autotl.data.near_duplicates import connected
 from autotl.errors import DataError
 from autotl.escaping import escape
 
-__all__ = ["Split", "make_split"]
+__all__ = ["Split", "connected_units", "make_split"]
 
 NUM_SUBSETS = 3
 NUM_DRAWS = 8
@@ -110,6 +110,11 @@ def make_split(
             dataset, units, train_indices, validation_fraction, seed, "validation", remedy, warnings
         )
     return Split(train_indices, validation_indices, test_indices, seed, tuple(dict.fromkeys(warnings)))
+
+
+def connected_units(dataset: ImageDataset) -> np.ndarray:
+    """int64 [n]: one number for all images that stay together in a split: of one group, near-duplicates, equal."""
+    return _units(dataset, np.arange(len(dataset)), [])
 
 
 def _units(dataset: ImageDataset, indices: np.ndarray, warnings: list[str]) -> np.ndarray:

@@ -188,10 +188,10 @@ class BackboneFeatures:
         """Which features belong to which levels. Kept in a file, so that no network is built for it again."""
         from autotl.backbones.graph_split import FeatureLevels
 
-        file = self.kept_file("layout", {"format": FORMAT}, "json")
+        file = self.kept_file("layout", {"format": FORMAT, "has": "stages"}, "json")
         if file and file.exists():
             try:
-                return Layout(**read_sealed(file))
+                return Layout.from_dict(read_sealed(file))
             except (OSError, ValueError, TypeError):
                 pass  # damaged: measured and written again below
         layout = FeatureLevels(self.graph_split).layout(self.backbone.preprocessing.size)

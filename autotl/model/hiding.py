@@ -74,7 +74,7 @@ class HidingNetwork:
 
     def _hidden_outputs(self, maps: list[Tensor], images: Tensor, whole: list[Tensor]) -> list[Tensor]:
         """The network's output and its vectors, each [1 + number of windows, F]. `whole` are those of the image."""
-        complete = len(maps) == len(self.split.stage_outputs)  # else maps and stages have other numbers
+        complete = len(maps) == len(self.split.stage_depths)  # else maps and stages have other numbers
         places = [number for number, stage in enumerate(maps) if stage.ndim > 2][:-3:-1] if complete else []
         for place in [*places, -1] if self._place is None else [self._place]:
             hidden = self._run_hidden(images if place < 0 else maps[place], place)
