@@ -73,17 +73,25 @@ def fit_head(
         labels: [n].
         views: test-time augmentation: predictions are averaged over these.
         groups: [n], the number of the image that each sample is of. By default `features` holds one view of all
-            training images in the order of the task, then the next view.
+            training images in the order of the task, then the next view. Where the task has folds, it does, and the
+            first of these views are `views`.
 
     Raises:
         OutOfTime: the deadline passed.
         optuna.TrialPruned: `report` raised it.
     """
-    from autotl.heads.inference import average_logits, probabilities
+    from autotl.heads.inference import average_logits, decision_logits, probabilities
 
-    validation = [task.features.levels("validation", levels, view) for view in views]
     head = task.head.build(recipe.head_params, features.shape[1], task.num_classes, recipe.seed)
     fitted = Fitted(levels, head, views=views)
+    if task.folds is not None:
+        num_images = len(task.train_labels)
+        head.fit(features, labels, np.arange(len(labels)) % num_images, np.resize(task.folds, len(labels)))
+        decision = head.out_of_fold_decision_[: len(views) * num_images]
+        of_views = decision_logits(decision, np.asarray(head.classes_), task.num_classes)
+        out_of_fold = of_views.reshape(len(views), num_images, -1).mean(0)
+        return Result(recipe, probabilities(out_of_fold, 1.0), fitted)
+    validation = [task.features.levels("validation", levels, view) for view in views]
     if task.head.type == "estimator":
         optional = {
             "groups": np.arange(len(labels)) % len(task.train_labels) if groups is None else groups,

@@ -212,7 +212,7 @@ def test_faster_trials_are_told_with_what_they_lose(stub_state):
     for value, milliseconds in ((0.9, 10.0), (0.8, 10.0), (0.7, 2.0), (0.6, 3.0)):
         tell(stub_state.study, value, milliseconds=milliseconds, batch_milliseconds=1.0, passes=1)
     results = SearchResults(stub_state, FACTS)
-    results.selected(np.eye(3)[stub_state.labels("validation")])
+    results.selected(np.eye(3)[stub_state.labels("development")])
     [entry] = results.write(model_of(0, 1), stub_state.context.folder / "model", None)["frontier"]
     assert (entry["trial"], entry["speedup"], entry["loss"]) == (2, 5.0, pytest.approx(0.3))
 
