@@ -78,6 +78,7 @@ class Split:
         Raises:
             TypeError, ValueError, KeyError: `data` is something else.
         """
+        data = {"folds": [], **data}  # a study of an older format is told to be one later
         lines, seed = data["warnings"], data["seed"]
         if not (isinstance(lines, list) and all(isinstance(line, str) for line in lines) and isinstance(seed, int)):
             raise TypeError("its warnings or its seed are of another type")

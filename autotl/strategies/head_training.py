@@ -86,7 +86,8 @@ def fit_head(
     fitted = Fitted(levels, head, views=views)
     if task.folds is not None:
         num_images = len(task.train_labels)
-        head.fit(features, labels, np.arange(len(labels)) % num_images, np.resize(task.folds, len(labels)))
+        grouped = {"groups": np.arange(len(labels)) % num_images} if _accepts(head.fit, "groups") else {}
+        head.fit(features, labels, folds=np.resize(task.folds, len(labels)), **grouped)
         decision = head.out_of_fold_decision_[: len(views) * num_images]
         of_views = decision_logits(decision, np.asarray(head.classes_), task.num_classes)
         out_of_fold = of_views.reshape(len(views), num_images, -1).mean(0)
@@ -97,13 +98,16 @@ def fit_head(
             "groups": np.arange(len(labels)) % len(task.train_labels) if groups is None else groups,
             "on_progress": _progress_callback(head, validation, task, report),
         }
-        accepted = inspect.signature(head.fit).parameters
-        head.fit(features, labels, **{name: value for name, value in optional.items() if name in accepted})
+        head.fit(features, labels, **{name: value for name, value in optional.items() if _accepts(head.fit, name)})
         return Result(recipe, probabilities(average_logits(head, validation, task.num_classes), 1.0), fitted)
 
     trained = train_head(head, features, labels, validation, recipe.strategy_params, task, device, report, recipe.seed)
     executed = trained.executed_recipe(recipe)
     return Result(executed, trained.probabilities, fitted, trained.history, trained.best_epoch)
+
+
+def _accepts(function: Callable[..., Any], parameter: str) -> bool:
+    return parameter in inspect.signature(function).parameters
 
 
 def _progress_callback(

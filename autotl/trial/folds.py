@@ -49,7 +49,7 @@ def fit_folds(
     recipe: Recipe,
     time_budget: float,
     report: Report,
-    is_promising: Callable[[np.ndarray, int], bool] = lambda out_of_fold, folds: True,
+    judge: Callable[[np.ndarray, int, bool], None] = lambda out_of_fold, folds, has_time: None,
     folds: int | None = None,
 ) -> OutOfFold:
     """Fit a recipe on the training images and predict the validation images, fold 0. Then do the same for each other
@@ -58,14 +58,13 @@ def fit_folds(
 
     Args:
         time_budget: seconds of training to plan for.
-        is_promising: called before each fold but the first with the probabilities so far, as in `OutOfFold` but not
-            calibrated, and the number of folds. It may raise optuna.TrialPruned; where it returns False, the remaining
-            folds are left out.
+        judge: called before each fold but the first with the probabilities so far, as in `OutOfFold` but not
+            calibrated, the number of folds, and whether there is time for the others. It may raise optuna.TrialPruned.
         folds: exactly so many folds, whatever the time; by default all.
 
     Raises:
         OutOfTime, StoreTimeout: the deadline passed during the first fit.
-        optuna.TrialPruned: `report` or `is_promising` raised it.
+        optuna.TrialPruned: `report` or `judge` raised it.
     """
     split, dataset = state.context.split, state.context.dataset
     development, of_fold = split.development, split.development_folds
@@ -90,7 +89,9 @@ def fit_folds(
         done, fit_seconds = 1, seconds()
     while done < num_folds:
         left = min(time_budget, FOLDS_TIME_SHARE * state.deadline.remaining()) if folds is None else math.inf
-        if fit_seconds * (num_folds - done) > left or not is_promising(out_of_fold, done):
+        has_time = fit_seconds * (num_folds - done) <= left
+        judge(out_of_fold, done, has_time)
+        if not has_time:
             break
         try:
             # what was decided by the scores of the first fold holds for the others

@@ -20,7 +20,9 @@ SMALLER = 0.999
 """Factor by which a log loss has to be smaller than another one: the same recipe trained again isn't ahead."""
 
 
-def why_not_promising(state: WorkerState, recipe: Recipe, out_of_fold: np.ndarray, folds: int) -> str:
+def why_not_promising(
+    state: WorkerState, recipe: Recipe, out_of_fold: np.ndarray, folds: int, *, has_time: bool = True
+) -> str:
     """Why a trial wouldn't enter the model, as its cause; "" where it may.
 
     A model averages the best trial of a few pairs of backbone and head, and of each strategy, backbone and head only
@@ -30,12 +32,16 @@ def why_not_promising(state: WorkerState, recipe: Recipe, out_of_fold: np.ndarra
     Args:
         out_of_fold: its probabilities of the development images so far, NaN where there are none.
         folds: the number of folds that it has predicted.
+        has_time: whether it can predict the others. One that can't doesn't replace the kept one: a score on few images
+            is the best of many by chance.
     """
     metric = state.registry.metric(state.context.config.metric)
     labels = state.labels("development")
     complete = state.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     kept = _best_of_kind(state.study, complete, recipe)
     theirs = None if kept is None else read_out_of_fold(state, kept.number)
+    if kept is not None and not has_time:
+        return f"no time for more than {folds} of {state.context.split.num_folds} folds"
     if kept is not None and theirs is not None:
         both = ~np.isnan(out_of_fold[:, 0]) & ~np.isnan(theirs[:, 0])
         if not _is_ahead(metric, labels[both], out_of_fold[both], theirs[both]):

@@ -152,20 +152,19 @@ def _reporter(state: WorkerState, trial: optuna.Trial) -> Report:
     return report
 
 
-def _judge(state: WorkerState, trial: optuna.Trial, recipe: Recipe) -> Callable[[np.ndarray, int], bool]:
-    """The trial's `is_promising(out_of_fold, folds)`: reports its score, and raises TrialPruned where others are
+def _judge(state: WorkerState, trial: optuna.Trial, recipe: Recipe) -> Callable[[np.ndarray, int, bool], None]:
+    """The trial's `judge(out_of_fold, folds, has_time)`: reports its score, and raises TrialPruned where others are
     ahead."""
     metric = state.registry.metric(state.context.config.metric)
 
-    def is_promising(out_of_fold: np.ndarray, folds: int) -> bool:
+    def judge(out_of_fold: np.ndarray, folds: int, has_time: bool) -> None:  # noqa: FBT001 - a callback
         score = metric.score_or_nan(*predicted(state, out_of_fold))
         if math.isfinite(score):
             trial.report(score, STEPS + folds)
-        if cause := why_not_promising(state, recipe, out_of_fold, folds):
+        if cause := why_not_promising(state, recipe, out_of_fold, folds, has_time=has_time):
             raise optuna.TrialPruned(cause)
-        return True
 
-    return is_promising
+    return judge
 
 
 def _record(state: WorkerState, trial: optuna.Trial, fitted: OutOfFold, value: float) -> Path:

@@ -85,6 +85,16 @@ def test_without_time_for_the_other_folds_the_first_one_counts(folded):
     assert (rows == (folded.context.split.development_folds == 0)).all()
 
 
+def test_without_time_a_trial_does_not_replace_the_best_of_its_kind(folded):
+    enqueue(folded, "fast_extraction", "knn")
+    run_next(folded)
+    deadline = Deadline(clock=VirtualClock())
+    deadline.move(0.001)
+    enqueue(folded, "fast_extraction", "knn")
+    run_next(replace(folded, deadline=deadline))
+    assert folded.study.trials[1].user_attrs["cause"] == "no time for more than 1 of 4 folds"
+
+
 def test_a_replay_predicts_as_many_folds_as_the_trial(folded):
     enqueue(folded, "fast_extraction", "knn")
     run_next(folded)
