@@ -13,7 +13,7 @@ from autotl.errors import MetricError
 if TYPE_CHECKING:
     from autotl.registration import Register
 
-__all__ = ["Interval", "Metric", "all_scores", "bootstrap_scores", "confidence_intervals", "majority_baseline"]
+__all__ = ["Interval", "Metric", "all_scores", "confidence_intervals", "majority_baseline"]
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Interval:
     method: Literal["Wilson", "bootstrap"]
 
 
-def bootstrap_scores(labels: np.ndarray, probabilities: np.ndarray, metric: Metric, samples: int = 200) -> np.ndarray:
+def _bootstrap_scores(labels: np.ndarray, probabilities: np.ndarray, metric: Metric, samples: int = 200) -> np.ndarray:
     """Scores of bootstrap samples of the images, as far as the metric has one for a sample: at most `samples`."""
     rng = np.random.default_rng(0)
     drawn = (rng.integers(len(labels), size=len(labels)) for _ in range(samples))
@@ -224,7 +224,7 @@ def confidence_intervals(
         if metric.compute is accuracy:
             intervals[name] = _wilson(accuracy(labels, probabilities), len(labels))
             continue
-        scores = bootstrap_scores(labels, probabilities, metric, samples)
+        scores = _bootstrap_scores(labels, probabilities, metric, samples)
         if len(scores) > samples / 2:
             low, high = np.percentile(scores, [2.5, 97.5])
             intervals[name] = Interval(float(scores.std()), float(low), float(high), "bootstrap")

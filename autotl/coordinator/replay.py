@@ -70,7 +70,7 @@ def _replay(
     from autotl.recipe import Recipe
     from autotl.registry import load_registry
     from autotl.study.study import TrialAttribute
-    from autotl.trial.runner import train
+    from autotl.trial.folds import fit_folds, predicted
     from autotl.trial.state import WorkerState
     from autotl.workers.messages import FromWorker, Log
 
@@ -101,8 +101,9 @@ def _replay(
     recipe = Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE])
     _require_chosen(recipe, context.choices, trial.number, config.name)
     with deterministic():
-        result = train(state, recipe, math.inf, lambda fraction, score: None)
-    score = state.registry.metric(config.metric)(state.labels("validation"), result.probabilities)
+        folds = min(trial.user_attrs.get(TrialAttribute.FOLDS, 1), context.split.num_folds)
+        fitted = fit_folds(state, recipe, math.inf, lambda fraction, score: None, folds=folds)
+    score = state.registry.metric(config.metric)(*predicted(state, fitted.probabilities))
     return {"recorded": trial.value, "replayed": score, "metric": config.metric, "recipe": recipe.to_dict()}
 
 

@@ -40,7 +40,15 @@ if TYPE_CHECKING:
 
     from autotl.backbones.graph_split import GraphSplit
 
-__all__ = ["FEATURE_DTYPE", "BackboneFeatures", "FeatureExtractor", "StoredSamples", "conversion_key", "fact_file"]
+__all__ = [
+    "FEATURE_DTYPE",
+    "LAYOUT_KEY",
+    "BackboneFeatures",
+    "FeatureExtractor",
+    "StoredSamples",
+    "conversion_key",
+    "fact_file",
+]
 
 COMPILE_SECONDS = 5.0
 """Seconds that compiling a network may take. It can't be interrupted, so it starts only with this much time left."""
@@ -48,6 +56,9 @@ FEATURE_DTYPE = "float16"
 """The dtype of recorded features: 11 bits of mantissa, more than the bf16 of any engine has."""
 BOUNDARY_BYTES = 4
 """Boundary activations are recorded if they take at most this many times the bytes of the image; else the image is."""
+
+LAYOUT_KEY = {"format": FORMAT, "has": "stages"}
+"""The key of the file that keeps a backbone's layout."""
 
 
 @functools.cache
@@ -188,7 +199,7 @@ class BackboneFeatures:
         """Which features belong to which levels. Kept in a file, so that no network is built for it again."""
         from autotl.backbones.graph_split import FeatureLevels
 
-        file = self.kept_file("layout", {"format": FORMAT, "has": "stages"}, "json")
+        file = self.kept_file("layout", LAYOUT_KEY, "json")
         if file and file.exists():
             try:
                 return Layout.from_dict(read_sealed(file))
@@ -200,8 +211,8 @@ class BackboneFeatures:
                 write_sealed(file, asdict(layout))
         return layout
 
-    def levels(self, subset: Literal["train", "validation", "test"], levels: str, view: View = ORIGINAL) -> np.ndarray:
-        """The features of `levels` [n, num_features], float32, in the order of the subset's images."""
+    def levels(self, subset: "str | np.ndarray", levels: str, view: View = ORIGINAL) -> np.ndarray:
+        """The features of `levels` [n, num_features], float32, in the order of the subset or of the indices."""
         slices = self.layout.slices(find_named("levels", levels, self.extractor.feature_levels))
         samples = self.samples(subset, view, None, (self.layout.width,), self.extractor.store)
         digests = samples.digests.tolist()
@@ -253,7 +264,7 @@ class BackboneFeatures:
         return tuple(activations.shape[1:]) if isinstance(activations, torch.Tensor) else None  # some pass tuples
 
     def samples(
-        self, subset: str, view: View, block: int | None, shape: tuple[int, ...], store: FeatureStore
+        self, subset: "str | np.ndarray", view: View, block: int | None, shape: tuple[int, ...], store: FeatureStore
     ) -> "StoredSamples":
         """The samples of a subset in the order of the split, after extracting those that aren't recorded yet."""
         extractor = self.extractor
@@ -275,14 +286,17 @@ class BackboneFeatures:
             self._compiled.clear()  # hundreds of MiB each; recompiling from the cached conversion is fast
         return StoredSamples(table, digests)
 
-    def digests(self, subset: str) -> list[str]:
-        """The digests of a subset's images, in the order of the split."""
-        return [self.extractor.dataset.digests[i] for i in getattr(self.extractor.split, subset)]
+    def _indices(self, subset: "str | np.ndarray") -> np.ndarray:
+        return getattr(self.extractor.split, subset) if isinstance(subset, str) else subset
 
-    def path_of(self, subset: str) -> dict[str, Path]:
+    def digests(self, subset: "str | np.ndarray") -> list[str]:
+        """The digests of a subset's images, in the order of the split."""
+        return [self.extractor.dataset.digests[i] for i in self._indices(subset)]
+
+    def path_of(self, subset: "str | np.ndarray") -> dict[str, Path]:
         """The image files of a subset, by digest."""
         dataset = self.extractor.dataset
-        return {dataset.digests[i]: dataset.paths[i] for i in getattr(self.extractor.split, subset)}
+        return {dataset.digests[i]: dataset.paths[i] for i in self._indices(subset)}
 
     def _spec(self, view: View, block: int | None) -> dict[str, Any]:
         """Everything that determines a row except the image. Decoded images don't depend on engine and device."""
@@ -334,7 +348,7 @@ class BackboneFeatures:
         progress = ExtractionProgress(self.backbone.name, ran, str(view), done, total, rate)
         self.extractor.on_progress(progress)
 
-    def check_engine(self, subset: str) -> None:
+    def check_engine(self, subset: "str | np.ndarray") -> None:
         """Once per backbone, compare the engine's features of real images with PyTorch's in fp32; if they differ,
         replace the engine by PyTorch in fp32."""
         if self._engine_is_checked:
@@ -351,7 +365,7 @@ class BackboneFeatures:
             self._compiled.clear()
         self._engine_is_checked = True
 
-    def _cosine(self, subset: str) -> float:
+    def _cosine(self, subset: "str | np.ndarray") -> float:
         """The engine's cosine, from a file of an earlier check or measured on some of the images."""
         file = self.kept_file("cosine", self.engine_key(), "json")
         if file and file.exists():

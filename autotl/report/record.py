@@ -23,7 +23,7 @@ from autotl.registry import Registry
 from autotl.report.held_out import HeldOut
 from autotl.report.recorded import RecordedFeatures, nearest, unit
 from autotl.report.thumbnails import Thumbnails
-from autotl.study.study import TrialAttribute
+from autotl.study.study import FOLD_FILE, TrialAttribute
 
 __all__ = ["KNN_NEIGHBOURS", "LabelError", "SearchRecord"]
 
@@ -122,14 +122,14 @@ class SearchRecord:
         """Probabilities of the validation images, [n, num_classes], of the trials whose model was kept."""
         if self.split is None:
             return {}
-        shape, found = (len(self.split.validation), len(self.classes)), {}
+        of_fold, found = self.split.development_folds, {}
         for trial in self.complete:
             try:
-                array = np.load(self.folder / "trials" / f"{trial.number:05}" / "validation.npy", allow_pickle=False)
+                array = np.load(self.folder / "trials" / f"{trial.number:05}" / FOLD_FILE, allow_pickle=False)
             except (OSError, ValueError):
                 continue
-            if array.shape == shape and np.isfinite(array).all():
-                found[trial.number] = array.astype(np.float64)
+            if array.shape == (len(of_fold), len(self.classes)) and np.isfinite(array[of_fold == 0]).all():
+                found[trial.number] = array[of_fold == 0].astype(np.float64)
         return found
 
     # -- predictions

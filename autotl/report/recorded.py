@@ -10,8 +10,8 @@ import numpy as np
 from autotl.atomic_io import DiskFull, read_sealed
 from autotl.backbones.levels import Layout
 from autotl.data.augmentation import ORIGINAL, view_key
-from autotl.features.extractor import fact_file
-from autotl.features.store import FORMAT, FeatureStore, StoreUnavailable
+from autotl.features.extractor import LAYOUT_KEY, fact_file
+from autotl.features.store import FeatureStore, StoreUnavailable
 
 __all__ = ["RecordedFeatures", "nearest", "unit"]
 
@@ -57,7 +57,7 @@ class RecordedFeatures:
     def _num_outputs(self, backbone: str, width: int) -> int:
         """How many features of a recorded vector are the network's output: they come first."""
         with suppress(OSError, ValueError, TypeError):
-            layout = Layout(**read_sealed(fact_file(self.cache / "engines", "layout", {"format": FORMAT}, backbone)))
+            layout = Layout.from_dict(read_sealed(fact_file(self.cache / "engines", "layout", LAYOUT_KEY, backbone)))
             if layout.width == width:
                 return layout.output
         return width

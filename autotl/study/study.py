@@ -16,6 +16,7 @@ from autotl.study.storage import open_storage
 from autotl.study.validation import require_valid
 
 __all__ = [
+    "FOLD_FILE",
     "FORMAT",
     "StudyAttribute",
     "StudyDeleted",
@@ -27,8 +28,11 @@ __all__ = [
     "trial_event",
 ]
 
-FORMAT = 3
+FORMAT = 4
 """Increase when the names or the meaning of attributes or parameters change. A study of another format is refused."""
+
+FOLD_FILE = "out_of_fold.npy"
+"""The probabilities of the development images, in the folder of a trial whose model was kept."""
 
 STATES: dict[TrialState, events.TrialState] = {
     TrialState.COMPLETE: "complete",
@@ -52,7 +56,8 @@ class StudyAttribute:
 
 
 class TrialAttribute:
-    """User attributes of a trial in the journal. Scores on validation images are attributes too, by metric."""
+    """User attributes of a trial in the journal. Scores are attributes too, by metric: out of fold, of the images that
+    the trial has predicted."""
 
     DESCRIPTION = "description"
     """The recipe in one line."""
@@ -70,6 +75,15 @@ class TrialAttribute:
     """The slot that the trial ran on: `cuda:0`."""
     EPOCHS = "epochs"
     """Number of epochs trained."""
+    FOLDS = "folds"
+    """The number of folds that were predicted; 1 for the validation images alone. The trial's value and its scores are
+    of the images in these folds."""
+    HOLDOUT = "holdout"
+    """The score of the study's metric on the validation images, which all complete trials have predicted."""
+    FIT_SECONDS = "fit_seconds"
+    """Of one fit, without the extraction of features and without further folds."""
+    FITTED_ON_ALL = "fitted_on_all"
+    """Whether the fit that was kept has seen the validation images, too: it needs no refit."""
     BEST_EPOCH = "best_epoch"
     """The epoch whose weights were kept."""
     RETRY_OF = "retry_of"

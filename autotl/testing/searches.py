@@ -11,6 +11,7 @@ from autotl.data.splits import Split
 from autotl.registry import Registry, load_registry
 from autotl.report.held_out import HeldOut
 from autotl.report.record import SearchRecord
+from autotl.study.study import FOLD_FILE
 
 __all__ = ["finished_search", "unfinished_search"]
 
@@ -38,7 +39,7 @@ def finished_search(folder: Path, registry: Registry | None = None) -> SearchRec
     for number in range(len(RECIPES)):
         kept = folder / "trials" / f"{number:05}"
         kept.mkdir(parents=True)
-        np.save(kept / "validation.npy", _probabilities(rng, dataset.labels[split.validation]))
+        np.save(kept / FOLD_FILE, _probabilities(rng, dataset.labels[split.development]))
     record.tested = HeldOut(split.test, _probabilities(rng, dataset.labels[split.test]))
     record.result = {
         "study": record.config.name,

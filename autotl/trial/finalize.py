@@ -64,19 +64,21 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     members, prediction_seconds = choose_members(
         state, candidates, job.seconds_per_image, deadline.remaining() - reserved, earlier.folders
     )
-    validation = {candidate.number: candidate.validation for candidate in candidates}
-    results.selected(np.sum([member.weight * validation[member.trial] for member in members], axis=0))
+    out_of_fold = {candidate.number: candidate.out_of_fold for candidate in candidates}
+    results.selected(np.sum([member.weight * out_of_fold[member.trial] for member in members], axis=0))
     chosen = [copy.copy(member) for member in members]
     limits = state.context.config.limits
     # a head that keeps its training images grows with them, so what an earlier search has fitted may be too large
-    refitted = earlier.reuse(state, members) if limits.megabytes is None else []
+    fitted_on_all = sorted(c.number for c in candidates if c.fitted_on_all and c.number in {m.trial for m in members})
+    partly = [member for member in members if member.trial not in fitted_on_all]
+    refitted = [*fitted_on_all, *(earlier.reuse(state, partly) if limits.megabytes is None else [])]
     others = [member for member in members if member.trial not in refitted]
     state.extractor.release_networks()  # the model builds its own; both together may not fit into memory
     folder = state.context.folder / "model"
     model, newly = None, []
     if job.refit and others and deadline.remaining() > reserved + prediction_seconds:
         # a fit inside of a library can't be interrupted: the model is there before it begins
-        model = _assemble(state, members, job, refitted)
+        model = _assemble(state, members, job, sorted(refitted))
         state.send(ModelSaved(results.write(model, model.save(folder), None)))
         newly = refit(state, others, deadline.remaining() - reserved - prediction_seconds)
     release_memory()
@@ -86,7 +88,7 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
         model.save(folder)
         if newly and limits.exceeded(results.costs(model, folder)):
             state.send(Log(f"The members are not fitted again with the validation images: {limits.describe()}"))
-            model = _assemble(state, chosen, job, [])
+            model = _assemble(state, chosen, job, fitted_on_all)
             model.save(folder)
         state.send(ModelSaved(results.write(model, folder, None)))
     tested = _predict_test_images(state, model, deadline, interrupted=job.interrupted)

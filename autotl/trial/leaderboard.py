@@ -59,6 +59,8 @@ def _row(
         "head": recipe["head"],
         "seconds": attributes[TrialAttribute.SECONDS],
         **{name: attributes.get(name) for name in COSTS},
+        "folds": attributes.get(TrialAttribute.FOLDS),
+        "holdout": attributes.get(TrialAttribute.HOLDOUT),
         "within_limits": limits.keeps(attributes),
         "in_model": trial.number in members,
         "description": attributes[TrialAttribute.DESCRIPTION],

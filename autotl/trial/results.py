@@ -22,6 +22,7 @@ from autotl.model.image_model import ImageModel
 from autotl.model.prediction_table import write_predictions
 from autotl.study.study import set_note
 from autotl.trial.costs import networks_of, part_of
+from autotl.trial.folds import predicted
 from autotl.trial.leaderboard import frontier, leaderboard, write_leaderboard
 from autotl.trial.state import WorkerState
 from autotl.trial.tried import never_tried, tried
@@ -63,13 +64,14 @@ class SearchResults:
         self.trials = state.study.get_trials(deepcopy=False)
         self._validation: dict[str, Any] = {"scores": None, "intervals": {}}
 
-    def selected(self, probabilities: np.ndarray) -> None:
-        """Score the selected model on the validation images, which selected it.
+    def selected(self, out_of_fold: np.ndarray) -> None:
+        """Score the selected model on the images that selected it.
 
         Args:
-            probabilities: of the model before it was fitted again, [n, num_classes].
+            out_of_fold: the probabilities of the development images by its members, none of which has seen the image
+                that it predicts, [n, num_classes]; NaN for images that a member hasn't predicted.
         """
-        self._validation = self._scored(self.state.labels("validation"), probabilities)
+        self._validation = self._scored(*predicted(self.state, out_of_fold))
 
     def write(self, model: ImageModel, folder: Path, tested: TestPredictions | None) -> dict[str, Any]:
         """Write `result.json` and `leaderboard.csv`; returns the result with the leaderboard, without NaN.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ from autotl.model.costs import Part, total_costs
 from autotl.model.ensemble import select
 from autotl.model.manifest import read_member_manifest
 from autotl.model.member import Member, load_member
+from autotl.study.study import FOLD_FILE, TrialAttribute
 from autotl.trial.costs import networks_of, size_of
+from autotl.trial.folds import predicted
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import Log, member_folder
 
@@ -36,22 +38,19 @@ class Candidate:
     folder: Path
     number: int
     value: float
-    """Score on the validation images."""
+    """Score on the images that it has predicted."""
     backbone: str
     head: str
     tuned: bool
     """Whether blocks of the backbone were unfrozen."""
     views: tuple[str, ...]
     """Test-time augmentation."""
-    validation: np.ndarray
-    """Probabilities of the validation images, [n, num_classes]."""
+    out_of_fold: np.ndarray
+    """Probabilities of the development images, [n, num_classes]; NaN for images that it hasn't predicted."""
     num_bytes: int = 0
     """Of its head and of unfrozen blocks, as saved."""
-
-    @property
-    def group(self) -> tuple[str, str, bool]:
-        """Candidates of one group make similar errors: averaging them gains little."""
-        return self.backbone, self.head, self.tuned
+    fitted_on_all: bool = False
+    """Whether it was fitted on all development images."""
 
     @property
     def network_key(self) -> str:
@@ -77,15 +76,16 @@ def kept_candidates(state: WorkerState) -> list[Candidate]:
         if not (folder / "member.json").exists():
             continue
         try:
-            candidates.append(_read_candidate(state, folder))
+            on_all = bool(trial.user_attrs.get(TrialAttribute.FITTED_ON_ALL))
+            candidates.append(replace(_read_candidate(state, folder), fitted_on_all=on_all))
         except (AutotlError, OSError, ValueError, MemoryError) as error:
             state.send(Log(f"Trial {trial.number} is left out of the model: {error}"))
     sign = -1 if state.registry.metric(state.context.config.metric).greater_is_better else 1
-    log_loss, labels = state.registry.metric("log_loss"), state.labels("validation")
+    log_loss = state.registry.metric("log_loss")
 
     def rank(candidate: Candidate) -> tuple[float, float, int]:
-        # on few validation images many scores are equal
-        loss = log_loss.score_or_nan(labels, candidate.validation)
+        # on few images many scores are equal
+        loss = log_loss.score_or_nan(*predicted(state, candidate.out_of_fold))
         return sign * candidate.value, math.inf if math.isnan(loss) else loss, candidate.number
 
     limits = state.context.config.limits
@@ -96,12 +96,13 @@ def kept_candidates(state: WorkerState) -> list[Candidate]:
 
 def _read_candidate(state: WorkerState, folder: Path) -> Candidate:
     manifest = read_member_manifest(folder)
-    validation = np.load(folder / "validation.npy", allow_pickle=False)
-    shape = len(state.labels("validation")), len(state.context.dataset.classes)
-    if validation.shape != shape or manifest.validation is None:
-        raise ValueError(f"its validation probabilities have the shape {validation.shape}, not {shape}")
-    if not np.isfinite(validation).all():
-        raise ValueError("its validation probabilities are not finite")
+    out_of_fold = np.load(folder / FOLD_FILE, allow_pickle=False)
+    shape = len(state.context.split.development), len(state.context.dataset.classes)
+    if out_of_fold.shape != shape or manifest.validation is None:
+        raise ValueError(f"its out-of-fold probabilities have the shape {out_of_fold.shape}, not {shape}")
+    rows = ~np.isnan(out_of_fold[:, 0])
+    if not np.isfinite(out_of_fold[rows]).all() or not rows[state.context.split.development_folds == 0].all():
+        raise ValueError("its probabilities are not finite")
     return Candidate(
         folder=folder,
         number=manifest.trial,
@@ -110,7 +111,7 @@ def _read_candidate(state: WorkerState, folder: Path) -> Candidate:
         head=manifest.recipe.head,
         tuned=manifest.tuned,
         views=tuple(f"{view.policy}-{view.number}" for view in manifest.views),
-        validation=validation,
+        out_of_fold=out_of_fold,
         num_bytes=size_of(folder),
     )
 
@@ -152,10 +153,8 @@ def choose_members(
         return is_earlier or estimated_seconds(chosen) <= time_limit
 
     weights = select(
-        [candidate.validation for candidate in candidates],
-        [candidate.group for candidate in candidates],
-        state.labels("validation"),
-        state.registry.metric(state.context.config.metric),
+        [candidate.out_of_fold for candidate in candidates],
+        state.labels("development"),
         state.context.config.ensemble,
         is_allowed,
     )

@@ -123,8 +123,8 @@ class WorkerState:
         self.extractor.move_to(store, study_cache / "engines")
         self.send(Log(_cache_warning(error)))
 
-    def labels(self, subset: Literal["train", "validation", "test"]) -> np.ndarray:
-        """Class indices of the images of a subset, [n]."""
+    def labels(self, subset: Literal["train", "validation", "test", "development"]) -> np.ndarray:
+        """Class indices of the images of a subset, or of all but the test images, [n]."""
         return self.context.dataset.labels[getattr(self.context.split, subset)]
 
 

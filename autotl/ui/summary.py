@@ -1,5 +1,6 @@
 """What the end of a search looks like: a rich renderable made of its result. Nothing is printed here."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -133,16 +134,18 @@ def _never_tried(missed: Mapping[str, Sequence[str]]) -> str:
 
 
 def _scores(result: Mapping[str, Any]) -> list[RenderableType]:
-    test, validation, metric = result.get("test"), result.get("validation"), str(result["metric"])
+    test, validation, metric = result.get("test"), result.get("validation") or {}, str(result["metric"])
     intervals: Mapping[str, Any] = result.get("intervals") or {}
     images = result.get("images", {})
     total = images.get("test")
-    score = (validation or {}).get(metric)
+    score = validation.get(metric)
+    is_out_of_fold = validation.get("n", 0) > (images.get("validation") or math.inf)
     score = (result.get("best") or {}).get("validation") if score is None else score
     line = Text.assemble(
         ("validation  ", "dim"),
         (format_score(score), "" if test is not None else "bold green"),
         f" {escape(metric)}{_interval_text((intervals.get('validation') or {}).get(metric))}",
+        f", on {validation['n']:,} images by fits without them" if is_out_of_fold else "",
     )
     if test is not None:
         asked = {metric: None}  # its row is there even where the test images have no such score

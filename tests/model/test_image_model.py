@@ -23,7 +23,7 @@ from autotl.model.image_model import load
 from autotl.recipe import Recipe
 from autotl.registry import Plugin, load_registry
 from autotl.strategies.base import Fitted, Result
-from autotl.trial.runner import _calibrate
+from autotl.trial.folds import calibrated
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode adds no test folder
 from forging import seal
@@ -63,7 +63,7 @@ def test_the_temperature_calibrates_the_logits_of_the_head(spread):
     rng = np.random.default_rng(0)
     logits, labels = spread * rng.standard_normal((40, 3)), rng.integers(3, size=40)
     result = Result(Recipe("a", "b", "c", 1), probabilities(logits, 1.0), Fitted("last", head=None))
-    _calibrate(result, labels)
+    result.probabilities, result.fitted.temperature = calibrated(result.probabilities, labels)
     np.testing.assert_allclose(result.probabilities, probabilities(logits, result.fitted.temperature), atol=1e-9)
 
 
@@ -72,7 +72,7 @@ def test_a_class_without_training_images_has_probability_zero():
     logits, labels = rng.standard_normal((40, 3)), rng.integers(2, size=40)
     logits[:, 2] = MISSING
     result = Result(Recipe("a", "b", "c", 1), probabilities(logits, 1.0), Fitted("last", head=None))
-    _calibrate(result, labels)
+    result.probabilities, result.fitted.temperature = calibrated(result.probabilities, labels)
     assert (result.probabilities[:, 2] == 0).all()
 
 

@@ -176,7 +176,7 @@ def test_without_test_images_there_are_no_test_scores(finished):
     assert (result["test"], result["baseline"], result["images"]["test"]) == (None, None, 0)
 
 
-def every_allowed(probabilities, groups, labels, metric, limit, allowed):
+def every_allowed(probabilities, labels, limit, allowed):
     """Instead of `select`: as many candidates as there is time for."""
     chosen = []
     for i in range(len(probabilities)):

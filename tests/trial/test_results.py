@@ -30,7 +30,7 @@ KEYS = [
 COLUMNS = [
     *("rank", "trial", "value", "accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"),
     *("strategy", "backbone", "head", "seconds", "milliseconds", "batch_milliseconds", "megabytes", "parameters"),
-    *("passes", "within_limits", "in_model", "description", "recipe"),
+    *("passes", "folds", "holdout", "within_limits", "in_model", "description", "recipe"),
 ]
 
 
@@ -216,7 +216,7 @@ def test_faster_trials_are_told_with_what_they_lose(stub_state):
     for value, milliseconds in ((0.9, 10.0), (0.8, 10.0), (0.7, 2.0), (0.6, 3.0)):
         tell(stub_state.study, value, milliseconds=milliseconds, batch_milliseconds=1.0, passes=1)
     results = SearchResults(stub_state, FACTS)
-    results.selected(np.eye(3)[stub_state.labels("validation")])
+    results.selected(np.eye(3)[stub_state.labels("development")])
     [entry] = results.write(model_of(0, 1), stub_state.context.folder / "model", None)["frontier"]
     assert (entry["trial"], entry["speedup"], entry["loss"]) == (2, 5.0, pytest.approx(0.3))
 
