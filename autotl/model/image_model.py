@@ -232,10 +232,11 @@ class ImageModel:
         if self._saved:
             check_features(self._saved, self.members.index(first), feature_levels, backbone, registry)
         is_frozen = first.fitted.backbone_state is None
-        cache = self.conversions if is_frozen else None
-        engine = registry.engine(None, self.device) if many or (cache and cache.exists()) else TorchEngine()
+        cache, key = (self.conversions, conversion_key(first.backbone_digest)) if is_frozen else (None, "")
         network, size = Normalize(feature_levels, backbone.preprocessing).eval(), backbone.preprocessing.size
-        precision, key = engine.precision(self.device), conversion_key(first.backbone_digest) if is_frozen else ""
+        engine = registry.engine(None, self.device)
+        engine = engine if many or (cache and engine.has_cached(size, cache, key)) else TorchEngine()
+        precision = engine.precision(self.device)
         compiled = engine.compile(network, size, self.device, self.threads, precision, cache=cache, key=key)
         if (engine.name, precision) != (TorchEngine.name, "fp32"):
 
