@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from autotl.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from autotl.alignment.scores import Score
     from autotl.api import SearchResult, evaluate, join, replay, search
     from autotl.backbones.base import Backbone, Block, Preprocessing
     from autotl.backbones.levels import Levels
@@ -14,10 +15,21 @@ if TYPE_CHECKING:
     from autotl.data.dataset import DatasetSource, LabelledImage
     from autotl.engines.base import Engine
     from autotl.errors import AutotlError, DataError, MetricError, NoTrialSucceeded
-    from autotl.events import Callback, EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
+    from autotl.events import (
+        Callback,
+        EpochEnded,
+        FinishedSearch,
+        SearchFinished,
+        SearchStarted,
+        TrialFinished,
+        TrialStarted,
+    )
+    from autotl.exports.base import Exporter
     from autotl.heads.base import Head
     from autotl.metrics import Metric
+    from autotl.model.exporting import export
     from autotl.model.image_model import ImageModel, load
+    from autotl.page.base import ReportSection
     from autotl.recipe import Params, Recipe, Space
     from autotl.registration import Register
     from autotl.strategies.base import Fitted, OutOfTime, Report, Result, Strategy, Task
@@ -35,6 +47,8 @@ __all__ = [
     "DatasetSource",
     "Engine",
     "EpochEnded",
+    "Exporter",
+    "FinishedSearch",
     "Fitted",
     "Head",
     "ImageClassifier",
@@ -51,7 +65,9 @@ __all__ = [
     "Recipe",
     "Register",
     "Report",
+    "ReportSection",
     "Result",
+    "Score",
     "SearchFinished",
     "SearchResult",
     "SearchStarted",
@@ -63,6 +79,7 @@ __all__ = [
     "TrialStarted",
     "__version__",
     "evaluate",
+    "export",
     "hookimpl",
     "join",
     "load",
@@ -74,8 +91,12 @@ _NAMES = {
     "autotl.api": ("SearchResult", "evaluate", "join", "replay", "search"),
     "autotl.classifier": ("ImageClassifier",),
     "autotl.config": ("StudyConfig",),
+    "autotl.model.exporting": ("export",),
     "autotl.model.image_model": ("ImageModel", "load"),
-    "autotl.events": ("Callback", "EpochEnded", "SearchFinished", "SearchStarted", "TrialFinished", "TrialStarted"),
+    "autotl.events": (
+        *("Callback", "EpochEnded", "FinishedSearch", "SearchFinished", "SearchStarted"),
+        *("TrialFinished", "TrialStarted"),
+    ),
     "autotl.errors": ("AutotlError", "DataError", "MetricError", "NoTrialSucceeded"),
     # contracts for plugins
     "autotl.backbones.base": ("Backbone", "Block", "Preprocessing"),
@@ -87,6 +108,9 @@ _NAMES = {
     "autotl.engines.base": ("Engine",),
     "autotl.data.dataset": ("DatasetSource", "LabelledImage"),
     "autotl.metrics": ("Metric",),
+    "autotl.exports.base": ("Exporter",),
+    "autotl.page.base": ("ReportSection",),
+    "autotl.alignment.scores": ("Score",),
     "autotl.recipe": ("Params", "Recipe", "Space"),
     "autotl.registration": ("Register",),
 }

@@ -1,9 +1,7 @@
 """autotl from Python: `search`, `evaluate`, `replay` and `join`. The command line calls these."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,10 +13,9 @@ from autotl.data.inputs import as_labelled_images
 from autotl.errors import AutotlError
 from autotl.escaping import require_utf8
 from autotl.events import Callback
+from autotl.search_result import SearchResult
 
 if TYPE_CHECKING:
-    import optuna
-
     from autotl.model.image_model import ImageModel
     from autotl.ui.progress import Progress
 
@@ -26,64 +23,6 @@ __all__ = ["SearchResult", "evaluate", "join", "replay", "search"]
 
 IN_MEMORY = "in-memory"
 """`StudyConfig.data` of a search whose labelled images were passed as a list."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search leaves. All paths are absolute.
-
-    >>> result = SearchResult(Path("/studies/photos"), {"test": {"accuracy": 0.97, "n": 40}, "leaderboard": []})
-    >>> result.test["accuracy"], str(result.model_path)
-    (0.97, '/studies/photos/model')
-    """
-
-    folder: Path
-    """The study's folder."""
-    result: Mapping[str, Any]
-    """What `result.json` holds, with `leaderboard`, the `members` of the model, and its path `model`."""
-
-    @property
-    def leaderboard(self) -> list[dict[str, Any]]:
-        """The complete trials, best first, as rows of a table: `pandas.DataFrame(result.leaderboard)`.
-
-        Each has `rank`, `trial`, `value`, `strategy`, `backbone`, `head`, `seconds`, `in_model`, `description`, and
-        `recipe` as JSON.
-        """
-        return list(self.result["leaderboard"])
-
-    @property
-    def test(self) -> dict[str, float] | None:
-        """Scores on the test images, and their number `n`; None where there are none."""
-        scores: dict[str, float] | None = self.result["test"]
-        return scores
-
-    @property
-    def model_path(self) -> Path:
-        """The model's folder."""
-        return self.folder / "model"
-
-    @cached_property
-    def model(self) -> "ImageModel":
-        """The model, loaded on first use, on the first accelerator that works, else on the CPU."""
-        from autotl.model.image_model import load
-
-        return load(self.model_path)
-
-    @cached_property
-    def study(self) -> "optuna.Study":
-        """The Optuna study, opened on first use."""
-        from autotl.study.study import load_study
-
-        return load_study(self.folder)
-
-    @property
-    def report(self) -> Path | None:
-        """The file `report.html`; None where there is none."""
-        file = self.folder / "report.html"
-        return file if file.is_file() else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # neither the loaded model nor the open study
 
 
 def search(
@@ -108,6 +47,9 @@ def search(
     cache: str | os.PathLike[str] | None = None,
     cache_size: str | int | None = None,
     trial_timeout: str | float | None = None,
+    max_latency: str | float | None = None,
+    max_size: str | int | None = None,
+    max_parameters: str | int | None = None,
     engine: str | None = None,
     offline: bool | None = None,
     download: Literal["never", "ask", "always"] | None = None,
@@ -146,6 +88,9 @@ def search(
         cache: folder of recorded features (the user's cache folder).
         cache_size: maximum size of the cache: "20GB", "512MB" or bytes ("20GB").
         trial_timeout: maximum time of a trial (none, and 1 h without a message of its worker).
+        max_latency: most time for one image in the model's networks, without reading it: "20ms" or milliseconds (none).
+        max_size: maximum size of the model's weights as saved: "50MB" or bytes (none).
+        max_parameters: maximum number of parameters of the model's networks together: "10M" or a number (none).
         engine: inference engine of frozen backbones (the fastest that the device supports).
         offline: never download weights, as `download="never"` (False).
         download: whether weights may be downloaded: "never", "ask" or "always" (ask at a terminal; elsewhere, as in a
@@ -202,6 +147,9 @@ def search(
         cache=cache,
         cache_size=cache_size,
         trial_timeout=trial_timeout,
+        max_latency=max_latency,
+        max_size=max_size,
+        max_parameters=max_parameters,
         engine=engine,
         offline=offline,
         download=download,
@@ -237,24 +185,10 @@ def join(
     Raises:
         AutotlError: no search runs there.
     """
-    from autotl.coordinator.join import join_search
+    from autotl.coordinator.join import join_search, joined_config
     from autotl.ui.reporters import default_progress
 
-    return join_search(_joined_config(study, output, devices), progress or default_progress())
-
-
-def _joined_config(
-    study: StudyConfig | str | os.PathLike[str], output: str | os.PathLike[str] | None, devices: str | None
-) -> StudyConfig:
-    if isinstance(study, StudyConfig):
-        return study
-    from autotl.coordinator.setup import kept_config
-
-    try:
-        folder = find_study(os.fspath(study), Path(output or "studies"))
-    except AutotlError:  # not a study: the location of its data
-        return study_config(os.fspath(study), output=output, devices=devices)
-    return kept_config(folder).model_copy(update={"devices": devices or "auto"})
+    return join_search(joined_config(study, output, devices), progress or default_progress())
 
 
 def replay(
@@ -307,6 +241,7 @@ def evaluate(
     subset: Literal["auto", "test", "all"] = "auto",
     device: str = "auto",
     include_trained: bool = False,
+    csv: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Score a model on labelled images.
 
@@ -317,6 +252,7 @@ def evaluate(
         device: "auto" (the first accelerator that works, else the CPU), "cpu", "mps", "cuda", "cuda:N" or "xpu". A
             loaded model stays on its own.
         include_trained: score images that trained or selected the model, too; they are left out otherwise.
+        csv: a file to write what was predicted for each image to, the worst first.
 
     Returns:
         `scores`, with that of the metric that the search optimised, `per_class` (a dict for each class), `confusion`
@@ -328,12 +264,13 @@ def evaluate(
         AutotlError: there is no such model, data or subset, no image is of a class of the model, or the model was
             trained on all of them.
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn.metrics import confusion_matrix
 
     from autotl.data.loading import load_dataset
     from autotl.metrics import all_scores
-    from autotl.model.evaluation_notes import on_trained_images, what_is_unknown
+    from autotl.model.evaluation_notes import on_trained_images, scores_of_classes, what_is_unknown
     from autotl.model.image_model import MAX_UNCOMPILED, ImageModel, load
+    from autotl.model.prediction_table import write_predictions
     from autotl.model.training_images import known_images
     from autotl.registry import load_registry
 
@@ -373,20 +310,17 @@ def evaluate(
         raise AutotlError(f"No image of {location} can be decoded any more.")
     labels = dataset.labels[chosen][[path not in skipped for path in paths]]
     every = np.arange(len(loaded.classes))
-    columns = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)
-    names = ("precision", "recall", "f1", "n")
     asked = str(loaded.about.get("metric"))
     metric = registry.metrics.get(asked)
     if metric is None and "metric" in loaded.about:
         notes.append(f"The metric of the search, {asked!r}, is of a plugin that isn't installed.")
     scores = all_scores(labels, probabilities, metric)
+    if csv is not None:
+        write_predictions(Path(csv), [p for p in paths if p not in skipped], labels, probabilities, loaded.classes)
     return {
         "subset": used,
         "scores": scores,
-        "per_class": [
-            {"class": name, **{k: float(column[i]) for k, column in zip(names, columns, strict=True)}}
-            for i, name in enumerate(loaded.classes)
-        ],
+        "per_class": scores_of_classes(labels, probabilities, loaded.classes),
         "confusion": confusion_matrix(labels, probabilities.argmax(1), labels=every).tolist(),
         "classes": list(loaded.classes),
         "skipped": [{"path": str(path), "reason": reason} for path, reason in skipped.items()],

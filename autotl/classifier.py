@@ -94,6 +94,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         cache: str | os.PathLike[str] | None = None,
         cache_size: str | int | None = None,
         trial_timeout: str | float | None = None,
+        max_latency: str | float | None = None,
+        max_size: str | int | None = None,
+        max_parameters: str | int | None = None,
         engine: str | None = None,
         offline: bool | None = None,
         download: Literal["never", "ask", "always"] | None = None,
@@ -123,6 +126,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.cache = cache
         self.cache_size = cache_size
         self.trial_timeout = trial_timeout
+        self.max_latency = max_latency
+        self.max_size = max_size
+        self.max_parameters = max_parameters
         self.engine = engine
         self.offline = offline
         self.download = download

@@ -159,10 +159,19 @@ class Backbone(ABC):
         Raises:
             AutotlError: the network can't be built.
         """
-        return self._counted_params if self.num_params is None else self.num_params
+        return self._counted[0] if self.num_params is None else self.num_params
+
+    def count_bytes(self) -> int:
+        """The bytes of the network's weights as a model saves them. Builds it once, without weights.
+
+        Raises:
+            AutotlError: the network can't be built.
+        """
+        return self._counted[1]
 
     @cached_property
-    def _counted_params(self) -> int:
+    def _counted(self) -> tuple[int, int]:
+        """The number of parameters, and the bytes of parameters and buffers."""
         import torch
 
         with torch.random.fork_rng(devices=[]):  # random initialisation must not advance the caller's generator
@@ -173,7 +182,8 @@ class Backbone(ABC):
                 raise
             except Exception:  # some constructors read the values of tensors, which meta tensors don't have
                 module = self._build_for_counting()
-        return sum(parameter.numel() for parameter in module.parameters())
+        num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+        return sum(parameter.numel() for parameter in module.parameters()), num_bytes
 
     def _build_for_counting(self) -> "nn.Module":
         try:

@@ -124,6 +124,11 @@ class GraphSplit:
             return _WithoutStages(self.module)
         return self._subgraph(self.input_node, (self._output, list(self.stage_outputs)))
 
+    def after_stage(self, number: int) -> nn.Module:
+        """The value of number `number` of `stage_outputs` to (features, [the values of the later stages])."""
+        later = self.stage_outputs[number + 1 :]
+        return self._subgraph(self.stage_outputs[number], (self._output, list(later)))
+
     @property
     def _output(self) -> Any:
         """What the network returns, as nodes."""
@@ -197,12 +202,13 @@ class FeatureLevels(nn.Module):
         self.channels_last = "NHWC" in str(getattr(graph_split.module, "output_fmt", ""))
 
     def forward(self, x: Tensor) -> Tensor:
-        features, maps = self._run(x)
+        features, maps = self.with_maps(x)
         means = [self._pool(m, Tensor.mean) for m in maps[:-1]]
         maxima = [self._pool(m, Tensor.amax) for m in maps]
         return torch.cat([features, *means, *maxima], 1)
 
-    def _run(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def with_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The network's output [N, F], and the map of each stage: [N, C, H, W], [N, H, W, C] or tokens [N, L, C]."""
         features, maps = self.network(x)
         return features, [m for m in maps if isinstance(m, Tensor)]  # some networks pass tuples between their blocks
 
@@ -219,7 +225,7 @@ class FeatureLevels(nn.Module):
         It is measured because the widths that networks state (`num_features`, `feature_info`) are sometimes wrong.
         """
         was_training = self.training
-        features, maps = self.eval()._run(torch.zeros(1, 3, size, size))
+        features, maps = self.eval().with_maps(torch.zeros(1, 3, size, size))
         self.train(was_training)
         widths = [self._pool(m, Tensor.amax).shape[1] for m in maps]
         return Layout(features.shape[1], sum(widths[:-1]), sum(widths[-1:]))

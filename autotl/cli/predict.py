@@ -109,21 +109,30 @@ def evaluate(
     include_trained: Annotated[
         bool, typer.Option("--all", metavar="", help="Score images that the model was trained on, too.")
     ] = False,
+    csv: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Write what was predicted for each image, the worst first."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a model on labelled images: metrics, scores by class, and the confusion matrix."""
     from autotl.config import find_model
     from autotl.model.device import take_device
+    from autotl.model.file_prediction import refuse_folder
 
     folder = find_model(model)  # a wrong name is an error before torch is imported
+    if csv:
+        refuse_folder(csv)
     torch_device = take_device(device)
     from autotl import api
 
-    outcome = api.evaluate(folder, data, subset=subset.value, device=torch_device, include_trained=include_trained)
+    outcome = api.evaluate(
+        folder, data, subset=subset.value, device=torch_device, include_trained=include_trained, csv=csv
+    )
     if as_json:
         write_line(json.dumps(outcome, indent=2, default=float))
         return
-    from autotl.ui.rendering import scores_table
+    from autotl.ui.summary import scores_table
 
     console = Console()
     skipped = [f"skipped {file['path']}: {file['reason']}" for file in outcome["skipped"]]

@@ -112,7 +112,7 @@ class Coordinator:
     def __post_init__(self) -> None:
         strict = self.config.strict_plugins
         self._callbacks = Callbacks(self.callbacks, self.plugin_callbacks, strict, self.watchdog, self.log)
-        self.scoreboard = Scoreboard(self.config.folder, self.metric)
+        self.scoreboard = Scoreboard(self.config.folder, self.metric, self.config.limits)
         self.time = SearchTime(
             self.config.time, self.started, self.num_test, self.clock, self.scheduler, self.scoreboard, self.interrupts
         )
@@ -206,7 +206,8 @@ class Coordinator:
         running = sum(worker.trial is not None for worker in self.pool.workers)
         # beyond the deadline one trial at a time, until the first is complete
         end = min(self.time.trials_end(), self.time.deadline()) if running else self.time.trials_end()
-        if self.scoreboard.hopeless or self.clock.now() >= end - MIN_TRIAL_SECONDS:
+        hopeless = self.scoreboard.hopeless or self.scheduler.is_exhausted
+        if hopeless or self.clock.now() >= end - MIN_TRIAL_SECONDS:
             return False
         if self.config.trials is None:
             return True
@@ -334,7 +335,11 @@ class Coordinator:
     def _count(self, trial: FrozenTrial, *, worker_lost: bool = False) -> TrialFinished:
         event = self.scoreboard.add(trial, worker_lost=worker_lost)
         extraction = trial.user_attrs.get(TrialAttribute.EXTRACTION_SECONDS, 0.0)
-        self.scheduler.finished(trial.params, event.seconds, event.value, extraction)
+        limits = self.config.limits
+        value = event.value if limits.keeps(trial.user_attrs) else None
+        self.scheduler.finished(trial.params, event.seconds, value, extraction)
+        if event.state == "pruned" and limits.exceeded(trial.user_attrs):  # with one pass and no head
+            self.scheduler.excluded.add(trial.params["backbone"])
         return event
 
     # -- what users see

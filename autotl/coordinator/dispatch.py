@@ -58,13 +58,15 @@ class Dispatcher:
     """Time of accelerators so far: that of recording, and that of trials."""
 
     def choose(self, worker: Worker, time_budget: float) -> Job | None:
-        """A job for an idle worker; None where it waits for features that are being recorded.
+        """A job for an idle worker; None where it waits for features that are being recorded, or for weights.
 
         A trial is RUNNING when this returns, and its job has no time budget yet.
 
         Args:
             time_budget: seconds until trials have to be done.
         """
+        if self.scheduler.unusable.issuperset(self.scheduler.choices.backbones):
+            return None
         sorts = {other.slot.is_accelerator for other in self.pool.workers if self._counts(other)}
         if worker.slot.is_accelerator and False in sorts:
             return self._for_accelerator(time_budget)

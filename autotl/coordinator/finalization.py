@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autotl.coordinator.coordinator import POLL_SECONDS, Coordinator
-from autotl.coordinator.scoreboard import why_none_succeeded
+from autotl.coordinator.scoreboard import why_none_is_within, why_none_succeeded
 from autotl.coordinator.supervisor import SILENCE_LIMIT
 from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError, NoTrialSucceeded
@@ -54,7 +54,10 @@ def finalize(search: Coordinator) -> Mapping[str, Any]:
 def require_success(search: Coordinator) -> None:
     """Raises NoTrialSucceeded with the distinct causes where no trial is complete, or KeyboardInterrupt after
     Ctrl-C."""
-    if search.scoreboard.counts["complete"]:
+    board, limits = search.scoreboard, search.config.limits
+    if board.best is None and (board.nearest is not None or search.scheduler.is_exhausted):
+        raise NoTrialSucceeded(why_none_is_within(limits, search.trials.all(), board.nearest))
+    if board.counts["complete"]:
         return
     if search.interrupts.moment is not None:
         raise KeyboardInterrupt

@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial
 from autotl.atomic_io import DiskFull, as_disk_full, format_bytes, refuse_links_out, same_disk
 from autotl.backbones.weights import no_downloads
 from autotl.clock import SystemClock
-from autotl.config import StudyConfig, check_registered, default_cache
+from autotl.config import StudyConfig, check_registered, default_cache, how_to_test
 from autotl.coordinator.callbacks import PLUGIN_CALL_SECONDS
-from autotl.coordinator.choose_backbones import DownloadPolicy
+from autotl.coordinator.choose_backbones import DownloadPolicy, network_costs
 from autotl.coordinator.coordinator import Coordinator
 from autotl.coordinator.extend import extension_of
 from autotl.coordinator.fetching import Fetching
@@ -28,6 +28,7 @@ from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, 
 from autotl.coordinator.signals import handle_signals
 from autotl.coordinator.watchdog import CallEnded, Watchdog
 from autotl.data.dataset import LabelledImage
+from autotl.data.splits import Split
 from autotl.devices import Slot, parse_devices, threads_by_type
 from autotl.errors import AutotlError
 from autotl.events import Callback, SearchStarted
@@ -231,6 +232,8 @@ def _scheduler(
         timed=config.time is not None,
     )
     scheduler.missing = {name for name in context.choices.backbones if not registry.backbone(name).is_cached}
+    names = context.choices.backbones
+    scheduler.excluded = {n for n in names if config.limits.exceeded(network_costs(registry.backbone(n)))}
     return scheduler
 
 
@@ -250,8 +253,18 @@ def _search_started(config: StudyConfig, slots: Sequence[Slot], context: Context
         metric=config.metric,
         devices=tuple(slot.name for slot in slots),
         backbones=context.choices.backbones,
-        warnings=(*dataset.warnings, *split.warnings),
+        warnings=(*dataset.warnings, *split.warnings, *_untested(config, split)),
     )
+
+
+def _untested(config: StudyConfig, split: Split) -> list[str]:
+    """A warning where nobody has asked for a search without test images, and there are none."""
+    if len(split.test) or config.test == "none":
+        return []
+    return [
+        "There is no untouched test part: the validation images choose the model, so its score on them is too good. "
+        f"{how_to_test(config)}"
+    ]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from autotl.clock import Clock
 from autotl.coordinator.scoreboard import Scoreboard
 from autotl.coordinator.signals import Interrupts
+from autotl.report.write import report_seconds
 from autotl.study.scheduler import Scheduler
 
 __all__ = ["SearchTime"]
@@ -50,7 +51,7 @@ class SearchTime:
         seconds_per_image = max(speeds.values(), default=self.scheduler.default_seconds_per_image)
         test_pass = self.num_test * seconds_per_image
         # two passes over the test images always; more, for averages over views and networks, where there is time
-        reserve = 10.0 + max(2.0 * test_pass, min(24.0 * test_pass, 0.1 * self.time))
+        reserve = 10.0 + report_seconds(self.time) + max(2.0 * test_pass, min(24.0 * test_pass, 0.1 * self.time))
         return min(self.stopped, self.started + self.time - min(reserve, 0.3 * self.time))
 
     def trials_end(self) -> float:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from autotl.backbones.graph_split import GraphSplit
 
-__all__ = ["FEATURE_DTYPE", "BackboneFeatures", "FeatureExtractor", "StoredSamples", "conversion_key"]
+__all__ = ["FEATURE_DTYPE", "BackboneFeatures", "FeatureExtractor", "StoredSamples", "conversion_key", "fact_file"]
 
 COMPILE_SECONDS = 5.0
 """Seconds that compiling a network may take. It can't be interrupted, so it starts only with this much time left."""
@@ -69,6 +69,12 @@ def conversion_key(backbone_digest: str, block: int | None = None) -> str:
     network = f"levels-{FORMAT}" if block is None else str(block)
     versions = "/".join(f"{name}-{version}" for name, version in library_versions().items())
     return f"{backbone_digest}/{network}/{versions}"
+
+
+def fact_file(folder: Path, name: str, key: dict[str, Any], backbone_digest: str, suffix: str = "json") -> Path:
+    """The file in a folder of conversions where a fact about a backbone under `key` is kept."""
+    text = json.dumps(key | {"backbone": backbone_digest, "libraries": library_versions()}, sort_keys=True)
+    return folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.{suffix}"
 
 
 class StoredSamples:
@@ -182,7 +188,7 @@ class BackboneFeatures:
         """Which features belong to which levels. Kept in a file, so that no network is built for it again."""
         from autotl.backbones.graph_split import FeatureLevels
 
-        file = self._file("layout", {"format": FORMAT}, "json")
+        file = self.kept_file("layout", {"format": FORMAT}, "json")
         if file and file.exists():
             try:
                 return Layout(**read_sealed(file))
@@ -254,7 +260,7 @@ class BackboneFeatures:
         digests = self.digests(subset)
         decodes_only = block == 0
         if not decodes_only:
-            self._check_engine(subset)
+            self.check_engine(subset)
         label = "images" if decodes_only else self.backbone.name
         table = store.open(self._spec(view, block), shape, "uint8" if decodes_only else FEATURE_DTYPE, label)
         if missing := table.missing(digests):
@@ -284,9 +290,9 @@ class BackboneFeatures:
         spec = {"preprocessing": asdict(preprocessing), "view": view_key(view, extractor.augmentations), "block": block}
         if extractor.decodes and (decoder := decoder_of(view, preprocessing, extractor.augmentations)):
             spec["decoder"] = decoder
-        return spec if block == 0 else spec | {"backbone": self.backbone.digest} | self._engine_key()
+        return spec if block == 0 else spec | {"backbone": self.backbone.digest} | self.engine_key()
 
-    def _engine_key(self) -> dict[str, Any]:
+    def engine_key(self) -> dict[str, Any]:
         """Identifies what computes the features. Called for each read, so everything slow in it is cached."""
         device = self.extractor.device
         return {
@@ -302,7 +308,7 @@ class BackboneFeatures:
     ) -> Iterator[tuple[list[str], np.ndarray]]:
         extractor = self.extractor
         ran = "levels" if block is None else f"prefix-{block}" if block else "images"
-        run = self._compile(block) if block != 0 else None
+        run = self.compiled(block) if block != 0 else None
         began, done = time.monotonic(), 0
 
         loader = extractor.loader(self.backbone.preprocessing, view, path_of)
@@ -328,7 +334,7 @@ class BackboneFeatures:
         progress = ExtractionProgress(self.backbone.name, ran, str(view), done, total, rate)
         self.extractor.on_progress(progress)
 
-    def _check_engine(self, subset: str) -> None:
+    def check_engine(self, subset: str) -> None:
         """Once per backbone, compare the engine's features of real images with PyTorch's in fp32; if they differ,
         replace the engine by PyTorch in fp32."""
         if self._engine_is_checked:
@@ -347,7 +353,7 @@ class BackboneFeatures:
 
     def _cosine(self, subset: str) -> float:
         """The engine's cosine, from a file of an earlier check or measured on some of the images."""
-        file = self._file("cosine", self._engine_key(), "json")
+        file = self.kept_file("cosine", self.engine_key(), "json")
         if file and file.exists():
             with suppress(OSError, ValueError, TypeError):  # damaged: measured and written again below
                 return float(read_sealed(file))
@@ -356,21 +362,18 @@ class BackboneFeatures:
             self.path_of(subset), self.backbone.preprocessing, ORIGINAL, extractor.augmentations, extractor.threads
         )
         images = loader.load(digests[:8])
-        cosine = engine_cosine(self._compile(None), self.network(None), images)
+        cosine = engine_cosine(self.compiled(None), self.network(None), images)
         if file:
             with suppress(OSError):  # the next process measures it again
                 write_sealed(file, cosine)
         return cosine
 
-    def _file(self, name: str, key: dict[str, Any], suffix: str) -> Path | None:
+    def kept_file(self, name: str, key: dict[str, Any], suffix: str) -> Path | None:
         """The file where a fact about this backbone under `key` is kept; None where nothing is kept."""
         folder = self.extractor.conversions
-        if folder is None:
-            return None
-        text = json.dumps(key | {"backbone": self.backbone.digest, "libraries": library_versions()}, sort_keys=True)
-        return folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.{suffix}"
+        return fact_file(folder, name, key, self.backbone.digest, suffix) if folder else None
 
-    def _compile(self, block: int | None) -> Compiled:
+    def compiled(self, block: int | None) -> Compiled:
         """The compiled network with all feature levels, or up to a block."""
         if block not in self._compiled:
             extractor = self.extractor

@@ -50,4 +50,7 @@ class Head(ABC):
         skops must be able to save the fitted estimator. `__getstate__` converts what skops can't save to bytes in its
         library's own format, and `__setstate__` converts it back, raising ValueError for damaged bytes. Name the
         estimator's type in `trusted`.
+
+        To be exported, an estimator that isn't scikit-learn's has a method `to_module()`: a torch module from features
+        [N, num_features] to what its `decision_function` (one column for two classes) or `predict_proba` returns.
         """

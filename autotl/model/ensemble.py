@@ -1,16 +1,12 @@
 """Selection of the trials that a model averages. Takes and returns arrays and numbers only."""
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
-from autotl.metrics import Metric
+from autotl.metrics import Metric, bootstrap_scores
 
 __all__ = ["select"]
-
-BOOTSTRAP_SAMPLES = 200
-"""Bootstrap samples of the validation images, for the standard error of a score."""
 
 
 def select(
@@ -59,11 +55,5 @@ def select(
 
 def _standard_error(average: np.ndarray, labels: np.ndarray, metric: Metric) -> float:
     """Standard error of the score of `average`, from bootstrap samples of the images."""
-    rng = np.random.default_rng(0)
-    scores = []
-    for _ in range(BOOTSTRAP_SAMPLES):
-        sample = rng.integers(len(labels), size=len(labels))
-        score = metric.score_or_nan(labels[sample], average[sample])
-        if not math.isnan(score):
-            scores.append(score)
-    return float(np.std(scores)) if scores else 0.0
+    scores = bootstrap_scores(labels, average, metric)
+    return float(scores.std()) if len(scores) else 0.0

@@ -13,7 +13,7 @@ from autotl.data.file_listing import FileListing
 from autotl.errors import AutotlError
 from autotl.escaping import csv_cell
 
-__all__ = ["CsvFile", "best_classes", "find_images", "more_than", "refuse_folder"]
+__all__ = ["CsvFile", "best_classes", "find_images", "more_than", "refuse_folder", "unused_name"]
 
 
 def find_images(places: Iterable[Path], listing: FileListing | None = None) -> Iterator[Path]:
@@ -51,6 +51,16 @@ def best_classes(probabilities: np.ndarray, classes: Sequence[str], top: int) ->
     """
     order = np.argsort(-probabilities, kind="stable")[:top]
     return [(classes[i], float(probabilities[i])) for i in order]
+
+
+def unused_name(file: Path, used: set[Path]) -> Path:
+    """`file`, or one numbered like `photo-2.png` where that is among `used`, to which the name is added."""
+    name, number = file, 1
+    while name in used:
+        number += 1
+        name = file.with_name(f"{file.stem}-{number}{file.suffix}")
+    used.add(name)
+    return name
 
 
 def refuse_folder(file: Path) -> None:

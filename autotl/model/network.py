@@ -11,7 +11,9 @@ from autotl.backbones.base import Backbone
 from autotl.backbones.levels import Layout, Levels
 from autotl.backbones.limits import limited_build, tensor_shapes
 from autotl.data.augmentation import View
-from autotl.engines.base import Compiled
+from autotl.engines.base import Compiled, Engine
+from autotl.engines.parity import checked_engine
+from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, find_named
 from autotl.features.extractor import FEATURE_DTYPE
 from autotl.features.table import to_stored_dtype
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from autotl.backbones.graph_split import FeatureLevels
 
-__all__ = ["SharedNetwork", "build_from_file", "feature_network", "load_backbone_state"]
+__all__ = ["SharedNetwork", "build_from_file", "compile_features", "feature_network", "load_backbone_state"]
 
 
 @dataclass
@@ -41,17 +43,24 @@ class SharedNetwork:
         """The views that any of the members uses."""
         return {view for member in self.members for view in member.fitted.views}
 
-    def probabilities(self, images: Mapping[View, np.ndarray]) -> np.ndarray:
-        """The sum of the members' probabilities, each times its weight: [n, num_classes].
+    def features(self, images: Mapping[View, np.ndarray]) -> dict[View, np.ndarray]:
+        """The features of all levels, float32 [n, layout.width], for each view.
 
         Args:
             images: for each of `views`, uint8 [n, size, size, 3].
         """
         # rounded as recorded features are, on which the heads were trained
-        features = {
+        return {
             view: to_stored_dtype(self.compiled(pixels), FEATURE_DTYPE).astype(np.float32)
             for view, pixels in images.items()
         }
+
+    def probabilities(self, features: Mapping[View, np.ndarray]) -> np.ndarray:
+        """The sum of the members' probabilities, each times its weight: [n, num_classes].
+
+        Args:
+            features: what `features` returns.
+        """
         total = np.zeros(())
         for member in self.members:
             slices = self.layout.slices(find_named("levels", member.fitted.levels, self.feature_levels))
@@ -112,6 +121,35 @@ def feature_network(module: "nn.Module", backbone: Backbone) -> "tuple[FeatureLe
             f"The network of {backbone.name} doesn't run on images of {backbone.preprocessing.size} pixels: "
             f"{type(error).__name__}: {reason} Copy the model's folder again."
         ) from error
+
+
+def compile_features(
+    engine: Engine,
+    features: "FeatureLevels",
+    backbone: Backbone,
+    device: str,
+    threads: int,
+    cache: Path | None,
+    key: str,
+) -> Compiled:
+    """Compile `feature_network`'s network for a device. An engine whose features differ from those of PyTorch in fp32
+    is replaced by that.
+
+    Args:
+        cache, key: as for `Engine.compile`.
+    """
+    from autotl.backbones.graph_split import Normalize
+
+    network, size = Normalize(features, backbone.preprocessing).eval(), backbone.preprocessing.size
+    precision = engine.precision(device)
+    compiled = engine.compile(network, size, device, threads, precision, cache=cache, key=key)
+    if (engine.name, precision) == (TorchEngine.name, "fp32"):
+        return compiled
+
+    def exact() -> Compiled:
+        return TorchEngine(bf16=False).compile(network, size, device, threads, "fp32")
+
+    return checked_engine(compiled, network, exact, backbone.name)
 
 
 def load_backbone_state(module: "nn.Module", state: "dict[str, Tensor]", backbone: str) -> None:

@@ -36,7 +36,6 @@ REUSE_PROBABILITY = 0.8
 """Probability that a trial reuses recorded features where new ones would be cheap."""
 FREE_PAIR_PROBABILITY = 0.2
 """Probability that the choice of backbone and head is left to the sampler."""
-
 NUM_EXPLORED_VIEWS = 3
 """Views that are recorded of a policy which is not in the portfolio."""
 
@@ -91,6 +90,8 @@ class Scheduler:
         """Backbones that a trial has used, or may use."""
         self.missing: set[str] = set()
         """Backbones whose weights aren't on this machine, or not yet: no trial uses them."""
+        self.excluded: set[str] = set()
+        """Backbones that exceed the limits."""
         self.time_share = TRIAL_TIME_SHARE
         """Share of the whole search that the trial from the last `next` may plan for."""
         self.sampling = False
@@ -102,6 +103,14 @@ class Scheduler:
         """Seconds of complete trials, by strategy."""
         self._speeds: dict[tuple[str, str, str], float] = {}
         """Last measured images per second and thread, by (backbone, what ran, device type)."""
+
+    @property
+    def unusable(self) -> set[str]:
+        return self.missing | self.excluded
+
+    @property
+    def is_exhausted(self) -> bool:
+        return self.excluded.issuperset(self.choices.backbones)
 
     def finished(
         self, params: Mapping[str, Any], seconds: float, value: float | None, extraction_seconds: float = 0.0
@@ -160,7 +169,7 @@ class Scheduler:
     def _portfolio_trial(self, time_budget: float, suits: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
         """The next suitable recipe of the portfolio that there is time for: the cheap ones of a backbone, then its
         expensive ones, then those of the next backbone. Recipes of a backbone that is missing wait until it is here."""
-        for params in [params for params in self.cheap_queue if params["backbone"] not in self.missing]:
+        for params in [params for params in self.cheap_queue if params["backbone"] not in self.unusable]:
             is_new_backbone = params["backbone"] not in self.active_backbones
             if is_new_backbone and (expensive := self._expensive_trial(time_budget, suits)):
                 return expensive
@@ -174,7 +183,7 @@ class Scheduler:
 
     def _expensive_trial(self, time_budget: float, suits: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
         """The next suitable recipe of the expensive portfolio on an active backbone, as expensive as time allows."""
-        usable = self.active_backbones - self.missing
+        usable = self.active_backbones - self.unusable
         for candidate in [c for c in self.untried_expensive if c[0] in usable]:
             if any(map(suits, self.expensive_queue)):
                 break
@@ -206,8 +215,8 @@ class Scheduler:
         reusable = [
             params
             for params in self.extracted
-            if params["strategy"] == strategy and all(name in params for name in ("backbone", *recorded))
-            if params["backbone"] not in self.missing
+            if params["strategy"] == strategy and params.get("backbone", "") not in ("", *self.unusable)
+            if all(name in params for name in recorded)
         ]
         quick = [name for name in backbones if self._affordable_passes(name, MAX_NEW_FEATURES_SHARE * time_budget)]
         reuse = bool(recorded and reusable) and (not quick or rng.random() < REUSE_PROBABILITY)
@@ -240,6 +249,7 @@ class Scheduler:
 
     def _readable(self, strategy: str, recorded: Collection[Recording]) -> list[Recording]:
         """Those of the recorded features that a strategy's heads may learn from."""
+        recorded = [recording for recording in recorded if recording.backbone not in self.excluded]
         return [recording for recording in recorded if recording.views or not self.needs.reads_views(strategy)]
 
     def _choose_strategy(
@@ -293,7 +303,7 @@ class Scheduler:
         if not any(map(self.needs.reads_views, self.choices.strategies)):
             return None
         candidates = []
-        for backbone in filter(self.active_backbones.__contains__, self.choices.backbones):
+        for backbone in filter((self.active_backbones - self.excluded).__contains__, self.choices.backbones):
             views = min(NUM_EXPLORED_VIEWS, self._affordable_passes(backbone, MAX_NEW_FEATURES_SHARE * time_budget))
             candidates += [Recording(backbone, policy, views) for policy in self.choices.augmentations if views]
         most = {policy: self.registry.augmentations[policy].max_views for policy in self.choices.augmentations}
@@ -320,8 +330,10 @@ class Scheduler:
 
     def _activate(self, backbone: str, time_budget: float) -> bool:
         """Whether trials may use the backbone: the first one always, others where there is time for a pass."""
-        may_use = backbone not in self.missing and (
-            not self.active_backbones or backbone in self.active_backbones or self.has_time_for(backbone, time_budget)
+        may_use = backbone not in self.unusable and (
+            not self.active_backbones - self.excluded
+            or backbone in self.active_backbones
+            or self.has_time_for(backbone, time_budget)
         )
         if may_use:
             self.active_backbones.add(backbone)
@@ -351,8 +363,7 @@ class Scheduler:
             AutotlError: the backbone's number of parameters is needed, unknown, and can't be counted.
         """
         num_images = self.num_images if num_images is None else num_images
-        by_type = self._level_speeds()
-        if not by_type:
+        if not (by_type := self._level_speeds()):
             return assumed_pass_seconds(self.registry.backbone(backbone), num_images, self.threads)
         speed = sum(self.threads[name] * self._speed(backbone, name, speeds) for name, speeds in by_type.items())
         return num_images / speed

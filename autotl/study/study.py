@@ -8,9 +8,10 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from autotl import events
+from autotl.config import Limits
 from autotl.errors import AutotlError
 from autotl.study.pruner import SameStrategyPruner
-from autotl.study.sampler import ConditionalTPESampler
+from autotl.study.sampler import NO_LIMITS, ConditionalTPESampler
 from autotl.study.storage import open_storage
 from autotl.study.validation import require_valid
 
@@ -91,12 +92,15 @@ class StudyDeleted(AutotlError):
         )
 
 
-def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize"], seed: int) -> optuna.Study:
+def open_study(
+    folder: Path, name: str, direction: Literal["maximize", "minimize"], seed: int, limits: Limits = NO_LIMITS
+) -> optuna.Study:
     """Open the study in `folder/journal.log`, or create it. Several processes may do so at once.
 
     Args:
         name: of a new study. An existing one keeps the name that it has in its journal, whatever its folder is called.
         seed: the study's seed, the same in every process.
+        limits: what a trial may cost.
 
     Raises:
         AutotlError: the journal can't be read, holds several studies or values that no search writes, or has a study
@@ -108,7 +112,7 @@ def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize
         study_name=_name_in_journal(storage, folder, name) or name,
         storage=storage,
         direction=direction,
-        sampler=ConditionalTPESampler(seed),
+        sampler=ConditionalTPESampler(seed, limits),
         pruner=SameStrategyPruner(),
         load_if_exists=True,
     )
@@ -117,7 +121,7 @@ def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize
     return study
 
 
-def load_study(folder: Path, seed: int = 0) -> optuna.Study:
+def load_study(folder: Path, seed: int = 0, limits: Limits = NO_LIMITS) -> optuna.Study:
     """Open the study in `folder/journal.log`, whatever the folder is called.
 
     Raises:
@@ -131,7 +135,7 @@ def load_study(folder: Path, seed: int = 0) -> optuna.Study:
     if name is None:
         raise StudyDeleted(folder)
     study = optuna.load_study(
-        study_name=name, storage=storage, sampler=ConditionalTPESampler(seed), pruner=SameStrategyPruner()
+        study_name=name, storage=storage, sampler=ConditionalTPESampler(seed, limits), pruner=SameStrategyPruner()
     )
     _require_format(study, folder)
     require_valid(study, folder)

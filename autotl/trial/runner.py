@@ -8,6 +8,7 @@ import time
 import traceback
 from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -23,9 +24,11 @@ from autotl.features.store import StoreUnavailable
 from autotl.model.member import Member, save_member
 from autotl.recipe import Recipe
 from autotl.strategies.base import OutOfTime, Report, Result, Task
+from autotl.study.artifacts import upload_picture
 from autotl.study.pruner import STEPS
 from autotl.study.space import suggest
 from autotl.study.study import TrialAttribute, set_note, take_trial
+from autotl.trial.costs import part_of, record_costs, require_affordable
 from autotl.trial.events import notify_ended
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import (
@@ -121,6 +124,7 @@ def _run(state: WorkerState, trial: optuna.Trial, time_budget: float) -> tuple[R
     state.send(TrialStarted(trial.number, recipe.strategy, recipe.backbone, recipe.head, description))
     trial.set_user_attr(TrialAttribute.DESCRIPTION, description)
     trial.set_user_attr(TrialAttribute.RECIPE, recipe.to_dict())
+    network = require_affordable(state, trial, recipe.backbone)
     report = _reporter(state, trial)
     try:
         result = train(state, recipe, time_budget, report)
@@ -128,7 +132,9 @@ def _run(state: WorkerState, trial: optuna.Trial, time_budget: float) -> tuple[R
         state.replace_cache(error)
         result = train(state, recipe, time_budget, report)
     value = state.registry.metric(state.context.config.metric)(state.labels("validation"), result.probabilities)
-    _record(state, trial, result, value)
+    folder = _record(state, trial, result, value)
+    key = recipe.backbone if result.fitted.backbone_state is None else f"{recipe.backbone}/{trial.number}"
+    record_costs(state, trial, part_of(folder, recipe.backbone, key, map(str, result.fitted.views)), network)
     return result, value
 
 
@@ -198,8 +204,9 @@ def _calibrate(result: Result, labels: np.ndarray) -> None:
     result.probabilities = probabilities(logits, result.fitted.temperature)
 
 
-def _record(state: WorkerState, trial: optuna.Trial, result: Result, value: float) -> None:
-    """Save the fitted model and set the trial's attributes; Optuna refuses attributes of a trial that is told."""
+def _record(state: WorkerState, trial: optuna.Trial, result: Result, value: float) -> Path:
+    """Save the fitted model and set the trial's attributes; Optuna refuses attributes of a trial that is told. Returns
+    the model's folder."""
     context, recipe = state.context, result.recipe
     backbone = state.registry.backbone(recipe.backbone)
     num_classes = len(context.dataset.classes)
@@ -221,6 +228,7 @@ def _record(state: WorkerState, trial: optuna.Trial, result: Result, value: floa
     _upload_history(state, trial, result)
     text = escape_markdown(f"{context.config.metric}: {recipe.describe()}")
     set_note(state.study, trial, f"**{value:.4f}** {text}")
+    return folder
 
 
 def _scores(state: WorkerState, probabilities: np.ndarray) -> dict[str, float]:
@@ -231,24 +239,15 @@ def _scores(state: WorkerState, probabilities: np.ndarray) -> dict[str, float]:
 
 
 def _upload_history(state: WorkerState, trial: optuna.Trial, result: Result) -> None:
-    """Upload the learning curve as a small table that Optuna Dashboard shows. Weights are never uploaded: an artifact
-    store has no way to delete them."""
+    """Upload the learning curve as a picture that Optuna Dashboard shows. Weights are never uploaded: an artifact store
+    has no way to delete them."""
     if not result.history:
         return
-    from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+    from autotl.page.charts import Series, curves, standalone
 
-    artifacts = state.context.folder / "artifacts"
-    artifacts.mkdir(exist_ok=True)
-    names = list(result.history[0])
-    lines = [",".join(names), *(",".join(f"{epoch[name]:.6g}" for name in names) for epoch in result.history)]
-    table = state.context.folder / "cache" / f"curve-{trial.number}.csv"
-    table.parent.mkdir(parents=True, exist_ok=True)
-    table.write_text("\n".join(lines) + "\n")
-    upload_artifact(
-        artifact_store=FileSystemArtifactStore(str(artifacts)),
-        file_path=str(table),
-        study_or_trial=trial,
-        mimetype="text/csv",
-        storage=state.study._storage,
-    )
-    table.unlink()
+    epochs = [float(epoch["epoch"]) for epoch in result.history]
+    for name in ("score", "loss"):
+        values = [epoch.get(name, math.nan) for epoch in result.history]
+        if any(math.isfinite(value) for value in values):
+            drawing = curves([Series(name, epochs, values)], ("epoch", name))
+            upload_picture(state.study, trial, state.context.folder, f"{name}.svg", standalone(drawing))

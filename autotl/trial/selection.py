@@ -9,9 +9,11 @@ import numpy as np
 from optuna.trial import TrialState
 
 from autotl.errors import AutotlError
+from autotl.model.costs import Part, total_costs
 from autotl.model.ensemble import select
 from autotl.model.manifest import read_member_manifest
 from autotl.model.member import Member, load_member
+from autotl.trial.costs import networks_of, size_of
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import Log, member_folder
 
@@ -43,6 +45,8 @@ class Candidate:
     """Test-time augmentation."""
     validation: np.ndarray
     """Probabilities of the validation images, [n, num_classes]."""
+    num_bytes: int = 0
+    """Of its head and of unfrozen blocks, as saved."""
 
     @property
     def group(self) -> tuple[str, str, bool]:
@@ -54,9 +58,14 @@ class Candidate:
         """Candidates with the same key share one pass over the images for each view."""
         return f"{self.backbone}/{self.number}" if self.tuned else self.backbone
 
+    @property
+    def part(self) -> Part:
+        """What it needs to predict."""
+        return Part(self.backbone, self.network_key, self.views, self.num_bytes)
+
 
 def kept_candidates(state: WorkerState) -> list[Candidate]:
-    """All candidates, best first; equal scores in the order of their log losses.
+    """The candidates within the limits of the search, best first; equal scores in the order of their log losses.
 
     Folders of trials that are not complete are ignored: a worker may have died after it saved a model and before it
     told the trial. A folder that can't be read costs a line in the log.
@@ -79,7 +88,10 @@ def kept_candidates(state: WorkerState) -> list[Candidate]:
         loss = log_loss.score_or_nan(labels, candidate.validation)
         return sign * candidate.value, math.inf if math.isnan(loss) else loss, candidate.number
 
-    return sorted(candidates, key=rank)
+    limits = state.context.config.limits
+    networks = networks_of(complete, {c.backbone for c in candidates}, state.registry) if limits else {}
+    affordable = [c for c in candidates if not limits or limits.keeps(total_costs([c.part], networks))]
+    return sorted(affordable, key=rank)
 
 
 def _read_candidate(state: WorkerState, folder: Path) -> Candidate:
@@ -99,6 +111,7 @@ def _read_candidate(state: WorkerState, folder: Path) -> Candidate:
         tuned=manifest.tuned,
         views=tuple(f"{view.policy}-{view.number}" for view in manifest.views),
         validation=validation,
+        num_bytes=size_of(folder),
     )
 
 
@@ -109,7 +122,8 @@ def choose_members(
     time_limit: float = math.inf,
     earlier: Collection[int] = (),
 ) -> tuple[list[Member], float]:
-    """The members of the model, with their weights, and the estimated seconds to predict the test images.
+    """The members of the model, which together keep the limits of the search, with their weights, and the estimated
+    seconds to predict the test images.
 
     Args:
         candidates: best first.
@@ -119,7 +133,9 @@ def choose_members(
         earlier: trial numbers of the members of the model that an earlier search has left. They may be chosen together
             whatever the limit, so that a search with less time doesn't make a smaller model.
     """
-    num_test = len(state.context.split.test)
+    num_test, limits = len(state.context.split.test), state.context.config.limits
+    trials = state.study.get_trials(deepcopy=False) if limits else ()
+    networks = networks_of(trials, {c.backbone for c in candidates}, state.registry) if limits else {}
 
     def estimated_seconds(chosen: Collection[int]) -> float:
         members = [candidates[i] for i in chosen]
@@ -130,6 +146,8 @@ def choose_members(
         return loading + num_test * sum(speeds)
 
     def is_allowed(chosen: frozenset[int]) -> bool:
+        if limits and not limits.keeps(total_costs([candidates[i].part for i in chosen], networks)):
+            return False
         is_earlier = all(candidates[i].number in earlier for i in chosen)
         return is_earlier or estimated_seconds(chosen) <= time_limit
 

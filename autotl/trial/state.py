@@ -55,7 +55,7 @@ class WorkerState:
         registry = load_registry(config.without_plugins, strict=config.strict_plugins)
         registry.on_plugin_failure = lambda plugin, hook, text: send(PluginFailed(plugin, hook, text))
         registry.on_notify = lambda plugin, hook: send(HookCalled(plugin, hook))
-        study = load_study(context.folder, config.seed)
+        study = load_study(context.folder, config.seed, config.limits)
         study_cache = context.folder / "cache"  # the coordinator removes it when the search ends
         engine = registry.engine(config.engine, slot.device)
         extractor = FeatureExtractor(

@@ -70,7 +70,14 @@ def test_trials_carry_readable_attributes(found):
 
 
 def test_a_fine_tuned_trial_leaves_its_learning_curve_as_an_artifact(found):
-    assert list((found.folder / "artifacts").iterdir())
+    from optuna.artifacts import get_all_artifact_meta
+
+    names = {meta.filename for meta in get_all_artifact_meta(found.study)}
+    assert names >= {"confusion-test.svg", "score-over-time.svg", "score-and-cost.svg"}
+    trial = next(t for t in found.study.trials if t.params.get("strategy") == "fine_tuning" and t.value is not None)
+    curves = get_all_artifact_meta(trial, storage=found.study._storage)
+    assert (curves[0].filename, curves[0].mimetype) == ("score.svg", "image/svg+xml")
+    assert found.study.metric_names == ["accuracy"]
 
 
 @pytest.mark.parametrize("strategy", ["fast_extraction", "extract_augment", "fine_tuning"])

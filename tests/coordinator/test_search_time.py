@@ -24,7 +24,7 @@ def of():
     return make
 
 
-@pytest.mark.parametrize(("time", "num_test", "reserved"), [(10, 0, 3), (600, 0, 10), (600, 100, 70), (600, 1000, 180)])
+@pytest.mark.parametrize(("time", "num_test", "reserved"), [(10, 0, 3), (600, 0, 25), (600, 100, 85), (600, 1000, 180)])
 def test_time_is_reserved_for_the_model_and_its_test(of, time, num_test, reserved) -> None:
     search = of(time, complete=1, num_test=num_test)
     assert search.deadline() - search.started == pytest.approx(time - reserved)

@@ -49,7 +49,13 @@ def test_a_saved_and_loaded_model_predicts_what_its_trial_predicted(
     folder = make(backbone, member).save(tmp_path / "model")
     loaded = load(folder, registry=torch_only)
     np.testing.assert_allclose(loaded.predict_proba(validation), expected, atol=1e-3)
-    assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {".json", ".safetensors", ".skops", ".digests"}
+    assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {
+        ".json",
+        ".safetensors",
+        ".skops",
+        ".digests",
+        ".md",
+    }
 
 
 @pytest.mark.parametrize("spread", [1, 30, 90])

@@ -2,12 +2,15 @@
 
 import json
 import math
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from autotl.config import Limits
+from autotl.model.costs import NetworkCost
 from autotl.model.manifest import _digest_of
 from autotl.trial import selection
 from autotl.trial.selection import COMPILE_SECONDS, LOAD_SECONDS, Candidate, choose_members, kept_candidates
@@ -26,7 +29,7 @@ class LoadedMember:
 def stub_state(registry, monkeypatch):
     """The attributes of a worker's state that the selection reads; members are loaded without files."""
     monkeypatch.setattr(selection, "load_member", lambda folder, registry: LoadedMember(folder))
-    config = SimpleNamespace(metric="accuracy", ensemble=8)
+    config = SimpleNamespace(metric="accuracy", ensemble=8, limits=Limits())
     split = SimpleNamespace(test=np.arange(NUM_TEST))
     labels = np.arange(12) % 3
     context = SimpleNamespace(config=config, split=split)
@@ -83,7 +86,62 @@ def test_only_the_best_of_a_group_becomes_a_member(stub_state):
     assert numbers(members) == [0, 2]
 
 
+# limits
+
+
+@pytest.fixture
+def costs(stub_state, monkeypatch):
+    """Each backbone has a million parameters of 4 bytes and takes 10 ms."""
+    monkeypatch.setattr(
+        selection, "networks_of", lambda *_: defaultdict(lambda: NetworkCost(10**6, 4 * 10**6, 10.0, 5.0))
+    )
+    stub_state.study = SimpleNamespace(get_trials=lambda deepcopy: [])
+    return stub_state.context.config
+
+
+@pytest.mark.parametrize(
+    ("limits", "chosen"),
+    [
+        (Limits(milliseconds=29.0), [0, 1]),
+        (Limits(megabytes=12.0), [0, 1, 2]),
+        (Limits(parameters=1_999_999), [0]),
+        (Limits(), [0, 1, 2, 3]),
+    ],
+)
+def test_the_members_together_keep_the_limits(stub_state, costs, limits, chosen):
+    costs.limits = limits
+    members, _ = choose_members(stub_state, [candidate(i) for i in range(4)], {})
+    assert numbers(members) == chosen
+
+
+def test_members_of_one_frozen_network_cost_its_passes_once(stub_state, costs):
+    costs.limits = Limits(milliseconds=10.0)
+    heads = [Candidate(**{**vars(candidate(i, "shared")), "head": f"head{i}"}) for i in range(3)]
+    assert numbers(choose_members(stub_state, heads, {})[0]) == [0, 1, 2]
+    views = candidate(3, "shared", views=("none-0", "flip-1"))
+    assert numbers(choose_members(stub_state, [*heads, replace(views, head="other")], {})[0]) == [0, 1, 2]
+
+
+def test_the_model_of_an_earlier_search_has_to_keep_the_limits_too(stub_state, costs):
+    costs.limits = Limits(milliseconds=10.0)
+    members, _ = choose_members(stub_state, [candidate(i) for i in range(3)], {}, math.inf, earlier=(0, 1, 2))
+    assert numbers(members) == [0]
+
+
 # which trials are candidates
+
+
+def test_a_trial_beyond_the_limits_is_no_candidate(finished):
+    passes = {trial.number: trial.user_attrs["passes"] for trial in finished.study.trials}
+    assert passes == {0: 1, 1: 1, 2: 1}
+    megabytes = sorted(trial.user_attrs["megabytes"] for trial in finished.study.trials)
+    limit = round(1e6 * (megabytes[1] + 0.0005))
+    context = finished.context
+    config = context.config.model_copy(update={"max_size": limit})
+    state = replace(finished, context=replace(context, config=config))
+    within = {t.number for t in finished.study.trials if t.user_attrs["megabytes"] <= limit / 1e6}
+    assert {c.number for c in kept_candidates(state)} == within
+    assert len(within) == 2
 
 
 def test_complete_trials_are_candidates_best_first(finished):
