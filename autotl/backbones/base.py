@@ -112,6 +112,13 @@ class Backbone(ABC):
         return None
 
     @property
+    def location(self) -> str | None:
+        """Where `autotl.backbones.weights.fetch` downloads the weights from: a repository on the Hugging Face hub, or a
+        URL. A process that downloads them then needs no library but the hub's. None where `weights_file` or `digest`
+        downloads them."""
+        return None
+
+    @property
     def note(self) -> str | None:
         """What a user should know before a search with this backbone, as a text after its name; None for nothing."""
         return None

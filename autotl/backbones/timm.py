@@ -94,7 +94,7 @@ class TimmBackbone(Backbone):
 
     @property
     def download(self) -> str | None:
-        if self.file or self.folder or self.is_cached or not self._location:
+        if self.is_cached or not self.location:
             return None
         return self._describe_download()
 
@@ -201,11 +201,11 @@ class TimmBackbone(Backbone):
             raise AutotlError(
                 f"There are no weights in {str(self.folder)!r}. Save them there, as model.safetensors for example."
             )
-        if not self._location:
+        if not self.location:
             raise AutotlError(
                 f"timm has no pretrained weights for {self.name}. Give a file: {self.model}@path/to/weights.safetensors"
             )
-        return fetch(self._location)
+        return fetch(self.location)
 
     def state_dict(self) -> dict[str, "Tensor"]:
         """The pretrained tensors under timm's names, including the classifier's where the file has one."""
@@ -247,11 +247,13 @@ class TimmBackbone(Backbone):
             return self.file if self.file.is_file() else None
         if self.folder:
             return weights_in_folder(self.folder)
-        return cached(self._location) if self._location else None
+        return cached(self.location) if self.location else None
 
     @property
-    def _location(self) -> str | None:
-        """The hub repository or URL of timm's weights."""
+    def location(self) -> str | None:
+        """The hub repository or URL of timm's weights; None where the weights are a user's own."""
+        if self.file or self.folder:
+            return None
         if self._hub:
             return self._hub
         location = self._config.get("hf_hub_id") or self._config.get("url") or None
@@ -324,7 +326,7 @@ class TimmBackbone(Backbone):
         if megabytes is None:
             tensors = self._build_on_meta().state_dict().values()
             megabytes = max(1, round(sum(t.numel() * t.element_size() for t in tensors) / 1e6))
-        source = self._location if "://" in str(self._location) else f"{self._location} on the Hugging Face hub"
+        source = self.location if "://" in str(self.location) else f"{self.location} on the Hugging Face hub"
         return f"{source}, about {megabytes} MB"
 
     def _build_on_meta(self, **arguments: Any) -> "nn.Module":

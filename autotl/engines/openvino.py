@@ -62,7 +62,7 @@ class OpenVinoEngine(Engine):
         openvino = load_openvino()
         core = openvino.Core()
         if cache and key:
-            model = _cached(core, module, size, cache, f"{key}/{size}/{openvino.__version__}")
+            model = _cached(core, module, size, cache, _folder(size, cache, key))
         else:
             model = _convert(module, size)
         if precision == "bf16":
@@ -92,6 +92,9 @@ class OpenVinoEngine(Engine):
                 idle.put(request)
 
         return run
+
+    def has_cached(self, size: int, cache: Path, key: str) -> bool:
+        return _folder(size, cache, key).exists()
 
 
 @functools.cache
@@ -135,10 +138,15 @@ def _append_identity_convolution(model: Any) -> Any:
     return load_openvino().Model([ops.squeeze(identity, [2, 3])], model.get_parameters())
 
 
-def _cached(core: Any, module: "nn.Module", size: int, cache: Path, key: str) -> Any:
-    """The converted model from the folder `cache`. Under a file lock, the first process converts and stores it."""
+def _folder(size: int, cache: Path, key: str) -> Path:
+    """Where `cache` has the module `key` as this version of OpenVINO has converted it."""
+    name = f"{key}/{size}/{load_openvino().__version__}"
+    return cache / f"openvino-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+
+def _cached(core: Any, module: "nn.Module", size: int, cache: Path, folder: Path) -> Any:
+    """The converted model from `folder`, in `cache`. Under a file lock, the first process converts and stores it."""
     openvino = load_openvino()
-    folder = cache / f"openvino-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
     with ExitStack() as lock:
         try:
             cache.mkdir(parents=True, exist_ok=True)

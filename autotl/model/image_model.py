@@ -250,9 +250,11 @@ class ImageModel(Representation):
             check_features(self._saved, self.members.index(first), feature_levels, backbone, registry)
         is_frozen = first.fitted.backbone_state is None
         cache, key = (self.conversions, conversion_key(first.backbone_digest)) if is_frozen else (None, "")
-        engine = registry.engine(None, self.device) if many or (cache and cache.exists()) else TorchEngine()
+        engine = registry.engine(None, self.device)
         if self.in_fp32:
             engine = TorchEngine(bf16=False)
+        elif not many and not (cache and engine.has_cached(backbone.preprocessing.size, cache, key)):
+            engine = TorchEngine()
         compiled = compile_features(engine, feature_levels, backbone, self.device, self.threads, cache, key)
         return SharedNetwork(backbone, compiled, layout, members, registry.levels)
 

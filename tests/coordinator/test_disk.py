@@ -149,11 +149,16 @@ def test_a_disk_without_room_for_weights_is_an_error_that_says_where_they_go(
 ) -> None:
     weights = save(timm.create_model("test_vit").state_dict())
     local_hub.add("timm/test_vit.r160_in1k", weights)
-    ended = command(cells, "test_vit.r160_in1k", tmp_path, 300_000)
-    assert ended.returncode == 1
-    (error,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-    assert f"no room on the disk for {local_hub.cache}" in error
-    assert "use another disk with the environment variable HF_HOME" in error
-    went_on = command(cells, "test_vit.r160_in1k", tmp_path, None)
-    assert went_on.returncode == 0, went_on.stderr
+    asked = PARTS | {"backbones": ["test_vit.r160_in1k"], "output": tmp_path, "trials": 1, "test": "none"}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
+    try:
+        with pytest.raises(DiskFull) as full:
+            search(str(cells), **asked)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert f"no room on the disk for {local_hub.cache}" in str(full.value)
+    assert "use another disk with the environment variable HF_HOME" in str(full.value)
+    went_on = search(str(cells), **asked)
+    assert went_on.result["trials"]["complete"] == 1
     assert local_hub.downloads("timm/test_vit.r160_in1k")[-1] == "bytes=300000-"

@@ -16,6 +16,7 @@ from PIL import Image
 from autotl.backbones.timm import autotl_find_backbone
 from autotl.data.decoding import UndecodableImage
 from autotl.data.sandbox import SandboxedDecoder
+from autotl.engines.openvino import OpenVinoEngine
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, InputError
 from autotl.heads.inference import MISSING, probabilities
@@ -395,3 +396,24 @@ def test_a_fast_engine_predicts_the_same_for_many_images(frozen, validation, tmp
         warnings.simplefilter("error", UserWarning)
         rows = dict(fast.stream(validation))
     np.testing.assert_allclose(np.stack(list(rows.values())), frozen.predict_proba(validation), atol=0.05)
+
+
+def test_few_images_are_predicted_with_a_fast_engine_only_where_it_has_converted_this_network(
+    frozen, validation, tmp_path, monkeypatch
+):
+    compiled = []
+    compile_network = OpenVinoEngine.compile
+
+    def recorded(self, *args, **kwargs):
+        compiled.append(kwargs["key"])
+        return compile_network(self, *args, **kwargs)
+
+    monkeypatch.setattr(OpenVinoEngine, "compile", recorded)
+    fast = replace(frozen, registry=load_registry(), conversions=tmp_path / "engines")
+    (fast.conversions / "openvino-of-another-network").mkdir(parents=True)
+    fast.predict(validation[:2])
+    assert compiled == []
+    dict(fast.stream(validation, many=True))
+    assert len(compiled) == 1
+    replace(fast).predict(validation[:2])
+    assert compiled == compiled[:1] * 2
