@@ -5,7 +5,7 @@ import time
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +14,10 @@ from rich.text import Text
 
 from autotl.escaping import escape
 from autotl.ui.output import write_line
+
+if TYPE_CHECKING:
+    from autotl.model.exported_classifier import ExportedClassifier
+    from autotl.model.image_model import ImageModel
 
 __all__ = ["add_commands"]
 
@@ -46,17 +50,15 @@ def predict(
     from autotl.data.file_listing import FileListing
     from autotl.model.device import take_device
     from autotl.model.file_prediction import CsvFile, best_classes, find_images, more_than, refuse_folder
+    from autotl.model.image_model import MAX_UNCOMPILED
 
     listing = FileListing()
     # a wrong name is an error before torch is imported
     folder, images = find_model(model), find_images(places, listing)
     if csv:
         refuse_folder(csv)
-    torch_device = take_device(device)
-    from autotl.model.image_model import MAX_UNCOMPILED, load
-
-    loaded = load(folder, torch_device)
     many, images = more_than(MAX_UNCOMPILED, images)
+    loaded = _quick(folder, device, many=many) or _loaded(folder, take_device(device))
     top = min(top, len(loaded.classes))
     errors = Console(stderr=True)
     skipped: list[Path] = []
@@ -91,6 +93,25 @@ def predict(
         errors.print("No images found.")
     if skipped or not done:
         raise typer.Exit(1)
+
+
+def _loaded(folder: Path, device: str) -> "ImageModel":
+    from autotl.model.image_model import load
+
+    return load(folder, device)
+
+
+def _quick(folder: Path, device: str, *, many: bool) -> "ExportedClassifier | None":
+    """The model's export to OpenVINO or ONNX, if it is there and few images are to be predicted on a CPU: it needs
+    neither PyTorch nor scikit-learn, whose imports take seconds."""
+    from autotl.devices import parse_devices
+
+    if many or any(slot.is_accelerator for slot in parse_devices(device)):
+        return None
+    from autotl.model.exported_classifier import find_export
+    from autotl.registry import load_registry
+
+    return find_export(folder, load_registry().exporters)
 
 
 class Subset(StrEnum):

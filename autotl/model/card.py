@@ -10,8 +10,6 @@ from autotl.model.manifest import ModelManifest, read_member_manifest, read_mode
 
 __all__ = ["add_results", "write_card"]
 
-HUB_LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
-"""Licences that the Hub has under these names; any other is "other"."""
 MAX_CLASSES = 30
 """Names of classes that the card lists."""
 
@@ -46,7 +44,7 @@ def _card(folder: Path, manifest: ModelManifest, size: int) -> str:
         "## How good it is",
         *_scores(about),
         "## How to use it",
-        _usage(folder),
+        _usage(),
         "## What it is made of",
         _members(folder, manifest),
         _backbones(manifest),
@@ -60,8 +58,6 @@ def _metadata(name: str, manifest: ModelManifest) -> str:
     """The card's YAML."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    licenses = {backbone.license.lower() for backbone in manifest.backbones}
-    (license,) = licenses if len(licenses) == 1 and licenses <= set(HUB_LICENSES) else ("other",)
     about = manifest.about
     data = escape(about.get("data") or "the user's images")
     results = [
@@ -78,8 +74,8 @@ def _metadata(name: str, manifest: ModelManifest) -> str:
         if metric != "n" and isinstance(value, float)
     ]
     card = ModelCardData(
-        license=license,
-        license_name=None if license != "other" else "see-limits-and-licences",
+        license="other",  # the weights' licence alone isn't the model's: the training images have one, too
+        license_name="see-limits-and-licences",
         library_name="autotl",
         pipeline_tag="image-classification",
         tags=["image-classification", "transfer-learning", "autotl"],
@@ -140,10 +136,9 @@ def _provenance(about: Mapping[str, Any]) -> list[str]:
     return ["  \n".join(facts)] if facts else []
 
 
-def _usage(folder: Path) -> str:
+def _usage() -> str:
     return (
-        "```sh\n"
-        "pip install autotl\n"
+        "With autotl installed:\n\n```sh\n"
         "autotl predict FOLDER photo.jpg            # FOLDER is the folder of this file\n"
         "autotl export FOLDER --to onnx --check photos/   # for programs without autotl\n"
         "```\n\n"

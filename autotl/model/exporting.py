@@ -19,6 +19,7 @@ from autotl.escaping import escape
 from autotl.exports.base import ExportedMember, ExportedModel, ExportedNetwork, Exporter, Runtime
 from autotl.exports.card import Check, export_card
 from autotl.exports.views import transposes_of
+from autotl.model.exported_classifier import remember_export
 from autotl.model.file_prediction import find_images
 from autotl.model.image_model import ImageModel, load
 from autotl.model.member import Member
@@ -29,6 +30,8 @@ __all__ = ["CHECKED_IMAGES", "Exported", "export", "export_model"]
 
 CHECKED_IMAGES = 32
 """Images on which an export is compared with the model."""
+QUICK = ("openvino", "onnx")
+"""Exports that `autotl predict` uses in place of the model, because they start faster."""
 MARKER = "labels.txt"
 """A file that every export has: a folder without it isn't replaced."""
 
@@ -93,7 +96,7 @@ def export(
     else:
         places = [check] if isinstance(check, str | os.PathLike) else check
         images = _drawn(list(find_images(map(Path, places))))
-    return export_model(loaded, exporter, target, images, name, tta=tta)
+    return export_model(loaded, exporter, target, images, name, tta=tta, source=place)
 
 
 def images_of_study(study: Path, registry: Registry) -> list[Path]:
@@ -111,7 +114,14 @@ def _drawn(images: list[Path]) -> list[Path]:
 
 
 def export_model(
-    model: ImageModel, exporter: Exporter, folder: Path, images: Sequence[Path], name: str, *, tta: bool = True
+    model: ImageModel,
+    exporter: Exporter,
+    folder: Path,
+    images: Sequence[Path],
+    name: str,
+    *,
+    tta: bool = True,
+    source: Path | None = None,
 ) -> Exported:
     """Export a model to a folder, which is replaced once the export is complete and was checked.
 
@@ -119,6 +129,7 @@ def export_model(
         images: files for the check; the first `CHECKED_IMAGES` that can be decoded are used.
         name: of the model, for the card.
         tta: False exports a model that looks at each image as it is, where members average over views of it.
+        source: the model's folder, if it is there: `autotl predict` of it then uses the export.
 
     Raises:
         AutotlError: the format can't hold the model; the folder exists and is no export; an answer differs by more than
@@ -134,6 +145,7 @@ def export_model(
     with replaced_folder(folder) as draft:
         draft.mkdir(parents=True)
         exporter.export(exported, draft)
+        written = [str(path.relative_to(draft)) for path in draft.rglob("*") if path.is_file()]
         runtime = exporter.load(draft)
         check = None if runtime is None else _compared(model, runtime, exporter, images)
         (draft / MARKER).write_text("".join(f"{escape(name)}\n" for name in model.classes), encoding="utf-8")
@@ -141,6 +153,8 @@ def export_model(
         versions = {"autotl": __version__, **_versions(exporter.requires)}
         (draft / "README.md").write_text(export_card(exported, exporter, check, versions), encoding="utf-8")
         files = tuple(sorted(str(path.relative_to(draft)) for path in draft.rglob("*") if path.is_file()))
+    if check and source and tta and exporter.name in QUICK:
+        remember_export(source, folder, written, exporter, exported)
     notes = (
         () if check else (f"--to {exporter.name} holds the network alone, without a classifier: nothing to compare.",)
     )
