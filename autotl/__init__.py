@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from autotl.backbones.levels import Levels
     from autotl.classifier import ImageClassifier
     from autotl.config import StudyConfig
+    from autotl.coordinator.label_errors import find_label_errors
     from autotl.data.augmentation import Augmentation
     from autotl.data.dataset import DatasetSource, LabelledImage
     from autotl.engines.base import Engine
@@ -63,6 +64,7 @@ __all__ = [
     "TrialStarted",
     "__version__",
     "evaluate",
+    "find_label_errors",
     "hookimpl",
     "join",
     "load",
@@ -74,6 +76,7 @@ _NAMES = {
     "autotl.api": ("SearchResult", "evaluate", "join", "replay", "search"),
     "autotl.classifier": ("ImageClassifier",),
     "autotl.config": ("StudyConfig",),
+    "autotl.coordinator.label_errors": ("find_label_errors",),
     "autotl.model.image_model": ("ImageModel", "load"),
     "autotl.events": ("Callback", "EpochEnded", "SearchFinished", "SearchStarted", "TrialFinished", "TrialStarted"),
     "autotl.errors": ("AutotlError", "DataError", "MetricError", "NoTrialSucceeded"),

@@ -11,8 +11,10 @@ import numpy as np
 from autotl.clock import Deadline
 from autotl.errors import AutotlError
 from autotl.features.progress import ExtractionProgress
+from autotl.model.doubt import Doubt
 from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
+from autotl.trial.doubts import measure_doubt
 from autotl.trial.refit import EarlierModel, refit
 from autotl.trial.results import SearchResults, TestPredictions, annotate_study
 from autotl.trial.runner import release_memory
@@ -57,17 +59,21 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     )
     refitted = earlier.reuse(state, members)
     others = [member for member in members if member.trial not in refitted]
+    validation = {candidate.number: candidate.validation for candidate in candidates}
+    doubt = measure_doubt(
+        state, members, np.average([validation[m.trial] for m in members], 0, [m.weight for m in members])
+    )
     state.extractor.release_networks()  # the model builds its own; both together may not fit into memory
     folder = state.context.folder / "model"
     model, newly = None, []
     if job.refit and others and deadline.remaining() > SAVING_SECONDS + prediction_seconds:
         # a fit inside of a library can't be interrupted: the model is there before it begins
-        model = _assemble(state, members, job, refitted)
+        model = _assemble(state, members, job, refitted, doubt)
         state.send(ModelSaved(results.write(model, model.save(folder), None)))
         newly = refit(state, others, deadline.remaining() - SAVING_SECONDS - prediction_seconds)
     release_memory()
     if model is None or newly:
-        model = _assemble(state, members, job, sorted([*refitted, *newly]))
+        model = _assemble(state, members, job, sorted([*refitted, *newly]), doubt)
         # a user who has pressed Ctrl-C may not wait for the test images
         state.send(ModelSaved(results.write(model, model.save(folder), None)))
     result = results.write(model, folder, _predict_test_images(state, model, deadline, interrupted=job.interrupted))
@@ -77,7 +83,9 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     return result
 
 
-def _assemble(state: WorkerState, members: list[Member], job: Finalize, refitted: list[int]) -> ImageModel:
+def _assemble(
+    state: WorkerState, members: list[Member], job: Finalize, refitted: list[int], doubt: Doubt
+) -> ImageModel:
     config, dataset, split = state.context.config, state.context.dataset, state.context.split
     return ImageModel(
         dataset.classes,
@@ -94,6 +102,7 @@ def _assemble(state: WorkerState, members: list[Member], job: Finalize, refitted
             "refitted": refitted,
         },
         trained_on=frozenset(dataset.digests[i] for i in (*split.train, *split.validation)),
+        doubt=doubt,
     )
 
 
