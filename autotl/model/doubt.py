@@ -49,7 +49,7 @@ class Familiar:
         """
         far = _distances(_unit_length(features), self.samples.astype(np.float32))
         as_far = len(self.distances) - np.searchsorted(self.distances, far)
-        return (1 + as_far) / (1 + len(self.distances))
+        return np.asarray((1 + as_far) / (1 + len(self.distances)))
 
 
 def fit_familiar(features: np.ndarray, units: np.ndarray, seed: int = 0) -> Familiar:
@@ -77,7 +77,7 @@ def _distances(rows: np.ndarray, samples: np.ndarray, units: np.ndarray | None =
     if units is not None:
         squares[units[:, None] == units] = np.inf
     number = min(NEIGHBOURS, len(samples)) - 1
-    return np.sqrt(np.maximum(np.partition(squares, number, axis=1)[:, number], 0))
+    return np.asarray(np.sqrt(np.maximum(np.partition(squares, number, axis=1)[:, number], 0)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,7 +295,11 @@ def load_doubt(folder: Path, files: Mapping[str, str]) -> Doubt | None:
 
 def _check(doubt: Doubt) -> None:
     n = len(doubt.confidence)
-    shapes = {"confidence": (np.float32, (n,)), "of_label": (np.float32, (n,)), "correct": (np.uint8, (n,))}
+    shapes: dict[str, tuple[type, tuple[int, ...]]] = {
+        "confidence": (np.float32, (n,)),
+        "of_label": (np.float32, (n,)),
+        "correct": (np.uint8, (n,)),
+    }
     parts: list[tuple[object, dict[str, tuple[type, tuple[int, ...]]]]] = [(doubt, shapes)]
     if (familiar := doubt.familiar) is not None:
         sizes: dict[str, tuple[type, tuple[int, ...]]] = {
