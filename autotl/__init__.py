@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autotl.classifier import ImageClassifier
     from autotl.config import StudyConfig
     from autotl.coordinator.align import align
+    from autotl.coordinator.label_errors import find_label_errors
     from autotl.data.augmentation import Augmentation
     from autotl.data.dataset import DatasetSource, LabelledImage
     from autotl.engines.base import Engine
@@ -82,6 +83,7 @@ __all__ = [
     "align",
     "evaluate",
     "export",
+    "find_label_errors",
     "hookimpl",
     "join",
     "load",
@@ -94,6 +96,7 @@ _NAMES = {
     "autotl.classifier": ("ImageClassifier",),
     "autotl.config": ("StudyConfig",),
     "autotl.model.exporting": ("export",),
+    "autotl.coordinator.label_errors": ("find_label_errors",),
     "autotl.model.image_model": ("ImageModel", "load"),
     "autotl.events": (
         *("Callback", "EpochEnded", "FinishedSearch", "SearchFinished", "SearchStarted"),

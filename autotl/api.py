@@ -9,7 +9,7 @@ import numpy as np
 
 from autotl.config import StudyConfig, find_model, find_study, study_config
 from autotl.data.dataset import Finding, LabelledImage
-from autotl.data.inputs import as_labelled_images
+from autotl.data.inputs import IN_MEMORY, as_labelled_images
 from autotl.errors import AutotlError
 from autotl.escaping import require_utf8
 from autotl.events import Callback
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from autotl.ui.progress import Progress
 
 __all__ = ["SearchResult", "evaluate", "join", "replay", "search"]
-
-IN_MEMORY = "in-memory"
-"""`StudyConfig.data` of a search whose labelled images were passed as a list."""
 
 
 def search(
@@ -214,24 +211,10 @@ def replay(
     Raises:
         AutotlError: there is no such study or complete trial, or its images are missing or have changed.
     """
-    from autotl.coordinator.replay import replay_trial
-    from autotl.coordinator.setup import kept_config
+    from autotl.coordinator.replay import given_again, replay_trial
 
     folder = find_study(os.fspath(study), Path(output))
-    if data is None and kept_config(folder).data == IN_MEMORY:
-        raise AutotlError(
-            f"The images of study {folder.name!r} were passed from Python, and no file lists them. Pass them again: "
-            "autotl.replay(…, data=images)"
-        )
-    images = None if data is None or isinstance(data, str | os.PathLike) else as_labelled_images(data)
-    location = IN_MEMORY if images is not None else data
-    return replay_trial(
-        folder,
-        number,
-        data=None if location is None else os.fspath(location),  # type: ignore[arg-type]
-        test=None if test is None else os.fspath(test),
-        images=images,
-    )
+    return replay_trial(folder, number, **given_again(folder, data, test))
 
 
 def evaluate(

@@ -15,13 +15,13 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from autotl.api import IN_MEMORY, search
+from autotl.api import search
 from autotl.atomic_io import as_disk_full
 from autotl.config import study_config
 from autotl.data.dataset import LabelledImage, join_names
 from autotl.data.decoding import to_rgb
 from autotl.data.digests import digest_bytes
-from autotl.data.inputs import as_images, as_labels
+from autotl.data.inputs import IN_MEMORY, as_images, as_labels
 from autotl.errors import AutotlError, DataError, InputError
 from autotl.events import Callback
 from autotl.model.device import resolve_device

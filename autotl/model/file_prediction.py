@@ -70,7 +70,8 @@ def refuse_folder(file: Path) -> None:
 
 
 class CsvFile:
-    """Writes `path,label,probability`, then `label2,probability2` and so on up to `top`, one line for each image.
+    """Writes `path,label,probability`, then `label2,probability2` and so on up to `top`, and the columns `more`, one
+    line for each image.
 
     The lines go to `FILE.part`, which is renamed at the end of the `with` block: a file of the final name is complete.
     Where the block ends with an exception, `FILE.part` is removed.
@@ -79,7 +80,7 @@ class CsvFile:
         AutotlError: the file can't be written.
     """
 
-    def __init__(self, file: Path, top: int):
+    def __init__(self, file: Path, top: int, more: Sequence[str] = ()):
         refuse_folder(file)
         self.file, self.part = file, file.with_name(file.name + ".part")
         try:
@@ -87,13 +88,13 @@ class CsvFile:
         except OSError as error:
             raise AutotlError(f"{file} can't be written: {error.strerror}.") from None
         self.writer = csv.writer(self.stream)
-        more = [f"{column}{i}" for i in range(2, top + 1) for column in ("label", "probability")]
-        self.writer.writerow(["path", "label", "probability", *more])
+        others = [f"{column}{i}" for i in range(2, top + 1) for column in ("label", "probability")]
+        self.writer.writerow(["path", "label", "probability", *others, *more])
 
-    def write(self, path: Path, best: Sequence[tuple[str, float]]) -> None:
-        """Add the line of one image. `best` is what `best_classes` returned."""
+    def write(self, path: Path, best: Sequence[tuple[str, float]], more: Sequence[str] = ()) -> None:
+        """Add the line of one image. `best` is what `best_classes` returned, `more` the cells of its own columns."""
         cells = (x for label, probability in best for x in (csv_cell(label), f"{probability:.6f}"))
-        self.writer.writerow([csv_cell(str(path)), *cells])
+        self.writer.writerow([csv_cell(str(path)), *cells, *map(csv_cell, more)])
 
     def __enter__(self) -> "CsvFile":
         return self

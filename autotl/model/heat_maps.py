@@ -1,10 +1,10 @@
 """Heat maps: which places of an image speak for a class, for every head and any mix of members."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -12,17 +12,19 @@ from PIL import Image
 from autotl.backbones.base import Backbone, Preprocessing
 from autotl.backbones.levels import Layout, Levels
 from autotl.data.preprocessing import crop_of, preprocess, resized_sides, within_aspect_ratio
+from autotl.data.sandbox import SandboxedDecoder
 from autotl.errors import find_named
 from autotl.heads.evidence import falls, log_odds
 from autotl.model.member import Member
 from autotl.model.network import feature_network
+from autotl.model.opening import open_picture
 
 if TYPE_CHECKING:
     from torch import nn
 
     from autotl.model.hiding import HidingNetwork
 
-__all__ = ["MAX_SIDE", "ExplainedNetwork", "HeatMap", "heat_map"]
+__all__ = ["MAX_SIDE", "ExplainedNetwork", "Explainer", "HeatMap", "heat_map"]
 
 MAX_SIDE = 448
 """Pixels along the longer side of a heat map."""
@@ -119,6 +121,54 @@ class ExplainedNetwork:
             total += member.weight * falls(score, features)
         hidden = windows()
         return np.asarray(np.tensordot(total, hidden, 1) / hidden.sum(0))
+
+
+class Explainer:
+    """Explains a model's answers. Its networks are built once.
+
+    Args:
+        groups: the members that share a network, by network.
+        module_of: builds a member's network, in eval mode on the CPU.
+        backbones: by digest.
+        feature_levels: by name.
+        device: a torch device.
+        decoder: of files of untrusted formats.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[str, list[Member]],
+        module_of: "Callable[[Member], nn.Module]",
+        backbones: Mapping[str, Backbone],
+        feature_levels: Mapping[str, Levels],
+        device: str,
+        decoder: SandboxedDecoder,
+    ):
+        self.decoder = decoder
+        self.networks = [
+            ExplainedNetwork.of(
+                module_of(members[0]), backbones[members[0].backbone_digest], members, feature_levels, device
+            )
+            for members in groups.values()
+        ]
+
+    def explain(
+        self, images: Sequence[Any], probabilities: np.ndarray, classes: Sequence[str], label: str | None
+    ) -> list[HeatMap]:
+        """A heat map of each image.
+
+        Args:
+            images: as `autotl.data.inputs.as_images` lists them.
+            probabilities: the model's, [n, num_classes].
+            label: the class to explain; None for each image's predicted one.
+        """
+        sides = [int(n.preprocessing.size / n.preprocessing.crop) for n in self.networks]
+        maps = []
+        for item, row in zip(enumerate(images), probabilities, strict=True):
+            number = int(row.argmax()) if label is None else classes.index(label)
+            picture = open_picture(item, max(MAX_SIDE, 2 * max(sides)), self.decoder)
+            maps.append(heat_map(picture, self.networks, number, classes[number], float(row[number])))
+        return maps
 
 
 def _log_odds_of(member: Member, label: int, features: np.ndarray) -> np.ndarray:

@@ -22,16 +22,24 @@ from autotl.data.preprocessing import size_hint
 from autotl.data.sandbox import SandboxedDecoder
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, InputError, find_named
-from autotl.features.batching import batches
 from autotl.features.extractor import conversion_key
 from autotl.model.card import write_card
 from autotl.model.device import resolve_device
+from autotl.model.doubt import Decision, Doubt, Doubts, load_doubt, save_doubt
 from autotl.model.files import require_sound
-from autotl.model.heat_maps import MAX_SIDE, ExplainedNetwork, HeatMap, heat_map
+from autotl.model.heat_maps import Explainer, HeatMap
 from autotl.model.manifest import FORMAT, read_model_manifest, write_manifest
-from autotl.model.member import Member, load_member, save_member
-from autotl.model.network import SharedNetwork, build_from_file, compile_features, feature_network, load_backbone_state
-from autotl.model.opening import load_file, open_item, open_picture
+from autotl.model.member import Member, check_complete, load_member, save_member
+from autotl.model.network import (
+    Measure,
+    SharedNetwork,
+    build_from_file,
+    compile_features,
+    feature_network,
+    load_backbone_state,
+    predictions,
+)
+from autotl.model.opening import load_file, open_item
 from autotl.model.reference import SavedFeatures, check_features, reference_features, saved_versions
 from autotl.model.representation import Representation
 from autotl.model.requirements import check_plugins, required_plugins
@@ -78,10 +86,11 @@ class ImageModel(Representation):
     """Digests of the images that trained or selected the model."""
     on_features: Callable[[SharedNetwork, Any, dict[View, np.ndarray]], None] | None = field(default=None, repr=False)
     """Called on any thread with a network, the images or paths of a batch, and the features that it computed."""
+    doubt: Doubt | None = None
+    """What `decide` needs; None for a model without held-out images."""
     _networks: dict[tuple[str, bool], SharedNetwork] = field(default_factory=dict, init=False, repr=False)
     """By `network_key` and `many`."""
-    _explained: dict[str, ExplainedNetwork] = field(default_factory=dict, init=False, repr=False)
-    """By `network_key`."""
+    _explainer: Explainer | None = field(default=None, init=False, repr=False)
     _modules: "dict[str, nn.Module]" = field(default_factory=dict, repr=False)
     """Filled by `read_into_memory`: the backbones' networks, by digest."""
     _configs: dict[str, dict[str, bytes]] = field(default_factory=dict, repr=False)
@@ -137,22 +146,33 @@ class ImageModel(Representation):
         if label is not None:
             find_named("class", label, dict.fromkeys(self.classes))
         listed = as_images(images)
-        networks = self._explained_networks()
-        size_hint = max([MAX_SIDE, *(2 * int(n.preprocessing.size / n.preprocessing.crop) for n in networks)])
-        maps = []
-        for item, row in zip(enumerate(listed), self.predict_proba(listed), strict=True):
-            number = int(row.argmax()) if label is None else self.classes.index(label)
-            picture = open_picture(item, size_hint, self._decoder)
-            maps.append(heat_map(picture, networks, number, self.classes[number], float(row[number])))
-        return maps
+        if self._explainer is None:
+            self._explainer = Explainer(
+                self._by_network(), self.network_of, self.backbones, self._plugins.levels, self.device, self._decoder
+            )
+        return self._explainer.explain(listed, self.predict_proba(listed), self.classes, label)
 
-    def _explained_networks(self) -> list[ExplainedNetwork]:
-        """Built on first use."""
-        for key, members in self._by_network().items():
-            if key not in self._explained:
-                backbone, module = self.backbones[members[0].backbone_digest], self.network_of(members[0])
-                self._explained[key] = ExplainedNetwork.of(module, backbone, members, self._plugins.levels, self.device)
-        return list(self._explained.values())
+    def decide(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        abstain_at: float | None = None,
+        unknown_at: float | None = None,
+        coverage: float | None = None,
+    ) -> list[Decision]:
+        """Answers that may be "unsure" or "unknown", and prediction sets.
+
+        Args:
+            images: as for `predict_proba`.
+            abstain_at, unknown_at, coverage: as for `autotl.model.doubt.decide`.
+
+        Raises:
+            AutotlError: the model holds nothing to calibrate them on; and as `predict_proba`.
+        """
+        doubts = Doubts(self, abstain_at, unknown_at, coverage)
+        listed = list(enumerate(as_images(images)))
+        rows = self._predicted(listed, self._open, many=len(listed) > MAX_UNCOMPILED, measure=doubts.measure)
+        return [doubts.decide(row) for _, row in rows]
 
     def stream(
         self,
@@ -161,6 +181,7 @@ class ImageModel(Representation):
         *,
         many: bool = True,
         checked: bool = False,
+        measure: Measure | None = None,
     ) -> Iterator[tuple[Path, np.ndarray]]:
         """Yield each path with its probabilities [num_classes], in order. Memory doesn't grow with their number.
 
@@ -171,6 +192,7 @@ class ImageModel(Representation):
             many: compile the networks with the fastest engine, which pays off from some hundred images.
             checked: the files were verified before. Other files of untrusted formats are first decoded in a child
                 process, because a hostile one may crash its decoder.
+            measure: of `autotl.model.doubt.Doubts`: its columns follow the probabilities.
         """
 
         def load(path: Path, backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
@@ -185,7 +207,7 @@ class ImageModel(Representation):
         if isinstance(paths, str | os.PathLike):
             raise InputError(f"paths is a single path, {os.fspath(paths)!r}: pass a list of paths.")
         skipped: dict[Path, str] = {}
-        for path, row in self._predicted(map(Path, paths), load, many=many):
+        for path, row in self._predicted(map(Path, paths), load, many=many, measure=measure):
             if path in skipped and on_skip:
                 on_skip(path, skipped[path])
             else:
@@ -201,31 +223,16 @@ class ImageModel(Representation):
         return load_file(path, backbone, views, *options, checked=checked)
 
     def _predicted(
-        self, items: Iterable[T], load: Callable[[T, Backbone, set[View]], dict[View, np.ndarray]], *, many: bool
+        self,
+        items: Iterable[T],
+        load: Callable[[T, Backbone, set[View]], dict[View, np.ndarray]],
+        *,
+        many: bool,
+        measure: Measure | None = None,
     ) -> Iterator[tuple[T, np.ndarray]]:
-        """Each item with its averaged probabilities. An item is decoded once for all networks with the same
-        preprocessing."""
+        """Each item with its averaged probabilities, and the columns of `measure`."""
         networks = self._compiled_networks(many=many)
-        backbone_of = {n.backbone.preprocessing: n.backbone for n in networks}
-        views_of = {p: {v for n in networks if n.backbone.preprocessing == p for v in n.views} for p in backbone_of}
-        total_weight = sum(member.weight for member in self.members)
-
-        def average(chunk: list[T]) -> np.ndarray:
-            loaded = {p: [load(item, b, views_of[p]) for item in chunk] for p, b in backbone_of.items()}
-            summed = np.zeros((len(chunk), len(self.classes)))
-            for network in networks:
-                images, size = loaded[network.backbone.preprocessing], network.backbone.preprocessing.size
-                blank = np.zeros((size, size, 3), np.uint8)  # in place of a skipped image
-                features = network.features(
-                    {view: np.stack([image.get(view, blank) for image in images]) for view in network.views}
-                )
-                if self.on_features:
-                    self.on_features(network, chunk, features)
-                summed += network.probabilities(features)
-            return summed / total_weight
-
-        for chunk, rows in batches(items, average, self.threads):
-            yield from zip(chunk, rows, strict=True)
+        yield from predictions(networks, items, load, len(self.classes), self.threads, measure, self.on_features)
 
     def _compiled_networks(self, *, many: bool) -> list[SharedNetwork]:
         """One network for each distinct `network_key` of the members, compiled on first use."""
@@ -306,6 +313,8 @@ class ImageModel(Representation):
             levels = find_named("levels", member.fitted.levels, registry.levels)
             save_member(member, layouts[key].num_features(levels), draft / "members" / str(i))
         save_trained_on(self.trained_on, draft)
+        if self.doubt:
+            save_doubt(self.doubt, draft)
         files = {str(path.relative_to(draft)): file_digest(path) for path in sorted(draft.rglob("*")) if path.is_file()}
         write_manifest(
             draft / "model.json",
@@ -391,15 +400,9 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
     backbones = find_backbones(folder, manifest, registry)
     weights = {digest: weights_file(folder, digest) for digest in backbones}
     members = [load_member(folder / "members" / str(i), registry) for i in range(manifest.members)]
-    for number, member in enumerate(members):
-        if member.backbone_digest not in backbones or member.num_classes != len(manifest.classes):
-            raise AutotlError(
-                f"{folder} is not a complete model: member {number} belongs to another one. "
-                "Copy the model's folder again."
-            )
-    if not sum(member.weight for member in members):
-        raise AutotlError(f"{folder} is not a complete model: the weight of each member is 0.")
+    check_complete(folder, members, backbones, len(manifest.classes))
     model = ImageModel(tuple(manifest.classes), members, backbones, weights, registry, device, about=manifest.about)
     model.trained_on = load_trained_on(folder, manifest.files)
+    model.doubt = load_doubt(folder, manifest.files)
     model._saved = SavedFeatures(folder, tuple(manifest.features), manifest.versions)
     return model

@@ -13,9 +13,11 @@ from autotl.clock import Deadline
 from autotl.errors import AutotlError
 from autotl.features.progress import ExtractionProgress
 from autotl.model.card import add_results
+from autotl.model.doubt import Doubt
 from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
 from autotl.report.write import report_seconds
+from autotl.trial.doubts import measure_doubt
 from autotl.trial.refit import EarlierModel, refit
 from autotl.trial.report import report
 from autotl.trial.results import SearchResults, TestPredictions, annotate_study
@@ -65,7 +67,8 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
         state, candidates, job.seconds_per_image, deadline.remaining() - reserved, earlier.folders
     )
     out_of_fold = {candidate.number: candidate.out_of_fold for candidate in candidates}
-    results.selected(np.sum([member.weight * out_of_fold[member.trial] for member in members], axis=0))
+    held_out = np.sum([member.weight * out_of_fold[member.trial] for member in members], axis=0)
+    results.selected(held_out)
     chosen = [copy.copy(member) for member in members]
     limits = state.context.config.limits
     # a head that keeps its training images grows with them, so what an earlier search has fitted may be too large
@@ -73,22 +76,23 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     partly = [member for member in members if member.trial not in fitted_on_all]
     refitted = [*fitted_on_all, *(earlier.reuse(state, partly) if limits.megabytes is None else [])]
     others = [member for member in members if member.trial not in refitted]
+    doubt = measure_doubt(state, members, held_out)
     state.extractor.release_networks()  # the model builds its own; both together may not fit into memory
     folder = state.context.folder / "model"
     model, newly = None, []
     if job.refit and others and deadline.remaining() > reserved + prediction_seconds:
         # a fit inside of a library can't be interrupted: the model is there before it begins
-        model = _assemble(state, members, job, sorted(refitted))
+        model = _assemble(state, members, job, sorted(refitted), doubt)
         state.send(ModelSaved(results.write(model, model.save(folder), None)))
         newly = refit(state, others, deadline.remaining() - reserved - prediction_seconds)
     release_memory()
     if model is None or newly:
-        model = _assemble(state, members, job, sorted([*refitted, *newly]))
+        model = _assemble(state, members, job, sorted([*refitted, *newly]), doubt)
         # a user who has pressed Ctrl-C may not wait for the test images
         model.save(folder)
         if newly and limits.exceeded(results.costs(model, folder)):
             state.send(Log(f"The members are not fitted again with the validation images: {limits.describe()}"))
-            model = _assemble(state, chosen, job, fitted_on_all)
+            model = _assemble(state, chosen, job, fitted_on_all, doubt)
             model.save(folder)
         state.send(ModelSaved(results.write(model, folder, None)))
     tested = _predict_test_images(state, model, deadline, interrupted=job.interrupted)
@@ -108,7 +112,9 @@ def _report_seconds(state: WorkerState, deadline: Deadline, *, interrupted: bool
     return max(least, min(report_seconds(state.context.config.time), deadline.remaining() - 0.5))
 
 
-def _assemble(state: WorkerState, members: list[Member], job: Finalize, refitted: list[int]) -> ImageModel:
+def _assemble(
+    state: WorkerState, members: list[Member], job: Finalize, refitted: list[int], doubt: Doubt
+) -> ImageModel:
     config, dataset, split = state.context.config, state.context.dataset, state.context.split
     return ImageModel(
         dataset.classes,
@@ -125,6 +131,7 @@ def _assemble(state: WorkerState, members: list[Member], job: Finalize, refitted
             "refitted": refitted,
         },
         trained_on=frozenset(dataset.digests[i] for i in (*split.train, *split.validation)),
+        doubt=doubt,
     )
 
 

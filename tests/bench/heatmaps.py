@@ -156,7 +156,6 @@ def main() -> None:
             + "   mean falls              s/image"
         )
         for name, model in models.items():
-            model._explained_networks()
             began = time.perf_counter()
             maps = model.explain(paths)
             took = (time.perf_counter() - began) / len(paths)
