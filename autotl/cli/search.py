@@ -87,6 +87,9 @@ def search(
     trial_timeout: Annotated[
         str | None, _option(LIMITS, "2m", "Maximum time of one trial, and without a message from its worker.")
     ] = None,
+    align: Annotated[
+        bool, _option(COMPONENTS, "", "Measure early which backbones suit the images; try those first.", "--align")
+    ] = False,
     devices: Annotated[
         str | None, _option(LIMITS, "auto", "Devices, with one worker for each: cpu*2, or cuda:0,cpu*4.")
     ] = None,
@@ -140,6 +143,7 @@ def search(
         force=force or None,
         cache=cache,
         cache_size=cache_size,
+        align=align or None,
         strict_plugins=ctx.obj["strict"] or None,
     )
     from autotl import api

@@ -216,6 +216,7 @@ def _scheduler(
         seed=config.seed,
         timed=config.time is not None,
     )
+    scheduler.aligns = config.align
     scheduler.missing = {name for name in context.choices.backbones if not registry.backbone(name).is_cached}
     return scheduler
 
