@@ -67,6 +67,7 @@ class StubScheduler:
 
     time_share, default_seconds_per_image = 0.5, 0.01
     choices = SimpleNamespace(accelerator=False)
+    aligns = False
 
     def __init__(self):
         self.speeds, self.results, self.budgets = [], [], []
