@@ -51,6 +51,7 @@ def search(
     offline: bool | None = None,
     download: Literal["never", "ask", "always"] | None = None,
     strict_images: bool | None = None,
+    align: bool | None = None,
     without_plugins: Sequence[str] | None = None,
     strict_plugins: bool | None = None,
     extend: bool = False,
@@ -93,6 +94,7 @@ def search(
         download: whether weights may be downloaded: "never", "ask" or "always" (ask at a terminal; elsewhere, as in a
             script or a notebook, only for the backbones that are named).
         strict_images: raise an error for a file that can't be decoded instead of skipping it (False).
+        align: measure early which backbones suit the images, and try those first; experimental (False).
         without_plugins: names of plugins to leave out (none).
         strict_plugins: raise an error for a broken plugin instead of disabling it (False).
         extend: search with other choices in a new study, which takes over the fitting trials of study `name`.
@@ -108,8 +110,6 @@ def search(
     >>> result = search("photos/", time="10m", backbones=["resnet18"])  # doctest: +SKIP
     >>> result.test["accuracy"], result.leaderboard[0]["description"]  # doctest: +SKIP
     (0.97, 'resnet18 · fine_tuning (unfrozen_blocks 2) · linear')
-    >>> result.model.predict(["new.jpg"])  # doctest: +SKIP
-    array(['cat'], dtype='<U3')
     """
     from autotl.coordinator.run import run_search
     from autotl.ui.reporters import default_progress
@@ -151,6 +151,7 @@ def search(
         offline=offline,
         download=download,
         strict_images=strict_images,
+        align=align,
         without_plugins=without_plugins,
         strict_plugins=strict_plugins,
     )

@@ -101,6 +101,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         offline: bool | None = None,
         download: Literal["never", "ask", "always"] | None = None,
         strict_images: bool | None = None,
+        align: bool | None = None,
         without_plugins: Sequence[str] | None = None,
         strict_plugins: bool | None = None,
         callbacks: Sequence[Callback] = (),
@@ -133,6 +134,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.offline = offline
         self.download = download
         self.strict_images = strict_images
+        self.align = align
         self.without_plugins = without_plugins
         self.strict_plugins = strict_plugins
         self.callbacks = callbacks

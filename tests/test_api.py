@@ -119,6 +119,7 @@ VALUES = {
     "offline": True,
     "download": "never",
     "strict_images": True,
+    "align": True,
     "without_plugins": ["mlflow"],
     "strict_plugins": True,
 }

@@ -21,7 +21,7 @@ __all__ = ["published_accuracy", "ranked"]
 TRANSFER = 0.5
 """Points of accuracy on our images that a point on ImageNet is worth before anything was measured. Kornblith et al. (Do
 better ImageNet models transfer better?, CVPR 2019) find less than one, and less the further the images are."""
-PUBLISHED_DEVIATION, SIZE_DEVIATION = 0.03, 0.10
+PUBLISHED_DEVIATION, SIZE_DEVIATION = 0.015, 0.10
 """Deviation τ of the prior, where the accuracy on ImageNet is published, and where only the number of parameters is
 known: such weights may also be random."""
 SMALLEST_PARAMS, ACCURACY_OF_SMALLEST, POINTS_PER_DECADE = 3e6, 74.5, 7.3

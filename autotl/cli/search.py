@@ -97,6 +97,9 @@ def search(
     max_parameters: Annotated[
         str | None, _option(LIMITS, "10M", "Maximum number of parameters of the model's networks together.")
     ] = None,
+    align: Annotated[
+        bool, _option(COMPONENTS, "", "Measure early which backbones suit the images; try those first.", "--align")
+    ] = False,
     devices: Annotated[
         str | None, _option(LIMITS, "auto", "Devices, with one worker for each: cpu*2, or cuda:0,cpu*4.")
     ] = None,
@@ -153,6 +156,7 @@ def search(
         force=force or None,
         cache=cache,
         cache_size=cache_size,
+        align=align or None,
         strict_plugins=ctx.obj["strict"] or None,
     )
     from autotl import api

@@ -170,6 +170,11 @@ class StudyConfig(BaseModel):
         description="Whether weights may be downloaded: never, ask or always. "
         "Default: ask at a terminal; elsewhere only for the backbones that are named.",
     )
+    align: StrictBool = Field(
+        default=False,
+        description="Whether a search with a time limit measures early how near the images are to what each backbone "
+        "knows, in at most a tenth of its time, and tries the most promising backbones first. Experimental.",
+    )
     without_plugins: list[str] = Field(default=[], description="Plugins to leave out, by name.")
     strict_plugins: StrictBool = Field(default=False, description="Stop at a broken plugin instead of leaving it out.")
     _untrusted: frozenset[str] = PrivateAttr(default=frozenset())

@@ -31,6 +31,7 @@ from autotl.ui.progress import Progress, Snapshot, WorkerLine
 from autotl.workers.launcher import Ending
 from autotl.workers.messages import (
     Activity,
+    Aligned,
     Crashed,
     DeviceError,
     DiskIsFull,
@@ -43,8 +44,8 @@ from autotl.workers.messages import (
     PluginIsBroken,
     Probed,
     Ready,
-    Record,
     Recorded,
+    RunTrial,
     TrialEnded,
     TrialProgress,
 )
@@ -219,8 +220,8 @@ class Coordinator:
         job = self.dispatcher.choose(worker, left)
         if job is None:
             worker.activity = "waiting for features"
-        elif isinstance(job, Record):
-            self.pool.give(worker, job, f"recording {job.recording.describe()}")
+        elif not isinstance(job, RunTrial):
+            self.pool.give(worker, job, job.describe())
         else:
             share = (
                 max(MIN_TRIAL_BUDGET, self.scheduler.time_share * self.config.time) if self.config.time else math.inf
@@ -270,6 +271,9 @@ class Coordinator:
                 self.supervisor.job_ended(worker)
             case Recorded():
                 self._recorded(worker, message)
+            case Aligned():
+                self.scheduler.align_with(message.advice)
+                self._job_ended(worker, message)
             case DeviceError(number, cause):
                 self._trial_ended(worker, number)
                 self.supervisor.device_error(worker, self.trials.get(number), cause)
@@ -308,6 +312,9 @@ class Coordinator:
         if message.cause and self.clock.now() < self.time.trials_end():
             what = worker.recording.describe() if worker.recording else "features"
             self._log_once(f"{what} {message.cause}", f"{worker.slot.name}: recording {what}: {message.cause}")
+        self._job_ended(worker, message)
+
+    def _job_ended(self, worker: Worker, message: Recorded | Aligned) -> None:
         worker.idle()
         if message.is_device_error:
             self.supervisor.device_error(worker, None, message.cause)

@@ -231,6 +231,7 @@ def _scheduler(
         seed=config.seed,
         timed=config.time is not None,
     )
+    scheduler.aligns = config.align
     scheduler.missing = {name for name in context.choices.backbones if not registry.backbone(name).is_cached}
     names = context.choices.backbones
     scheduler.excluded = {n for n in names if config.limits.exceeded(network_costs(registry.backbone(n)))}

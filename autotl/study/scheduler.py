@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 from autotl.registry import Registry
+from autotl.study.advice import Advice
 from autotl.study.needs import Needs, Recording, Work
 from autotl.study.pairs import PairStatistics
 from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio
@@ -101,6 +102,8 @@ class Scheduler:
         self.pairs = PairStatistics(greater_is_better=greater_is_better)
         self._durations: dict[str, list[float]] = defaultdict(list)
         """Seconds of complete trials, by strategy."""
+        self.advice, self.aligns = Advice(), False
+        """What the measured alignment advises, and whether it is still to be measured."""
         self._speeds: dict[tuple[str, str, str], float] = {}
         """Last measured images per second and thread, by (backbone, what ran, device type)."""
 
@@ -111,6 +114,12 @@ class Scheduler:
     @property
     def is_exhausted(self) -> bool:
         return self.excluded.issuperset(self.choices.backbones)
+
+    def align_with(self, advice: Advice) -> None:
+        """Try what is left of the portfolio in the order that is advised. Nothing is left out."""
+        self.advice = advice
+        self.cheap_queue = sorted(map(advice.applied, self.cheap_queue), key=lambda p: advice.rank(p["backbone"]))
+        self.untried_expensive.sort(key=lambda candidate: advice.rank(candidate[0]))
 
     def finished(
         self, params: Mapping[str, Any], seconds: float, value: float | None, extraction_seconds: float = 0.0
@@ -189,7 +198,8 @@ class Scheduler:
                 break
             self.untried_expensive.remove(candidate)
             passes = self._affordable_passes(candidate[0], MAX_EXPENSIVE_SHARE * time_budget)
-            self.expensive_queue += expensive_portfolio(self.choices, self.registry, *candidate, passes)
+            recipes = expensive_portfolio(self.choices, self.registry, *candidate, passes)
+            self.expensive_queue += [self.advice.applied(params) for params in recipes]
         params = next(filter(suits, self.expensive_queue), None)
         if params is None:
             return None

@@ -27,6 +27,7 @@ from autotl.errors import BrokenPlugin
 from autotl.workers.codec import ProtocolError, decode, encode
 from autotl.workers.messages import (
     FROM_COORDINATOR,
+    Align,
     Context,
     Crashed,
     DiskIsFull,
@@ -109,10 +110,11 @@ class Jobs:
     def __init__(self, context: Context, mailbox: Mailbox):
         import torch
 
-        from autotl.trial import finalize, recording, runner
+        from autotl.trial import aligning, finalize, recording, runner
         from autotl.trial.state import WorkerState
 
         self._run_trial, self._record, self._finalize = runner.run_trial, recording.record, finalize.finalize
+        self._align = aligning.align
         torch.set_num_threads(context.slot.threads)
         self.state = WorkerState.set_up(context, mailbox.send, mailbox.deadline)
         gc.freeze()  # the garbage collection after each trial skips the million objects of the libraries
@@ -124,6 +126,10 @@ class Jobs:
     def record(self, job: Record) -> bool:
         """Whether the process can go on (see `autotl.trial.recording.record`)."""
         return self._record(self.state, job.recording)
+
+    def align(self, job: Align) -> bool:
+        """Whether the process can go on (see `autotl.trial.aligning.align`)."""
+        return self._align(self.state, job)
 
     def finalize(self, job: Finalize) -> Mapping[str, Any]:
         """What `result.json` holds (see `autotl.trial.finalize.finalize`)."""
@@ -151,6 +157,9 @@ def serve(mailbox: Mailbox, begin: Callable[[Context, Mailbox], Jobs] = Jobs) ->
                         return False
                 case Record() if jobs:
                     if not jobs.record(message):
+                        return False
+                case Align() if jobs:
+                    if not jobs.align(message):
                         return False
                 case Finalize() if jobs:
                     mailbox.send(Finalized(jobs.finalize(message)))

@@ -6,6 +6,7 @@ with random weights as traps. The truth about a network is its best 5-fold probe
 """
 
 import argparse
+import json
 import os
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from autotl.alignment.scores import loo_ridge, standardised
 from autotl.data.dataset import ImageDataset
 from autotl.data.loading import load_dataset
 from autotl.data.splits import Split, connected_units
-from autotl.features.extractor import FeatureExtractor
+from autotl.features.extractor import BackboneFeatures, FeatureExtractor
 from autotl.features.store import FeatureStore
 from autotl.registry import Registry, load_registry
 
@@ -129,43 +130,66 @@ def five_fold(rows: np.ndarray, labels: np.ndarray, units: np.ndarray) -> float:
     return float(right.mean(1).max())
 
 
+def truths(
+    set_name: str, features: dict[str, BackboneFeatures], labels: np.ndarray, units: np.ndarray, file: Path
+) -> dict[str, float]:
+    """The truth about each network, which is kept in a file."""
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    for short, one in features.items():
+        if short not in kept.setdefault(set_name, {}):
+            layout, rows = one.layout, one.levels("train", "stages+max")
+            parts = [rows, rows[:, : layout.output], rows[:, layout.output : layout.output + 2 * layout.means]]
+            kept[set_name][short] = max(five_fold(part, labels, units) for part in parts)
+            file.write_text(json.dumps(kept))
+    return kept[set_name]
+
+
+def race(
+    shorts: list[str], features: dict[str, BackboneFeatures], labels: np.ndarray, units: np.ndarray
+) -> tuple[list[Card], str]:
+    """The ranking after rounds of 256 and 512 images, of which the better half takes part in the second; and the best
+    by the probe alone."""
+    cards: dict[str, Card] = {}
+    hits: dict[str, np.ndarray] = {}
+    racing, order = shorts, []
+    for size in (256, 512):
+        first = slice(min(size, len(labels)))
+        for short in racing:
+            rows = features[short].levels("train", "stages+max")[first]
+            hits[short] = loo_ridge(rows, labels[first], units[first]) == labels[first]
+            cards[short] = card_of(short, float(hits[short].mean()), len(rows))
+        backbones = [features[short].backbone for short in cards]
+        order = ranked(list(cards.values()), [hits[short] for short in cards], backbones)
+        racing = [card.backbone for card in order][: -(-len(shorts) // 2)]
+    return order, max(racing, key=lambda short: cards[short].probe)
+
+
 def measure(arguments: argparse.Namespace) -> None:
-    """Print, for each set, the truth of each network, and what the first of three rankings loses."""
+    """Print, for each set, what the first of three rankings loses."""
     registry = load_registry()
     names = networks(arguments.cache / "weights", arguments.shared)
-    backbones = {short: registry.backbone(name) for short, name in names.items()}
-    for short, backbone in backbones.items():
-        backbone.top1 = PUBLISHED.get(short)
     losses: dict[str, list[float]] = {}
     for set_name in SETS:
         dataset = load(set_name, arguments.shared, registry, arguments.cache)
         indices = sample_of(dataset, arguments.images)
         labels, units = dataset.labels[indices], connected_units(dataset)[indices]
-        truth, cards, hits = {}, [], []
-        for short, backbone in backbones.items():
-            features = extractor_of(dataset, indices, registry, arguments.cache).of(backbone)
-            layout, rows = features.layout, features.levels("train", "stages+max")
-            parts = [rows, rows[:, : layout.output], rows[:, layout.output : layout.output + 2 * layout.means]]
-            truth[short] = max(five_fold(part, labels, units) for part in parts)
-            first = slice(arguments.first)
-            hits.append(loo_ridge(rows[first], labels[first], units[first]) == labels[first])
-            cards.append(card_of(short, float(hits[-1].mean()), arguments.first))
-        for title, shorts in (("all", list(backbones)), ("without traps", [s for s in backbones if s in PUBLISHED])):
-            chosen = [i for i, short in enumerate(backbones) if short in shorts]
-            ranking = ranked([cards[i] for i in chosen], [hits[i] for i in chosen], [backbones[s] for s in shorts])
+        features = {}
+        for short, name in names.items():
+            backbone = registry.backbone(name)
+            backbone.top1 = PUBLISHED.get(short)
+            features[short] = extractor_of(dataset, indices, registry, arguments.cache).of(backbone)
+        truth = truths(set_name, features, labels, units, arguments.cache / "truth.json")
+        for title, shorts in (("all", list(names)), ("without traps", [s for s in names if s in PUBLISHED])):
+            order, probe = race(shorts, features, labels, units)
+            static = max(shorts, key=lambda s: published_accuracy(features[s].backbone)[0])
             best = max(truth[s] for s in shorts)
-            static = max(shorts, key=lambda s: published_accuracy(backbones[s])[0])
-            probe = max((cards[i] for i in chosen), key=lambda card: card.probe).backbone
-            for method, first_one in (("ranking", ranking[0].backbone), ("static", static), ("probe", probe)):
+            for method, first_one in (("ranking", order[0].backbone), ("static", static), ("probe", probe)):
                 losses.setdefault(f"{title}: {method}", []).append(best - truth[first_one])
-            order = [card.backbone for card in ranking]
-            tau = kendalltau([order.index(s) for s in shorts], [-truth[s] for s in shorts]).statistic
-            print(f"{set_name:14} {title}: first {order[0]}, static {static}, tau {tau:.2f}", flush=True)
-        print(
-            set_name,
-            " ".join(f"{s} {truth[s]:.3f}/{c.probe:.3f}" for s, c in zip(truth, cards, strict=True)),
-            flush=True,
-        )
+            places = [card.backbone for card in order]
+            tau = kendalltau([places.index(s) for s in shorts], [-truth[s] for s in shorts]).statistic
+            print(
+                f"{set_name:14} {title}: first {places[0]}, probe {probe}, static {static}, tau {tau:.2f}", flush=True
+            )
     for method, lost in losses.items():
         error = np.std(lost, ddof=1) / np.sqrt(len(lost))
         print(f"{method:24} loses {100 * np.mean(lost):.2f} ± {100 * error:.2f} points, at most {100 * max(lost):.1f}")
@@ -197,7 +221,6 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--images", type=int, default=600, help="of each data set")
-    parser.add_argument("--first", type=int, default=256, help="of these, what the ranking is measured on")
     arguments = parser.parse_args()
     record(arguments) if arguments.action == "record" else measure(arguments)
 

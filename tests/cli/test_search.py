@@ -36,6 +36,7 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "seed": (["--seed", "5"], 5),
     "test": (["--test", "none"], "none"),
     "strict_images": (["--strict-images"], True),
+    "align": (["--align"], True),
     "engine": (["--engine", "torch"], "torch"),
     "ensemble": (["--ensemble", "1"], 1),
     "cache": (["--cache", "store"], Path("store")),
