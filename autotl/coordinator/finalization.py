@@ -92,7 +92,8 @@ def _attempt(search: Coordinator, end: float, *, refit: bool) -> Mapping[str, An
                 if not worker.leaving:
                     search.log(f"{worker.slot.name}: {message.cause}{f' (see {message.log})' if message.log else ''}")
                 if worker is chosen:
-                    return search.result
+                    # a worker that crashes over the report or a plugin leaves a model that is saved and tested
+                    return search.result or (search.saved if search.tested is not None else None)
             else:
                 search.handle(worker, message)
         if search.result is not None:

@@ -14,6 +14,10 @@ from autotl.study.study import TrialAttribute
 __all__ = ["answer_section", "nearness_section"]
 
 
+FEW = 20
+"""Tested images below which a score is stated as an interval alone."""
+
+
 def answer_section(search: SearchRecord) -> Sequence[Element]:
     """The answer."""
     return [*_headline(search), *_scores(search), *_model(search)]
@@ -32,7 +36,10 @@ def _headline(search: SearchRecord) -> list[Element]:
     n, share = len(labels), float((held_out.predicted == labels).mean())
     low, high = wilson_interval(share, n)
     text = (
-        f"Of 100 new images like these, about {100 * share:.0f} get the right class "
+        f"Of 100 new images like these, between {100 * low:.0f} and {100 * high:.0f} get the right class with 95 % "
+        f"confidence: only {n} {'image was' if n == 1 else 'images were'} tested."
+        if n < FEW
+        else f"Of 100 new images like these, about {100 * share:.0f} get the right class "
         f"({100 * low:.0f} to {100 * high:.0f} with 95 % confidence)."
     )
     if search.tested is not None:

@@ -7,7 +7,7 @@ import numpy as np
 from autotl.page.base import Card, Element, Figure, Fold, Gallery, Picture, Table, Text
 from autotl.page.charts import matrix
 from autotl.report.held_out import HeldOut
-from autotl.report.record import SearchRecord
+from autotl.report.record import MAX_BASE, SearchRecord
 
 __all__ = ["classes_section", "confusion_figure", "confusion_matrix", "label_errors_section", "mistakes_section"]
 
@@ -115,10 +115,11 @@ def mistakes_section(search: SearchRecord) -> Sequence[Element]:
     if not wrong:
         elements: list[Element] = [Text(f"None of the {len(labels):,} {name} images gets a wrong class.")]
     else:
+        among = f" in a sample of {MAX_BASE:,}" if search.is_sampled else ""
         told = (
             f"{wrong:,} of {len(labels):,} {name} images get a wrong class. These are the ones that the model is "
-            "surest of; beside each are the training images that are most like it. A neighbour of another class shows "
-            "what misled the model, or a label to look at."
+            f"surest of; beside each are the training images{among} that are most like it. A neighbour of another "
+            "class shows what misled the model, or a label to look at."
         )
         elements = [Text(told), _gallery(search, held_out, worst[:UNFOLDED])]
         if len(worst) > UNFOLDED:

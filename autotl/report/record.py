@@ -28,10 +28,10 @@ from autotl.study.study import FOLD_FILE, TrialAttribute
 __all__ = ["KNN_NEIGHBOURS", "LabelError", "SearchRecord"]
 
 KNN_NEIGHBOURS = 5
-MAX_BASE = 20_000
-"""Training images that neighbours are looked up among: 100 MB of features."""
-MAX_QUERIES = 2_000
-"""Images that a k-NN is scored on."""
+MAX_BASE = 8_000
+"""Training images that neighbours are looked up among: 40 MB of features."""
+MAX_QUERIES = 1_000
+"""Images that a k-NN is scored on. With MAX_BASE half a second of one core."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,11 @@ class SearchRecord:
         found, features = self.recorded.outputs(digest, [self.dataset.digests[i] for i in images])
         return (images[found], unit(features)) if len(found) else none
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether `known` holds a sample of the images only."""
+        return self.split is not None and len(self.split.train) + len(self.split.validation) > MAX_BASE
+
     @cached_property
     def features_of_test(self) -> np.ndarray:
         """Features of length 1 of the first predicted test images; empty where none are kept."""
@@ -230,7 +235,9 @@ class SearchRecord:
     def knn(self) -> HeldOut | None:
         """Predictions of `held_out` images by a vote of the nearest training images in recorded features; None where
         features are missing. On test images validation images vote, too, since the model was refitted on both."""
-        if self.dataset is None or self.split is None or self.held_out is None or not len(self.known[0]):
+        if self.dataset is None or self.split is None or self.held_out is None or self.deadline.passed():
+            return None
+        if not len(self.known[0]):
             return None
         known, features = self.known
         if self.tested is not None:
@@ -253,7 +260,7 @@ class SearchRecord:
     def knn_of(self, backbone: str) -> tuple[float, int]:
         """Accuracy of a k-NN on another backbone's recorded features, each image left out in turn, and the number of
         images; (nan, 0) where features are missing."""
-        if self.dataset is None or self.split is None:
+        if self.dataset is None or self.split is None or self.deadline.passed():
             return math.nan, 0
         images = np.concatenate([self.split.train, self.split.validation])
         if len(images) > MAX_QUERIES:

@@ -31,7 +31,11 @@ def autotl_register_report_sections(register: "Register[ReportSection]") -> None
     register(_BuiltIn(10, "answer", "The answer", "answer.answer_section"))
     register(
         _BuiltIn(
-            20, "pretraining", "How near the images are to what the networks were trained on", "answer.nearness_section"
+            20,
+            "pretraining",
+            "How near the images are to what the networks were trained on",
+            "answer.nearness_section",
+            costly=True,
         )
     )
     register(_BuiltIn(30, "time", "Where the time went, and what more would bring", "learnt.time_section"))

@@ -12,8 +12,8 @@ from autotl.model.network import SharedNetwork
 
 __all__ = ["OutputRecorder"]
 
-MAX_IMAGES = 5_000
-"""A quarter of a report's bound on training images: at most 20 MB of features."""
+MAX_IMAGES = 2_000
+"""What a report shows and scores of the test images: 5 MB of features."""
 
 
 class OutputRecorder:

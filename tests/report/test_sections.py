@@ -38,10 +38,17 @@ def test_the_built_in_sections_keep_their_contract(name, registry):
 def test_the_answer_compares_with_doing_nothing(search):
     text = built(search, "answer", Text)[0].text
     share = (search.tested.predicted == search.labels(search.tested)).mean()
-    assert text.startswith(f"Of 100 new images like these, about {100 * share:.0f} get the right class")
+    assert text.endswith("confidence: only 6 images were tested.")
     table = built(search, "answer", Table)[0]
     assert table.rows[0][:2] == ["this model", share]
     assert table.rows[-1][:2] == ["always the most frequent class", 0.5]
+
+
+def test_the_answer_is_told_in_words(search, monkeypatch):
+    monkeypatch.setattr("autotl.report.answer.FEW", 5)
+    share = (search.tested.predicted == search.labels(search.tested)).mean()
+    start = f"Of 100 new images like these, about {100 * share:.0f} get the right class ("
+    assert built(search, "answer", Text)[0].text.startswith(start)
 
 
 def test_without_test_images_the_answer_says_that_it_is_optimistic(search):
