@@ -68,7 +68,7 @@ def fit_familiar(features: np.ndarray, units: np.ndarray, seed: int = 0) -> Fami
 
 def _unit_length(features: np.ndarray) -> np.ndarray:
     rows = np.asarray(features, np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
 
 
 def _distances(rows: np.ndarray, samples: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
