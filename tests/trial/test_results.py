@@ -30,7 +30,7 @@ KEYS = [
 COLUMNS = [
     *("rank", "trial", "value", "accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"),
     *("strategy", "backbone", "head", "seconds", "milliseconds", "batch_milliseconds", "megabytes", "parameters"),
-    *("passes", "within_limits", "in_model", "description", "recipe"),
+    *("passes", "folds", "holdout", "within_limits", "in_model", "description", "recipe"),
 ]
 
 
