@@ -94,9 +94,7 @@ class TimmBackbone(Backbone):
 
     @property
     def download(self) -> str | None:
-        if self.is_cached or not self.location:
-            return None
-        return self._describe_download()
+        return None if self.is_cached or not self.location else self._describe_download()
 
     @cached_property
     def preprocessing(self) -> Preprocessing:

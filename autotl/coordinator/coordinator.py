@@ -207,7 +207,7 @@ class Coordinator:
         running = sum(worker.trial is not None for worker in self.pool.workers)
         # beyond the deadline one trial at a time, until the first is complete
         end = min(self.time.trials_end(), self.time.deadline()) if running else self.time.trials_end()
-        hopeless = self.scoreboard.hopeless or self.scheduler.is_exhausted
+        hopeless = self.scoreboard.hopeless or self.scheduler.excluded.issuperset(self.scheduler.choices.backbones)
         if hopeless or self.clock.now() >= end - MIN_TRIAL_SECONDS:
             return False
         if self.config.trials is None:
@@ -329,9 +329,6 @@ class Coordinator:
         if TrialAttribute.NOT_RECORDED in trial.user_attrs:
             self.dispatcher.forget(trial)
             retry_trial(self.trials, trial)
-        self._trial_over(trial)
-
-    def _trial_over(self, trial: FrozenTrial) -> None:
         self.emit("on_trial_finished", self._count(trial))
 
     def _trial_lost(self, trial: FrozenTrial) -> None:

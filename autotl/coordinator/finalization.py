@@ -55,7 +55,9 @@ def require_success(search: Coordinator) -> None:
     """Raises NoTrialSucceeded with the distinct causes where no trial is complete, or KeyboardInterrupt after
     Ctrl-C."""
     board, limits = search.scoreboard, search.config.limits
-    if board.best is None and (board.nearest is not None or search.scheduler.is_exhausted):
+    if board.best is None and (
+        board.nearest is not None or search.scheduler.excluded.issuperset(search.scheduler.choices.backbones)
+    ):
         raise NoTrialSucceeded(why_none_is_within(limits, search.trials.all(), board.nearest))
     if board.counts["complete"]:
         return

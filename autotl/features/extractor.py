@@ -1,9 +1,5 @@
 """Extracts features from images: decodes and infers in parallel, records each feature once for all trials."""
 
-import functools
-import hashlib
-import importlib.metadata
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,26 +25,19 @@ from autotl.engines.parity import MIN_COSINE, engine_cosine
 from autotl.engines.torch import TorchEngine
 from autotl.errors import find_named
 from autotl.features.batching import batches
+from autotl.features.keys import LAYOUT_KEY, conversion_key, fact_file, library_versions
 from autotl.features.pixels import AcceleratorLoader, PixelLoader, decoder_of
 from autotl.features.progress import ExtractionProgress
 from autotl.features.resident import ResidentCache, Residents, ResidentSamples
 from autotl.features.sharing import StoreTimeout, extract_missing
-from autotl.features.store import FORMAT, FeatureStore, FeatureTable
+from autotl.features.store import FeatureStore, FeatureTable
 
 if TYPE_CHECKING:
     from torch import nn
 
     from autotl.backbones.graph_split import GraphSplit
 
-__all__ = [
-    "FEATURE_DTYPE",
-    "LAYOUT_KEY",
-    "BackboneFeatures",
-    "FeatureExtractor",
-    "StoredSamples",
-    "conversion_key",
-    "fact_file",
-]
+__all__ = ["FEATURE_DTYPE", "BackboneFeatures", "FeatureExtractor", "StoredSamples"]
 
 COMPILE_SECONDS = 5.0
 """Seconds that compiling a network may take. It can't be interrupted, so it starts only with this much time left."""
@@ -56,36 +45,6 @@ FEATURE_DTYPE = "float16"
 """The dtype of recorded features: 11 bits of mantissa, more than the bf16 of any engine has."""
 BOUNDARY_BYTES = 4
 """Boundary activations are recorded if they take at most this many times the bytes of the image; else the image is."""
-
-LAYOUT_KEY = {"format": FORMAT, "has": "stages"}
-"""The key of the file that keeps a backbone's layout."""
-
-
-@functools.cache
-def library_version(distribution: str) -> str:
-    """The version of an installed distribution, without importing it; "" where it isn't installed."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def library_versions() -> dict[str, str]:
-    """The versions of the libraries that build and run a backbone. Part of every key of what a network computes."""
-    return {name: library_version(name) for name in ("timm", "torch")}
-
-
-def conversion_key(backbone_digest: str, block: int | None = None) -> str:
-    """The key under which an engine caches a converted network: with all feature levels, or up to block `block`."""
-    network = f"levels-{FORMAT}" if block is None else str(block)
-    versions = "/".join(f"{name}-{version}" for name, version in library_versions().items())
-    return f"{backbone_digest}/{network}/{versions}"
-
-
-def fact_file(folder: Path, name: str, key: dict[str, Any], backbone_digest: str, suffix: str = "json") -> Path:
-    """The file in a folder of conversions where a fact about a backbone under `key` is kept."""
-    text = json.dumps(key | {"backbone": backbone_digest, "libraries": library_versions()}, sort_keys=True)
-    return folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.{suffix}"
 
 
 class StoredSamples:

@@ -22,7 +22,7 @@ from autotl.data.preprocessing import size_hint
 from autotl.data.sandbox import SandboxedDecoder
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, InputError, find_named
-from autotl.features.extractor import conversion_key
+from autotl.features.keys import conversion_key
 from autotl.model.card import write_card
 from autotl.model.device import resolve_device
 from autotl.model.doubt import Decision, Doubt, Doubts, load_doubt, save_doubt
@@ -31,6 +31,7 @@ from autotl.model.heat_maps import Explainer, HeatMap
 from autotl.model.manifest import FORMAT, read_model_manifest, write_manifest
 from autotl.model.member import Member, check_complete, load_member, save_member
 from autotl.model.network import (
+    Load,
     Measure,
     SharedNetwork,
     build_from_file,
@@ -194,10 +195,11 @@ class ImageModel(Representation):
                 process, because a hostile one may crash its decoder.
             measure: of `autotl.model.doubt.Doubts`: its columns follow the probabilities.
         """
+        options = (self._plugins.augmentations, self._decoder, self.size_hint)
 
         def load(path: Path, backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
             try:
-                return self._load(path, backbone, views, checked=checked)
+                return load_file(path, backbone, views, *options, checked=checked)
             except UndecodableImage as error:
                 if on_skip is None:
                     raise UndecodableImage(f"{path}: {error}", error.path) from error
@@ -216,19 +218,8 @@ class ImageModel(Representation):
     def _open(self, item: tuple[int, Any], backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
         return open_item(item, backbone, views, self._plugins.augmentations, self._decoder, self.size_hint)
 
-    def _load(
-        self, path: Path, backbone: Backbone, views: set[View], *, checked: bool = False
-    ) -> dict[View, np.ndarray]:
-        options = (self._plugins.augmentations, self._decoder, self.size_hint)
-        return load_file(path, backbone, views, *options, checked=checked)
-
     def _predicted(
-        self,
-        items: Iterable[T],
-        load: Callable[[T, Backbone, set[View]], dict[View, np.ndarray]],
-        *,
-        many: bool,
-        measure: Measure | None = None,
+        self, items: Iterable[T], load: Load[T], *, many: bool, measure: Measure | None = None
     ) -> Iterator[tuple[T, np.ndarray]]:
         """Each item with its averaged probabilities, and the columns of `measure`."""
         networks = self._compiled_networks(many=many)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from autotl.backbones.graph_split import FeatureLevels
 
 __all__ = [
+    "Load",
     "Measure",
     "SharedNetwork",
     "build_from_file",
@@ -78,6 +79,8 @@ class SharedNetwork:
         return total
 
 
+Load: TypeAlias = Callable[[T, Backbone, set[View]], dict[View, np.ndarray]]
+"""From an item to the views of its image, uint8 [size, size, 3]."""
 Measure: TypeAlias = Callable[[SharedNetwork, Mapping[View, np.ndarray]], list[np.ndarray]]
 """From a network and its features of some views of n images to further columns [n, 1]."""
 
@@ -85,7 +88,7 @@ Measure: TypeAlias = Callable[[SharedNetwork, Mapping[View, np.ndarray]], list[n
 def predictions(
     networks: Sequence[SharedNetwork],
     items: Iterable[T],
-    load: Callable[[T, Backbone, set[View]], dict[View, np.ndarray]],
+    load: Load[T],
     num_classes: int,
     threads: int,
     measure: Measure | None = None,

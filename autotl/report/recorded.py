@@ -10,7 +10,7 @@ import numpy as np
 from autotl.atomic_io import DiskFull, read_sealed
 from autotl.backbones.levels import Layout
 from autotl.data.augmentation import ORIGINAL, view_key
-from autotl.features.extractor import LAYOUT_KEY, fact_file
+from autotl.features.keys import LAYOUT_KEY, fact_file
 from autotl.features.store import FeatureStore, StoreUnavailable
 
 __all__ = ["RecordedFeatures", "nearest", "unit"]

@@ -19,7 +19,7 @@ from autotl.study.needs import Needs, Recording, Work
 from autotl.study.pairs import PairStatistics
 from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio
 from autotl.study.space import Choices, seed_of
-from autotl.study.speed_estimates import assumed_pass_seconds, estimated_speed
+from autotl.study.speed_estimates import assumed_pass_seconds, estimated_speed, level_speeds
 
 __all__ = ["DEFAULT_SPEED", "Scheduler"]
 
@@ -110,10 +110,6 @@ class Scheduler:
     @property
     def unusable(self) -> set[str]:
         return self.missing | self.excluded
-
-    @property
-    def is_exhausted(self) -> bool:
-        return self.excluded.issuperset(self.choices.backbones)
 
     def align_with(self, advice: Advice) -> None:
         """Try what is left of the portfolio in the order that is advised. Nothing is left out."""
@@ -317,8 +313,8 @@ class Scheduler:
             views = min(NUM_EXPLORED_VIEWS, self._affordable_passes(backbone, MAX_NEW_FEATURES_SHARE * time_budget))
             candidates += [Recording(backbone, policy, views) for policy in self.choices.augmentations if views]
         most = {policy: self.registry.augmentations[policy].max_views for policy in self.choices.augmentations}
-        candidates = [replace(c, views=min(c.views, most[c.policy] or c.views)) for c in candidates]
-        candidates = [c for c in candidates if not c.is_in(attempted) and c not in given_up]
+        possible = (replace(c, views=min(c.views, most[c.policy] or c.views)) for c in candidates)
+        candidates = [c for c in possible if not c.is_in(attempted) and c not in given_up]
         return random.Random(seed_of(self.seed, number)).choice(candidates) if candidates else None
 
     def _strategy_fits(self, strategy: str, time_budget: float) -> bool:
@@ -334,7 +330,7 @@ class Scheduler:
         has_own_features = bool(self.registry.strategy(strategy).recorded_params)
         if strategy == self.choices.strategies[0] or not has_own_features:
             return True
-        if not self._level_speeds():  # all features may be in the store from an earlier search
+        if not level_speeds(self._speeds, self.threads):  # all features may be in the store from an earlier search
             return True
         return self.pass_seconds(self.choices.backbones[0]) <= MAX_ACTIVATION_SHARE * time_budget
 
@@ -373,28 +369,21 @@ class Scheduler:
             AutotlError: the backbone's number of parameters is needed, unknown, and can't be counted.
         """
         num_images = self.num_images if num_images is None else num_images
-        if not (by_type := self._level_speeds()):
+        if not (by_type := level_speeds(self._speeds, self.threads)):
             return assumed_pass_seconds(self.registry.backbone(backbone), num_images, self.threads)
         speed = sum(self.threads[name] * self._speed(backbone, name, speeds) for name, speeds in by_type.items())
         return num_images / speed
 
     def measured_speeds(self) -> dict[str, float]:
         """Seconds an image, with all threads, by backbone: of those that were measured."""
-        backbones = {backbone: None for measured in self._level_speeds().values() for backbone in measured}
+        by_type = level_speeds(self._speeds, self.threads)
+        backbones = dict.fromkeys(backbone for measured in by_type.values() for backbone in measured)
         return {backbone: self.pass_seconds(backbone, 1) for backbone in backbones}
 
     @property
     def default_seconds_per_image(self) -> float:
         """Seconds an image, with all threads, before anything was measured."""
         return 1 / (DEFAULT_SPEED * sum(self.threads.values()))
-
-    def _level_speeds(self) -> dict[str, dict[str, float]]:
-        """Measured images per second and thread of whole networks, by device type and backbone."""
-        speeds: dict[str, dict[str, float]] = {}
-        for (backbone, ran, device_type), speed in self._speeds.items():
-            if ran == "levels" and speed > 0 and device_type in self.threads:
-                speeds.setdefault(device_type, {})[backbone] = speed
-        return speeds
 
     def _speed(self, backbone: str, device_type: str, measured: Mapping[str, float]) -> float:
         """Images per second and thread of a backbone: `measured` on the device type, or estimated from others."""

@@ -107,7 +107,7 @@ class SimulatedScheduler:
 
     time_share, default_seconds_per_image = 0.1, 0.01
     choices = SimpleNamespace(accelerator=False, backbones=("resnet18",))
-    unusable, excluded, is_exhausted = frozenset(), set(), False
+    unusable, excluded = frozenset(), set()
     aligns = False
 
     def __init__(self):
