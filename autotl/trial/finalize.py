@@ -24,7 +24,7 @@ from autotl.trial.results import SearchResults, TestPredictions, annotate_study
 from autotl.trial.runner import release_memory
 from autotl.trial.selection import SAVING_SECONDS, choose_members, kept_candidates
 from autotl.trial.state import WorkerState
-from autotl.trial.test_features import OutputRecorder
+from autotl.trial.tested_features import OutputRecorder
 from autotl.workers.messages import NO_TIME_TO_TEST, Context, Finalize, Log, ModelSaved
 
 __all__ = ["finalize"]
