@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -143,7 +144,9 @@ def begin_study(
     is_resumed = journal.exists() and journal.stat().st_size > 0
     study = open_study(config.folder, config.name, registry.metric(config.metric).direction, config.seed, config.limits)
     if study.metric_names is None:
-        study.set_metric_names([config.metric])  # the name of Optuna Dashboard's axes
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([config.metric])  # the name of Optuna Dashboard's axes
     if is_resumed and StudyAttribute.CHOICES not in study.user_attrs:
         log(f"The study in {config.folder} was deleted from its journal: a new one begins.")
     _freeze_choices(study, context)
