@@ -170,8 +170,9 @@ def _search(checkout: Path, manifest: Path, seed: int, cache: Path, options: arg
         if done.returncode or not (folder / "result.json").exists():
             return {"error": f"exit {done.returncode}: {(done.stdout + done.stderr).strip()[-300:]}"}
         result = json.loads((folder / "result.json").read_text())
-        if not result["test"]:
-            return {"error": "there was no time to predict the test images", "curve": _curve(folder, started)}
+        predicted, total = (result["test"] or {}).get("n", 0), result["images"]["test"]
+        if predicted < total:
+            return {"error": f"there was time to predict {predicted} of {total} test images"}
         return _row(result, seconds) | {"curve": _curve(folder, started)}
 
 
