@@ -177,7 +177,7 @@ def _search(checkout: Path, manifest: Path, seed: int, cache: Path, options: arg
 
 
 def _row(result: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    test, chosen = result["test"] or {}, result["validation"] or {}
+    test, chosen = result["test"] or {}, result.get("validation") or {}  # older revisions have none
     return {
         **{name: test.get(name) for name in ("accuracy", "balanced_accuracy", "log_loss", "n")},
         "chosen": chosen.get("accuracy", result["best"]["validation"]),
