@@ -170,13 +170,14 @@ def _search(checkout: Path, manifest: Path, seed: int, cache: Path, options: arg
         if done.returncode or not (folder / "result.json").exists():
             return {"error": f"exit {done.returncode}: {(done.stdout + done.stderr).strip()[-300:]}"}
         result = json.loads((folder / "result.json").read_text())
-        if not result["test"]:
-            return {"error": "there was no time to predict the test images", "curve": _curve(folder, started)}
+        predicted, total = (result["test"] or {}).get("n", 0), result["images"]["test"]
+        if predicted < total:
+            return {"error": f"there was time to predict {predicted} of {total} test images"}
         return _row(result, seconds) | {"curve": _curve(folder, started)}
 
 
 def _row(result: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    test, chosen = result["test"] or {}, result["validation"] or {}
+    test, chosen = result["test"] or {}, result.get("validation") or {}  # older revisions have none
     return {
         **{name: test.get(name) for name in ("accuracy", "balanced_accuracy", "log_loss", "n")},
         "chosen": chosen.get("accuracy", result["best"]["validation"]),
