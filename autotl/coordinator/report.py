@@ -13,9 +13,11 @@ from autotl.data.dataset import ImageDataset
 from autotl.data.loading import load_dataset
 from autotl.data.splits import Split
 from autotl.errors import AutotlError
+from autotl.model.image_model import load
 from autotl.model.manifest import read_member_manifest, read_model_manifest
 from autotl.recipe import Recipe
 from autotl.registry import Registry, load_registry
+from autotl.report.heat import heat_maps_within
 from autotl.report.held_out import load_test
 from autotl.report.record import SearchRecord
 from autotl.report.write import REPORT_FILE, write_report
@@ -62,8 +64,20 @@ def record_of(
         tested = load_test(config.folder, dataset.digests, split.test, len(dataset.classes))
     deadline, running = Deadline(MAX_SECONDS), search_runs(folder)
     result = None if running else _result(config.folder)
+    model = config.folder / "model"
+    heat_maps = heat_maps_within(lambda: load(model, registry=registry), deadline) if result else None
     return SearchRecord(
-        config.folder, config, registry, study, result, dataset, split, tested, deadline, running=running
+        config.folder,
+        config,
+        registry,
+        study,
+        result,
+        dataset,
+        split,
+        tested,
+        deadline,
+        running=running,
+        heat_maps=heat_maps,
     )
 
 

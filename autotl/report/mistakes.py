@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autotl.data.label_errors import confident_learning
 from autotl.page.base import Card, Element, Figure, Fold, Gallery, Picture, Table, Text
 from autotl.page.charts import matrix
 from autotl.report.held_out import HeldOut
@@ -178,22 +179,25 @@ def _pictures(
 
 def label_errors_section(search: SearchRecord) -> Sequence[Element]:
     """Likely label errors."""
-    if search.find_label_errors is None or search.dataset is None or search.validated is None:
+    predicted = search.cross_validated
+    if search.dataset is None or predicted is None:
         return []
-    errors = list(search.find_label_errors(search.validated, search.labels(search.validated)))
+    errors = confident_learning(search.labels(predicted), predicted.probabilities)
     if not errors:
-        return [Text(f"None among {len(search.validated.images):,} images that were predicted out of training.")]
-    similar = search.similar([e.image for e in errors[:MAX_LABEL_ERRORS]], NEIGHBOURS)
+        return [Text(f"None among {len(predicted.images):,} images that were predicted by fits without them.")]
+    shown = [(int(predicted.images[error.image]), error) for error in errors[:MAX_LABEL_ERRORS]]
+    similar = search.similar([image for image, _ in shown], NEIGHBOURS)
     cards = []
-    for error in errors[:MAX_LABEL_ERRORS]:
-        given, suggested = search.classes[int(search.dataset.labels[error.image])], search.classes[error.suggested]
-        pictures = _pictures(search, error.image, similar.get(error.image, []), None, suggested)
-        lines = (f"probability of the label {error.score:.1%}", search.name_of(error.image))
+    for image, error in shown:
+        given, suggested = search.classes[int(search.dataset.labels[image])], search.classes[error.suggested]
+        pictures = _pictures(search, image, similar.get(image, []), None, suggested)
+        lines = (f"probability of the label {error.score:.1%}", search.name_of(image))
         cards.append(Card(f"labelled {given}, looks like {suggested}", pictures, lines))
     return [
         Text(
-            f"{len(errors):,} images whose label is unlikely to be right, the likeliest errors first. Look at them "
-            "before you change a label: nothing was changed or left out."
+            f"{len(errors):,} of {len(predicted.images):,} images whose label is unlikely to be right, the likeliest "
+            "errors first. Look at them before you change a label: nothing was changed or left out. All of them, as a "
+            "table: autotl doctor DATA --labels NAME --csv FILE"
         ),
         Gallery(tuple(cards)),
     ]

@@ -25,25 +25,13 @@ from autotl.report.recorded import RecordedFeatures, nearest, unit
 from autotl.report.thumbnails import Thumbnails
 from autotl.study.study import FOLD_FILE, TrialAttribute
 
-__all__ = ["KNN_NEIGHBOURS", "LabelError", "SearchRecord"]
+__all__ = ["KNN_NEIGHBOURS", "SearchRecord"]
 
 KNN_NEIGHBOURS = 5
 MAX_BASE = 8_000
 """Training images that neighbours are looked up among: 40 MB of features."""
 MAX_QUERIES = 1_000
 """Images that a k-NN is scored on. With MAX_BASE half a second of one core."""
-
-
-@dataclass(frozen=True)
-class LabelError:
-    """An image whose label is likely wrong."""
-
-    image: int
-    """Index into the image dataset."""
-    suggested: int
-    """Index of the class that fits better."""
-    score: float
-    """Probability of the given label: the lower, the likelier the error."""
 
 
 @dataclass
@@ -71,9 +59,6 @@ class SearchRecord:
     heat_maps: Callable[[Sequence[Path], Sequence[int]], Sequence[np.ndarray | None]] | None = None
     """Where the model looked for a class: takes image files and a class index for each; returns for each a map in
     [0, 1], float32 [height, width] over the whole image, or None. None where no heat maps can be made."""
-    find_label_errors: "Callable[[HeldOut, np.ndarray], Sequence[LabelError]] | None" = None
-    """Takes predictions of images that no member was trained on, and all labels; returns the likely errors, the worst
-    first. None where they aren't looked for."""
 
     @property
     def metric(self) -> Metric:
@@ -118,8 +103,9 @@ class SearchRecord:
         return {best.number: 1.0} if best else {}
 
     @cached_property
-    def trial_probabilities(self) -> dict[int, np.ndarray]:
-        """Probabilities of the validation images, [n, num_classes], of the trials whose model was kept."""
+    def out_of_fold(self) -> dict[int, np.ndarray]:
+        """Probabilities of the development images, [n, num_classes], of the trials whose model was kept; NaN for images
+        that a trial hasn't predicted out of fold."""
         if self.split is None:
             return {}
         of_fold, found = self.split.development_folds, {}
@@ -129,8 +115,16 @@ class SearchRecord:
             except (OSError, ValueError):
                 continue
             if array.shape == (len(of_fold), len(self.classes)) and np.isfinite(array[of_fold == 0]).all():
-                found[trial.number] = array[of_fold == 0].astype(np.float64)
+                found[trial.number] = array.astype(np.float64)
         return found
+
+    @cached_property
+    def trial_probabilities(self) -> dict[int, np.ndarray]:
+        """The same of the validation images, which every trial has predicted."""
+        if self.split is None:
+            return {}
+        of_fold = self.split.development_folds
+        return {number: rows[of_fold == 0] for number, rows in self.out_of_fold.items()}
 
     # -- predictions
 
@@ -142,6 +136,16 @@ class SearchRecord:
             return None
         total = sum(w * self.trial_probabilities[number] for number, w in weights.items())
         return HeldOut(self.split.validation, np.asarray(total) / sum(weights.values()))
+
+    @cached_property
+    def cross_validated(self) -> HeldOut | None:
+        """The same of all development images that every member has predicted out of fold."""
+        weights = {number: w for number, w in self.weights.items() if number in self.out_of_fold}
+        if self.split is None or not weights or not sum(weights.values()):
+            return None
+        total = np.asarray(sum(w * self.out_of_fold[number] for number, w in weights.items())) / sum(weights.values())
+        rows = np.isfinite(total).all(1)
+        return HeldOut(self.split.development[rows], total[rows])
 
     @property
     def held_out(self) -> HeldOut | None:

@@ -101,7 +101,7 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     add_results(folder, results.about(result))
     state.send(ModelSaved(result, is_tested=True))  # a plugin may hang
     annotate_study(state.study, result)
-    search = report(state, result, tested, _report_seconds(state, deadline, interrupted=job.interrupted))
+    search = report(state, model, result, tested, _report_seconds(state, deadline, interrupted=job.interrupted))
     state.registry.notify("autotl_search_finished", study=state.study, model=model, search=search)
     return result | {"report": str(search.report) if search.report else None}
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from autotl.clock import Deadline
 from autotl.events import FinishedSearch
+from autotl.model.image_model import ImageModel
 from autotl.page.charts import standalone
+from autotl.report.heat import heat_maps_within
 from autotl.report.held_out import HeldOut, save_test
 from autotl.report.record import SearchRecord
 from autotl.report.write import study_pictures, write_report
@@ -20,11 +22,16 @@ __all__ = ["report"]
 
 
 def report(
-    state: WorkerState, result: Mapping[str, Any], tested: TestPredictions | None, seconds: float
+    state: WorkerState,
+    model: ImageModel,
+    result: Mapping[str, Any],
+    tested: TestPredictions | None,
+    seconds: float,
 ) -> FinishedSearch:
     """Keep the predictions of the test images, and write `report.html` and the pictures for Optuna Dashboard.
 
     Args:
+        model: of the search, for heat maps.
         result: what `result.json` holds, with the members.
         seconds: that it may take. It is late by what a section takes that does not look at the time; the coordinator
             ends a worker that is much too late, with the model saved.
@@ -38,6 +45,7 @@ def report(
     if tested is not None:
         images = context.split.test[tested.rows]
         held_out = HeldOut(images, tested.probabilities, tested.features, tested.backbone)
+    deadline = Deadline(seconds, state.deadline.clock)
     record = SearchRecord(
         context.folder,
         context.config,
@@ -47,8 +55,9 @@ def report(
         context.dataset,
         context.split,
         held_out,
-        Deadline(seconds, state.deadline.clock),
+        deadline,
         cache=state.extractor.store.root.parent,
+        heat_maps=heat_maps_within(lambda: model, deadline),
     )
     file: Path | None = None
     try:

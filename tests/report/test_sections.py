@@ -9,7 +9,6 @@ from autotl.registry import load_registry
 from autotl.report.held_out import HeldOut
 from autotl.report.intervals import bootstrap_interval
 from autotl.report.mistakes import confusion_figure, confusion_matrix
-from autotl.report.record import LabelError
 from autotl.report.trust import calibration_figure, coverage_figure
 from autotl.report.write import report_seconds, write_report
 from autotl.testing import CHECKS
@@ -101,7 +100,7 @@ def test_the_worst_mistakes_come_first_and_name_both_classes(search):
     assert gallery.cards[0].pictures[0].content.startswith(b"RIFF")
 
 
-def test_heat_maps_and_label_errors_of_others_are_shown(search):
+def test_heat_maps_are_shown(search):
     asked = []
 
     def heat_maps(paths, classes):
@@ -109,12 +108,23 @@ def test_heat_maps_and_label_errors_of_others_are_shown(search):
         return [np.eye(4, dtype=np.float32) for _ in paths]
 
     search.heat_maps = heat_maps
-    search.find_label_errors = lambda held_out, labels: [LabelError(int(held_out.images[1]), 0, 0.02)]
     pictures = built(search, "mistakes", Gallery)[0].cards[0].pictures
     assert pictures[1].caption == "heat map"
     assert asked[0][0] > 1
-    card = built(search, "labels", Gallery)[0].cards[0]
+
+
+def test_a_wrong_label_is_named_by_the_out_of_fold_predictions(search):
+    labels = search.dataset.labels[search.split.development]
+    rows = np.full((len(labels), len(search.classes)), 0.02)
+    rows[np.arange(len(labels)), labels] = 0.98
+    rows[3] = np.roll(rows[3], 1)  # a training image
+    rows[4] = np.nan  # one that no fold has predicted
+    search.weights = {2: 1.0}
+    search.out_of_fold = {2: rows}
+    gallery = built(search, "labels", Gallery)[0]
+    (card,) = gallery.cards
     assert card.lines[0] == "probability of the label 2.0%"
+    assert card.lines[1] == search.name_of(int(search.split.development[3]))
 
 
 def test_a_calibrated_model_lies_on_the_diagonal():
