@@ -18,6 +18,7 @@ from autotl.recipe import Recipe
 from autotl.strategies.base import OutOfTime, Report, Result
 from autotl.trial.state import WorkerState
 from autotl.trial.training import train
+from autotl.workers.messages import Activity
 
 __all__ = ["OutOfFold", "calibrated", "fit_folds", "predicted"]
 
@@ -86,11 +87,14 @@ def fit_folds(
         out_of_fold[of_fold == 0] = result.probabilities
         done, fit_seconds = 1, seconds()
     while done < num_folds:
-        left = min(time_budget, FOLDS_TIME_SHARE * state.deadline.remaining()) if folds is None else math.inf
+        left = (
+            min(time_budget - seconds(), FOLDS_TIME_SHARE * state.deadline.remaining()) if folds is None else math.inf
+        )
         has_time = fit_seconds * (num_folds - done) <= left
         judge(out_of_fold, done, has_time)
         if not has_time:
             break
+        state.send(Activity(f"fold {done + 1} of {num_folds}"))
         try:
             # what was decided by the scores of the first fold holds for the others
             fitted = _train_on(state, split.of_fold(done), result.recipe, math.inf, _ignore, result.best_epoch)

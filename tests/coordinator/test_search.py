@@ -36,6 +36,7 @@ def test_result_json_holds_what_is_promised(found):
     result = json.loads((found.folder / "result.json").read_text())
     assert set(result) == {
         "study", "metric", "classes", "images", "trials", "best", "refitted", "test", "baseline", "seconds", "versions",
+        "validation", "intervals", "remedy", "limits", "latency", "tried", "never_tried", "costs", "frontier",
     }  # fmt: skip
     assert result["images"] == {"train": 76, "validation": 20, "test": 24, "skipped": 0}
     assert sum(result["trials"].values()) == 8
@@ -50,7 +51,7 @@ def test_the_model_beats_the_majority_on_images_it_never_saw(found):
 
 def test_the_folder_holds_no_pickle(found):
     kinds = {path.suffix for path in (found.folder / "model").rglob("*") if path.is_file()}
-    assert kinds <= {".json", ".safetensors", ".skops", ".digests"}
+    assert kinds <= {".json", ".safetensors", ".skops", ".digests", ".md"}
 
 
 def test_the_saved_model_predicts_the_classes(found, cells):

@@ -14,6 +14,7 @@ from autotl.devices import Slot
 from autotl.engines.probe import ProbeResult
 from autotl.engines.recorded import FeatureSource
 from autotl.features.progress import ExtractionProgress
+from autotl.study.advice import Advice
 from autotl.study.needs import Recording
 from autotl.study.space import Choices
 from autotl.workers.codec import ProtocolError, decode, encode
@@ -21,6 +22,8 @@ from autotl.workers.messages import (
     FROM_COORDINATOR,
     FROM_WORKER,
     Activity,
+    Align,
+    Aligned,
     Context,
     Crashed,
     DeviceError,
@@ -75,6 +78,8 @@ MESSAGES = [
     ModelSaved({"test": None, "members": [{"trial": 1, "weight": 0.5}]}),
     Finalized({"seconds": 1.0}),
     Crashed("Traceback"),
+    Align(("resnet18", "lite0"), 256, 6.5),
+    Aligned(Advice(("lite0", "resnet18"), 2), "", is_device_error=False),
 ]
 
 

@@ -277,7 +277,7 @@ def test_the_model_is_loaded_from_the_server_and_predicts(
     np.testing.assert_allclose(table[["dark", "light"]].to_numpy(), model.predict_proba(paths), atol=1e-6)
     assert table["label"].tolist() == model.predict(paths).tolist()
     files = [Path(f) for f in _all_artifacts(parent.info.run_id, "model")]
-    assert {f.suffix for f in files} <= {".safetensors", ".skops", ".json", ".txt", ".yaml", ""}  # "": MLmodel
+    assert {f.suffix for f in files} <= {".safetensors", ".skops", ".json", ".md", ".txt", ".yaml", ""}  # "": MLmodel
     requirements = next(f for f in files if f.name == "requirements.txt")
     assert {"autotl==0.1.0", "autotl-mlflow"} <= set(text_of(parent, str(requirements)).split())
 
