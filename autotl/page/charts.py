@@ -51,8 +51,12 @@ def _text(value: object) -> str:
 
 
 def shorten(text: str, length: int) -> str:
-    """`text` with at most `length` characters, the last one an ellipsis where some are left out."""
-    return text if len(text) <= length else text[: max(1, length - 1)] + "…"
+    """`text` with at most `length` characters. What is left out is in the middle: names of one family differ at the
+    end."""
+    if len(text) <= length:
+        return text
+    end = max(0, length - 1) // 2
+    return text[: max(1, length - 1 - end)] + "…" + text[len(text) - end :]
 
 
 def _style(colour: int, kind: str = "fill") -> str:
