@@ -174,18 +174,20 @@ def _show_warning(line: str) -> None:
 
 
 Study = Annotated[str, typer.Argument(metavar="NAME", help="A study's name, or its folder.")]
+Images = Annotated[
+    str | None, typer.Option("--data", metavar="DATA", help="The study's images, where they have moved.")
+]
+TestImages = Annotated[
+    str | None, typer.Option(metavar="DATA", help="Its separate test images, where they have moved.")
+]
 Output = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that holds the studies.")]
 
 
 def replay(
     name: Study,
     number: Annotated[int, typer.Argument(metavar="NUMBER", help="The trial's number in the leaderboard.")],
-    images: Annotated[
-        str | None, typer.Option("--data", metavar="DATA", help="The study's images, where they have moved.")
-    ] = None,
-    test: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Its separate test images, where they have moved.")
-    ] = None,
+    images: Images = None,
+    test: TestImages = None,
     output: Output = Path("studies"),
 ) -> None:
     """Train a trial's recipe again and compare the validation scores."""
@@ -237,12 +239,8 @@ def dashboard(
 
 def report(
     name: Study,
-    images: Annotated[
-        str | None, typer.Option("--data", metavar="DATA", help="The study's images, where they have moved.")
-    ] = None,
-    test: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Its separate test images, where they have moved.")
-    ] = None,
+    images: Images = None,
+    test: TestImages = None,
     output: Output = Path("studies"),
 ) -> None:
     """Write a study's report.html again, also while the search runs, and print its path."""

@@ -13,7 +13,7 @@ from autotl.data.near_duplicates import connected
 from autotl.errors import DataError
 from autotl.escaping import escape
 
-__all__ = ["Split", "connected_units", "make_split"]
+__all__ = ["Split", "connect", "connected_units", "make_split"]
 
 NUM_SUBSETS = 3
 NUM_DRAWS = 8
@@ -165,11 +165,11 @@ def _units(dataset: ImageDataset, indices: np.ndarray, warnings: list[str]) -> n
     Args:
         indices: of the images that are split.
     """
-    by_content = _connect(len(dataset), dataset.digests, dataset.groups)
+    by_content = connect(len(dataset), dataset.digests, dataset.groups)
     if not dataset.lookalikes:
         return by_content
     lookalikes = np.array(dataset.lookalikes)
-    units = _connect(len(dataset), by_content, lookalikes)
+    units = connect(len(dataset), by_content, lookalikes)
     alike = []
     for label in np.unique(dataset.labels[indices]):
         of_class = indices[dataset.labels[indices] == label]
@@ -185,10 +185,10 @@ def _units(dataset: ImageDataset, indices: np.ndarray, warnings: list[str]) -> n
     )
     alone = np.flatnonzero(np.isin(dataset.labels, alike))
     lookalikes[alone] = lookalikes.max() + 1 + np.arange(len(alone))
-    return _connect(len(dataset), by_content, lookalikes)
+    return connect(len(dataset), by_content, lookalikes)
 
 
-def _connect(n: int, *ids: Sequence[Any] | np.ndarray) -> np.ndarray:
+def connect(n: int, *ids: Sequence[Any] | np.ndarray) -> np.ndarray:
     """int64 [n]: one number for all images that share a value of any of `ids`, or a chain of them; "" is no value."""
     pairs = []
     for values in ids:

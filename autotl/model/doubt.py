@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from autotl.model.image_model import ImageModel
     from autotl.model.network import SharedNetwork
 
-__all__ = ["Decision", "Doubt", "Doubts", "Familiar", "decide", "fit_familiar", "load_doubt", "save_doubt"]
+__all__ = [
+    "Decision",
+    "Doubt",
+    "Doubts",
+    "Familiar",
+    "decide",
+    "fit_familiar",
+    "load_doubt",
+    "save_doubt",
+    "unit_length",
+]
 
 FILE = "doubt.safetensors"
 MAX_SAMPLES = 1_000
@@ -47,7 +57,7 @@ class Familiar:
         Args:
             features: [n, num_features], the output of the network.
         """
-        far = _distances(_unit_length(features), self.samples.astype(np.float32))
+        far = _distances(unit_length(features), self.samples.astype(np.float32))
         as_far = len(self.distances) - np.searchsorted(self.distances, far)
         return np.asarray((1 + as_far) / (1 + len(self.distances)))
 
@@ -60,13 +70,14 @@ def fit_familiar(features: np.ndarray, units: np.ndarray, seed: int = 0) -> Fami
         units: [n]; images of the same unit (a group, near-duplicates) aren't compared with each other.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(features))[:MAX_SAMPLES])
-    samples = _unit_length(features[chosen]).astype(np.float16)
+    samples = unit_length(features[chosen]).astype(np.float16)
     rows = samples.astype(np.float32)
     distances = np.sort(_distances(rows, rows, np.asarray(units)[chosen]))
     return Familiar(samples, distances[np.isfinite(distances)].astype(np.float32))
 
 
-def _unit_length(features: np.ndarray) -> np.ndarray:
+def unit_length(features: np.ndarray) -> np.ndarray:
+    """Rows of length 1, float32, so that their products are cosines."""
     rows = np.asarray(features, np.float32)
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
 

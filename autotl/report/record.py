@@ -19,9 +19,10 @@ from autotl.config import StudyConfig
 from autotl.data.dataset import ImageDataset
 from autotl.data.splits import Split
 from autotl.metrics import Metric
+from autotl.model.doubt import unit_length
 from autotl.registry import Registry
 from autotl.report.held_out import HeldOut
-from autotl.report.recorded import RecordedFeatures, nearest, unit
+from autotl.report.recorded import RecordedFeatures, nearest
 from autotl.report.thumbnails import Thumbnails
 from autotl.study.study import FOLD_FILE, TrialAttribute
 
@@ -199,7 +200,7 @@ class SearchRecord:
         if len(images) > MAX_BASE:
             images = np.sort(np.random.default_rng(0).choice(images, MAX_BASE, replace=False))
         found, features = self.recorded.outputs(digest, [self.dataset.digests[i] for i in images])
-        return (images[found], unit(features)) if len(found) else none
+        return (images[found], unit_length(features)) if len(found) else none
 
     @property
     def is_sampled(self) -> bool:
@@ -213,7 +214,9 @@ class SearchRecord:
         known = self.known[1]
         if tested is None or tested.features is None or tested.backbone != digest or not len(known):
             return np.empty((0, 0), np.float32)
-        return unit(tested.features) if tested.features.shape[1] == known.shape[1] else np.empty((0, 0), np.float32)
+        return (
+            unit_length(tested.features) if tested.features.shape[1] == known.shape[1] else np.empty((0, 0), np.float32)
+        )
 
     def similar(self, images: Sequence[int], k: int = 3) -> dict[int, list[tuple[int, float]]]:
         """The most similar training images of some images, with cosines; an image isn't among its own."""
@@ -272,7 +275,7 @@ class SearchRecord:
         found, features = self.recorded.outputs(self._digest(backbone), [self.dataset.digests[i] for i in images])
         if len(found) < 2:
             return math.nan, 0
-        labels, rows = self.dataset.labels[images[found]], unit(features)
+        labels, rows = self.dataset.labels[images[found]], unit_length(features)
         numbers, cosines = nearest(rows, rows, KNN_NEIGHBOURS + 1)
         others = numbers != np.arange(len(rows))[:, None]
         votes = self._votes(labels[numbers], np.where(others, cosines, 0.0))

@@ -13,7 +13,7 @@ from autotl.data.augmentation import ORIGINAL, view_key
 from autotl.features.keys import LAYOUT_KEY, fact_file
 from autotl.features.store import FeatureStore, StoreUnavailable
 
-__all__ = ["RecordedFeatures", "nearest", "unit"]
+__all__ = ["RecordedFeatures", "nearest"]
 
 
 @dataclass
@@ -61,11 +61,6 @@ class RecordedFeatures:
             if layout.width == width:
                 return layout.output
         return width
-
-
-def unit(features: np.ndarray) -> np.ndarray:
-    """Rows of length 1, so that their products are cosines."""
-    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9))
 
 
 def nearest(queries: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

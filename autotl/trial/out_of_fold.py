@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from autotl.data.dataset import ImageDataset
-from autotl.data.near_duplicates import connected
+from autotl.data.splits import connect
 from autotl.recipe import Recipe
 from autotl.trial.state import WorkerState
 from autotl.trial.training import train
@@ -25,13 +25,8 @@ def units_of(dataset: ImageDataset, images: np.ndarray) -> np.ndarray:
     Args:
         images: indices into the dataset.
     """
-    pairs = []
-    for values in (dataset.digests, dataset.groups, *([dataset.lookalikes] if dataset.lookalikes else [])):
-        array = np.asarray(values)[images]
-        _, first, inverse = np.unique(array, return_index=True, return_inverse=True)
-        links = np.stack([np.arange(len(array)), first[inverse]], axis=1)
-        pairs.append(links[array != ""] if array.dtype.kind == "U" else links)
-    return connected(len(images), np.concatenate(pairs))
+    ids = (dataset.digests, dataset.groups, *([dataset.lookalikes] if dataset.lookalikes else []))
+    return connect(len(images), *(np.asarray(values)[images] for values in ids))
 
 
 def fold_numbers(dataset: ImageDataset, images: np.ndarray, seed: int, num_folds: int = NUM_FOLDS) -> np.ndarray:

@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
+from autotl.model.doubt import unit_length
 from autotl.registry import load_registry
-from autotl.report.recorded import unit
 from autotl.report.write import write_report
 from autotl.testing.searches import CLASSES, finished_search
 
@@ -24,7 +24,7 @@ def report(tmp_path_factory):
     images = np.arange(18)
     separated = search.dataset.labels[images][:, None] * 3 + np.random.default_rng(0).standard_normal((18, 8))
     search.feature_backbone = "resnet18", "0" * 16
-    search.known = images, unit(separated.astype(np.float32))
+    search.known = images, unit_length(separated.astype(np.float32))
     return write_report(search)
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from autotl.model.doubt import unit_length
 from autotl.report.held_out import TEST_FILE, HeldOut, load_test, save_test
-from autotl.report.recorded import nearest, unit
+from autotl.report.recorded import nearest
 
 DIGESTS = [f"{i:032x}" for i in range(8)]
 TESTED = HeldOut(np.array([6, 4]), np.array([[0.2, 0.8], [0.7, 0.3]]), np.ones((1, 3), np.float32), "abcd")
@@ -35,7 +36,7 @@ def test_a_pickle_is_not_loaded(tmp_path):
 @pytest.mark.parametrize("k", [1, 3, 50])
 def test_nearest_are_those_of_the_largest_cosine(k):
     rng = np.random.default_rng(0)
-    base, queries = unit(rng.standard_normal((40, 5))), unit(rng.standard_normal((6, 5)))
+    base, queries = unit_length(rng.standard_normal((40, 5))), unit_length(rng.standard_normal((6, 5)))
     numbers, cosines = nearest(queries, base, k)
     product = queries @ base.T
     np.testing.assert_array_equal(numbers, np.argsort(-product, axis=1)[:, :k])
