@@ -39,6 +39,7 @@ from autotl.study.scheduler import Scheduler
 from autotl.study.trials import StudyTrials
 from autotl.trial.events import notify_ended
 from autotl.ui.progress import Progress
+from autotl.workers.forking import can_fork
 from autotl.workers.local import LocalLauncher
 from autotl.workers.messages import Context
 from autotl.workers.pool import WorkerPool
@@ -182,9 +183,12 @@ def _run(
 def _first_to_start(slots: list[Slot], config: StudyConfig) -> tuple[list[Slot], list[Slot]]:
     """The slots whose workers start at once, and those whose workers start when one of the first is ready.
 
-    Workers that start together are all late. CPU workers have nothing to do before an accelerator has recorded
-    features, and in a short search without accelerators the first worker has the cores to itself.
+    Forked workers all start at once. Workers that each import the libraries are all late if they start together: CPU
+    workers have nothing to do before an accelerator has recorded features, and in a short search without accelerators
+    the first worker has the cores to itself.
     """
+    if can_fork():
+        return slots, []
     accelerators = [slot for slot in slots if slot.is_accelerator]
     if accelerators:
         return accelerators, [slot for slot in slots if not slot.is_accelerator]

@@ -5,15 +5,16 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import BinaryIO
 
 from autotl.data.sandbox import child_environment
 from autotl.devices import Slot
 from autotl.workers.codec import ProtocolError, decode, encode
+from autotl.workers.forking import UNKNOWN_CODE, ForkedProcess, Template, can_fork, fork_worker
 from autotl.workers.launcher import Ending, Launcher
 from autotl.workers.messages import FROM_WORKER, FromWorker, Hello, ToWorker
 from autotl.workers.reaper import Reaper, kill_group
@@ -35,13 +36,18 @@ class _Process:
     log: Path
     logged: int = 0
     """Bytes of the log that earlier processes wrote."""
-    process: "subprocess.Popen[bytes] | None" = None
+    process: "subprocess.Popen[bytes] | ForkedProcess | None" = None
     """None for a worker that another process started."""
+    template: Template | None = None
+    """What forks the process; None where it is started by itself."""
+    watched: int | None = None
+    """Its id, where the reaper watches it."""
+    killed: bool = False
     connection: Connection | None = None
 
 
 class LocalLauncher(Launcher):
-    """Starts `python -m autotl.trial.worker` for each slot.
+    """Starts `python -m autotl.trial.worker` for each slot, or forks it where the libraries are imported already.
 
     Args:
         logs: folder for the output of workers, a file for each slot.
@@ -64,7 +70,7 @@ class LocalLauncher(Launcher):
         """Connections whose Hello has not arrived."""
 
     def pid(self, worker: str) -> int | None:
-        """The process id of a worker that this launcher started."""
+        """The process id of a worker that this launcher started; None before it is forked."""
         process = self._processes[worker].process
         return process.pid if process else None
 
@@ -74,20 +80,36 @@ class LocalLauncher(Launcher):
         logged = log.stat().st_size if log.exists() else 0
         identity = json.dumps({"token": token, "slot": {**asdict(slot), "environment": dict(slot.environment)}})
         secret = {"AUTOTL_WORKER_KEY": self.endpoint.key.hex(), "AUTOTL_WORKER": identity}
+        environment = {**child_environment(), **ENVIRONMENT, **slot.environment, **secret}
+        made = self._processes[token] = _Process(log, logged)
         with log.open("ab") as output:
-            process = subprocess.Popen(
-                # -P: `-m` alone would import a random.py or torch.py of the current folder in the library's place
-                [sys.executable, "-P", "-X", "faulthandler", "-m", "autotl.trial.worker", self.endpoint.address],
-                cwd=self._current_folder,
-                env={**child_environment(), **ENVIRONMENT, **slot.environment, **secret},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # keeps Ctrl-C from workers, and lets their children be killed with them
-            )
-        self.reaper.watch(process.pid)
-        self._processes[token] = _Process(log, logged, process)
+            if can_fork() and not slot.is_accelerator:
+                made.process, made.template = fork_worker(
+                    environment, self.endpoint.address, self._current_folder, output.fileno()
+                )
+            else:
+                made.process = self._start(environment, output)
+        self._watch()
         return token
+
+    def _start(self, environment: dict[str, str], output: BinaryIO) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            # -P: `-m` alone would import a random.py or torch.py of the current folder in the library's place
+            [sys.executable, "-P", "-X", "faulthandler", "-m", "autotl.trial.worker", self.endpoint.address],
+            cwd=self._current_folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # keeps Ctrl-C from workers, and lets their children be killed with them
+        )
+
+    def _watch(self) -> None:
+        """Have the reaper watch processes that have begun."""
+        for made in self._processes.values():
+            if made.process and made.process.pid and made.watched is None and not made.killed:
+                made.watched = made.process.pid
+                self.reaper.watch(made.watched)
 
     def send(self, worker: str, message: ToWorker) -> None:
         connection = self._processes[worker].connection
@@ -96,11 +118,15 @@ class LocalLauncher(Launcher):
                 connection.send_bytes(encode(message))
 
     def receive(self, timeout: float) -> list[tuple[str, FromWorker]]:
-        if self.rendezvous is None:
-            time.sleep(timeout)
-            return []
+        templates = {p.template for p in self._processes.values() if p.template and not p.template.is_gone}
         by_connection = {p.connection: worker for worker, p in self._processes.items() if p.connection}
-        readable = wait([*by_connection, *self._unidentified, self.rendezvous.bell], timeout)
+        arrivals = [self.rendezvous.bell] if self.rendezvous else []
+        readable = wait([*by_connection, *self._unidentified, *(t.socket for t in templates), *arrivals], timeout)
+        for template in templates:
+            template.read()
+        self._watch()
+        if self.rendezvous is None:
+            return []
         if self.rendezvous.bell in readable:
             self._unidentified += self.rendezvous.arrivals()
         messages = self._identify()
@@ -126,6 +152,9 @@ class LocalLauncher(Launcher):
                 connection.close()
                 continue
             process = self._processes.setdefault(hello.token, _Process(self.logs / "joined"))
+            if process.killed:  # while it was forked
+                connection.close()
+                continue
             process.connection = connection
             greetings.append((hello.token, hello))
         return greetings
@@ -141,7 +170,7 @@ class LocalLauncher(Launcher):
             if process.process:
                 with suppress(subprocess.TimeoutExpired):
                     process.process.wait(EXIT_WAIT)
-                kill_group(process.process.pid)
+                _kill_group(process)
         return messages
 
     def _disconnect(self, process: _Process) -> None:
@@ -157,14 +186,17 @@ class LocalLauncher(Launcher):
 
     def kill(self, worker: str) -> None:
         process = self._processes[worker]
+        process.killed = True
         self._disconnect(process)  # a worker that joined ends itself when its connection closes
         if process.process:
             if self.rendezvous is None and process.process.poll() is None:
                 self.endpoint.leave(worker)
             process.process.kill()
-            kill_group(process.process.pid)
+            _kill_group(process)
             process.process.wait()
-            self.reaper.forget(process.process.pid)
+            if process.watched is not None:
+                self.reaper.forget(process.watched)
+                process.watched = None
 
     def how_it_ended(self, worker: str) -> Ending:
         process = self._processes[worker]
@@ -172,7 +204,8 @@ class LocalLauncher(Launcher):
             return Ending("the worker that joined is gone", left=self.endpoint.has_left(worker))
         code = process.process.wait()
         last = _last_line(process.log, process.logged)
-        return Ending(f"the worker ended ({_describe(code)}){f': {last}' if last else ''}", code, str(process.log))
+        cause = f"the worker ended ({_describe(code)}){f': {last}' if last else ''}"
+        return Ending(cause, None if code == UNKNOWN_CODE else code, str(process.log))
 
     def close(self) -> None:
         for worker in self._processes:
@@ -184,7 +217,15 @@ class LocalLauncher(Launcher):
             self.rendezvous.close()
 
 
+def _kill_group(process: _Process) -> None:
+    """Kill what a process has started."""
+    if process.process and process.process.pid:
+        kill_group(process.process.pid)
+
+
 def _describe(code: int) -> str:
+    if code == UNKNOWN_CODE:
+        return "exit code unknown"
     if code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name if -code in {*signal.Signals} else "unknown"

@@ -42,7 +42,7 @@ def memory_of_a_worker_over_200_trials(folder: Path) -> Outcome:
     process = study.search("--devices", "cpu", "--trials", "200", parts=parts)
     for line in process.stdout:
         if line.startswith('{"event": "trial_finished"'):
-            pid = next(p for p in children(process.pid) if b"trial.worker" in Path(f"/proc/{p}/cmdline").read_bytes())
+            pid = next(p for p in children(process.pid) if Path(f"/proc/{p}/comm").read_text() == "autotl cpu:0\n")
             pids.add(pid)
             pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
             resident.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)

@@ -31,16 +31,12 @@ def workers(coordinator: int, study: Study) -> list[int]:
     found, booted = [], time.time() - float(Path("/proc/uptime").read_text().split()[0])
     for pid in children(coordinator):
         try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
             ticks = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
         except OSError:
             continue
-        identity = next((entry for entry in environment if entry.startswith(b"AUTOTL_WORKER=")), None)
-        if b"autotl.trial.worker" not in command or identity is None:
-            continue
-        slot = json.loads(identity.partition(b"=")[2])["slot"]["name"]
-        if finished.get(slot, 0.0) > booted + ticks / os.sysconf("SC_CLK_TCK"):
+        program, _, slot = name.partition(" ")
+        if program == "autotl" and finished.get(slot, 0.0) > booted + ticks / os.sysconf("SC_CLK_TCK"):
             found.append(pid)
     return found
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import autotl
 from autotl.devices import Slot, parse_devices
 from autotl.testing import launcher_checks
+from autotl.workers import forking, local
 from autotl.workers.local import LocalLauncher
 from autotl.workers.messages import Hello, Log, Ready, Stop
 from autotl.workers.rendezvous import Rendezvous
@@ -37,21 +39,40 @@ while not isinstance(message := decode(connection.recv_bytes(), FROM_COORDINATOR
 """
 
 
-@pytest.fixture
-def launcher(tmp_path, monkeypatch):
+TEMPLATE = """
+import runpy, sys
+from autotl.trial import template, worker
+
+def run(address):
+    sys.argv = ["worker.py", address]
+    runpy.run_path("worker.py")
+
+worker.EARLY_IMPORTS, template.JOBS, worker.main = (), (), run
+template.main(int(sys.argv[1]))
+"""
+
+
+@pytest.fixture(params=["forked", "started"])
+def launcher(request, tmp_path, monkeypatch):
     """A launcher whose workers run WORKER instead of autotl's own."""
     (tmp_path / "worker.py").write_text(WORKER)
+    (tmp_path / "template.py").write_text(TEMPLATE.replace("worker.py", str(tmp_path / "worker.py")))
     real = subprocess.Popen
 
     def popen(command, **options):
-        if "autotl.trial.worker" in command:
-            command = [sys.executable, str(tmp_path / "worker.py"), command[-1]]
+        for name in ("worker", "template"):
+            if f"autotl.trial.{name}" in command:
+                command = [sys.executable, str(tmp_path / f"{name}.py"), command[-1]]
         return real(command, **options)
 
     monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setattr(local, "can_fork", lambda: request.param == "forked")
+    monkeypatch.setattr(forking, "_templates", {})
     made = LocalLauncher(tmp_path / "logs", Rendezvous(tmp_path))
     yield made
     made.close()
+    for template in forking._templates.values():
+        template.close()
 
 
 def received(launcher, count, seconds=20):
@@ -159,21 +180,31 @@ def test_the_last_line_is_the_processs_own_where_the_log_holds_earlier_ones(laun
 
 
 CHILD = """
-import os, pathlib, subprocess
-if "AUTOTL_WORKER" in os.environ:
+import os, pathlib, subprocess, sys
+def begin():
     child = subprocess.Popen(["sleep", "60"])
     (pathlib.Path(__file__).parent / f"child-{child.pid}").touch()
+if "AUTOTL_WORKER" in os.environ:
+    begin()
+elif "autotl.trial.template" in sys.orig_argv:
+    os.register_at_fork(after_in_child=lambda: (os.setsid(), setattr(os, "setsid", int), begin()))
 """
 
 
-def test_workers_and_their_children_die_with_a_killed_coordinator_even_when_they_hang(until, tmp_path, monkeypatch):
+@pytest.mark.parametrize("forked", [True, False])
+def test_workers_and_their_children_die_with_a_killed_coordinator_even_when_they_hang(
+    forked, until, tmp_path, monkeypatch
+):
     (tmp_path / "sitecustomize.py").write_text(CHILD)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(autotl.__file__).parents[1]}")
     code = (
         "import sys, time; from pathlib import Path; from autotl.devices import parse_devices; "
-        "from autotl.workers.local import LocalLauncher; from autotl.workers.rendezvous import Rendezvous; "
-        "folder = Path(sys.argv[1]); launcher = LocalLauncher(folder, Rendezvous(folder)); "
-        "print(*(launcher.pid(launcher.start(s)) for s in parse_devices('cpu*2')), flush=True); time.sleep(60)"
+        "from autotl.workers import local; from autotl.workers.rendezvous import Rendezvous; "
+        f"local.can_fork = lambda: {forked}; "
+        "folder = Path(sys.argv[1]); launcher = local.LocalLauncher(folder, Rendezvous(folder)); "
+        "workers = [launcher.start(s) for s in parse_devices('cpu*2')]\n"
+        "while not all(map(launcher.pid, workers)) and all(map(launcher.alive, workers)): launcher.receive(0.1)\n"
+        "print(*map(launcher.pid, workers), flush=True); time.sleep(60)"
     )
     coordinator = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     workers = [int(word) for word in coordinator.stdout.readline().split()]
@@ -197,10 +228,54 @@ def test_closing_leaves_no_process_and_no_socket(tmp_path):
     rendezvous = Rendezvous(tmp_path)
     launcher = LocalLauncher(tmp_path / "logs", rendezvous)
     (slot,) = parse_devices("cpu")
-    pid = launcher.pid(launcher.start(slot))
+    worker = launcher.start(slot)
+    while not (pid := launcher.pid(worker)):
+        launcher.receive(0.1)
     launcher.close()
     assert not _alive(pid)
     assert not rendezvous.folder.exists()
+
+
+def test_a_worker_that_is_killed_before_it_is_forked_never_runs(tmp_path):
+    launcher = LocalLauncher(tmp_path / "logs", Rendezvous(tmp_path))
+    try:
+        killed, other = launcher.start(SLOT), launcher.start(SLOT)
+        launcher.kill(killed)
+        assert not launcher.alive(killed)
+        assert launcher.how_it_ended(killed).exit_code == -9
+        assert [identity for identity, _ in received(launcher, 1)] == [other]
+        assert launcher.pid(killed) is None
+    finally:
+        launcher.close()
+
+
+@pytest.mark.parametrize("launcher", ["forked"], indirect=True)
+def test_workers_survive_the_process_that_forked_them_and_the_next_gets_a_new_one(launcher, until):
+    worker = launcher.start(SLOT)
+    received(launcher, 2)
+    (template,) = forking._templates.values()
+    os.kill(template._popen.pid, signal.SIGKILL)
+    until(lambda: not _alive(template._popen.pid), 10)
+    assert launcher.alive(worker)
+    later = launcher.start(SLOT)
+    assert received(launcher, 2)[0][0] == later
+    launcher.send(worker, Stop())
+    until(lambda: not launcher.alive(worker), 10)
+    assert launcher.how_it_ended(worker).cause.startswith("the worker ended (exit code unknown)")
+
+
+@pytest.mark.parametrize("launcher", ["forked"], indirect=True)
+def test_a_template_that_fails_says_why_and_another_environment_has_its_own(launcher, until, tmp_path):
+    (tmp_path / "template.py").write_text("raise ImportError('libtorch is missing')")
+    worker = launcher.start(SLOT)
+    until(lambda: not launcher.alive(worker), 20)
+    assert launcher.how_it_ended(worker).cause == "the worker ended (exit code 1): ImportError: libtorch is missing"
+    (tmp_path / "template.py").write_text(TEMPLATE.replace("worker.py", str(tmp_path / "worker.py")))
+    slots = [replace(SLOT, environment={**SLOT.environment, "OMP_NUM_THREADS": str(n)}) for n in (1, 2)]
+    for slot in slots:
+        launcher.start(slot)
+    assert len(received(launcher, 4)) == 4
+    assert len(forking._templates) == 2
 
 
 @launcher_checks
