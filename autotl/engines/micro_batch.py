@@ -92,9 +92,15 @@ class MicroBatch:
 
         return self._retry_until_it_fits(batch, attempt, clear)
 
-    def forward(self, num_samples: int, run: Callable[[slice], T], max_size: int | None = None) -> list[T]:
-        """The results of `run` on consecutive slices of `num_samples` samples, each of at most `max_size`."""
-        batch = min(num_samples, max_size or num_samples)
+    def forward(
+        self, num_samples: int, run: Callable[[slice], T], max_size: int | None = None, at_least: int = 1
+    ) -> list[T]:
+        """The results of `run` on consecutive slices of `num_samples` samples, each of at most `max_size`.
+
+        Args:
+            at_least: samples to which `run` pads a slice, as far as they fit.
+        """
+        batch = max(min(num_samples, max_size or num_samples), at_least)
         return self._retry_until_it_fits(
             batch, lambda: [run(samples) for samples in _slices(num_samples, self.size_for(batch))]
         )

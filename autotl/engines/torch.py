@@ -58,6 +58,7 @@ class TorchEngine(Engine):
 
         from autotl.engines.accelerator import autocast, own_stream, to_device, to_half, to_host
         from autotl.engines.micro_batch import MicroBatch
+        from autotl.engines.passes import has_plans, padded_size, queued, run_padded
 
         device_type = torch.device(device).type
         micro = MicroBatch(f"{type(module).__name__} {key[:12]} in {precision}", device)
@@ -66,26 +67,34 @@ class TorchEngine(Engine):
             module = deepcopy(module)  # the caller's module stays on the CPU
         network = self._compile_module(module.to(device).to(memory_format=torch.channels_last))
 
+        def pass_of(images: "Tensor") -> "Tensor":
+            """Queued where the device can queue."""
+            with torch.inference_mode(), autocast(device, precision):
+                padded = padded_size(len(images), size) if has_plans(device) else len(images)
+                parts = micro.forward(
+                    len(images),
+                    lambda samples: run_padded(network, images[samples], micro.size_for(padded) if padded > 1 else 1),
+                    at_least=padded,
+                )
+                features = torch.cat(parts)
+                return features.float() if device_type == "cpu" else to_half(features)
+
         def infer(images: "np.ndarray | Tensor") -> np.ndarray:
             batch = images if isinstance(images, torch.Tensor) else to_device(torch.from_numpy(images), device)
-            return to_host(network(batch).float() if device_type == "cpu" else to_half(network(batch))).numpy()
-
-        def infer_in_micro_batches(images: "np.ndarray | Tensor") -> np.ndarray:
-            with torch.inference_mode(), autocast(device, precision):
-                return np.concatenate(micro.forward(len(images), lambda samples: infer(images[samples])))
+            return to_host(queued(lambda: pass_of(batch), device) if has_plans(device) else pass_of(batch)).numpy()
 
         if device_type == "cuda":  # each calling thread queues on its own stream
 
             def run_on_stream(images: "np.ndarray | Tensor") -> np.ndarray:
                 with own_stream(device):
-                    return infer_in_micro_batches(images)
+                    return infer(images)
 
             return run_on_stream
         # Serialise calls on one thread: PyTorch keeps one OpenMP pool per calling thread.
         caller = ThreadPoolExecutor(1, thread_name_prefix="torch")
 
         def run(images: "np.ndarray | Tensor") -> np.ndarray:
-            return caller.submit(infer_in_micro_batches, images).result()
+            return caller.submit(infer, images).result()
 
         return run
 

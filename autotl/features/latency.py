@@ -12,6 +12,7 @@ from statistics import median
 import numpy as np
 
 from autotl.atomic_io import read_sealed, write_sealed
+from autotl.engines.accelerator import ACCELERATOR_BATCH, is_accelerator
 from autotl.engines.base import Compiled
 from autotl.engines.recorded import RecordedEngine
 from autotl.features.extractor import BackboneFeatures
@@ -22,7 +23,7 @@ __all__ = ["MEASURED", "Latency", "latency_of", "measure"]
 MEASURED = "the networks' passes with one worker's threads, without reading the file"
 """What a latency holds, as a text for the user."""
 BATCH = 8
-"""Images of the batch that is timed beside single ones."""
+"""Images of the batch that is timed beside single ones on a CPU."""
 MAX_CALLS, MAX_SECONDS = 9, 0.5
 """Calls that are timed, and seconds after which no further one is."""
 
@@ -34,7 +35,7 @@ class Latency:
     milliseconds: float
     """One image at a time."""
     batch_milliseconds: float
-    """In batches of BATCH images."""
+    """In batches of BATCH images, on an accelerator of ACCELERATOR_BATCH."""
 
 
 def latency_of(features: BackboneFeatures) -> Latency | None:
@@ -57,7 +58,8 @@ def latency_of(features: BackboneFeatures) -> Latency | None:
     if isinstance(features.engine, RecordedEngine):
         return None
     try:
-        latency = measure(features.compiled(None), features.backbone.preprocessing.size)
+        batch = ACCELERATOR_BATCH if is_accelerator(extractor.device) else BATCH
+        latency = measure(features.compiled(None), features.backbone.preprocessing.size, batch)
     except StoreTimeout:
         return None
     if kept := _read(file):  # another worker was faster: all trials of a search state the same latency
@@ -75,8 +77,11 @@ def _read(file: Path | None) -> Latency | None:
     return None
 
 
-def measure(compiled: Compiled, size: int, clock: Callable[[], float] = time.perf_counter) -> Latency:
-    """Time a compiled network on grey images, after one call that isn't timed."""
+def measure(
+    compiled: Compiled, size: int, batch: int = BATCH, clock: Callable[[], float] = time.perf_counter
+) -> Latency:
+    """Time a compiled network on grey images of `size` pixels, single ones and `batch` at once, after one call that
+    isn't timed."""
 
     def milliseconds(count: int) -> float:
         images = np.full((count, size, size, 3), 128, np.uint8)
@@ -88,7 +93,7 @@ def measure(compiled: Compiled, size: int, clock: Callable[[], float] = time.per
             seconds.append(clock() - began)
         return round(1000 * median(seconds) / count, 4)
 
-    return Latency(milliseconds(1), milliseconds(BATCH))
+    return Latency(milliseconds(1), milliseconds(batch))
 
 
 @cache

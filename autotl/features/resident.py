@@ -14,6 +14,7 @@ from autotl.data.augmentation import View
 from autotl.engines.accelerator import ACCELERATOR_BATCH, autocast, to_half, use_here, wait_for_stream
 from autotl.engines.base import Engine
 from autotl.engines.micro_batch import MicroBatch
+from autotl.engines.passes import has_plans, padded_size, queued, run_padded
 from autotl.features.batching import batches
 from autotl.features.sharing import StoreTimeout
 
@@ -209,10 +210,19 @@ class Residents:
             f"{self.features.backbone.name} before block {block} in {precision}", extractor.device, extractor.log
         )
 
-        def run(samples: slice) -> None:
-            activations[samples] = to_half(prefix(images[samples]))
+        size = (
+            padded_size(ACCELERATOR_BATCH, self.features.backbone.preprocessing.size)
+            if has_plans(extractor.device)
+            else 1
+        )
 
-        with torch.no_grad(), autocast(extractor.device, precision):
-            micro.forward(len(images), run, ACCELERATOR_BATCH)
+        def run(samples: slice) -> None:
+            activations[samples] = to_half(run_padded(prefix, images[samples], micro.size_for(size)))
+
+        def run_all() -> None:
+            with torch.no_grad(), autocast(extractor.device, precision):
+                micro.forward(len(images), run, ACCELERATOR_BATCH, at_least=size)
+
+        queued(run_all, extractor.device) if has_plans(extractor.device) else run_all()
         extractor.extraction_seconds += time.monotonic() - began
         return cache.keep(key, activations)

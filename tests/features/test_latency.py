@@ -15,7 +15,7 @@ def test_the_median_of_some_calls_counts_and_the_first_does_not():
         now[0] += next(seconds, 0.02)
         return np.zeros((len(images), 1))
 
-    latency = measure(compiled, 4, lambda: now[0])
+    latency = measure(compiled, 4, clock=lambda: now[0])
     assert latency.milliseconds == pytest.approx(20.0)
     assert set(counts) == {1, BATCH}
 
