@@ -27,8 +27,8 @@ __all__ = [
     "wait_for_stream",
 ]
 
-PIPELINE_THREADS = 3
-"""Batches in progress on an accelerator: one is decoded, one computed, and the results of one are copied back."""
+PIPELINE_THREADS = 4
+"""Batches in progress on an accelerator: two are decoded, one computed, and the results of one are copied back."""
 ACCELERATOR_BATCH = 256
 """Number of images that an accelerator decodes and infers at a time."""
 END: Any = object()

@@ -9,29 +9,62 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from autotl.devices import is_device_error
-from autotl.features.latency import latency_of
+from autotl.engines.accelerator import is_accelerator
+from autotl.features.latency import Latency, latency_of
 from autotl.model.costs import NetworkCost, Part, total_costs
 from autotl.model.member import FILES, STATE
 from autotl.registry import Registry
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import Log
 
-__all__ = ["network_cost", "networks_of", "part_of", "record_costs", "require_affordable", "size_of"]
+__all__ = ["network_cost", "networks_of", "part_of", "record_costs", "require_affordable", "size_of", "time_backbones"]
+
+MIN_SECONDS = 15.0
+"""Remaining seconds below which no latency that was put off is measured."""
 
 
 def network_cost(state: WorkerState, backbone: str) -> NetworkCost:
-    """The cost of a backbone's pass on this worker's device. Its latency is measured at most once on a machine."""
-    spec = state.registry.backbone(backbone)
+    """The cost of a backbone's pass on this worker's device. Its latency is measured at most once on a machine, and on
+    an accelerator after the first job with the backbone, unless it is limited."""
+    spec, device = state.registry.backbone(backbone), state.extractor.device
+    cost = NetworkCost(spec.count_params(), spec.count_bytes())
+    is_limited = state.context.config.limits.milliseconds is not None
+    if is_accelerator(device) and not is_limited and backbone not in state.timed_backbones:
+        state.untimed_backbones.add(backbone)
+        return cost
+    latency = _latency(state, backbone)
+    if latency is None:
+        return cost
+    return replace(cost, milliseconds=latency.milliseconds, batch_milliseconds=latency.batch_milliseconds)
+
+
+def time_backbones(state: WorkerState) -> bool:
+    """Measure the latencies that were put off, where there is time for them. An accelerator takes seconds to plan the
+    pass of a single image, which the first trials would wait for.
+
+    Returns:
+        False after an accelerator error, which makes everything that this process computes later unreliable.
+    """
+    while state.untimed_backbones and state.deadline.remaining() > MIN_SECONDS:
+        backbone = state.untimed_backbones.pop()
+        state.timed_backbones.add(backbone)
+        try:
+            _latency(state, backbone)
+        except Exception as error:  # an accelerator's: the others are logged
+            state.send(Log(f"{backbone}: its latency was not measured: {type(error).__name__}: {error}"))
+            return False
+    return True
+
+
+def _latency(state: WorkerState, backbone: str) -> Latency | None:
     try:
-        latency = latency_of(state.extractor.of(spec))
+        return latency_of(state.extractor.of(state.registry.backbone(backbone)))
     except Exception as error:
         if is_device_error(error):
             raise
-        latency = None  # an engine that can't run the network fails the trials that need it, and no others
+        # an engine that can't run the network fails the trials that need it, and no others
         state.send(Log(f"{backbone}: its latency was not measured: {type(error).__name__}: {error}"))
-    if latency is None:
-        return NetworkCost(spec.count_params(), spec.count_bytes())
-    return NetworkCost(spec.count_params(), spec.count_bytes(), latency.milliseconds, latency.batch_milliseconds)
+        return None
 
 
 def require_affordable(state: WorkerState, trial: optuna.Trial, backbone: str) -> NetworkCost:

@@ -44,7 +44,26 @@ def leaderboard(
         return exceeds, sign * (trial.value or 0.0), math.inf if loss is None else loss, trial.number
 
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [_row(place, trial, metrics, limits, members) for place, trial in enumerate(sorted(complete, key=rank), 1)]
+    costs = _costs(complete)
+    return [
+        _row(place, trial, metrics, limits, members) | costs[trial.number]
+        for place, trial in enumerate(sorted(complete, key=rank), 1)
+    ]
+
+
+def _costs(trials: Collection[FrozenTrial]) -> dict[int, dict[str, Any]]:
+    """The costs of each trial. The first trials of a backbone may have ended before its latency was measured: it is
+    that of the other trials with as many passes."""
+    costs = {trial.number: {name: trial.user_attrs.get(name) for name in COSTS} for trial in trials}
+    known: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for trial in trials:
+        own = costs[trial.number]
+        if own["milliseconds"] is not None:
+            known[trial.params["backbone"], own["passes"]] = {name: own[name] for name in COSTS[:2]}
+    for trial in trials:
+        if costs[trial.number]["milliseconds"] is None:
+            costs[trial.number] |= known.get((trial.params.get("backbone", ""), costs[trial.number]["passes"]), {})
+    return costs
 
 
 def _row(

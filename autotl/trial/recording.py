@@ -6,10 +6,10 @@ from autotl.atomic_io import as_disk_full
 from autotl.data.augmentation import views_of
 from autotl.devices import is_device_error
 from autotl.engines.recorded import FeatureSource
-from autotl.features.latency import latency_of
 from autotl.features.sharing import StoreTimeout
 from autotl.features.store import StoreUnavailable
 from autotl.study.needs import Recording
+from autotl.trial.costs import network_cost, time_backbones
 from autotl.trial.runner import MAX_CAUSE_LENGTH, release_memory
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import Recorded
@@ -45,12 +45,12 @@ def record(state: WorkerState, recording: Recording) -> bool:
         return not failed
     state.send(Recorded(source))
     release_memory()
-    return True
+    return time_backbones(state)
 
 
 def _record(state: WorkerState, recording: Recording) -> FeatureSource:
     features = state.extractor.of(state.registry.backbone(recording.backbone))
-    latency_of(features)  # the workers that only read these features can't measure it
+    network_cost(state, recording.backbone)  # the workers that only read these features can't measure its latency
     levels = next(iter(state.context.choices.levels))  # any: the recorded features are those of all levels
     for view in views_of(recording.policy, recording.views, state.registry.augmentations):
         for subset in ("train", "validation"):

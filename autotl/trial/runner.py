@@ -28,7 +28,7 @@ from autotl.study.artifacts import upload_picture
 from autotl.study.pruner import STEPS
 from autotl.study.space import suggest
 from autotl.study.study import FOLD_FILE, TrialAttribute, set_note, take_trial
-from autotl.trial.costs import part_of, record_costs, require_affordable
+from autotl.trial.costs import part_of, record_costs, require_affordable, time_backbones
 from autotl.trial.events import notify_ended
 from autotl.trial.folds import OutOfFold, fit_folds, predicted
 from autotl.trial.rivals import why_not_promising
@@ -100,7 +100,7 @@ def run_trial(
         state.send(DeviceError(trial.number, cause) if device_error else TrialEnded(trial.number))
     del result
     release_memory()
-    return not device_error
+    return not device_error and time_backbones(state)
 
 
 def release_memory() -> None:

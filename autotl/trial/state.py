@@ -41,6 +41,9 @@ class WorkerState:
     extractor: FeatureExtractor
     _readers: dict[FeatureSource, FeatureExtractor] = field(default_factory=dict)
     """Extractors that only read, by whose features they read."""
+    untimed_backbones: set[str] = field(default_factory=set)
+    """Backbones whose latency is measured after the running job."""
+    timed_backbones: set[str] = field(default_factory=set)
 
     @classmethod
     def set_up(cls, context: Context, send: Send, deadline: Deadline) -> "WorkerState":

@@ -7,7 +7,6 @@ and `variables`, and comes with the descriptor of the worker's log; `{"cancel": 
 
 import ctypes
 import gc
-import importlib
 import json
 import os
 import signal
@@ -115,8 +114,7 @@ def main(descriptor: int) -> None:
     """Import the libraries, and fork workers until the launcher is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     template = _Template(socket.socket(fileno=descriptor))
-    for module in (*worker.EARLY_IMPORTS, *JOBS):
-        importlib.import_module(module)
+    worker.import_modules((*worker.EARLY_IMPORTS, *JOBS))
     gc.collect()
     gc.freeze()  # a collection in a worker would touch, and so copy, all pages of the libraries' objects
     request = template.serve()

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Client
 from pathlib import Path
@@ -51,6 +51,8 @@ __all__ = ["Jobs", "Mailbox", "main", "serve"]
 EARLY_IMPORTS = ("torch", "sklearn.linear_model", "sklearn.svm", "skops.io", "timm", "optuna")
 """Modules that take seconds to import: a worker imports them while the coordinator verifies the images. skops.io comes
 before timm: it looks for each of its 800 types in all modules that are imported, of which timm brings two thousand."""
+LATE_IMPORTS = ("sklearn.linear_model", "sklearn.svm", "skops.io")
+"""Those of them that an accelerator's worker imports beside its first job, which is to record features."""
 
 
 class Channel(Protocol):
@@ -201,12 +203,19 @@ def main(address: str) -> None:
     mailbox = Mailbox(Client(address, authkey=key), _kill_process_group)
     slot = Slot(**identity["slot"])
     mailbox.send(Hello(identity["token"], slot))
-    for module in EARLY_IMPORTS:
-        importlib.import_module(module)
+    late = LATE_IMPORTS if slot.is_accelerator else ()
+    import_modules([module for module in EARLY_IMPORTS if module not in late])
     if not ask_device(mailbox, slot.device):
         os._exit(0)  # no crash; immediately, since a driver that doesn't work may hang at a normal interpreter shutdown
+    threading.Thread(target=import_modules, args=(late,), daemon=True, name="imports").start()
     if not serve(mailbox):
         os._exit(1)  # exit immediately: after a CUDA error a normal interpreter shutdown can hang in the driver
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules, which later imports find."""
+    for name in names:
+        importlib.import_module(name)
 
 
 def ask_device(mailbox: Mailbox, device: str) -> bool:

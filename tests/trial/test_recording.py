@@ -1,5 +1,7 @@
 """One worker records features ahead, and another, with another engine, fits heads on them."""
 
+from dataclasses import replace
+
 import pytest
 from optuna.trial import TrialState
 
@@ -122,3 +124,24 @@ def test_where_the_cache_cannot_be_written_the_studys_folder_is_named(accelerato
     assert record(accelerator, Recording(accelerator.context.choices.backbones[0]))
     assert isinstance(messages[0], Log)
     assert messages[-1].source.cache == accelerator.context.folder / "cache"
+
+
+def test_an_accelerator_measures_a_latency_after_its_first_job_unless_it_is_limited(
+    accelerator, helper, messages, monkeypatch
+):
+    from autotl.trial import costs
+
+    backbone, order = accelerator.context.choices.backbones[0], []
+    monkeypatch.setattr(costs, "is_accelerator", lambda device: True)
+    real = costs.latency_of
+    monkeypatch.setattr(costs, "latency_of", lambda features: order.append(len(messages)) or real(features))
+    assert record(accelerator, Recording(backbone))
+    told = next(i for i, message in enumerate(messages) if isinstance(message, Recorded))
+    assert [count > told for count in order] == [True]
+    assert costs.network_cost(accelerator, backbone).milliseconds > 0
+    assert accelerator.untimed_backbones == set()
+
+    config = helper.context.config.model_copy(update={"max_latency": 1e6})
+    helper.context = replace(helper.context, config=config)
+    assert costs.network_cost(helper, backbone).milliseconds > 0
+    assert helper.untimed_backbones == set()

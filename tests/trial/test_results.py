@@ -211,6 +211,14 @@ def test_the_models_costs_are_those_of_its_distinct_networks_and_views(stub_stat
     assert (costs["parameters"], costs["megabytes"]) == (11_176_512, 44.745)
 
 
+def test_a_trial_that_ended_before_the_latency_was_measured_has_that_of_others_with_as_many_passes(stub_state):
+    stub_state.study = optuna.create_study(direction="maximize")
+    for value, milliseconds, passes in ((0.9, None, 1), (0.8, 6.0, 1), (0.7, None, 2)):
+        tell(stub_state.study, value, milliseconds=milliseconds, batch_milliseconds=milliseconds, passes=passes)
+    rows = write(stub_state)["leaderboard"]
+    assert [(row["milliseconds"], row["batch_milliseconds"]) for row in rows] == [(6.0, 6.0), (6.0, 6.0), (None, None)]
+
+
 def test_faster_trials_are_told_with_what_they_lose(stub_state):
     stub_state.study = optuna.create_study(direction="maximize")
     for value, milliseconds in ((0.9, 10.0), (0.8, 10.0), (0.7, 2.0), (0.6, 3.0)):
