@@ -90,7 +90,7 @@ def serve(
             max_pixels=max_pixels,
             max_images=max_images,
             allow_urls=allow_urls,
-            hosts=frozenset({*allow_host, host, socket.gethostname()}),
+            hosts=frozenset(name.lower() for name in (*allow_host, host, socket.gethostname())),
             token=secret,
         )
         name = str(loaded.about.get("study", folder.name))

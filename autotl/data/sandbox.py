@@ -35,6 +35,9 @@ __all__ = ["DECODE_TIMEOUT", "SandboxedDecoder", "child_environment"]
 
 DECODE_TIMEOUT = 30.0
 """Seconds after which decoding of one file counts as hung."""
+JPEG_START, START_OF_SCAN = b"\xff\xd8\xff", b"\xff\xda"
+MAX_SCANS = 50
+"""Progressive JPEGs have about ten. Each scan of some bytes costs a pass over all pixels: thousands take hours."""
 CRASH_SIGNALS = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE"}
 """Signals that a faulty decoder causes. Others, such as SIGKILL when memory runs out, may not be the file's fault."""
 OK, UNDECODABLE, UNKNOWN_FORMAT, TRANSIENT, LARGE = b"o", b"d", b"u", b"t", b"l"
@@ -89,6 +92,8 @@ class SandboxedDecoder:
             TooManyPixels: it has more pixels than the limits allow.
             UndecodableImage: as `verify`; what is broken behind the header of a trusted format is found by `decode`.
         """
+        if content.startswith(JPEG_START) and content.count(START_OF_SCAN) > MAX_SCANS:
+            raise UndecodableImage(f"it is a JPEG of more than {MAX_SCANS} scans: save it anew")
         try:
             inspect(content, self.limits, trusted_only=True)
         except UntrustedFormat:

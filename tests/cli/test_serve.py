@@ -46,12 +46,12 @@ def test_loopback_needs_no_token(run, folder, served) -> None:
 
 
 def test_every_network_asks_for_a_token(run, folder, served, monkeypatch) -> None:
-    result = run("serve", folder, "--port", 0, "--host", "0.0.0.0", "--allow-host", "box.example", "--device", "cpu")
+    result = run("serve", folder, "--port", 0, "--host", "0.0.0.0", "--allow-host", "Box.example", "--device", "cpu")
     token = served[0].settings.token
     assert len(token) > 30
     assert f"/?token={token} serves" in result.stdout
     assert "not encrypted" in result.stderr
-    assert {"box.example", socket.gethostname()} <= served[0].settings.hosts
+    assert {"box.example", socket.gethostname().lower()} <= served[0].settings.hosts
     monkeypatch.setenv(serve.TOKEN, "mine")
     run("serve", folder, "--port", 0, "--token", "--device", "cpu")
     run("serve", folder, "--port", 0, "--host", "0.0.0.0", "--no-token", "--device", "cpu")

@@ -53,6 +53,13 @@ def large_jpeg() -> bytes:
     return bytes(content)
 
 
+def with_scans(number: int) -> bytes:
+    """A progressive JPEG whose last scan is there so many times."""
+    content = jpeg(progressive=True)
+    start = content.rindex(b"\xff\xda")
+    return content[:start] + content[start:-2] * number + content[-2:]
+
+
 def tiff(*entries: tuple[int, int, int, int], following: int = 0) -> bytes:
     listed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(entries)) + listed + struct.pack("<I", following)
@@ -105,6 +112,7 @@ HOSTILE: dict[str, tuple[bytes, str, int]] = {
     "a JPEG's header": (GOOD[:200], "image/jpeg", 422),
     "half a JPEG": (GOOD[: len(GOOD) // 2], "image/jpeg", 422),
     "a JPEG of 144 megapixels": (large_jpeg(), "image/jpeg", 413),
+    "a JPEG of a thousand scans": (with_scans(1_000), "image/jpeg", 422),
     "a PNG's signature": (PNG[:8], "image/png", 422),
     "half a PNG": (PNG[: len(PNG) // 2], "image/png", 422),
     "a PNG with a wrong checksum": (PNG[:20] + b"\xff" + PNG[21:], "image/png", 422),
