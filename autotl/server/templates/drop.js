@@ -70,6 +70,7 @@ async function classify(file) {
   try {
     const answer = (await (await send("predict?top=5", file)).json()).predictions[0];
     fill(shown, answer);
+    shown.heat.lastChild.textContent = `What speaks for ${answer.label}`;
     const picture = await (await send("explain", file)).blob();
     shown.heat.show(picture, `Heat map: the brighter, the more a place speaks for ${answer.label}`);
   } catch (error) {
