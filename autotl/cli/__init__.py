@@ -25,6 +25,7 @@ from autotl.cli import (
     new_plugin,
     predict,
     search,
+    serve,
 )
 from autotl.cli.plugin_commands import plugin_commands
 from autotl.errors import AutotlError
@@ -147,7 +148,9 @@ def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
     Console(stderr=True).print(Text.assemble(("warning: ", "bold yellow"), escape_lines(message)), soft_wrap=True)
 
 
-for module in (search, align, predict, explain, export, backbones, components, new_plugin, cache, doctor, devices):
+for module in (
+    *(search, align, predict, explain, export, serve, backbones, components, new_plugin, cache, doctor, devices),
+):
     module.add_commands(app)
 
 

@@ -21,8 +21,12 @@ __all__ = ["add_commands"]
 cache = typer.Typer(help="Recorded features: show, verify, prune, clear.", invoke_without_command=True)
 Folder = Annotated[Path | None, typer.Option("--cache", metavar="FOLDER", help="The cache folder.")]
 Json = Annotated[bool, typer.Option("--json", metavar="", help="As JSON.")]
-OTHER_FOLDERS = {"engines": "networks converted for an engine", "digests": "checked image files"}
-"""Folders of the cache besides the features, with a description. Small, and made again when they are missing."""
+OTHER_FOLDERS = {
+    "engines": "networks converted for an engine",
+    "digests": "checked image files",
+    "graphs": "models that `autotl predict` starts quickly",
+}
+"""Folders of the cache besides the features, with a description: small, and nothing is lost without them but time."""
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autotl.model.exported_classifier import ExportedClassifier
     from autotl.model.image_model import ImageModel
 
-__all__ = ["add_commands"]
+__all__ = ["AbstainAt", "Coverage", "Device", "Model", "UnknownAt", "add_commands", "wishes_of"]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -28,6 +28,20 @@ def add_commands(app: typer.Typer) -> None:
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder, or a study's name.")]
+AbstainAt = Annotated[
+    str | None,
+    typer.Option(metavar="1%", help="Answer 'unsure' where needed for at most this share of wrong answers."),
+]
+UnknownAt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="2%", help="Answer 'unknown' to images unlike the training images; the share of false alarms."
+    ),
+]
+Coverage = Annotated[
+    str | None,
+    typer.Option(metavar="90%", help="Name the classes that hold the true one for this share of the images."),
+]
 Device = Annotated[str, typer.Option(metavar="auto", help="Device: auto, cpu, cuda:0, mps or xpu.")]
 
 
@@ -39,20 +53,9 @@ def predict(
         typer.Option(metavar="FILE.csv", help="Write path,label,probability[,label2,probability2…] to a file."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of classes for each image.")] = 3,
-    abstain_at: Annotated[
-        str | None,
-        typer.Option(metavar="1%", help="Answer 'unsure' where needed for at most this share of wrong answers."),
-    ] = None,
-    unknown_at: Annotated[
-        str | None,
-        typer.Option(
-            metavar="2%", help="Answer 'unknown' to images unlike the training images; the share of false alarms."
-        ),
-    ] = None,
-    coverage: Annotated[
-        str | None,
-        typer.Option(metavar="90%", help="Name the classes that hold the true one for this share of the images."),
-    ] = None,
+    abstain_at: AbstainAt = None,
+    unknown_at: UnknownAt = None,
+    coverage: Coverage = None,
     device: Device = "auto",
 ) -> None:
     """Predict the classes of images. Their number is not limited: they are read as a stream.
@@ -67,8 +70,7 @@ def predict(
     from autotl.model.file_prediction import CsvFile, best_classes, find_images, more_than, refuse_folder
     from autotl.model.image_model import MAX_UNCOMPILED
 
-    given = {"abstain_at": abstain_at, "unknown_at": unknown_at, "coverage": coverage}
-    wishes = {name: _share(name, text) for name, text in given.items() if text is not None}
+    wishes = wishes_of(abstain_at, unknown_at, coverage)
     listing = FileListing()
     # a wrong name is an error before torch is imported
     folder, images = find_model(model), find_images(places, listing)
@@ -138,6 +140,12 @@ def _quick(folder: Path, device: str, *, many: bool) -> "ExportedClassifier | No
     from autotl.registry import load_registry
 
     return find_export(folder, load_registry().exporters)
+
+
+def wishes_of(abstain_at: str | None, unknown_at: str | None, coverage: str | None) -> dict[str, float]:
+    """What `autotl.model.doubt.Doubts` takes, of the flags that were typed."""
+    given = {"abstain_at": abstain_at, "unknown_at": unknown_at, "coverage": coverage}
+    return {name: _share(name, text) for name, text in given.items() if text is not None}
 
 
 def _share(name: str, text: str) -> float:

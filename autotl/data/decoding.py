@@ -20,6 +20,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +29,18 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from autotl.errors import DataError
 
-__all__ = ["MAX_PIXELS", "THUMBNAIL_SIDE", "UndecodableImage", "UntrustedFormat", "decode", "to_rgb", "verify"]
+__all__ = [
+    "MAX_PIXELS",
+    "THUMBNAIL_SIDE",
+    "ImageLimits",
+    "TooManyPixels",
+    "UndecodableImage",
+    "UntrustedFormat",
+    "decode",
+    "inspect",
+    "to_rgb",
+    "verify",
+]
 
 MAX_PIXELS = 178_956_970
 """An image with more pixels in its header is refused before it is decoded. Equals Pillow's default error limit."""
@@ -36,6 +48,8 @@ MAX_PIXELS = 178_956_970
 TRUSTED_FORMATS = ("JPEG", "PNG")
 """Formats whose decoders are hardened by use in browsers, and run in this process. A hostile file of another format may
 crash its decoder: `autotl.data.sandbox` decodes it in a child process first."""
+
+ANIMATED_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 
 THUMBNAIL_SIDE = 16
 """Pixels along a side of the thumbnail that `verify` returns."""
@@ -71,6 +85,22 @@ class UntrustedFormat(UndecodableImage):
     """The image has none of TRUSTED_FORMATS, and only those were allowed."""
 
 
+class TooManyPixels(UndecodableImage):
+    """The image's header states more pixels than are allowed."""
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What an image may be, for one who takes images from anywhere."""
+
+    max_pixels: int = MAX_PIXELS
+    animations: bool = True
+    """False refuses an animation, of which only the first frame would be seen."""
+    memory: int = 8 << 30
+    """Address space in bytes of a child process that decodes untrusted formats: by default several times what the
+    largest allowed image takes."""
+
+
 def decode(
     path: str | os.PathLike[str] | bytes,
     size_hint: int | None = None,
@@ -95,12 +125,32 @@ def decode(
     """
     file = None if isinstance(path, bytes) else Path(path)
     with _raise_undecodable(file, trusted_only=trusted_only), _open(path, trusted_only=trusted_only) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise UndecodableImage(f"it is too large: {width} × {height} pixels, the limit is {MAX_PIXELS:,} in all")
+        _refuse_large(image, MAX_PIXELS)
         if size_hint:
             image.draft(None, (size_hint, size_hint))  # no effect on formats without reduced decoding
         return _to_upright(image, keep_grey=keep_grey)
+
+
+def inspect(path: str | os.PathLike[str] | bytes, limits: ImageLimits, *, trusted_only: bool = False) -> None:
+    """Check the header of an image file, or of its bytes, without decoding a pixel.
+
+    Raises:
+        TooManyPixels: it states more pixels than the limits allow.
+        UndecodableImage: it is no image, or an animation, and the limits allow none.
+        UntrustedFormat: as `decode`.
+    """
+    file = None if isinstance(path, bytes) else Path(path)
+    with _raise_undecodable(file, trusted_only=trusted_only), _open(path, trusted_only=trusted_only) as image:
+        _refuse_large(image, limits.max_pixels)
+        # a photograph of several pictures (MPO) is none, nor is a TIFF of several pages
+        if not limits.animations and image.format in ANIMATED_FORMATS and getattr(image, "is_animated", False):
+            raise UndecodableImage("it is an animation: give one picture")
+
+
+def _refuse_large(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise TooManyPixels(f"it is too large: {width} × {height} pixels, the limit is {max_pixels:,} in all")
 
 
 def _open(path: str | os.PathLike[str] | bytes, *, trusted_only: bool) -> Image.Image:
@@ -253,7 +303,8 @@ def _raise_undecodable(path: Path | None, *, trusted_only: bool = False) -> Iter
         raise
     except Exception as error:  # Pillow's decoders raise nearly every exception type for broken files
         is_untrusted = trusted_only and isinstance(error, UnidentifiedImageError)
-        error_type = UntrustedFormat if is_untrusted else UndecodableImage
+        is_bomb = isinstance(error, Image.DecompressionBombError)
+        error_type = UntrustedFormat if is_untrusted else TooManyPixels if is_bomb else UndecodableImage
         raise error_type(_reason(error, path), path, transient=isinstance(error, MemoryError)) from error
 
 

@@ -1,8 +1,8 @@
 """Decode images of untrusted formats in child processes, so that a file that crashes its decoder ends only a child.
 
-A child is `python -P -m autotl.data.sandbox`. It receives messages of one or several paths, and answers each path with
-a digest, and a thumbnail or a reason. A message is its length in four bytes and that many bytes. A child ends when its
-parent closes the pipe or dies.
+A child is `python -P -m autotl.data.sandbox`, with its limits as arguments. It receives messages of one or several
+paths, and answers each path with a digest, and a thumbnail or a reason. A message is its length in four bytes and that
+many bytes. A child ends when its parent closes the pipe or dies.
 """
 
 import os
@@ -21,18 +21,26 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
-from autotl.data.decoding import UndecodableImage, UntrustedFormat, verify
+from autotl.data.decoding import (
+    ImageLimits,
+    TooManyPixels,
+    UndecodableImage,
+    UntrustedFormat,
+    inspect,
+    verify,
+)
 from autotl.data.digests import DIGEST_BYTES, digest_file
 
 __all__ = ["DECODE_TIMEOUT", "SandboxedDecoder", "child_environment"]
 
 DECODE_TIMEOUT = 30.0
 """Seconds after which decoding of one file counts as hung."""
-MEMORY_LIMIT = 8 << 30
-"""Address space of a child in bytes: several times what the largest allowed image takes."""
+JPEG_START, START_OF_SCAN = b"\xff\xd8\xff", b"\xff\xda"
+MAX_SCANS = 50
+"""Progressive JPEGs have about ten. Each scan of some bytes costs a pass over all pixels: thousands take hours."""
 CRASH_SIGNALS = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE"}
 """Signals that a faulty decoder causes. Others, such as SIGKILL when memory runs out, may not be the file's fault."""
-OK, UNDECODABLE, UNKNOWN_FORMAT, TRANSIENT = b"o", b"d", b"u", b"t"
+OK, UNDECODABLE, UNKNOWN_FORMAT, TRANSIENT, LARGE = b"o", b"d", b"u", b"t", b"l"
 """First byte of an answer. The file's digest follows, zeros where it can't be read; then a thumbnail after OK, else a
 reason."""
 SEPARATOR = b"\0"
@@ -51,10 +59,11 @@ class SandboxedDecoder:
 
     Args:
         timeout: seconds after which decoding of one file counts as hung.
+        limits: what an image may be.
     """
 
-    def __init__(self, timeout: float = DECODE_TIMEOUT):
-        self.timeout = timeout
+    def __init__(self, timeout: float = DECODE_TIMEOUT, limits: ImageLimits | None = None):
+        self.timeout, self.limits = timeout, limits or ImageLimits()
         self._idle: queue.LifoQueue[subprocess.Popen[bytes]] = queue.LifoQueue()
         weakref.finalize(self, _end_children, self._idle)
 
@@ -65,6 +74,7 @@ class SandboxedDecoder:
             UndecodableImage: also if the file crashes its decoder, or decoding it takes longer than `timeout`.
         """
         try:
+            inspect(path, self.limits, trusted_only=True)
             return verify(path, trusted_only=True)
         except UntrustedFormat:
             if not isinstance(path, bytes):
@@ -73,6 +83,21 @@ class SandboxedDecoder:
             file.write(path)
             file.flush()
             return self._verify_in_child(Path(file.name))
+
+    def screen(self, content: bytes) -> None:
+        """Check an image from anywhere, so that it may be decoded in this process: the header of a trusted format,
+        every pixel of another one, in a child.
+
+        Raises:
+            TooManyPixels: it has more pixels than the limits allow.
+            UndecodableImage: as `verify`; what is broken behind the header of a trusted format is found by `decode`.
+        """
+        if content.startswith(JPEG_START) and content.count(START_OF_SCAN) > MAX_SCANS:
+            raise UndecodableImage(f"it is a JPEG of more than {MAX_SCANS} scans: save it anew")
+        try:
+            inspect(content, self.limits, trusted_only=True)
+        except UntrustedFormat:
+            self.verify(content)
 
     def verify_many(self, paths: Sequence[Path]) -> "list[tuple[str, bytes | UndecodableImage]]":
         """The digest of each file, "" where it can't be read, and its thumbnail or why it can't be decoded; all from
@@ -126,15 +151,17 @@ class SandboxedDecoder:
         if status == OK:
             return content
         if status == UNKNOWN_FORMAT and _has_third_party_decoders():
-            return verify(path)  # with the decoders that plugins registered in this process
-        raise UndecodableImage(_text(content), path, transient=status == TRANSIENT)
+            inspect(path, self.limits)  # with the decoders that plugins registered in this process
+            return verify(path)
+        error_type = TooManyPixels if status == LARGE else UndecodableImage
+        raise error_type(_text(content), path, transient=status == TRANSIENT)
 
     def _take_child(self) -> "subprocess.Popen[bytes]":
         with suppress(queue.Empty):
             return self._idle.get_nowait()
         return subprocess.Popen(
             # -P: the current folder may hold a stranger's data set, with a PIL.py that `-m` alone would import
-            [sys.executable, "-P", "-m", "autotl.data.sandbox"],
+            [sys.executable, "-P", "-m", "autotl.data.sandbox", *_arguments(self.limits)],
             env=child_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -201,13 +228,27 @@ def _text(content: bytes) -> str:
     return content.decode(errors="surrogateescape")
 
 
-def _answer(path: Path) -> bytes:
+def _arguments(limits: ImageLimits) -> list[str]:
+    return [str(limits.max_pixels), str(int(limits.animations)), str(limits.memory)]
+
+
+def _limits(arguments: Sequence[str]) -> ImageLimits:
+    if not arguments:
+        return ImageLimits()
+    max_pixels, animations, memory = map(int, arguments)
+    return ImageLimits(max_pixels, bool(animations), memory)
+
+
+def _answer(path: Path, limits: ImageLimits) -> bytes:
     digest = bytes(DIGEST_BYTES)
     with suppress(OSError, ValueError):
         if path.is_file():  # opening a pipe would wait for a writer
             digest = bytes.fromhex(digest_file(path))
     try:
+        inspect(path, limits)
         return OK + digest + verify(path)
+    except TooManyPixels as error:
+        return LARGE + digest + str(error).encode(errors="surrogateescape")
     except UndecodableImage as error:
         is_unknown = isinstance(error.__cause__, UnidentifiedImageError)
         status = UNKNOWN_FORMAT if is_unknown else TRANSIENT if error.transient else UNDECODABLE
@@ -217,22 +258,23 @@ def _answer(path: Path) -> bytes:
 def main() -> None:
     """Run a child until its parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _set_limits()
+    limits = _limits(sys.argv[1:])
+    _set_limits(limits.memory)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # C libraries print to file descriptor 1: keep their output out of the answers
     while (paths := _receive(sys.stdin.buffer)) is not None:
         for path in paths.split(SEPARATOR):
-            _send(answers, _answer(Path(os.fsdecode(path))))
+            _send(answers, _answer(Path(os.fsdecode(path)), limits))
 
 
-def _set_limits() -> None:
+def _set_limits(memory: int) -> None:
     """Write no core files, and let a huge allocation fail with MemoryError before the machine runs out of memory."""
     if sys.platform == "linux":  # macOS doesn't enforce RLIMIT_AS
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        soft = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
+        soft = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 

@@ -68,9 +68,7 @@ class Resize(nn.Module):
     def _filtered(self, position: Tensor, place: Tensor, side: Tensor, resized: Tensor) -> Tensor:
         """The weights of the antialiased filter. Distances are whole numbers until the last division."""
         distance = (2 * place[None] + 1) * resized - (2 * position[:, None] + 1) * side
-        weights = FILTERS[self.preprocessing.interpolation](
-            distance.float().abs() / (2 * torch.maximum(side, resized)).float()
-        )
+        weights = FILTERS[self.preprocessing.interpolation](distance.abs(), 2 * torch.maximum(side, resized))
         # outside of the image used there is nothing, outside of the resized one the black border
         weights = weights * ((place >= 0) & (place < side))[None].float()
         weights = weights * ((position >= 0) & (position < resized))[:, None].float()
@@ -98,22 +96,30 @@ def _half_to_even(doubled: Tensor) -> Tensor:
     return half + (doubled % 2) * (half % 2)
 
 
-def _bilinear(x: Tensor) -> Tensor:
-    return (1 - x).clamp(min=0)
+def _bilinear(distance: Tensor, unit: Tensor) -> Tensor:
+    return _ratio(unit - distance, unit).clamp(min=0)
 
 
-def _bicubic(x: Tensor) -> Tensor:
-    """Keys's cubic with a = -0.5, as in Pillow."""
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+def _bicubic(distance: Tensor, unit: Tensor) -> Tensor:
+    """Keys's cubic with a = -0.5, as in Pillow, as products: the differences in it are exact, so that weights which end
+    in one half are rounded as in float64."""
+    x, less_one, less_two = (_ratio(distance - i * unit, unit) for i in range(3))
+    near = less_one * (1.5 * x * x - x - 1)
+    far = -0.5 * less_one * less_two * less_two
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-def _lanczos(x: Tensor) -> Tensor:
+def _lanczos(distance: Tensor, unit: Tensor) -> Tensor:
     """sinc(x) sinc(x/3) up to 3."""
+    x = _ratio(distance, unit)
     angle = math.pi * torch.where(x == 0, torch.ones_like(x), x)
     value = 3 * angle.sin() * (angle / 3).sin() / (angle * angle)
     return torch.where(x == 0, torch.ones_like(x), torch.where(x < 3, value, torch.zeros_like(x)))
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Of whole numbers."""
+    return numerator.float() / denominator.float()
 
 
 FILTERS = {"bilinear": _bilinear, "bicubic": _bicubic, "lanczos": _lanczos}

@@ -2,15 +2,18 @@
 
 import importlib.metadata
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from autotl._version import __version__
 from autotl.atomic_io import read_json, replaced_folder
-from autotl.config import find_model
+from autotl.backbones.weights import file_digest
+from autotl.config import default_cache, find_model
 from autotl.data.augmentation import ORIGINAL
 from autotl.data.decoding import decode
 from autotl.data.loading import list_images
@@ -19,6 +22,7 @@ from autotl.escaping import escape
 from autotl.exports.base import ExportedMember, ExportedModel, ExportedNetwork, Exporter, Runtime
 from autotl.exports.card import Check, export_card
 from autotl.exports.views import transposes_of
+from autotl.folders import claim_cache
 from autotl.model.exported_classifier import remember_export
 from autotl.model.file_prediction import find_images
 from autotl.model.image_model import ImageModel, load
@@ -26,12 +30,16 @@ from autotl.model.member import Member
 from autotl.model.network import feature_network
 from autotl.registry import Registry, load_registry
 
-__all__ = ["CHECKED_IMAGES", "Exported", "export", "export_model"]
+__all__ = ["CHECKED_IMAGES", "Exported", "export", "export_model", "write_quick_graph"]
 
 CHECKED_IMAGES = 32
 """Images on which an export is compared with the model."""
 QUICK = ("openvino", "onnx")
 """Exports that `autotl predict` uses in place of the model, because they start faster."""
+GRAPH = "openvino"
+"""The exporter of the graph that a search leaves in the cache: the runtime that autotl itself depends on."""
+MAX_GRAPHS = 20
+"""Graphs that are kept in the cache: the newest, of 20 to some 100 MB each."""
 MARKER = "labels.txt"
 """A file that every export has: a folder without it isn't replaced."""
 
@@ -237,3 +245,41 @@ def _compared(model: ImageModel, runtime: Runtime, exporter: Exporter, images: S
 def _told(model: ImageModel, probabilities: np.ndarray) -> str:
     best = int(np.argmax(probabilities))
     return f"{escape(model.classes[best])!r} with {float(probabilities[best]):.4f}"
+
+
+def write_quick_graph(model: ImageModel, source: Path, images: Sequence[Path]) -> bool:
+    """Write a graph of a model into the user's cache, from which `autotl predict` starts without PyTorch. Nothing is
+    left of one that differs from the model.
+
+    Args:
+        source: the model's folder.
+        images: some files to compare the answers for.
+
+    Returns:
+        False where OpenVINO isn't here.
+
+    Raises:
+        AutotlError: no graph can hold the model, or its answers differ.
+        OSError: the cache can't be written.
+    """
+    registry = model.registry or load_registry()
+    exporter = registry.exporters.get(GRAPH)
+    if exporter is None or find_spec(GRAPH) is None:
+        return False
+    model = replace(model, in_fp32=True, device="cpu", conversions=None, on_features=None)
+    exported = _parts(model, registry, source.name)
+    graphs = default_cache() / "graphs"
+    claim_cache(default_cache())
+    folder = graphs / file_digest(source / "model.json")
+    with replaced_folder(folder) as draft:
+        draft.mkdir(parents=True)
+        exporter.export(exported, draft)
+        runtime = exporter.load(draft)
+        if runtime is None:
+            raise AutotlError(f"The export to {exporter.name} is no whole model.")
+        _compared(model, runtime, exporter, images)
+        files = [str(path.relative_to(draft)) for path in draft.rglob("*") if path.is_file()]
+    remember_export(source, folder, files, exporter, exported)
+    for old in sorted(graphs.iterdir(), key=lambda path: path.stat().st_mtime)[:-MAX_GRAPHS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return True

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
@@ -91,7 +92,6 @@ class ImageModel(Representation):
     """What `decide` needs; None for a model without held-out images."""
     _networks: dict[tuple[str, bool], SharedNetwork] = field(default_factory=dict, init=False, repr=False)
     """By `network_key` and `many`."""
-    _explainer: Explainer | None = field(default=None, init=False, repr=False)
     _modules: "dict[str, nn.Module]" = field(default_factory=dict, repr=False)
     """Filled by `read_into_memory`: the backbones' networks, by digest."""
     _configs: dict[str, dict[str, bytes]] = field(default_factory=dict, repr=False)
@@ -102,7 +102,6 @@ class ImageModel(Representation):
 
     @property
     def _plugins(self) -> Registry:
-        """The model's registry, loaded on first use."""
         self.registry = self.registry or load_registry()
         return self.registry
 
@@ -147,11 +146,13 @@ class ImageModel(Representation):
         if label is not None:
             find_named("class", label, dict.fromkeys(self.classes))
         listed = as_images(images)
-        if self._explainer is None:
-            self._explainer = Explainer(
-                self._by_network(), self.network_of, self.backbones, self._plugins.levels, self.device, self._decoder
-            )
-        return self._explainer.explain(listed, self.predict_proba(listed), self.classes, label)
+        return self.explainer.explain(listed, self.predict_proba(listed), self.classes, label)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What `explain` asks. Its networks are built on first use."""
+        options = (self._plugins.levels, self.device, self._decoder)
+        return Explainer(self._by_network(), self.network_of, self.backbones, *options)
 
     def decide(
         self,
@@ -222,10 +223,10 @@ class ImageModel(Representation):
         self, items: Iterable[T], load: Load[T], *, many: bool, measure: Measure | None = None
     ) -> Iterator[tuple[T, np.ndarray]]:
         """Each item with its averaged probabilities, and the columns of `measure`."""
-        networks = self._compiled_networks(many=many)
+        networks = self.compiled_networks(many=many)
         yield from predictions(networks, items, load, len(self.classes), self.threads, measure, self.on_features)
 
-    def _compiled_networks(self, *, many: bool) -> list[SharedNetwork]:
+    def compiled_networks(self, *, many: bool) -> list[SharedNetwork]:
         """One network for each distinct `network_key` of the members, compiled on first use."""
         groups = self._by_network()
         for key, members in groups.items():

@@ -29,6 +29,7 @@ __all__ = [
     "Load",
     "Measure",
     "SharedNetwork",
+    "averaging",
     "build_from_file",
     "compile_features",
     "feature_network",
@@ -85,17 +86,16 @@ Measure: TypeAlias = Callable[[SharedNetwork, Mapping[View, np.ndarray]], list[n
 """From a network and its features of some views of n images to further columns [n, 1]."""
 
 
-def predictions(
+def averaging(
     networks: Sequence[SharedNetwork],
-    items: Iterable[T],
     load: Load[T],
     num_classes: int,
-    threads: int,
     measure: Measure | None = None,
     on_features: Callable[[SharedNetwork, Any, dict[View, np.ndarray]], None] | None = None,
-) -> Iterator[tuple[T, np.ndarray]]:
-    """Each item with the probabilities [num_classes] averaged over all members, followed by the columns of `measure`.
-    An item is decoded once for all networks with the same preprocessing.
+) -> Callable[[list[T]], np.ndarray]:
+    """A function from items to their probabilities averaged over all members, followed by the columns of `measure`:
+    [n, num_classes + columns]. It may be called by several threads. An item is decoded once for all networks with the
+    same preprocessing.
 
     Args:
         load: from an item to its views, uint8 [size, size, 3]; those that it leaves out are black.
@@ -120,6 +120,20 @@ def predictions(
             columns += measure(network, features) if measure else []
         return np.hstack([summed / total_weight, *columns])
 
+    return average
+
+
+def predictions(
+    networks: Sequence[SharedNetwork],
+    items: Iterable[T],
+    load: Load[T],
+    num_classes: int,
+    threads: int,
+    measure: Measure | None = None,
+    on_features: Callable[[SharedNetwork, Any, dict[View, np.ndarray]], None] | None = None,
+) -> Iterator[tuple[T, np.ndarray]]:
+    """Each item with its row of what `averaging` computes, in order, computed by `threads` threads."""
+    average = averaging(networks, load, num_classes, measure, on_features)
     for chunk, rows in batches(items, average, threads):
         yield from zip(chunk, rows, strict=True)
 

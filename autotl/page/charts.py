@@ -72,11 +72,11 @@ def _svg(height: float, parts: Sequence[str], width: float = WIDTH) -> str:
 
 def standalone(svg: str) -> str:
     """The same drawing as a file of its own, with its style and a background."""
-    from autotl.page.render import _source
+    from autotl.page.render import source
 
     head, rest = svg.split(">", 1)
     plate = '<rect width="100%" height="100%" style="fill:var(--back)"/>'
-    return f"{head}><style>{_source('charts.css')}</style>{plate}{rest}"
+    return f"{head}><style>{source('charts.css')}</style>{plate}{rest}"
 
 
 def ticks(low: float, high: float, number: int = 4) -> list[float]:

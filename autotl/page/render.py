@@ -13,7 +13,7 @@ from autotl.page.base import Element, Table
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["Drawn", "render_elements", "render_page"]
+__all__ = ["Drawn", "render_elements", "render_page", "source"]
 
 NARROW = 72
 """Characters of all columns of a table that fit into half of a wide page."""
@@ -53,12 +53,13 @@ def _environment() -> "Environment":
     environment.filters["kind"] = lambda element: type(element).__name__.lower()
     environment.filters["is_number"] = _is_number
     environment.filters["is_narrow"] = _is_narrow
-    environment.globals["source"] = lambda name: Markup(_source(name))
+    environment.globals["source"] = lambda name: Markup(source(name))
     return environment
 
 
 @functools.cache
-def _source(name: str) -> str:
+def source(name: str) -> str:
+    """The text of a style or a script of the pages."""
     from importlib.resources import files
 
     return files(TEMPLATES[0]).joinpath(TEMPLATES[1], name).read_text(encoding="utf-8")
@@ -95,7 +96,7 @@ def _data_uri(content: bytes) -> str:
 
 def render_page(title: str, subtitle: str, sections: Sequence[Drawn], footer: str = "") -> str:
     """A whole page: one file, without a request to anywhere, which a content security policy makes sure of."""
-    script = _source("page.js")
+    script = source("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     page = _environment().get_template("page.html")

@@ -18,6 +18,7 @@ from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
 from autotl.report.write import report_seconds
 from autotl.trial.doubts import measure_doubt
+from autotl.trial.quick_start import quick_start
 from autotl.trial.refit import EarlierModel, refit
 from autotl.trial.report import report
 from autotl.trial.results import SearchResults, TestPredictions, annotate_study
@@ -37,6 +38,8 @@ STOP_SECONDS = 1.0
 """Remaining time in which test images are predicted no more: the scores are still to be written."""
 MIN_REPORT_SECONDS = 1.0
 """Seconds for the report of a search whose time is up. After Ctrl-C it has only what needs no time."""
+QUICK_START_SHARE = 0.1
+"""Of the time that a search took: what a quick start of its model may cost."""
 MIN_TEST_SECONDS = 5.0
 """Seconds of predictions for a search whose time was up before them. After Ctrl-C there are none."""
 
@@ -103,6 +106,8 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     annotate_study(state.study, result)
     search = report(state, model, result, tested, _report_seconds(state, deadline, interrupted=job.interrupted))
     state.registry.notify("autotl_search_finished", study=state.study, model=model, search=search)
+    if not job.interrupted:
+        quick_start(state, model, min(deadline.remaining(), QUICK_START_SHARE * job.facts.elapsed))
     return result | {"report": str(search.report) if search.report else None}
 
 

@@ -59,7 +59,7 @@ def test_every_command_has_help(command: str, run: Callable[..., Result]) -> Non
 def test_a_mistyped_command_suggests_the_nearest(run: Callable[..., Result]) -> None:
     result = run("serch", "photos")
     assert result.exit_code == 2
-    assert "Did you mean 'search'?" in result.stderr
+    assert "Did you mean 'search', 'serve'?" in result.stderr
 
 
 def test_an_error_of_the_user_is_one_line_without_a_traceback() -> None:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from autotl.data import sandbox
-from autotl.data.decoding import THUMBNAIL_SIDE, UndecodableImage, verify
+from autotl.data.decoding import THUMBNAIL_SIDE, ImageLimits, UndecodableImage, verify
 from autotl.data.digests import digest_file
 from autotl.data.sandbox import SandboxedDecoder
 
 FAULTY = """#!{python}
 import ctypes, os, signal, sys, time
 from autotl.data import sandbox
+sys.argv = sys.argv[3:]  # as after -P -m autotl.data.sandbox
 real = sandbox.verify
 def verify(path):
     if "segfault" in path.name: ctypes.string_at(0)
@@ -172,13 +172,13 @@ def test_a_child_ends_when_its_parent_is_killed(tiff: Callable[[str], Path]) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is set on Linux only")
 def test_the_memory_of_a_child_is_limited() -> None:
     code = (
-        "from autotl.data import sandbox; sandbox.MEMORY_LIMIT = 1 << 30; sandbox._set_limits(); bytearray(1 << 20); "
+        "from autotl.data import sandbox; sandbox._set_limits(1 << 30); bytearray(1 << 20); "
         "print('small', flush=True); bytearray(2 << 30)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.stdout == "small\n"
     assert ended.stderr.rstrip().endswith("MemoryError")
-    assert sandbox.MEMORY_LIMIT > 2**32
+    assert ImageLimits().memory > 2**32
 
 
 def test_a_child_imports_nothing_from_the_current_folder(

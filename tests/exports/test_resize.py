@@ -41,6 +41,14 @@ def test_pixels_are_those_of_the_preprocessing(preprocessing):
         assert (differences > 0).mean() < 1e-3, (height, width)
 
 
+def test_weights_that_end_in_one_half_are_rounded_as_in_float64():
+    """From 400 to 256 pixels one weight in fifty does: in float32 a tenth of a per cent of the pixels would differ."""
+    preprocessing = prepared_otherwise(224, 0.875, "bicubic")
+    image = np.array(Image.fromarray(data.astronaut()).resize((400, 534)))
+    pixels = Resize(preprocessing)(torch.from_numpy(image)[None])[0].numpy()
+    assert (pixels != preprocess(image, preprocessing)).mean() < 1e-5
+
+
 def test_the_nearest_pixel_is_refused():
     with pytest.raises(AutotlError, match="Images are resized by 'nearest'"):
         Resize(prepared_otherwise(64, 1.0, "nearest"))

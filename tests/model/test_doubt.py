@@ -95,7 +95,7 @@ def doubting(frozen, patches):
     """The model `frozen` with doubts, whose training images are the photographs'."""
     dataset, split = patches
     key = frozen.members[0].backbone_digest
-    network = frozen._compiled_networks(many=False)[0]
+    network = frozen.compiled_networks(many=False)[0]
     images = [frozen._open((0, dataset.paths[i]), network.backbone, network.views) for i in split.train]
     (view,) = network.views
     rows = network.features({view: np.stack([image[view] for image in images])})[view][:, : network.layout.output]

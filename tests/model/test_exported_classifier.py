@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 import autotl
+from autotl.backbones.weights import file_digest
+from autotl.errors import AutotlError
 from autotl.exports.base import Exporter
+from autotl.model import exporting
 from autotl.model.exported_classifier import find_export, remember_export
-from autotl.model.exporting import _parts
+from autotl.model.exporting import _parts, write_quick_graph
 
 
 class Constant(Exporter):
@@ -58,6 +61,47 @@ def test_a_changed_export_is_not_used(folder, remembered):
 def test_the_export_of_another_model_is_not_used(folder, remembered, frozen, tmp_path):
     frozen.about = {"study": "another"}
     assert find_export(frozen.save(tmp_path / "other"), {"constant": Constant()}) is None
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path, torch_only, frozen):
+    """A registry whose exporter of graphs costs nothing, and `differs`, which makes it wrong."""
+    monkeypatch.setenv("AUTOTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(exporting, "GRAPH", "constant")
+    monkeypatch.setattr(exporting, "find_spec", lambda name: True)
+    answers = {}
+
+    class Recalled(Constant):
+        def load(self, folder):
+            return lambda images: frozen.predict_proba(list(images)) + answers.get("error", 0.0)
+
+    exporter = Recalled()
+    monkeypatch.setitem(torch_only.exporters, "constant", exporter)
+    return answers
+
+
+def test_a_search_leaves_a_graph_in_the_cache_that_predict_finds(folder, frozen, quick, validation, torch_only):
+    assert write_quick_graph(frozen, folder, validation[:3])
+    found = find_export(folder, torch_only.exporters)
+    ((_, row),) = found.stream(validation[:1], lambda path, reason: None)
+    np.testing.assert_allclose(row, frozen.predict_proba(validation[:1])[0], atol=1e-3)
+
+
+def test_a_graph_that_differs_is_not_left(folder, frozen, quick, validation, torch_only, tmp_path):
+    quick["error"] = np.array([0.01, 0.0, 0.0])
+    with pytest.raises(AutotlError, match="isn't kept"):
+        write_quick_graph(frozen, folder, validation[:3])
+    assert find_export(folder, torch_only.exporters) is None
+    assert not list((tmp_path / "cache" / "graphs").iterdir())
+
+
+def test_old_graphs_are_removed(folder, frozen, quick, validation, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "MAX_GRAPHS", 1)
+    write_quick_graph(frozen, folder, validation[:1])
+    frozen.about = {"study": "another"}
+    other = frozen.save(tmp_path / "other")
+    write_quick_graph(frozen, other, validation[:1])
+    assert [path.name for path in (tmp_path / "cache" / "graphs").iterdir()] == [file_digest(other / "model.json")]
 
 
 @pytest.mark.slow

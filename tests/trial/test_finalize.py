@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from autotl.model.image_model import load
 from autotl.testing.scripted import VirtualClock
 from autotl.trial import finalize as module
 from autotl.trial.finalize import finalize
+from autotl.trial.quick_start import quick_start
 from autotl.workers.messages import Finalize, Log, ModelSaved, SearchFacts
 
-FACTS = SearchFacts(100.0, {"complete": 3, "pruned": 0, "failed": 0}, {"torch": "2"})
+FACTS = SearchFacts(50.0, {"complete": 3, "pruned": 0, "failed": 0}, {"torch": "2"})
 
 
 def of_type(messages, cls):
@@ -52,7 +54,7 @@ def test_the_model_is_saved_and_tested(finished, messages):
     assert result["test"]["accuracy"] > 0.5
     assert result["refitted"] == sorted(member["trial"] for member in result["members"])
     assert [row["trial"] for row in result["leaderboard"] if row["in_model"]]
-    assert result["seconds"] >= 100
+    assert result["seconds"] >= 50
     assert result["report"] == str(folder / "report.html")
     page = (folder / "report.html").read_text()
     assert "get the right class with 95 % confidence: only 12 images were tested." in page
@@ -149,6 +151,25 @@ def test_a_report_that_fails_costs_a_line(finished, messages, monkeypatch):
     assert [m.text for m in of_type(messages, Log)] == ["The report could not be written: RuntimeError: no luck"]
 
 
+def test_a_quick_start_that_fails_costs_nothing_else(finished, monkeypatch, capsys):
+    asked = []
+
+    def fail(model, folder, images):
+        asked.append((folder, len(images)))
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr("autotl.trial.quick_start.write_quick_graph", fail)
+    assert finalize(finished, Finalize(None, {}, replace(FACTS, elapsed=1000.0), refit=False))["model"]
+    assert asked == [(finished.context.folder / "model", 8)]
+    assert "no luck" in capsys.readouterr().err
+
+
+def test_a_quick_start_is_prepared_only_where_there_is_time_for_each_network(finished, monkeypatch):
+    monkeypatch.setattr("autotl.trial.quick_start.write_quick_graph", lambda *_: True)
+    model = SimpleNamespace(members=[SimpleNamespace(network_key=key) for key in "aab"])
+    assert [quick_start(finished, model, seconds) for seconds in (15.0, 17.0, math.inf)] == [False, True, True]
+
+
 def test_separate_test_images_are_tested_with_evaluate(finished, tmp_path):
     images = tmp_path / "my test"
     images.mkdir()
@@ -157,8 +178,9 @@ def test_separate_test_images_are_tested_with_evaluate(finished, tmp_path):
     assert module.how_to_test_all(context) == f"All of them: autotl evaluate {model} '{images}' --subset all"
 
 
-def test_an_interrupted_search_predicts_test_images_in_time(finished):
-    result = finalize(finished, Finalize(60.0, {}, FACTS, refit=False, interrupted=True))
+def test_an_interrupted_search_predicts_test_images_in_time_and_prepares_no_quick_start(finished, monkeypatch):
+    monkeypatch.setattr(module, "quick_start", lambda *_: pytest.fail("someone has pressed Ctrl-C"))
+    result = finalize(finished, Finalize(60.0, {}, replace(FACTS, elapsed=1000.0), refit=False, interrupted=True))
     assert result["test"]["n"] == 12
 
 
