@@ -54,9 +54,10 @@ def best_classes(probabilities: np.ndarray, classes: Sequence[str], top: int) ->
 
 
 def unused_name(file: Path, used: set[Path]) -> Path:
-    """`file`, or one numbered like `photo-2.png` where that is among `used`, to which the name is added."""
+    """`file`, or one numbered like `photo-2.png` where that exists or is among `used`, to which the name is added: no
+    photograph is replaced by a picture that is made of it."""
     name, number = file, 1
-    while name in used:
+    while name in used or os.path.lexists(name):
         number += 1
         name = file.with_name(f"{file.stem}-{number}{file.suffix}")
     used.add(name)

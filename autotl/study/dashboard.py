@@ -175,7 +175,7 @@ def dashboard_server(
     Args:
         folder: a study's folder; or those of several, which are shown side by side and can't be changed.
         read_only: refuse all requests that could change the study, and hide the buttons that send them.
-        log: is told which of several studies can't be read.
+        log: called with a line for each of several studies that can't be read.
 
     Raises:
         AutotlError: optuna-dashboard isn't installed, the journal can't be read, or the port is in use.
