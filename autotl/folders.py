@@ -7,7 +7,7 @@ from pathlib import Path
 from autotl.atomic_io import as_disk_full, write_atomically
 from autotl.errors import AutotlError
 
-__all__ = ["MARKER", "claim_cache", "claim_study", "is_marked", "is_study", "require_cache"]
+__all__ = ["MARKER", "claim_cache", "claim_study", "is_cache", "is_marked", "is_study", "require_cache"]
 
 MARKER = ".autotl"
 """Name of the marker. It holds what the folder is: `study` or `cache`."""
@@ -42,7 +42,7 @@ def require_cache(folder: Path) -> None:
     if not folder.is_dir():
         if folder.exists():
             raise AutotlError(f"{folder} is not a folder. {OTHER_CACHE}")
-    elif any(folder.iterdir()) and not is_marked(folder, "cache") and not _holds_features(folder):
+    elif any(folder.iterdir()) and not is_cache(folder):
         raise AutotlError(f"{folder} is not a cache of autotl. {OTHER_CACHE}")
 
 
@@ -92,6 +92,11 @@ def is_study(folder: Path) -> bool:
     return is_marked(folder, "study") or (
         (folder / "study.json").is_file() and _starts_with(folder / "journal.log", b'{"op_code"')
     )
+
+
+def is_cache(folder: Path) -> bool:
+    """Whether `folder` is a cache: it carries the marker, or, from before there were markers, it holds features."""
+    return is_marked(folder, "cache") or _holds_features(folder)
 
 
 def _holds_features(folder: Path) -> bool:

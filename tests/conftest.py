@@ -160,6 +160,24 @@ def install_plugin(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def chromium():
+    """A headless browser of 1,440 by 1,000 pixels, driven by selenium. Skips where there is none."""
+    binary, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("needs chromium and chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1440,1000"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture(scope="session")
 def until():
     """`until(holds, seconds)`: wait for something that other processes bring about."""
 

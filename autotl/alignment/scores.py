@@ -66,7 +66,7 @@ def loo_neighbours(
     nearest voter wins.
 
     Args:
-        groups: samples of one group are no neighbours; without them only a sample itself is none.
+        groups: samples of one group are not counted as neighbours; by default each sample is its own group.
     """
     rows = standardised(features)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -56,7 +56,7 @@ def doctor(
     from autotl.data.diagnosis import diagnose
     from autotl.errors import AutotlError
     from autotl.folders import claim_cache
-    from autotl.model.file_prediction import refuse_folder
+    from autotl.model.file_prediction import require_target
     from autotl.registry import load_registry
 
     if csv and not labels:
@@ -64,7 +64,7 @@ def doctor(
     if labels:
         find_study(labels)  # a wrong name is an error before the images are read
     if csv:
-        refuse_folder(csv)
+        require_target(csv, data, test)
     root = (cache or default_cache()).expanduser()
     claim_cache(root)
     errors = Console(stderr=True)

@@ -67,7 +67,7 @@ def predict(
     from autotl.data.file_listing import FileListing
     from autotl.model.device import take_device
     from autotl.model.doubt import Doubts
-    from autotl.model.file_prediction import CsvFile, best_classes, find_images, more_than, refuse_folder
+    from autotl.model.file_prediction import CsvFile, best_classes, find_images, more_than, require_target
     from autotl.model.image_model import MAX_UNCOMPILED
 
     wishes = wishes_of(abstain_at, unknown_at, coverage)
@@ -75,7 +75,7 @@ def predict(
     # a wrong name is an error before torch is imported
     folder, images = find_model(model), find_images(places, listing)
     if csv:
-        refuse_folder(csv)
+        require_target(csv, *places)
     many, images = more_than(MAX_UNCOMPILED, images)
     quick = None if wishes else _quick(folder, device, many=many)
     loaded = quick or _loaded(folder, take_device(device))
@@ -187,11 +187,11 @@ def evaluate(
     """Score a model on labelled images: metrics, scores by class, and the confusion matrix."""
     from autotl.config import find_model
     from autotl.model.device import take_device
-    from autotl.model.file_prediction import refuse_folder
+    from autotl.model.file_prediction import require_target
 
     folder = find_model(model)  # a wrong name is an error before torch is imported
     if csv:
-        refuse_folder(csv)
+        require_target(csv, data)
     torch_device = take_device(device)
     from autotl import api
 

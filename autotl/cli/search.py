@@ -214,7 +214,10 @@ def dashboard(
         int, typer.Option(min=0, max=65535, metavar="N", help="Port on 127.0.0.1; 0 takes a free one.")
     ] = 8080,
     read_only: Annotated[
-        bool, typer.Option("--read-only", metavar="", help="Refuse every change of the study.")
+        bool,
+        typer.Option(
+            "--read-only", metavar="", help="Hide the buttons that change the study, and refuse every change."
+        ),
     ] = False,
     output: Output = Path("studies"),
 ) -> None:

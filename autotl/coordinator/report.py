@@ -26,7 +26,7 @@ from autotl.study.study import load_study
 __all__ = ["record_of", "report_study"]
 
 MAX_SECONDS = 60.0
-"""What a report may take that was asked for: nobody waits for a model."""
+"""Seconds for a report that a user asked for, after the search has ended."""
 
 
 def report_study(

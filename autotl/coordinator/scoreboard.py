@@ -1,6 +1,5 @@
 """The score of a running search: trials by state, the best one, and which fitted models are worth keeping."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from autotl.config import Limits
 from autotl.events import TrialFinished
 from autotl.metrics import Metric
 from autotl.study.study import TrialAttribute, trial_event
+from autotl.study.trials import rank
 
 __all__ = ["FINISHED_STATES", "HOPELESS_FAILURES", "Scoreboard", "why_none_is_within", "why_none_succeeded"]
 
@@ -51,7 +51,7 @@ class Scoreboard:
     _kept: dict[tuple[str, str, str], TrialFinished] = field(default_factory=dict)
     """The trial whose fitted model is kept, by (strategy, backbone, head)."""
     _rank_of: dict[int, tuple[bool, float, float, int]] = field(default_factory=dict)
-    """By number of the complete trials; the best ranks lowest."""
+    """By number of the complete trials, see `autotl.study.trials.rank`."""
 
     @property
     def num_finished(self) -> int:
@@ -65,10 +65,11 @@ class Scoreboard:
         if event.state == "failed" and not worker_lost:  # lost workers disable their device instead
             self.causes[NUMBERS.sub("#", event.cause) or "unknown"] += 1
         if event.value is not None:
-            rank = self._rank_of[event.number] = self._rank(trial, event.value)
+            place = rank(trial, self.limits, maximize=self.metric.greater_is_better)
+            self._rank_of[event.number] = place
             if not self.limits.keeps(trial.user_attrs):
                 self._note_nearest(trial)
-            elif self.best is None or rank < self._rank_of[self.best.number]:
+            elif self.best is None or place < self._rank_of[self.best.number]:
                 event = self.best = trial_event(trial, is_best=True)
             self._keep_best(event)
         self.recent = [*self.recent, event][-NUM_RECENT:]
@@ -89,13 +90,6 @@ class Scoreboard:
             self._kept[key], worse = event, kept or event
         if kept is not None:
             rmtree(self.folder / "trials" / f"{worse.number:05}", ignore_errors=True)
-
-    def _rank(self, trial: FrozenTrial, value: float) -> tuple[bool, float, float, int]:
-        """Sorts the best first, those beyond the limits last; equal scores by log loss, of which a trial may have none,
-        then by number."""
-        sign = -1.0 if self.metric.greater_is_better else 1.0
-        exceeds, loss = not self.limits.keeps(trial.user_attrs), trial.user_attrs.get("log_loss", math.inf)
-        return exceeds, sign * value, loss, trial.number
 
     @property
     def hopeless(self) -> bool:

@@ -24,6 +24,7 @@ from autotl.data.splits import Split, make_split
 from autotl.devices import Slot
 from autotl.errors import AutotlError, DataError
 from autotl.escaping import csv_cell, escape
+from autotl.folders import is_cache
 from autotl.registry import Registry
 from autotl.study.space import Choices
 from autotl.study.storage import Journal
@@ -173,8 +174,8 @@ def kept_config(folder: Path) -> StudyConfig:
             f"{folder / CONFIG_FILE} can't be read by autotl {__version__}: {reason}. Use the autotl that wrote it."
         ) from error
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - "." gets its name, and links are kept
-    # a stranger's study would have features written to any folder: its cache is used only where there is one
-    cache = config.cache if (config.cache / "features").is_dir() else default_cache()
+    # a stranger's study would have features written to any folder: its cache is used only where it is one
+    cache = config.cache if is_cache(config.cache) else default_cache()
     places = {"output": folder.parent, "name": folder.name, "cache": cache}
     return config.model_copy(update=places).from_stranger("data", "test")
 

@@ -57,11 +57,15 @@ class Watchdog:
         self._call: _Call | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
+        self._caller = 0
+        """Identifies the thread whose calls are watched. It is in the `with` block, so that it has not ended: a signal
+        to a thread that has ended is undefined behaviour."""
         self._signals = 0
         """Sent by this object and not yet handled."""
 
     def __enter__(self) -> Self:
         self.interrupts.is_foreign = self._end_call
+        self._caller = threading.get_ident()
         self._thread.start()
         return self
 
@@ -106,7 +110,7 @@ class Watchdog:
             ):
                 call.ended = now
                 self._signals += 1
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                signal.pthread_kill(self._caller, signal.SIGINT)
 
     def _end_call(self) -> bool:
         """Whether a signal was sent by this object; raises CallEnded where its call still runs. On the main thread."""

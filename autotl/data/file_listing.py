@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 from autotl.data.dataset import join_names
 from autotl.errors import DataError
 
-__all__ = ["FileListing", "common_extensions", "format_counts", "has_image_extension", "is_ignored_name"]
+__all__ = ["FileListing", "Parents", "common_extensions", "format_counts", "has_image_extension", "is_ignored_name"]
 
 SYSTEM_NAMES = {
     *("__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "#recycle", "thumbs.db"),
@@ -50,6 +51,10 @@ def common_extensions() -> list[str]:
     return sorted(_image_extensions() & common)
 
 
+Parents: TypeAlias = tuple[tuple[int, int], ...]
+"""Device and inode numbers of a folder and all that it lies in, so that a link back to one of them isn't followed."""
+
+
 class FileListing:
     """Lists folders and counts what is left out.
 
@@ -85,23 +90,28 @@ class FileListing:
                 images.append(entry.name)
         return images, folders
 
-    def walk(self, folder: Path, parents: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
-        """Yield all images below a folder, sorted by name within each. Follows a link except to one of the `parents`
-        (device and inode numbers). Raises DataError if `folder` itself can't be listed."""
-        inode = _inode(folder)
-        if inode in parents:
-            return
+    def visit(self, folder: Path, parents: Parents = ()) -> tuple[list[str], list[str], Parents]:
+        """As `entries`, and the parents of what lies in the folder. Nothing lies in a link to one of the `parents`, nor
+        in a folder that can't be listed: it is noted, and raises DataError where it has no parents."""
         try:
-            images, folders = self.entries(folder)
+            inode = _inode(folder)
+            if inode in parents:
+                return [], [], parents
+            return *self.entries(folder), (*parents, inode)
         except DataError as error:
             if not parents:
                 raise
             self.unreadable.append(str(error))
-            return
+            return [], [], parents
+
+    def walk(self, folder: Path, parents: Parents = ()) -> Iterator[Path]:
+        """Yield all images below a folder, sorted by name within each, one folder after the other. Raises DataError if
+        `folder` itself can't be listed."""
+        images, folders, parents = self.visit(folder, parents)
         inner = set(folders)
         for name in sorted([*images, *folders]):
             if name in inner:
-                yield from self.walk(folder / name, (*parents, inode))
+                yield from self.walk(folder / name, parents)
             else:
                 yield folder / name
 

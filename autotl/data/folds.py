@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-__all__ = ["ALWAYS_TRAINED", "draw_folds"]
+__all__ = ["ALWAYS_TRAINED", "draw_folds", "stratified_folds"]
 
 FEW_IMAGES = 500
 """Images below which more folds leave more to train on."""
@@ -27,23 +27,39 @@ def draw_folds(labels: np.ndarray, units: np.ndarray, held_out: np.ndarray, seed
         int64, one for each training image: 1, 2, … or ALWAYS_TRAINED, for an image whose class would be unknown to the
         model that predicts it, and for one that looks like a validation image.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
     folds = np.where(held_out, 0, ALWAYS_TRAINED)
+    if held_out.sum() >= ENOUGH_IMAGES:
+        return folds[~held_out]
     free = np.flatnonzero(~held_out & ~np.isin(units, units[held_out]))
     wanted = (NUM_FOLDS_OF_FEW if len(labels) < FEW_IMAGES else NUM_FOLDS) - 1
-    num_units = len(np.unique(units[free]))
-    number = min(wanted, num_units, int(np.bincount(labels[free]).max(initial=0)))
-    if held_out.sum() >= ENOUGH_IMAGES or number < 2:
+    drawn = stratified_folds(labels[free], units[free], wanted, seed)
+    if not drawn.any():
         return folds[~held_out]
-    splitter = StratifiedKFold if num_units == len(free) else StratifiedGroupKFold
-    with warnings.catch_warnings():  # of classes with fewer images than folds
-        warnings.simplefilter("ignore")
-        drawn = splitter(number, shuffle=True, random_state=seed % 2**32).split(free, labels[free], units[free])
-        for fold, (_, chosen) in enumerate(drawn, 1):
-            folds[free[chosen]] = fold
+    folds[free] = 1 + drawn
     for label in np.unique(labels):
         of_class = labels == label
         if len(np.unique(folds[of_class])) == 1 and folds[of_class][0] > 0:
             folds[of_class] = ALWAYS_TRAINED
     return folds[~held_out]
+
+
+def stratified_folds(labels: np.ndarray, units: np.ndarray, wanted: int, seed: int) -> np.ndarray:
+    """int64 [n]: a fold of each image, 0, 1, … below `wanted`, or fewer where images are few; all 0 where there can't
+    be two.
+
+    Args:
+        units: [n]; what has the same number is in one fold.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    folds, num_units = np.zeros(len(labels), np.int64), len(np.unique(units))
+    number = min(wanted, num_units, int(np.bincount(labels).max(initial=0)))
+    if number < 2:
+        return folds
+    splitter = StratifiedKFold if num_units == len(labels) else StratifiedGroupKFold
+    with warnings.catch_warnings():  # of classes with fewer images than folds
+        warnings.simplefilter("ignore")
+        drawn = splitter(number, shuffle=True, random_state=seed % 2**32).split(labels, labels, units)
+        for fold, (_, chosen) in enumerate(drawn):
+            folds[chosen] = fold
+    return folds

@@ -167,7 +167,8 @@ def as_labels(given: Any) -> np.ndarray:
         labels: np.ndarray = column_or_1d(given, warn=True)
         check_classification_targets(labels)
     except (TypeError, ValueError) as error:
-        raise InputError(f"y can't be used as labels: {error} {_example(given)}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"y can't be used as labels: {reason} {_example(given)}") from error
     if labels.dtype.kind == "V":
         raise InputError(f"y can't be used as labels: it is a structured array of {labels.dtype}. Give one column.")
     return labels

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotl.data.dataset import DatasetSource, LabelledImage, Subset, join_names
-from autotl.data.file_listing import FileListing, common_extensions, format_counts
+from autotl.data.file_listing import FileListing, Parents, common_extensions, format_counts
 from autotl.data.manifests import ManifestSource
 from autotl.data.subset_names import class_name, means_unlabelled, subset_of
 from autotl.errors import DataError
@@ -85,20 +85,10 @@ class _Folder:
                 yield from folder.all_images()
 
 
-def _read(path: Path, listing: FileListing, parents: tuple[tuple[int, int], ...] = ()) -> _Folder:
-    """The tree of folders at `path`. Follows a link except to one of the `parents` (device and inode numbers)."""
-    try:
-        status = path.stat()
-        inode = (status.st_dev, status.st_ino)
-        if inode in parents:
-            return _Folder(path, path.name)
-        images, names = listing.entries(path)
-    except (DataError, OSError) as error:
-        if not parents:
-            raise
-        listing.unreadable.append(str(error))
-        return _Folder(path, path.name)
-    return _Folder(path, path.name, images, [_read(path / name, listing, (*parents, inode)) for name in names])
+def _read(path: Path, listing: FileListing, parents: Parents = ()) -> _Folder:
+    """The tree of folders at `path`."""
+    images, names, parents = listing.visit(path, parents)
+    return _Folder(path, path.name, images, [_read(path / name, listing, parents) for name in names])
 
 
 def _no_images(root: Path, listing: FileListing) -> str:

@@ -13,7 +13,7 @@ from autotl.data.near_duplicates import connected
 from autotl.errors import DataError
 from autotl.escaping import escape
 
-__all__ = ["Split", "connect", "connected_units", "make_split"]
+__all__ = ["Split", "connect", "connected_units", "make_split", "units_of"]
 
 NUM_SUBSETS = 3
 NUM_DRAWS = 8
@@ -186,6 +186,17 @@ def _units(dataset: ImageDataset, indices: np.ndarray, warnings: list[str]) -> n
     alone = np.flatnonzero(np.isin(dataset.labels, alike))
     lookalikes[alone] = lookalikes.max() + 1 + np.arange(len(alone))
     return connect(len(dataset), by_content, lookalikes)
+
+
+def units_of(dataset: ImageDataset, images: np.ndarray) -> np.ndarray:
+    """int64 [n]: one number for all images that are of one group, of the same bytes or near-duplicates, or connected by
+    a chain of these.
+
+    Args:
+        images: indices into the dataset.
+    """
+    ids = (dataset.digests, dataset.groups, *([dataset.lookalikes] if dataset.lookalikes else []))
+    return connect(len(images), *(np.asarray(values)[images] for values in ids))
 
 
 def connect(n: int, *ids: Sequence[Any] | np.ndarray) -> np.ndarray:

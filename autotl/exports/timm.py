@@ -149,7 +149,7 @@ def _width(network: ExportedNetwork) -> int:
 
 
 def _as_linear(head: "nn.Module", width: int, temperature: float) -> "tuple[Tensor, Tensor] | None":
-    """The linear function that a head is, found by asking it; None where it is none."""
+    """The linear function that a head computes, measured on unit vectors; None where the head is not linear."""
     import torch
 
     with torch.no_grad():

@@ -177,7 +177,7 @@ def _limits(manifest: ModelManifest) -> list[str]:
         "that are made as those of the search were: with other cameras, places or times they can be worse. Try it on "
         "images of your own first (`autotl evaluate`).",
         "The weights of the backbones keep their licences, see above. The licence of the training images isn't known "
-        "to autotl: ask whoever gave them before you pass the model on.",
+        "to autotl: ask their owner before you pass the model on.",
     ]
     made = ", ".join(
         f"{escape_markdown(name)} {escape_markdown(version)}" for name, version in manifest.versions.items()

@@ -39,6 +39,12 @@ MAX_SAMPLES = 1_000
 NEIGHBOURS = 3
 """The distance of an image is that of its third nearest training image, so that one odd image opens no door."""
 
+RANGES = {
+    **{"confidence": (0, 1.001), "of_label": (0, 1.001), "correct": (0, 1)},
+    **{"samples": (-1.001, 1.001), "distances": (0, 2.001)},
+}
+"""The least and the largest value of each array, with room for rounding: probabilities, and points of unit length."""
+
 
 @dataclass(frozen=True, eq=False)
 class Familiar:
@@ -325,3 +331,8 @@ def _check(doubt: Doubt) -> None:
             array = getattr(part, name)
             if array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
                 raise ValueError(f"{name} doesn't fit the rest of it.")
+            least, most = RANGES[name]
+            if array.min(initial=0) < least or array.max(initial=0) > most:
+                raise ValueError(f"{name} has values from {array.min():.3g} to {array.max():.3g}.")
+    if familiar is not None and (np.diff(familiar.distances) < 0).any():
+        raise ValueError("distances don't ascend.")

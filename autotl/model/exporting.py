@@ -229,9 +229,9 @@ def _compared(model: ImageModel, runtime: Runtime, exporter: Exporter, images: S
         same = best == int(expected.argmax()) or expected.max() - expected[best] <= 2 * exporter.tolerance
         if not np.isfinite(answer).all() or difference > exporter.tolerance or not same:
             raise AutotlError(
-                f"The export to {exporter.name} isn't kept: for {path} it answers {_told(model, answer)}, and the "
-                f"model {_told(model, expected)}; they may differ by {exporter.tolerance:g}. Try another format with "
-                "--to, and report it as a bug."
+                f"The export to {exporter.name} isn't kept: for {path} it answers {_describe(model, answer)}, and the "
+                f"model {_describe(model, expected)}; they may differ by {exporter.tolerance:g}. Try another format "
+                "with --to, and report it as a bug."
             )
         equal += best == int(expected.argmax())
         differences.append(difference)
@@ -242,7 +242,7 @@ def _compared(model: ImageModel, runtime: Runtime, exporter: Exporter, images: S
     return Check(len(differences), equal, max(differences))
 
 
-def _told(model: ImageModel, probabilities: np.ndarray) -> str:
+def _describe(model: ImageModel, probabilities: np.ndarray) -> str:
     best = int(np.argmax(probabilities))
     return f"{escape(model.classes[best])!r} with {float(probabilities[best]):.4f}"
 

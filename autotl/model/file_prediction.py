@@ -13,7 +13,7 @@ from autotl.data.file_listing import FileListing
 from autotl.errors import AutotlError
 from autotl.escaping import csv_cell
 
-__all__ = ["CsvFile", "best_classes", "find_images", "more_than", "refuse_folder", "unused_name"]
+__all__ = ["CsvFile", "best_classes", "find_images", "more_than", "require_target", "unused_name"]
 
 
 def find_images(places: Iterable[Path], listing: FileListing | None = None) -> Iterator[Path]:
@@ -54,19 +54,24 @@ def best_classes(probabilities: np.ndarray, classes: Sequence[str], top: int) ->
 
 
 def unused_name(file: Path, used: set[Path]) -> Path:
-    """`file`, or one numbered like `photo-2.png` where that is among `used`, to which the name is added."""
+    """`file`, or one numbered like `photo-2.png` where that exists or is among `used`, to which the name is added: no
+    photograph is replaced by a picture that is made of it."""
     name, number = file, 1
-    while name in used:
+    while name in used or os.path.lexists(name):
         number += 1
         name = file.with_name(f"{file.stem}-{number}{file.suffix}")
     used.add(name)
     return name
 
 
-def refuse_folder(file: Path) -> None:
-    """Raise AutotlError if `file` is a folder."""
+def require_target(file: Path, *inputs: str | Path | None) -> None:
+    """Raise AutotlError if `file` is a folder, or one of the files that are read."""
     if file.is_dir():
         raise AutotlError(f"{file} is a folder. Give the name of a file: --csv {file / 'predictions.csv'}")
+    for place in inputs:
+        with suppress(OSError, ValueError):  # not both are files
+            if place is not None and os.path.samefile(file, Path(place).expanduser()):  # noqa: PTH121 - raises of both
+                raise AutotlError(f"{file} is read, and would be replaced. Give another name: --csv predictions.csv")
 
 
 class CsvFile:
@@ -81,7 +86,7 @@ class CsvFile:
     """
 
     def __init__(self, file: Path, top: int, more: Sequence[str] = ()):
-        refuse_folder(file)
+        require_target(file)
         self.file, self.part = file, file.with_name(file.name + ".part")
         try:
             self.stream = self.part.open("w", newline="", encoding="utf-8", errors="surrogateescape")

@@ -54,7 +54,7 @@ class Figure:
     svg: str
     """An `<svg>` element, whose texts are escaped. See `autotl.page.charts`."""
     alt: str
-    """The same in words, for whoever doesn't see it."""
+    """Text alternative: the figure in words, for screen readers."""
     caption: str = ""
     wide: bool = False
     """Whether it takes the page's whole width."""

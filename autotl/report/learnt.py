@@ -228,10 +228,10 @@ def blocks_figure(search: SearchRecord) -> Figure | None:
         return None
     values = [[best(cells[name, count]) if (name, count) in cells else None for count in counts] for name in names]
     svg = matrix(names, [str(c) for c in counts], values, "{:.3f}", labels=("unfrozen blocks →", ""))
-    told = "; ".join(f"{name} with {count}: {best(scores):.3f}" for (name, count), scores in sorted(cells.items()))
+    summary = "; ".join(f"{name} with {count}: {best(scores):.3f}" for (name, count), scores in sorted(cells.items()))
     return Figure(
         svg,
-        f"Best validation score by backbone and number of unfrozen blocks: {told[:800]}",
+        f"Best validation score by backbone and number of unfrozen blocks: {summary[:800]}",
         "Best validation score by backbone (rows) and number of unfrozen blocks (columns); 0 is a frozen network.",
     )
 
@@ -263,10 +263,10 @@ def frontier_figure(search: SearchRecord) -> Figure | None:
         for s in series
     ]
     best = max if search.metric.greater_is_better else min
-    told = "; ".join(f"{s.name}: best {best(s.y):.3f}" for s in series)
+    summary = "; ".join(f"{s.name}: best {best(s.y):.3f}" for s in series)
     return Figure(
         curves(shown, ("seconds of a trial, logarithmic", f"validation {search.metric.name}"), y=limits, log=True),
-        f"Score against seconds of each trial, by strategy. {told}.",
+        f"Score against seconds of each trial, by strategy. {summary}.",
         "What a trial cost and what it was worth, by strategy.",
     )
 

@@ -36,11 +36,11 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     shades = shown / np.maximum(shown.sum(1, keepdims=True), 1)
     off = counts.copy()
     np.fill_diagonal(off, 0)
-    told = "; ".join(f"{classes[i]} as {classes[j]}: {n}" for n, i, j in _pairs(counts)[:5])
+    summary = "; ".join(f"{classes[i]} as {classes[j]}: {n}" for n, i, j in _pairs(counts)[:5])
     return Figure(
         matrix(names, names, shown.tolist(), labels=("predicted →", "true ↓"), shades=shades.tolist(), diagonal=True),
         f"Confusion matrix of {len(classes)} classes: {counts.trace():,} of {counts.sum():,} images are right. "
-        f"Most frequent confusions: {told or 'none'}.",
+        f"Most frequent confusions: {summary or 'none'}.",
         "Rows are the true classes, columns the predicted ones; green is right, red is wrong, stronger is more."
         + ("" if len(classes) <= NAMED_CLASSES else " Classes that are confused with each other lie side by side."),
         wide=len(classes) > 6,
@@ -117,12 +117,12 @@ def mistakes_section(search: SearchRecord) -> Sequence[Element]:
         elements: list[Element] = [Text(f"None of the {len(labels):,} {name} images gets a wrong class.")]
     else:
         among = f" in a sample of {MAX_BASE:,}" if search.is_sampled else ""
-        told = (
+        summary = (
             f"{wrong:,} of {len(labels):,} {name} images get a wrong class. These are the ones that the model is "
             f"surest of; beside each are the training images{among} that are most like it. A neighbour of another "
             "class shows what misled the model, or a label to look at."
         )
-        elements = [Text(told), _gallery(search, held_out, worst[:UNFOLDED])]
+        elements = [Text(summary), _gallery(search, held_out, worst[:UNFOLDED])]
         if len(worst) > UNFOLDED:
             more = _gallery(search, held_out, worst[UNFOLDED:])
             elements.append(Fold(f"{len(more.cards)} more {name} images", (more,)))

@@ -24,7 +24,8 @@ from autotl.registry import Registry
 from autotl.report.held_out import HeldOut
 from autotl.report.recorded import RecordedFeatures, nearest
 from autotl.report.thumbnails import Thumbnails
-from autotl.study.study import FOLD_FILE, TrialAttribute
+from autotl.study.fold_file import read_fold_file
+from autotl.study.study import TrialAttribute
 
 __all__ = ["KNN_NEIGHBOURS", "SearchRecord"]
 
@@ -112,10 +113,11 @@ class SearchRecord:
         of_fold, found = self.split.development_folds, {}
         for trial in self.complete:
             try:
-                array = np.load(self.folder / "trials" / f"{trial.number:05}" / FOLD_FILE, allow_pickle=False)
+                folder = self.folder / "trials" / f"{trial.number:05}"
+                array = read_fold_file(folder, (len(of_fold), len(self.classes)))
             except (OSError, ValueError):
                 continue
-            if array.shape == (len(of_fold), len(self.classes)) and np.isfinite(array[of_fold == 0]).all():
+            if np.isfinite(array[of_fold == 0]).all():
                 found[trial.number] = array.astype(np.float64)
         return found
 

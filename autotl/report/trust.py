@@ -38,10 +38,10 @@ def calibration_figure(probabilities: np.ndarray, labels: np.ndarray) -> tuple[F
         y=(low, 1.0),
         diagonal=True,
     )
-    told = "; ".join(f"at {a:.2f}, {b:.2f} right" for a, b in zip(mean, share, strict=True))
+    summary = "; ".join(f"at {a:.2f}, {b:.2f} right" for a, b in zip(mean, share, strict=True))
     return Figure(
         svg,
-        f"Predicted probability against the share that is right: {told}.",
+        f"Predicted probability against the share that is right: {summary}.",
         "On the dashed line a probability of 0.8 is right in 8 of 10 images.",
     ), error
 

@@ -36,7 +36,7 @@ def write_report(search: SearchRecord, log: Callable[[str], None] = lambda line:
     which are missing.
 
     Args:
-        log: is told of sections that failed.
+        log: called with a warning for each section that failed.
     """
     built: dict[str, list[Element]] = {}
     late: list[str] = []

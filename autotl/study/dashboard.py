@@ -26,11 +26,16 @@ SANDBOX = (
 
 HOSTS = {"127.0.0.1", "localhost"}
 READING = {"GET", "HEAD"}
+CONDITIONS = {"HTTP_IF_MODIFIED_SINCE", "HTTP_IF_NONE_MATCH", "HTTP_IF_RANGE", "HTTP_RANGE"}
 REPORT_FILE = "report.html"
-SANDBOX = (
-    "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-)
-"""Policy of a file in a study's folder, which may be a stranger's: it can't act as the dashboard, nor load anything."""
+CHANGING = ("AddBox", "Delete", "DriveFileRenameOutline", "Edit", "StopCircle")
+"""Icons (of Material UI, which names them in the page) on the buttons that create, delete, rename, edit and fail."""
+HIDE_CHANGING = (
+    "<style>"
+    + ", ".join(f'button:has([data-testid="{icon}Icon"])' for icon in CHANGING)
+    + ', .MuiCard-root:has(input[type="file"]):not(:has(.MuiCard-root)) { display: none !important }</style>'
+).encode()
+"""In the head of a read-only dashboard's page: these buttons, and the card that takes files, are not shown."""
 
 
 class DashboardServer(ThreadingMixIn, WSGIServer):
@@ -102,7 +107,23 @@ class _Guard:
             return self._report(path, start_response)
         if path.startswith("/artifacts/"):
             return self.application(environ, _sandboxed(start_response))
+        if self.read_only and (path == "/dashboard" or path.startswith("/dashboard/")):
+            return self._read_only_page(environ, start_response)
         return self.application(environ, start_response)
+
+    def _read_only_page(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        """The dashboard's page without the buttons that this server would refuse."""
+        started: list[tuple[str, list[tuple[str, str]]]] = []
+        # whole, and not the copy that a browser has kept of a dashboard that may change the study
+        asked = {key: value for key, value in environ.items() if key not in CONDITIONS}
+        parts = self.application(asked, lambda status, headers, *more: started.append((status, headers)))
+        content = b"".join(parts).replace(b"</head>", HIDE_CHANGING + b"</head>", 1)
+        getattr(parts, "close", lambda: None)()
+        status, headers = started[0]
+        replaced = {"content-length", "cache-control", "last-modified", "etag", "accept-ranges"}
+        own = [("Content-Length", str(len(content))), ("Cache-Control", "no-store")]
+        start_response(status, [*((name, value) for name, value in headers if name.lower() not in replaced), *own])
+        return [content]
 
     def _report(self, path: str, start_response: Callable[..., Any]) -> list[bytes]:
         """The report of the study that the path names, or of the only one."""
@@ -153,8 +174,8 @@ def dashboard_server(
 
     Args:
         folder: a study's folder; or those of several, which are shown side by side and can't be changed.
-        read_only: refuse all requests that could change the study.
-        log: is told which of several studies can't be read.
+        read_only: refuse all requests that could change the study, and hide the buttons that send them.
+        log: called with a line for each of several studies that can't be read.
 
     Raises:
         AutotlError: optuna-dashboard isn't installed, the journal can't be read, or the port is in use.

@@ -1,5 +1,6 @@
 """What a coordinator needs of a study's trials: a small interface that tests and simulations implement in memory."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,9 +9,19 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autotl.config import Limits
 from autotl.study.study import StudyDeleted, TrialAttribute
 
-__all__ = ["StudyTrials", "Trials"]
+__all__ = ["StudyTrials", "Trials", "rank"]
+
+
+def rank(trial: FrozenTrial, limits: Limits, *, maximize: bool) -> tuple[bool, float, float, int]:
+    """Sorts complete trials, the best first: those within the limits, by score, of equal scores by log loss, then by
+    number. A log loss that is missing, NaN or no number at all, as a stranger's journal may have it, comes last."""
+    loss = trial.user_attrs.get("log_loss")
+    loss = float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else math.inf
+    value = (trial.value or 0.0) * (-1.0 if maximize else 1.0)
+    return not limits.keeps(trial.user_attrs), value, loss, trial.number
 
 
 class Trials(Protocol):

@@ -11,7 +11,7 @@ __all__ = ["ScriptedLauncher", "VirtualClock"]
 
 
 class VirtualClock:
-    """A clock (`autotl.clock.Clock`) on which time passes only when somebody waits."""
+    """A clock (`autotl.clock.Clock`) on which time passes only while a caller waits."""
 
     def __init__(self, time: float = 1000.0):
         self.time = time

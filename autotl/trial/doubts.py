@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autotl.data.splits import units_of
 from autotl.errors import AutotlError
 from autotl.model.doubt import Doubt, fit_familiar
 from autotl.model.member import Member
-from autotl.trial.out_of_fold import units_of
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import Log
 

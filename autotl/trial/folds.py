@@ -20,7 +20,7 @@ from autotl.trial.state import WorkerState
 from autotl.trial.training import train
 from autotl.workers.messages import Activity
 
-__all__ = ["OutOfFold", "calibrated", "fit_folds", "predicted"]
+__all__ = ["OutOfFold", "calibrated", "fit_folds", "predicted", "train_on"]
 
 FOLDS_TIME_SHARE = 0.25
 """Share of the remaining time that the folds of one trial may take beside the first one."""
@@ -79,7 +79,7 @@ def fit_folds(
     at_once = num_folds > 1 and head.type == "estimator" and head.predicts_folds
     if at_once:
         everything = replace(split, train=development)
-        result = _train_on(state, everything, recipe, time_budget, report, of_fold=of_fold)
+        result = train_on(state, everything, recipe, time_budget, report, of_fold=of_fold)
         out_of_fold[:] = result.probabilities
         done, fit_seconds = num_folds, seconds()
     else:
@@ -97,7 +97,7 @@ def fit_folds(
         state.send(Activity(f"fold {done + 1} of {num_folds}"))
         try:
             # what was decided by the scores of the first fold holds for the others
-            fitted = _train_on(state, split.of_fold(done), result.recipe, math.inf, _ignore, result.best_epoch)
+            fitted = train_on(state, split.of_fold(done), result.recipe, refit_epochs=result.best_epoch)
         except (OutOfTime, StoreTimeout):
             break
         out_of_fold[of_fold == done] = fitted.probabilities
@@ -114,19 +114,27 @@ def predicted(state: WorkerState, out_of_fold: np.ndarray) -> tuple[np.ndarray, 
     return state.labels("development")[rows], out_of_fold[rows]
 
 
-def _train_on(
+def _ignore(fraction: float, score: float) -> None:
+    """Progress within a fold is no step of the trial's."""
+
+
+def train_on(
     state: WorkerState,
     split: Split,
     recipe: Recipe,
-    time_budget: float,
-    report: Report,
+    time_budget: float = math.inf,
+    report: Report = _ignore,
     refit_epochs: int | None = None,
     of_fold: np.ndarray | None = None,
 ) -> Result:
-    """Train a recipe on recorded features with another split of the development images."""
+    """Train a recipe with another split of the state's images. For the other arguments see `train`."""
     state = replace(state, context=replace(state.context, split=split))
-    features = _Features(state.extractor.of(state.registry.backbone(recipe.backbone)), split)
-    return train(state, recipe, time_budget, report, refit_epochs, features=features, folds=of_fold)
+    if state.registry.strategy(recipe.strategy).cross_validated:
+        features = _Features(state.extractor.of(state.registry.backbone(recipe.backbone)), split)
+        return train(state, recipe, time_budget, report, refit_epochs, features=features, folds=of_fold)
+    # what stays in an accelerator's memory is kept by the name of a subset, which has other images now
+    state = replace(state, extractor=replace(state.extractor, split=split, resident=None))
+    return train(state, recipe, time_budget, report, refit_epochs, folds=of_fold)
 
 
 @dataclass(frozen=True)
@@ -153,7 +161,3 @@ def calibrated(uncalibrated: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
         logits = np.maximum(np.log(uncalibrated), MISSING)
     temperature = fit_temperature(logits, labels)
     return probabilities(logits, temperature), temperature
-
-
-def _ignore(fraction: float, score: float) -> None:
-    """Progress within a fold is no step of the trial's."""

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from autotl.config import Limits
 from autotl.escaping import csv_cell
 from autotl.model.costs import COSTS
 from autotl.study.study import TrialAttribute
+from autotl.study.trials import rank
 
 __all__ = ["frontier", "leaderboard", "write_leaderboard"]
 
@@ -28,27 +28,17 @@ MAX_FRONTIER = 4
 def leaderboard(
     study: optuna.Study, metrics: Collection[str], limits: Limits, members: Collection[int]
 ) -> list[dict[str, Any]]:
-    """A row for each complete trial, best first: those within the limits, by score, then by log loss.
-
-    A trial without a log loss comes after those of equal score that have one.
+    """A row for each complete trial, best first, see `autotl.study.trials.rank`.
 
     Args:
         metrics: names of the scores that get a column each.
         members: numbers of the trials that the model is made of.
     """
-    sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
-
-    def rank(trial: FrozenTrial) -> tuple[bool, float, float, int]:
-        loss = trial.user_attrs.get("log_loss")
-        exceeds = not limits.keeps(trial.user_attrs)
-        return exceeds, sign * (trial.value or 0.0), math.inf if loss is None else loss, trial.number
-
+    maximize = study.direction == StudyDirection.MAXIMIZE
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     costs = _costs(complete)
-    return [
-        _row(place, trial, metrics, limits, members) | costs[trial.number]
-        for place, trial in enumerate(sorted(complete, key=rank), 1)
-    ]
+    ranked = sorted(complete, key=lambda trial: rank(trial, limits, maximize=maximize))
+    return [_row(place, trial, metrics, limits, members) | costs[trial.number] for place, trial in enumerate(ranked, 1)]
 
 
 def _costs(trials: Collection[FrozenTrial]) -> dict[int, dict[str, Any]]:

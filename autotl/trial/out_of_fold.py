@@ -1,32 +1,20 @@
 """Out-of-fold probabilities: each image is predicted by a fit that saw neither it nor what belongs to it."""
 
-import math
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from autotl.data.dataset import ImageDataset
-from autotl.data.splits import connect
+from autotl.data.folds import stratified_folds
+from autotl.data.splits import units_of
 from autotl.recipe import Recipe
+from autotl.trial.folds import train_on
 from autotl.trial.state import WorkerState
-from autotl.trial.training import train
 
-__all__ = ["cross_predict", "fold_numbers", "out_of_fold", "units_of"]
+__all__ = ["cross_predict", "fold_numbers", "out_of_fold"]
 
 NUM_FOLDS = 5
-
-
-def units_of(dataset: ImageDataset, images: np.ndarray) -> np.ndarray:
-    """int64 [n]: one number for all images that are of one group, of the same bytes or near-duplicates, or connected by
-    a chain of these.
-
-    Args:
-        images: indices into the dataset.
-    """
-    ids = (dataset.digests, dataset.groups, *([dataset.lookalikes] if dataset.lookalikes else []))
-    return connect(len(images), *(np.asarray(values)[images] for values in ids))
 
 
 def fold_numbers(dataset: ImageDataset, images: np.ndarray, seed: int, num_folds: int = NUM_FOLDS) -> np.ndarray:
@@ -36,19 +24,7 @@ def fold_numbers(dataset: ImageDataset, images: np.ndarray, seed: int, num_folds
     Args:
         images: indices into the dataset.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    units = units_of(dataset, images)
-    labels, folds = dataset.labels[images], np.zeros(len(images), np.int64)
-    number = min(num_folds, len(np.unique(units)), int(np.bincount(labels).max(initial=0)))
-    if number < 2:
-        return folds
-    with warnings.catch_warnings():  # of classes with fewer images than folds
-        warnings.simplefilter("ignore")
-        splitter = StratifiedGroupKFold(number, shuffle=True, random_state=seed % 2**32)
-        for fold, (_, held_out) in enumerate(splitter.split(labels, labels, units)):
-            folds[held_out] = fold
-    return folds
+    return stratified_folds(dataset.labels[images], units_of(dataset, images), num_folds, seed)
 
 
 def cross_predict(folds: np.ndarray, predict: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
@@ -79,11 +55,6 @@ def out_of_fold(state: WorkerState, recipe: Recipe, images: np.ndarray, epochs: 
 
     def predict(train_rows: np.ndarray, held_out: np.ndarray) -> np.ndarray:
         split = replace(state.context.split, train=images[train_rows], validation=images[held_out])
-        fold = replace(
-            state,
-            context=replace(state.context, split=split),
-            extractor=replace(state.extractor, split=split),
-        )
-        return train(fold, recipe, math.inf, lambda fraction, score: None, epochs).probabilities
+        return train_on(state, split, recipe, refit_epochs=epochs).probabilities
 
     return cross_predict(fold_numbers(state.context.dataset, images, state.context.config.seed), predict)

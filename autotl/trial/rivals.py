@@ -8,8 +8,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotl.metrics import Metric, log_loss
 from autotl.recipe import Recipe
+from autotl.study.fold_file import read_fold_file
 from autotl.study.pairs import NUM_TUNED_PAIRS
-from autotl.study.study import FOLD_FILE, TrialAttribute
+from autotl.study.study import TrialAttribute
 from autotl.trial.folds import calibrated
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import member_folder
@@ -59,10 +60,9 @@ def read_out_of_fold(state: WorkerState, number: int) -> np.ndarray | None:
     be read."""
     shape = len(state.context.split.development), len(state.context.dataset.classes)
     try:
-        array = np.load(member_folder(state.context.folder, number) / FOLD_FILE, allow_pickle=False)
+        return read_fold_file(member_folder(state.context.folder, number), shape)
     except (OSError, ValueError):
         return None
-    return array if array.shape == shape else None
 
 
 def _best_of_kind(study: optuna.Study, complete: Iterable[FrozenTrial], recipe: Recipe) -> FrozenTrial | None:

@@ -13,7 +13,8 @@ from autotl.model.costs import Part, total_costs
 from autotl.model.ensemble import select
 from autotl.model.manifest import read_member_manifest
 from autotl.model.member import Member, load_member
-from autotl.study.study import FOLD_FILE, TrialAttribute
+from autotl.study.fold_file import read_fold_file
+from autotl.study.study import TrialAttribute
 from autotl.trial.costs import networks_of, size_of
 from autotl.trial.folds import predicted
 from autotl.trial.state import WorkerState
@@ -96,13 +97,12 @@ def kept_candidates(state: WorkerState) -> list[Candidate]:
 
 def _read_candidate(state: WorkerState, folder: Path) -> Candidate:
     manifest = read_member_manifest(folder)
-    out_of_fold = np.load(folder / FOLD_FILE, allow_pickle=False)
     shape = len(state.context.split.development), len(state.context.dataset.classes)
-    if out_of_fold.shape != shape or manifest.validation is None:
-        raise ValueError(f"its out-of-fold probabilities have the shape {out_of_fold.shape}, not {shape}")
-    rows = ~np.isnan(out_of_fold[:, 0])
-    if not np.isfinite(out_of_fold[rows]).all() or not rows[state.context.split.development_folds == 0].all():
-        raise ValueError("its probabilities are not finite")
+    out_of_fold = read_fold_file(folder, shape)
+    if manifest.validation is None:
+        raise ValueError("it has no score")
+    if np.isnan(out_of_fold[state.context.split.development_folds == 0]).any():
+        raise ValueError("it hasn't predicted all validation images")
     return Candidate(
         folder=folder,
         number=manifest.trial,

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 from label_errors import predict_out_of_fold, recorded
 
+from autotl.data.splits import units_of
 from autotl.heads.calibration import fit_temperature
 from autotl.heads.inference import logits, probabilities
 from autotl.model.doubt import Doubt, decide, fit_familiar
 from autotl.registry import load_registry
-from autotl.trial.out_of_fold import fold_numbers, units_of
+from autotl.trial.out_of_fold import fold_numbers
 
 RISKS = (0.01, 0.05, 0.1)
 COVERAGE, UNKNOWN_AT = 0.9, 0.02

@@ -23,6 +23,10 @@ from autotl.registry import Registry, load_registry
 __all__ = ["WORKS", "Ground", "Row", "at_least", "at_most", "seconds", "whole", "work"]
 
 
+OF_IMAGES = ("paths", "digests", "subsets", "groups", "times", "lookalikes")
+"""Fields of a data set with a value for each image."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the table. `naive` and `ratio` are None where there is nothing to compare with."""
@@ -86,10 +90,7 @@ class Ground:
             self._datasets[location] = replace(
                 dataset,
                 labels=dataset.labels[few],
-                **{
-                    name: tuple(getattr(dataset, name)[i] for i in few)
-                    for name in ("paths", "digests", "subsets", "groups")
-                },
+                **{name: tuple(values[i] for i in few) for name in OF_IMAGES if (values := getattr(dataset, name))},
             )
         return self._datasets[location]
 

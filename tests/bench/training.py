@@ -121,14 +121,19 @@ def views(ground: Ground) -> list[Row]:
     head = ground.registry.head("linear")
     params = {**strategy.defaults(head), "policy": "dihedral", "views": VIEWS, "levels": "last"}
 
+    def trial(extractor: FeatureExtractor, seed: int, **changed: Any) -> None:
+        recipe = Recipe(ground.backbone.name, strategy.name, head.name, seed, {**params, **changed}, head.defaults())
+        strategy.fit(recipe, _task(ground, extractor), "cpu", lambda fraction, score: None)
+
     def trials(extractor: FeatureExtractor) -> None:
         for seed in range(VIEW_TRIALS):
-            recipe = Recipe(ground.backbone.name, strategy.name, head.name, seed, params, head.defaults())
-            strategy.fit(recipe, _task(ground, extractor), "cpu", lambda fraction, score: None)
+            trial(extractor, seed)
 
     with ground.scratch() as folder:
-        plain = ground.made_ready(dataset, split, folder / "plain").of(ground.backbone)
-        extraction = seconds(lambda: [plain.levels(part, "last") for part in ("train", "validation")])
+        plain = ground.made_ready(dataset, split, folder / "plain")
+        features = plain.of(ground.backbone)
+        extraction = seconds(lambda: [features.levels(part, "last") for part in ("train", "validation")])
+        trial(plain, 0, policy="none")  # what a process's first head imports is no extraction
         extractor = ground.made_ready(dataset, split, folder / "views")
         everything = seconds(lambda: trials(extractor))
         heads = seconds(lambda: trials(extractor))

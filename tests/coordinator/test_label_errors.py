@@ -38,7 +38,7 @@ def begun(patches, tiny, registry, tmp_path_factory):
 
     def begin(name, *recipes):
         config = StudyConfig(
-            data=str(manifest), name=name, output=output, devices="cpu", backbones=tiny("test_resnet").name,
+            data=str(manifest), name=name, output=output, devices="cpu", backbones=tiny("test_resnet").name, seed=1,
             without_plugins=["engines.openvino"],
         )  # fmt: skip
         config.folder.mkdir()

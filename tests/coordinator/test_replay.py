@@ -1,5 +1,6 @@
 """A replay finds its study and its images where they are now. Whole replays are in `test_search.py`."""
 
+import json
 import shutil
 
 import pytest
@@ -8,9 +9,12 @@ from optuna.trial import create_trial
 from autotl.config import StudyConfig
 from autotl.coordinator import setup
 from autotl.coordinator.replay import replay_trial
-from autotl.coordinator.setup import begin_study, prepare
+from autotl.coordinator.setup import begin_study, kept_config, prepare
 from autotl.devices import parse_devices
 from autotl.errors import AutotlError
+from autotl.folders import claim_cache
+from autotl.recipe import Recipe
+from autotl.study.study import TrialAttribute
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +24,10 @@ def searched(cells, registry, tmp_path_factory):
     config = StudyConfig(data=str(cells), name="cells", output=output, devices="cpu", backbones="efficientnet_lite0")
     config.folder.mkdir()
     context = prepare(config, registry, parse_devices("cpu"), lambda line: None)
-    begin_study(config, context, registry, None, lambda line: None).add_trial(create_trial(value=0.5))
+    study = begin_study(config, context, registry, None, lambda line: None)
+    study.add_trial(create_trial(value=0.5))
+    foreign = Recipe(f"resnet18@{output}/private.safetensors", "fast_extraction", "linear", 0)
+    study.add_trial(create_trial(value=0.9, user_attrs={TrialAttribute.RECIPE: foreign.to_dict()}))
     return config.folder
 
 
@@ -38,7 +45,7 @@ def prepared(monkeypatch):
 
 
 def test_a_trial_that_does_not_exist_is_an_error_before_the_images_are_read(searched, prepared):
-    with pytest.raises(AutotlError, match=r"Study 'cells' has no complete trial 7\. Complete trials: 0"):
+    with pytest.raises(AutotlError, match=r"Study 'cells' has no complete trial 7\. Complete trials: 0, 1"):
         replay_trial(searched, 7)
     assert prepared == []
 
@@ -76,3 +83,19 @@ def test_other_images_are_an_error_that_names_the_option(searched, cells, tmp_pa
     next((fewer / "defective").iterdir()).unlink()
     with pytest.raises(AutotlError, match=r"are not those that study 'cells' began with.*--data FOLDER"):
         replay_trial(searched, 0, data=str(fewer))
+
+
+def test_a_backbone_that_the_study_does_not_choose_from_is_not_loaded(searched):
+    with pytest.raises(AutotlError, match=r"Trial 1 .* was trained with the backbone 'resnet18@.*chooses from"):
+        replay_trial(searched, 1)
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_only_a_cache_is_used_as_the_cache_that_a_study_names(is_own, searched, tmp_path):
+    study, cache = shutil.copytree(searched, tmp_path / "study"), tmp_path / "project"
+    content = json.loads((study / "study.json").read_text())
+    (study / "study.json").write_text(json.dumps({**content, "cache": str(cache)}))
+    if is_own:
+        claim_cache(cache)
+    (cache / "features").mkdir(parents=True)  # as many projects have
+    assert (kept_config(study).cache == cache) is is_own

@@ -81,9 +81,10 @@ def test_two_causes_are_not(board):
     assert not scoreboard.hopeless
 
 
-def test_a_trial_without_log_loss_is_no_better_than_its_equals(board, tmp_path):
+@pytest.mark.parametrize("costs", [{}, {"log_loss": None}, {"log_loss": float("nan")}, {"log_loss": "a stranger's"}])
+def test_a_trial_without_log_loss_is_no_better_than_its_equals(costs, board, tmp_path):
     scoreboard, add = board()
-    add(0.5)
+    add(0.5, **costs)
     add(0.5, log_loss=0.4)
     assert kept(tmp_path) == [1]
     assert scoreboard.best.number == 1

@@ -189,7 +189,7 @@ NOT_LABELS = {
     "integers as objects": (np.array([0, 1], dtype=object), r"Unknown label type.*y\.astype\(str\)"),
     "integers and text as objects": (np.array([0, "a"], dtype=object), r"Unknown label type.*y\.astype\(str\)"),
     "decimals": ([decimal.Decimal("1.5"), decimal.Decimal(2)], r"Unknown label type.*y\[0\] is Decimal"),
-    "complex numbers": (np.array([0j, 1]), "Complex data not supported"),
+    "complex numbers": (np.array([0j, 1]), r"Complex data not supported \[0\.\+0\.j 1\.\+0\.j\] y\[0\]"),
     "records": (np.array([(1, 2)], dtype=[("a", int), ("b", int)]), "structured array"),
     "empty text": (["a", "", "b", " "], r"y has 2 empty labels \(text without a character\), at 1, 3"),
     "one missing label": (["a", None], r"y has 1 missing label \(None or NaN\), at 1: remove this image\."),

@@ -135,6 +135,8 @@ def test_a_share_of_one_percent_is_written_as_a_fraction(doubting, validation):
         lambda tensors: tensors.update({"correct": tensors["correct"][:-1]}),
         lambda tensors: tensors.update({"familiar.samples": np.full((4, 5), np.nan, np.float16)}),
         lambda tensors: tensors.update({"familiar.samples": tensors["familiar.samples"][0]}),
+        lambda tensors: tensors.update({"confidence": tensors["confidence"] * 3}),
+        lambda tensors: tensors.update({"familiar.distances": tensors["familiar.distances"][::-1].copy()}),
         lambda tensors: tensors.update({"surprise": np.zeros(1, np.float32)}),
     ],
 )

@@ -10,7 +10,7 @@ from PIL import Image
 
 from autotl.data.file_listing import FileListing
 from autotl.errors import AutotlError
-from autotl.model.file_prediction import CsvFile, best_classes, find_images, more_than
+from autotl.model.file_prediction import CsvFile, best_classes, find_images, more_than, require_target, unused_name
 
 
 def test_a_folder_yields_its_images_sorted_and_a_file_is_taken_whatever_its_extension(tmp_path: Path) -> None:
@@ -97,3 +97,22 @@ def test_a_folder_is_no_csv_file(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert not list(tmp_path.parent.glob("*.part"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_replaces_no_file(tmp_path):
+    (tmp_path / "photo.png").write_text("the user's")
+    (tmp_path / "photo-2.png").symlink_to("gone")
+    used = set()
+    names = [unused_name(tmp_path / "photo.png", used).name for _ in range(2)]
+    assert names == ["photo-3.png", "photo-4.png"]
+
+
+def test_a_csv_file_replaces_none_that_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "labels.csv").touch()
+    (tmp_path / "link.csv").symlink_to("labels.csv")
+    require_target(Path("new.csv"), "labels.csv", None, "elpv", "a\0b")
+    require_target(Path("labels.csv"), "new.csv")
+    for file, inputs in (("labels.csv", ["photos", tmp_path / "labels.csv"]), ("link.csv", ["./labels.csv"])):
+        with pytest.raises(AutotlError, match=r"is read, and would be replaced\. Give another name: --csv"):
+            require_target(Path(file), *inputs)

@@ -1,7 +1,5 @@
 """The report in Chromium, loaded once for all checks: what it asks for, how it looks at any width and by night."""
 
-import shutil
-
 import numpy as np
 import pytest
 
@@ -10,11 +8,7 @@ from autotl.registry import load_registry
 from autotl.report.write import write_report
 from autotl.testing.searches import CLASSES, finished_search
 
-CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromium-driver"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -29,24 +23,9 @@ def report(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(report):
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--window-size=1440,1000",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    driver.get(report.as_uri())
-    yield driver
-    driver.quit()
+def browser(report, chromium):
+    chromium.get(report.as_uri())
+    return chromium
 
 
 @pytest.fixture

@@ -28,6 +28,16 @@ def test_a_file_of_other_images_or_classes_is_not_used(tmp_path):
     assert load_test(tmp_path, DIGESTS, np.arange(8), 3) is None
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"x" * 100, None])
+def test_a_torn_file_is_not_used_nor_one_that_unpacks_to_more_than_it_takes(content, tmp_path):
+    save_test(tmp_path, TESTED, DIGESTS)
+    with np.load(tmp_path / TEST_FILE) as file:
+        np.savez_compressed(tmp_path / TEST_FILE, **dict(file.items()))
+    if content is not None:
+        (tmp_path / TEST_FILE).write_bytes(content)
+    assert load_test(tmp_path, DIGESTS, np.arange(8), 2) is None
+
+
 def test_a_pickle_is_not_loaded(tmp_path):
     np.savez(tmp_path / TEST_FILE, digests=np.array([{"a": 1}], dtype=object), allow_pickle=True)
     assert load_test(tmp_path, DIGESTS, np.arange(8), 2) is None

@@ -1,4 +1,4 @@
-"""Two thousand mutations of a model's pages and headers: each predicts the same, or is refused in words."""
+"""Two thousand mutations of a model's files: each answers the same, or is refused in words."""
 
 import io
 import json
@@ -22,9 +22,12 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "model"))
 from forging import seal
 
+from autotl.data.digests import DIGEST_BYTES
+from autotl.model.card import add_results
+
 N = 2000
 PER_PROCESS = 100
-SECONDS = 600
+SECONDS = 900
 GROWTH = 1 << 30
 HEADS = (
     "linear",
@@ -64,6 +67,7 @@ def valid_model(folder: Path) -> None:
 
     from autotl.backbones.graph_split import FeatureLevels, GraphSplit
     from autotl.backbones.timm import TimmBackbone
+    from autotl.model.doubt import Doubt, fit_familiar
     from autotl.model.image_model import ImageModel
     from autotl.model.member import Member
     from autotl.recipe import Recipe
@@ -92,9 +96,14 @@ def valid_model(folder: Path) -> None:
         tuned = {k: v for k, v in module.state_dict().items() if k.startswith("stages.3")} if name == "mlp" else None
         recipe = Recipe(backbone.name, "fine_tuning" if tuned else "fast_extraction", name, 1, {}, params)
         members.append(Member(recipe, Fitted("last", fitted, tuned), backbone.digest, 3, trial=trial))
-    ImageModel(("ants", "bees", "wasps"), members, {backbone.digest: backbone}, registry=registry).save(
-        folder / "model"
-    )
+    held_out = rng.dirichlet(np.ones(3), len(labels))
+    doubt = Doubt.of(held_out, labels, fit_familiar(features, np.arange(len(labels))), backbone.digest)
+    digests = frozenset(rng.bytes(DIGEST_BYTES).hex() for _ in labels)
+    model = ImageModel(("ants", "bees", "wasps"), members, {backbone.digest: backbone}, registry=registry)
+    model.doubt, model.trained_on = doubt, digests
+    model.save(folder / "model")
+    about = {"test": {"accuracy": 0.9, "n": 40}, "baseline": {"accuracy": 0.4}, "intervals": {}, "data": "insects"}
+    add_results(folder / "model", {**about, "images": {"train": 60, "test": 40}, "split": {"train": "0" * 16}})
 
 
 def places(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -190,18 +199,81 @@ def mutate_skops(file: Path, rng: np.random.Generator) -> None:
             packed.writestr(name, content)
 
 
+def mutate_tensors(file: Path, rng: np.random.Generator) -> None:
+    """Mutate the header, or numbers of the arrays, half of them to what no probability or distance is."""
+    if rng.random() < 0.5:
+        mutate_safetensors(file, rng)
+        return
+    content = bytearray(file.read_bytes())
+    first = 8 + struct.unpack("<Q", content[:8])[0]
+    for _ in range(int(rng.integers(1, 6))):
+        place = first + 4 * int(rng.integers((len(content) - first) // 4))
+        odd = struct.pack("<f", rng.choice([np.nan, np.inf, -np.inf, -1, 2, 1e38, 0]))
+        content[place : place + 4] = odd if rng.random() < 0.5 else rng.bytes(4)
+    file.write_bytes(content)
+
+
+def mutate_bytes(file: Path, rng: np.random.Generator) -> None:
+    """Overwrite, cut or lengthen; or put something else in the file's place."""
+    content, kind = bytearray(file.read_bytes()), int(rng.integers(6))
+    if kind == 0:
+        content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+    elif kind == 1:
+        del content[rng.integers(len(content)) :]
+    elif kind == 2:
+        content += rng.bytes(int(rng.integers(1, 10_000)))
+    elif kind == 3:
+        content = bytearray(TEXTS[rng.integers(len(TEXTS))].encode())
+    file.unlink()
+    if kind == 4:
+        file.mkdir()
+    elif kind == 5:
+        file.symlink_to("/etc/passwd")
+    else:
+        file.write_bytes(content)
+
+
+KINDS = {
+    "page": (mutate_page, 0.36),
+    "skops": (mutate_skops, 0.29),
+    "safetensors": (mutate_safetensors, 0.15),
+    "doubt": (mutate_tensors, 0.1),
+    "text": (mutate_bytes, 0.1),
+}
+"""How each kind of file is mutated, and how often."""
+
+
 def mutate(model: Path, rng: np.random.Generator) -> str:
     """Mutate one file of the model; returns what was mutated."""
-    heads = sorted(model.glob("members/*/head.skops"))
-    tensors = sorted(model.rglob("*.safetensors"))
     pages = [*model.glob("members/*/member.json"), *model.glob("backbones/*/config.json"), *[model / "model.json"] * 8]
-    kind, change = (("page", mutate_page), ("skops", mutate_skops), ("safetensors", mutate_safetensors))[
-        int(rng.choice([0, 1, 2], p=[0.45, 0.35, 0.2]))
-    ]
-    files = {"page": sorted(pages), "skops": heads, "safetensors": tensors}[kind]
-    file = files[rng.integers(len(files))]
-    change(file, rng)
+    files = {
+        "page": sorted(pages),
+        "skops": sorted(model.glob("members/*/head.skops")),
+        "safetensors": sorted([*model.glob("members/*/*.safetensors"), *model.glob("backbones/**/*.safetensors")]),
+        "doubt": [model / "doubt.safetensors"],
+        "text": [model / "trained_on.digests", model / "README.md"],
+    }
+    kind = str(rng.choice(list(KINDS), p=[share for _, share in KINDS.values()]))
+    file = files[kind][rng.integers(len(files[kind]))]
+    KINDS[kind][0](file, rng)
     return f"{kind} {file.relative_to(model)}"
+
+
+def answers(model: Any, picture: Image.Image) -> tuple[np.ndarray, list[Any]]:
+    """The probabilities of a picture [1, 3]; and whatever else depends on the files: decisions, and the digests."""
+    decisions = [
+        model.decide(picture, abstain_at=risk, unknown_at=0.05, coverage=coverage)[0]
+        for risk, coverage in ((0.05, 0.9), (0.4, 0.6))
+    ]
+    stated = [(d.label, d.answer, d.classes, None if d.likeness is None else round(d.likeness, 6)) for d in decisions]
+    return model.predict_proba(picture), [stated, sorted(model.trained_on)]
+
+
+def is_valid(answer: np.ndarray, stated: list[Any]) -> bool:
+    decisions, digests = stated
+    sums = answer.ndim == 2 and np.isfinite(answer).all() and abs(answer.sum() - 1) < 1e-6
+    likely = all(likeness is None or 0 <= likeness <= 1 for *_, likeness in decisions)
+    return bool(sums and likely and all(len(digest) == 2 * DIGEST_BYTES for digest in digests))
 
 
 def run(sound: Path, first: int) -> None:
@@ -217,7 +289,7 @@ def run(sound: Path, first: int) -> None:
     registry = load_registry(without=["engines.openvino"])
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
-    expected = load(sound, "cpu", registry).predict_proba(picture)
+    expected = answers(load(sound, "cpu", registry), picture)
     watched: dict[str, Any] = {"on": False, "events": [], "root": ""}
     libraries = tuple(
         os.path.realpath(p) for p in {*sys.path, sys.prefix, sys.base_prefix, "/proc", "/dev", "/sys"} if p
@@ -247,10 +319,9 @@ def run(sound: Path, first: int) -> None:
             print(json.dumps({"number": number, "what": what, "sealed": sealed}), flush=True)  # known if it crashes
             watched.update(on=True, events=[], root=os.path.realpath(place))
             try:
-                answer = load(model, "cpu", registry).predict_proba(picture)
-                valid = answer.ndim == 2 and np.isfinite(answer).all() and abs(answer.sum() - 1) < 1e-6
-                same = answer.shape == expected.shape and np.allclose(answer, expected, atol=1e-6)
-                how = "same" if same else "other" if valid else "invalid"
+                answer = answers(load(model, "cpu", registry), picture)
+                same = answer[0].shape == expected[0].shape and np.allclose(answer[0], expected[0], atol=1e-6)
+                how = "same" if same and answer[1] == expected[1] else "other" if is_valid(*answer) else "invalid"
             except AutotlError as error:
                 how = "refused" if str(error).isprintable() or "\x1b" not in str(error) else "unprintable"
             except Exception as error:
@@ -300,7 +371,7 @@ def mutations_of_a_model(folder: Path) -> Outcome:
     return Outcome(
         f"{N:,} mutations of a model of {len(HEADS)} heads: {dict(counts)}, {len(bad)} wrong; the largest "
         f"growth was {grown / 2**20:,.0f} MiB",
-        "each predicts the same or is refused in words (with digests that fit: or is another valid model); no crash, "
+        "each answers the same or is refused in words (with digests that fit: or is another valid model); no crash, "
         "no growth over 1 GiB, no file opened outside, no socket",
         not bad and sum(counts.values()) == N and grown < GROWTH,
     )
