@@ -27,6 +27,14 @@ def cache(tmp_path_factory):
         os.environ["AUTOTL_CACHE"] = before
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_boosting():
+    """Searches of the core's tests without the plugin of gradient boosting, which takes half of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOTL_PLUGINS", "no:gbdt")
+        yield
+
+
 @pytest.fixture(scope="session")
 def cells(tmp_path_factory):
     """Class folders with 60 functional and 60 defective solar cells."""
