@@ -39,6 +39,9 @@ MAX_SAMPLES = 1_000
 NEIGHBOURS = 3
 """The distance of an image is that of its third nearest training image, so that one odd image opens no door."""
 
+ASSURANCE = 0.9
+"""Probability with which a share of false alarms holds, over the choice of the training images."""
+
 
 @dataclass(frozen=True, eq=False)
 class Familiar:
@@ -48,8 +51,8 @@ class Familiar:
     samples: np.ndarray
     """float16 [m, num_features], of unit length."""
     distances: np.ndarray
-    """float32 [m], ascending: how far training images are from the others, each left out with all that belongs to
-    it."""
+    """float32 [units], ascending: how far training images are from the others, each left out with all that belongs to
+    it. One image of each unit: those of one are no independent measurements."""
 
     def likeness(self, features: np.ndarray) -> np.ndarray:
         """How usual images are: the share of training images that are as far from the others or farther, [n].
@@ -60,6 +63,19 @@ class Familiar:
         far = _distances(unit_length(features), self.samples.astype(np.float32))
         as_far = len(self.distances) - np.searchsorted(self.distances, far)
         return np.asarray((1 + as_far) / (1 + len(self.distances)))
+
+    def least_likeness(self, false_alarms: float) -> float:
+        """The likeness below which an image is unknown: with a probability of 90 % over the choice of the training
+        images, at most this share of all images like them is below (Vovk, Conditional Validity of Inductive Conformal
+        Predictors, ACML 2012). Where the training images are too few for that, it holds on average."""
+        from scipy.special import betainc
+
+        n = len(self.distances)
+        farthest = np.arange(1, n + 1)
+        exceeds = 1 - betainc(farthest, n + 1 - farthest, false_alarms)
+        holds = farthest[exceeds <= 1 - ASSURANCE]
+        number = holds[-1] if len(holds) else 1 / (n + 1) <= false_alarms
+        return float((number + 0.5) / (n + 1))
 
 
 def fit_familiar(features: np.ndarray, units: np.ndarray, seed: int = 0) -> Familiar:
@@ -72,7 +88,9 @@ def fit_familiar(features: np.ndarray, units: np.ndarray, seed: int = 0) -> Fami
     chosen = np.sort(np.random.default_rng(seed).permutation(len(features))[:MAX_SAMPLES])
     samples = unit_length(features[chosen]).astype(np.float16)
     rows = samples.astype(np.float32)
-    distances = np.sort(_distances(rows, rows, np.asarray(units)[chosen]))
+    own = np.asarray(units)[chosen]
+    first_of_unit = np.unique(own, return_index=True)[1]
+    distances = np.sort(_distances(rows, rows, own)[first_of_unit])
     return Familiar(samples, distances[np.isfinite(distances)].astype(np.float32))
 
 
@@ -191,8 +209,8 @@ def decide(
     answer = label
     if abstain_at is not None and probability < doubt.confidence_for(abstain_at):
         answer = "unsure"
-    if unknown_at is not None and likeness is not None and likeness < unknown_at:
-        answer = "unknown"
+    if unknown_at is not None and likeness is not None and doubt.familiar is not None:
+        answer = "unknown" if likeness < doubt.familiar.least_likeness(unknown_at) else answer
     classes: tuple[str, ...] = ()
     if coverage is not None:
         least = doubt.probability_for(coverage)
