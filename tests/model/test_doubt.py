@@ -19,13 +19,23 @@ def held_out(n=2000, seed=0):
 
 @pytest.mark.parametrize("risk", [0.01, 0.05, 0.1])
 def test_new_images_that_are_answered_hold_the_risk(risk):
-    doubt = Doubt.of(*held_out())
+    doubt = Doubt.of(*held_out(10_000))
     probabilities, labels = held_out(20_000, seed=1)
     answered = probabilities.max(1) >= doubt.confidence_for(risk)
     assert answered.any()
     wrong = probabilities.argmax(1)[answered] != labels[answered]
     assert wrong.mean() <= risk + 3 * np.sqrt(risk / 1000)
     assert doubt.answered_share(risk) == pytest.approx(answered.mean(), abs=0.05)
+
+
+def test_the_risk_holds_in_four_of_five_draws():
+    probabilities, labels = held_out(20_000, seed=1)
+    wrong, risks = probabilities.argmax(1) != labels, []
+    for seed in range(2, 42):
+        answered = probabilities.max(1) >= Doubt.of(*held_out(300, seed)).confidence_for(0.1)
+        risks.append(wrong[answered].mean())
+    assert np.mean(np.array(risks) <= 0.1) >= 0.7
+    assert np.mean(risks) > 0.04
 
 
 def test_too_few_images_promise_nothing():
