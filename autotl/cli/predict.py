@@ -60,6 +60,7 @@ def predict(
     A file that can't be decoded is skipped with a message. The exit code is 1 if a file that was typed is skipped, or
     if nothing was predicted.
     """
+    from autotl.cli.shares import share
     from autotl.config import find_model
     from autotl.data.file_listing import FileListing
     from autotl.model.device import take_device
@@ -68,7 +69,7 @@ def predict(
     from autotl.model.image_model import MAX_UNCOMPILED
 
     given = {"abstain_at": abstain_at, "unknown_at": unknown_at, "coverage": coverage}
-    wishes = {name: _share(name, text) for name, text in given.items() if text is not None}
+    wishes = {name: share(name, text) for name, text in given.items() if text is not None}
     listing = FileListing()
     # a wrong name is an error before torch is imported
     folder, images = find_model(model), find_images(places, listing)
@@ -138,20 +139,6 @@ def _quick(folder: Path, device: str, *, many: bool) -> "ExportedClassifier | No
     from autotl.registry import load_registry
 
     return find_export(folder, load_registry().exporters)
-
-
-def _share(name: str, text: str) -> float:
-    """A share such as "1%" or "0.01"."""
-    from autotl.errors import AutotlError
-
-    try:
-        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share < 1:
-        flag = "--" + name.replace("_", "-")
-        raise AutotlError(f"{flag} {text} is not a share between 0 % and 100 %: write {flag} 5%")
-    return share
 
 
 class Subset(StrEnum):
