@@ -135,7 +135,7 @@ def _drawn(images: list[Labelled]) -> list[Labelled]:
 
 def _require_precision(exporter: Exporter, precision: str) -> None:
     if precision not in exporter.precisions:
-        known = " or ".join(exporter.precisions)
+        known = " or ".join(filter(None, [", ".join(exporter.precisions[:-1]), exporter.precisions[-1]]))
         others = "" if "int8" in exporter.precisions else ". Type --to onnx or --to openvino for fp16 and int8"
         raise AutotlError(f"{exporter.name} is written in {known}, not in {precision!r}{others}.")
 

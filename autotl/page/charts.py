@@ -13,7 +13,7 @@ __all__ = ["Point", "Series", "bars", "curves", "matrix", "scatter", "standalone
 
 WIDTH = 360.0
 COLOURS = 10
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 10.0, 36.0
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 10.0, 10.0, 36.0
 CHARACTER = 6.0
 """Units that a character takes, on average."""
 
