@@ -118,7 +118,7 @@ def compare(model: ImageModel, names: Sequence[str], formats: Sequence[str], pat
             run = exporter.load(Path(folder))
             print(f"{to}: exported in {time.process_time() - started:.0f} CPU s", flush=True)
             answers = np.stack([run(np.array(decode(path, model.size_hint))[None])[0] for path in truth])
-        print(f"{'':42} largest  over {TOLERANCE:g}  equal classes")
+        print(f"{'':60} largest  over {TOLERANCE:g}  equal classes")
         every = [*names, "all averaged", "first half averaged", "second half averaged"]
         pairs = [
             np.concatenate([values, *(values[:, half].mean(1, keepdims=True) for half in _halves(len(names)))], 1)
@@ -130,7 +130,7 @@ def compare(model: ImageModel, names: Sequence[str], formats: Sequence[str], pat
             # a tie is no other answer
             best = given.argmax(1)
             same = (best == right.argmax(1)) | (right.max(1) - right[np.arange(len(best)), best] <= 2 * TOLERANCE)
-            print(f"  {name:40} {off.max():.1e}  {(off > TOLERANCE).sum():9}  {same.mean():.4f}", flush=True)
+            print(f"  {name:58} {off.max():.1e}  {(off > TOLERANCE).sum():9}  {same.mean():.4f}", flush=True)
             worst = int(off.argmax())
             if off[worst] > TOLERANCE:
                 print(f"    worst: {list(truth)[worst]}")
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--heads")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     arguments = parser.parse_args()
-    odd = [p for p in sorted(arguments.odd.iterdir()) if p.suffix not in (".csv", ".md")] if arguments.odd else []
+    odd = [p for p in sorted(arguments.odd.iterdir()) if p.suffix not in (".csv", ".md", "")] if arguments.odd else []
     pool = list(find_images(arguments.images, FileListing()))
     drawn = np.random.default_rng(0).permutation(len(pool))[: arguments.number - len(odd)]
     with tempfile.TemporaryDirectory() as scratch:
