@@ -4,7 +4,7 @@ import re
 
 from autotl.errors import AutotlError
 
-__all__ = ["csv_cell", "escape", "escape_lines", "escape_markdown", "require_utf8"]
+__all__ = ["csv_cell", "cut_middle", "escape", "escape_lines", "escape_markdown", "require_utf8"]
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
@@ -23,6 +23,15 @@ def escape_lines(text: object) -> str:
 def escape_markdown(text: object) -> str:
     """Text for a Markdown note: as `escape`, and without links, images, emphasis and HTML."""
     return re.sub(r"([\\`*\[\]<>&!|])", r"\\\1", escape(text))
+
+
+def cut_middle(text: str, length: int) -> str:
+    """`text` with at most `length` characters. What is left out is in the middle: names of one family differ at the
+    end."""
+    if len(text) <= length:
+        return text
+    end = max(0, length - 1) // 2
+    return text[: max(1, length - 1 - end)] + "…" + text[len(text) - end :]
 
 
 def csv_cell(value: object) -> object:

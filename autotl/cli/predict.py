@@ -144,22 +144,10 @@ def _quick(folder: Path, device: str, *, many: bool) -> "ExportedClassifier | No
 
 def wishes_of(abstain_at: str | None, unknown_at: str | None, coverage: str | None) -> dict[str, float]:
     """What `autotl.model.doubt.Doubts` takes, of the flags that were typed."""
+    from autotl.cli.shares import share
+
     given = {"abstain_at": abstain_at, "unknown_at": unknown_at, "coverage": coverage}
-    return {name: _share(name, text) for name, text in given.items() if text is not None}
-
-
-def _share(name: str, text: str) -> float:
-    """A share such as "1%" or "0.01"."""
-    from autotl.errors import AutotlError
-
-    try:
-        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share < 1:
-        flag = "--" + name.replace("_", "-")
-        raise AutotlError(f"{flag} {text} is not a share between 0 % and 100 %: write {flag} 5%")
-    return share
+    return {name: share(name, text) for name, text in given.items() if text is not None}
 
 
 class Subset(StrEnum):

@@ -1,7 +1,7 @@
 """The exporter contract: writes a model in a format that other programs run, and runs what it wrote."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -74,6 +74,8 @@ class Exporter(ABC):
     """What `pip install` needs to run the example; Pillow and NumPy are added."""
     tolerance: float = 1e-3
     """How far a probability may be from that of `ImageModel.predict_proba` in fp32."""
+    precisions: tuple[str, ...] = ("fp32",)
+    """Of "fp32", "fp16" and "int8": those that `export` (fp32) and `compress` (the others) write."""
 
     @abstractmethod
     def export(self, model: ExportedModel, folder: Path) -> None:
@@ -87,6 +89,21 @@ class Exporter(ABC):
     def load(self, folder: Path) -> Runtime | None:
         """What the folder's files compute, in the library that they are for. None where they are not a whole model: no
         probabilities can be compared then."""
+
+    def compress(self, exact: Path, folder: Path, precision: str, images: Sequence[np.ndarray]) -> None:
+        """Write the model again with smaller numbers, where `precisions` has more than "fp32". Only the networks need
+        them: resizing and heads are small, and lose more than they win.
+
+        Args:
+            exact: the folder that `export` wrote, which stays as it is.
+            folder: an empty folder for the files of the same names.
+            precision: "fp16" (weights in fp16, computed in fp32) or "int8" (weights and activations in 8 bits).
+            images: training images to find the ranges of activations with, each uint8 [height, width, 3].
+
+        Raises:
+            AutotlError: a library is missing; the message says what to type.
+        """
+        raise NotImplementedError(f"{self.name} states precisions, and has no compress()")
 
     @abstractmethod
     def example(self, model: ExportedModel, folder: Path) -> str:

@@ -5,8 +5,15 @@ from dataclasses import dataclass
 
 from autotl.escaping import escape_markdown
 from autotl.exports.base import ExportedModel, Exporter
+from autotl.exports.loss import Loss
 
 __all__ = ["Check", "export_card"]
+
+
+MEANING = {
+    "fp16": "The networks keep their weights in fp16.",
+    "int8": "The networks compute in int8, with the ranges that activations had on training images.",
+}
 
 
 @dataclass(frozen=True)
@@ -26,12 +33,28 @@ class Check:
         )
 
 
-def export_card(model: ExportedModel, exporter: Exporter, check: Check | None, versions: Mapping[str, str]) -> str:
-    """Markdown for people: what the files are, how to use them, and what they were checked with."""
-    lines = [f"# {escape_markdown(model.name)}, exported to {exporter.name}", ""]
+def export_card(
+    model: ExportedModel,
+    exporter: Exporter,
+    check: Check | None,
+    versions: Mapping[str, str],
+    loss: Loss | None = None,
+) -> str:
+    """Markdown for people: what the files are, how to use them, and what they were checked with.
+
+    Args:
+        check: of the export in fp32; `loss` is of one in fewer bits.
+    """
+    precision = f" in {loss.precision}" if loss else ""
+    lines = [f"# {escape_markdown(model.name)}, exported to {exporter.name}{precision}", ""]
     lines += [" ".join((exporter.__doc__ or "").split()).partition(". ")[0].rstrip(".") + ".", ""]
+    if loss:
+        lines += [f"{MEANING[loss.precision]} {loss.describe()}", ""]
+        lines += [f"| | fp32 | {loss.precision} |", "|---|---|---|"]
+        lines += [f"| {' | '.join(row)} |" for row in loss.rows()]
+        lines += [""]
     if check:
-        lines += [check.describe(), ""]
+        lines += [f"{'In fp32: ' if loss else ''}{check.describe()}", ""]
     lines += [
         f"`labels.txt` has the {len(model.classes):,} classes in the order of the probabilities, and `example.py` runs "
         f"without autotl: `pip install {exporter.requires} pillow numpy`, then `python example.py photo.jpg`.",

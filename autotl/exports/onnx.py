@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,10 +23,11 @@ MAX_BYTES = 1_900_000_000
 
 
 class OnnxExporter(Exporter):
-    """`model.onnx`, in fp32: `images`, uint8 [N, height, width, 3], to `probabilities`, float32 [N, num_classes]."""
+    """`model.onnx`: `images`, uint8 [N, height, width, 3], to `probabilities`, float32 [N, num_classes]."""
 
     name = "onnx"
     requires = "onnxruntime"
+    precisions = ("fp32", "fp16", "int8")
 
     def export(self, model: ExportedModel, folder: Path) -> None:
         import torch
@@ -59,6 +60,16 @@ class OnnxExporter(Exporter):
         session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
         return lambda images: np.asarray(session.run(None, {"images": images})[0])
 
+    def compress(self, exact: Path, folder: Path, precision: str, images: Sequence[np.ndarray]) -> None:
+        self._require()
+        from autotl.exports.onnx_precision import quantize, store_in_fp16
+
+        if precision == "fp16":
+            store_in_fp16(exact / FILE, folder / FILE)
+        else:
+            with _quiet():
+                quantize(exact / FILE, folder / FILE, images)
+
     def example(self, model: ExportedModel, folder: Path) -> str:
         return script(
             requires=self.requires,
@@ -76,8 +87,8 @@ class OnnxExporter(Exporter):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what PyTorch's exporter prints and warns of its own internals."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    """Without what PyTorch's exporter and ONNX Runtime's quantizer print and warn of their own internals."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", None)]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

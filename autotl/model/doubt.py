@@ -6,7 +6,7 @@ All three are calibrated on images that the model wasn't fitted on. What they ne
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,9 @@ RANGES = {
     **{"samples": (-1.001, 1.001), "distances": (0, 2.001)},
 }
 """The least and the largest value of each array, with room for rounding: probabilities, and points of unit length."""
+ASSURANCE, RISK_ASSURANCE = 0.9, 0.8
+"""Probability with which a share of false alarms, and a risk, hold over the choice of the images they are judged by.
+With 0.9 a risk of 1 % answers next to nothing below some thousand held-out images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +57,8 @@ class Familiar:
     samples: np.ndarray
     """float16 [m, num_features], of unit length."""
     distances: np.ndarray
-    """float32 [m], ascending: how far training images are from the others, each left out with all that belongs to
-    it."""
+    """float32 [units], ascending: how far training images are from the others, each left out with all that belongs to
+    it. One image of each unit: those of one are no independent measurements."""
 
     def likeness(self, features: np.ndarray) -> np.ndarray:
         """How usual images are: the share of training images that are as far from the others or farther, [n].
@@ -66,6 +69,19 @@ class Familiar:
         far = _distances(unit_length(features), self.samples.astype(np.float32))
         as_far = len(self.distances) - np.searchsorted(self.distances, far)
         return np.asarray((1 + as_far) / (1 + len(self.distances)))
+
+    def least_likeness(self, false_alarms: float) -> float:
+        """The likeness below which an image is unknown: with a probability of 90 % over the choice of the training
+        images, at most this share of all images like them is below (Vovk, Conditional Validity of Inductive Conformal
+        Predictors, ACML 2012). Where the training images are too few for that, it holds on average."""
+        from scipy.special import betainc
+
+        n = len(self.distances)
+        farthest = np.arange(1, n + 1)
+        exceeds = 1 - betainc(farthest, n + 1 - farthest, false_alarms)
+        holds = farthest[exceeds <= 1 - ASSURANCE]
+        number = holds[-1] if len(holds) else 1 / (n + 1) <= false_alarms
+        return float((number + 0.5) / (n + 1))
 
 
 def fit_familiar(features: np.ndarray, units: np.ndarray, seed: int = 0) -> Familiar:
@@ -78,7 +94,9 @@ def fit_familiar(features: np.ndarray, units: np.ndarray, seed: int = 0) -> Fami
     chosen = np.sort(np.random.default_rng(seed).permutation(len(features))[:MAX_SAMPLES])
     samples = unit_length(features[chosen]).astype(np.float16)
     rows = samples.astype(np.float32)
-    distances = np.sort(_distances(rows, rows, np.asarray(units)[chosen]))
+    own = np.asarray(units)[chosen]
+    first_of_unit = np.unique(own, return_index=True)[1]
+    distances = np.sort(_distances(rows, rows, own)[first_of_unit])
     return Familiar(samples, distances[np.isfinite(distances)].astype(np.float32))
 
 
@@ -133,13 +151,12 @@ class Doubt:
         return self.confidence[order], np.cumsum(1 - self.correct[order].astype(np.int64))
 
     def confidence_for(self, risk: float) -> float:
-        """The least probability of an answer, such that of the held-out images that reach it at most `risk` are wrong,
-        one more counted as wrong. Infinite where there is none: held-out images are too few or too hard."""
-        confidence, errors = self._errors
-        answered = np.arange(1, len(confidence) + 1)
-        last_of_its_value = np.append(confidence[1:] < confidence[:-1], True) if len(confidence) else np.empty(0, bool)
-        holds = np.flatnonzero(((errors + 1) / (answered + 1) <= risk) & last_of_its_value)
-        return float(confidence[holds[-1]]) if len(holds) else math.inf
+        """The least probability of an answer, such that at most `risk` of the answers are wrong: with 80 % confidence,
+        judged by the errors among the held-out images that reach it (Clopper and Pearson, Biometrika 1934; Geifman and
+        El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS 2017). The share of errors itself would be
+        too low, since the probability is chosen for it. Infinite where there is none: held-out images are too few or
+        too hard."""
+        return _confidence_for(self, risk)
 
     def answered_share(self, risk: float) -> float:
         """The share of held-out images that are answered at `risk`."""
@@ -152,6 +169,19 @@ class Doubt:
         n = len(self.of_label)
         left_out = n - math.ceil((n + 1) * coverage)
         return float(np.sort(self.of_label)[left_out]) if left_out >= 0 else 0.0
+
+
+@lru_cache(maxsize=8)
+def _confidence_for(doubt: Doubt, risk: float) -> float:
+    from scipy.special import betainc
+
+    confidence, errors = doubt._errors
+    answered = np.arange(1, len(confidence) + 1)
+    last_of_its_value = np.append(confidence[1:] < confidence[:-1], True) if len(confidence) else np.empty(0, bool)
+    # the probability of more errors than these among as many answers, each of which is wrong with probability `risk`
+    more = betainc(errors + 1, np.maximum(answered - errors, 1e-9), risk)
+    holds = np.flatnonzero((more >= RISK_ASSURANCE) & (errors < answered) & last_of_its_value)
+    return float(confidence[holds[-1]]) if len(holds) else math.inf
 
 
 @dataclass(frozen=True)
@@ -197,8 +227,8 @@ def decide(
     answer = label
     if abstain_at is not None and probability < doubt.confidence_for(abstain_at):
         answer = "unsure"
-    if unknown_at is not None and likeness is not None and likeness < unknown_at:
-        answer = "unknown"
+    if unknown_at is not None and likeness is not None and doubt.familiar is not None:
+        answer = "unknown" if likeness < doubt.familiar.least_likeness(unknown_at) else answer
     classes: tuple[str, ...] = ()
     if coverage is not None:
         least = doubt.probability_for(coverage)

@@ -7,13 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autotl.escaping import escape
+from autotl.escaping import cut_middle, escape
 
 __all__ = ["Point", "Series", "bars", "curves", "matrix", "scatter", "standalone"]
 
 WIDTH = 360.0
 COLOURS = 10
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 10.0, 36.0
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 10.0, 10.0, 36.0
 CHARACTER = 6.0
 """Units that a character takes, on average."""
 
@@ -48,15 +48,6 @@ def _text(value: object) -> str:
     from markupsafe import escape as escape_html
 
     return str(escape_html(escape(value)))
-
-
-def shorten(text: str, length: int) -> str:
-    """`text` with at most `length` characters. What is left out is in the middle: names of one family differ at the
-    end."""
-    if len(text) <= length:
-        return text
-    end = max(0, length - 1) // 2
-    return text[: max(1, length - 1 - end)] + "…" + text[len(text) - end :]
 
 
 def _style(colour: int, kind: str = "fill") -> str:
@@ -190,7 +181,7 @@ def curves(
     for number, name in enumerate(legend):
         left, top = LEFT + 155 * (number % 2), height + 14 + 15 * (number // 2)
         parts.append(f'<rect x="{left}" y="{top - 8}" width="9" height="9" style="{_style(number)}"/>')
-        parts.append(f'<text x="{left + 14}" y="{top}">{_text(shorten(name, 22))}</text>')
+        parts.append(f'<text x="{left + 14}" y="{top}">{_text(cut_middle(name, 22))}</text>')
     return _svg(height + (8 + 15 * rows if rows else 0), parts)
 
 
@@ -205,7 +196,7 @@ def bars(
         share = min(1.0, max(0.0, (value - low) / (top - low))) if math.isfinite(value) else 0.0
         shown = form.format(value) if math.isfinite(value) else "–"
         length = int((WIDTH - 14 - CHARACTER * len(shown)) / CHARACTER)
-        parts.append(f'<text x="2" y="{height + 11}">{_text(shorten(name, length))}</text>')
+        parts.append(f'<text x="2" y="{height + 11}">{_text(cut_middle(name, length))}</text>')
         parts.append(f'<text x="{WIDTH - 2}" y="{height + 11}" text-anchor="end">{_text(shown)}</text>')
         parts.append(f'<rect x="2" y="{height + 16}" width="{WIDTH - 4}" height="7" style="fill:var(--line)"/>')
         parts.append(
@@ -270,11 +261,11 @@ def matrix(
     if named:
         for i, name in enumerate(rows):
             y = head + i * tall + tall / 2 + 4
-            parts.append(f'<text x="{left - 5}" y="{y:.1f}" text-anchor="end">{_text(shorten(name, 16))}</text>')
+            parts.append(f'<text x="{left - 5}" y="{y:.1f}" text-anchor="end">{_text(cut_middle(name, 16))}</text>')
         for j, name in enumerate(columns):
             at = left + j * side + side / 2
             parts.append(
-                f'<text transform="translate({at + 3:.1f} {head - 5}) rotate(-50)">{_text(shorten(name, 12))}</text>'
+                f'<text transform="translate({at + 3:.1f} {head - 5}) rotate(-50)">{_text(cut_middle(name, 12))}</text>'
             )
     if labels[0]:
         parts.append(f'<text class="faint" x="{WIDTH - 4}" y="11" text-anchor="end">{_text(labels[0])}</text>')
@@ -307,6 +298,6 @@ def scatter(points: Sequence[Point], legend: Mapping[int, str], *, aspect: float
     for number, (colour, name) in enumerate(legend.items()):
         left, top = 8 + 184 * (number % 3), bottom + 20 * (number // 3)
         parts.append(f'<circle cx="{left + 5}" cy="{top - 5}" r="5" style="{_style(colour)}"/>')
-        parts.append(f'<text style="font-size:16px" x="{left + 16}" y="{top}">{_text(shorten(name, 19))}</text>')
+        parts.append(f'<text style="font-size:16px" x="{left + 16}" y="{top}">{_text(cut_middle(name, 19))}</text>')
     rows = math.ceil(len(legend) / 3)
     return _svg(bottom + 20 * rows, parts, width)

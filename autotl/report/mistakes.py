@@ -18,6 +18,7 @@ NEIGHBOURS = 3
 MANY_CLASSES = 25
 """Rows of the table of classes that are shown unfolded: the worst ones."""
 NAMED_CLASSES = 14
+SIMILAR = "Similar training image"
 SIDE, NEIGHBOUR_SIDE = 160, 96
 """Pixels of a thumbnail."""
 
@@ -116,13 +117,12 @@ def mistakes_section(search: SearchRecord) -> Sequence[Element]:
     if not wrong:
         elements: list[Element] = [Text(f"None of the {len(labels):,} {name} images gets a wrong class.")]
     else:
-        among = f" in a sample of {MAX_BASE:,}" if search.is_sampled else ""
-        summary = (
+        gallery = _gallery(search, held_out, worst[:UNFOLDED])
+        told = (
             f"{wrong:,} of {len(labels):,} {name} images get a wrong class. These are the ones that the model is "
-            f"surest of; beside each are the training images{among} that are most like it. A neighbour of another "
-            "class shows what misled the model, or a label to look at."
+            f"surest of{_beside(search, gallery)}."
         )
-        elements = [Text(summary), _gallery(search, held_out, worst[:UNFOLDED])]
+        elements = [Text(told), gallery]
         if len(worst) > UNFOLDED:
             more = _gallery(search, held_out, worst[UNFOLDED:])
             elements.append(Fold(f"{len(more.cards)} more {name} images", (more,)))
@@ -131,6 +131,18 @@ def mistakes_section(search: SearchRecord) -> Sequence[Element]:
         if len(worst):
             elements.append(Fold("Validation images, the worst first", (_gallery(search, validated, worst),)))
     return elements
+
+
+def _beside(search: SearchRecord, gallery: Gallery) -> str:
+    """What is said of the similar training images: none are known where the images have no recorded features, as in a
+    model whose networks are all fine-tuned."""
+    if not any(SIMILAR in picture.alt for card in gallery.cards for picture in card.pictures):
+        return ""
+    among = f" in a sample of {MAX_BASE:,}" if search.is_sampled else ""
+    return (
+        f"; beside each are the training images{among} that are most like it. A neighbour of another class shows what "
+        "misled the model, or a label to look at"
+    )
 
 
 def _worst(held_out: HeldOut, labels: np.ndarray) -> np.ndarray:
@@ -173,7 +185,7 @@ def _pictures(
     for other, cosine in similar:
         label = search.classes[int(search.dataset.labels[other])]
         if content := search.thumbnails.get(other, NEIGHBOUR_SIDE):
-            pictures.append(Picture(content, f"Similar training image of class {label}, cosine {cosine:.2f}", label))
+            pictures.append(Picture(content, f"{SIMILAR} of class {label}, cosine {cosine:.2f}", label))
     return tuple(pictures)
 
 

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from autotl.escaping import escape
+from autotl.escaping import cut_middle, escape
 from autotl.ui.rendering import MAX_WIDTH, format_clock, format_counts, format_duration, format_score
 
 __all__ = ["scores_table", "summary"]
@@ -20,6 +20,9 @@ MAX_TRIED = 4
 """Rows of each component in the table of what was tried."""
 WIDE = 100
 """Columns from which the leaderboard has the costs of its trials."""
+
+MAX_BACKBONE = 26
+"""Characters of a backbone's name in the leaderboard; longer ones are cut in the middle."""
 
 
 def summary(result: Mapping[str, Any], width: int = 80, rows: int = 8) -> RenderableType:
@@ -77,18 +80,21 @@ def _leaderboard(rows: Sequence[Mapping[str, Any]], metric: str, *, wide: bool) 
     table.add_column(Text(metric if len(metric) <= 8 else "score"), justify="right", no_wrap=True)
     if has_ties:
         table.add_column("log loss", justify="right", no_wrap=True)
-    for name in ("backbone", "strategy", "head"):  # these columns shrink on a narrow terminal
+    backbones = [cut_middle(escape(row["backbone"]), MAX_BACKBONE) for row in rows]
+    table.add_column("backbone", overflow="ellipsis", no_wrap=True)
+    for name in ("strategy", "head"):  # these columns shrink on a narrow terminal: their names differ at the beginning
         table.add_column(name, overflow="ellipsis")
     for name in (*(("ms", "MB") if has_costs else ()), "trial", "time"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row, value in zip(rows, values, strict=True):
+    for row, value, backbone in zip(rows, values, backbones, strict=True):
         costs = [_number(row.get("milliseconds")), _number(row.get("megabytes"))] if has_costs else []
         exceeds = not row.get("within_limits", True)
         table.add_row(
             str(row["rank"]),
             value,
             *([format_score(row.get("log_loss"))] if has_ties else []),
-            *(Text(escape(row[name])) for name in ("backbone", "strategy", "head")),
+            Text(backbone),
+            *(Text(escape(row[name])) for name in ("strategy", "head")),
             *costs,
             str(row["trial"]),
             format_duration(row["seconds"]),

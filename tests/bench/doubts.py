@@ -60,9 +60,10 @@ def main() -> None:
         sets_of = [decide(doubt, range(num_classes), row, None, coverage=COVERAGE).classes for row in answers]
         held = np.mean([label in chosen for label, chosen in zip(labels[test], sets_of, strict=True)])
         assert doubt.familiar is not None
-        alarms = (doubt.familiar.likeness(features[test, :OUTPUT]) < UNKNOWN_AT).mean()
+        least = doubt.familiar.least_likeness(UNKNOWN_AT)
+        alarms = (doubt.familiar.likeness(features[test, :OUTPUT]) < least).mean()
         found = {
-            other: (doubt.familiar.likeness(x[:MAX_OTHERS, :OUTPUT]) < UNKNOWN_AT).mean()
+            other: (doubt.familiar.likeness(x[:MAX_OTHERS, :OUTPUT]) < least).mean()
             for other, (_, x) in sets.items()
             if other != name
         }

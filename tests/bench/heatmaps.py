@@ -25,7 +25,7 @@ from autotl.model.member import Member
 from autotl.recipe import Recipe
 from autotl.registry import load_registry
 from autotl.strategies.base import Task
-from autotl.trial.runner import _calibrate
+from autotl.trial.folds import calibrated
 
 SHARE = 0.2
 DRAWS = 4
@@ -62,7 +62,7 @@ class Problem:
             {**implementation.defaults(spec), **levels, **params}, spec.defaults(),
         )  # fmt: skip
         result = implementation.fit(recipe, task, "cpu", lambda fraction, score: None)
-        _calibrate(result, task.validation_labels)
+        result.fitted.temperature = calibrated(result.probabilities, task.validation_labels)[1]
         return Member(result.recipe, result.fitted, self.backbone.digest, len(self.dataset.classes), trial=1)
 
     def model(self, *members: Member) -> ImageModel:

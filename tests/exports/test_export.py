@@ -6,14 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import autotl
 from autotl.errors import AutotlError, UnknownName
 from autotl.exports.base import Exporter
+from autotl.exports.graph import model_graph
+from autotl.exports.loss import answers, folder_size
 from autotl.exports.onnx import OnnxExporter
 from autotl.exports.openvino import OpenVinoExporter
 from autotl.exports.timm import TimmExporter
+from autotl.model.export_loss import choose_images
 from autotl.model.exporting import export_model
 
 FROZEN = ("test_resnet", "fast_extraction", "logistic_regression", {"levels": "last"})
@@ -23,15 +27,19 @@ BOOSTED = ("test_resnet", "fast_extraction", "hist_gradient_boosting", {"levels"
 TREES = ("test_resnet", "fast_extraction", "random_forest", {"levels": "stages"})
 
 
+def labelled(images):
+    return [(path, path.stem.partition("-")[0]) for path in images]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("exporter", "members"),
-    [(OnnxExporter(), (BOOSTED,)), (OpenVinoExporter(), (FROZEN, VIEWS, TUNED, TREES))],
+    [(OnnxExporter(), (FROZEN, BOOSTED)), (OpenVinoExporter(), (FROZEN, VIEWS, TUNED, TREES))],
     ids=["onnx", "openvino"],
 )
 def test_an_export_answers_as_the_model_does(exporter, members, model_of, images, tmp_path):
     model = model_of(*members)
-    exported = export_model(model, exporter, tmp_path / "out", images, "patches")
+    exported = export_model(model, exporter, tmp_path / "out", labelled(images), "patches")
     assert exported.check.equal == exported.check.images == len(images)
     assert {"labels.txt", "example.py", "README.md"} < set(exported.files)
     run = exporter.load(exported.folder)
@@ -48,10 +56,82 @@ def test_an_export_answers_as_the_model_does(exporter, members, model_of, images
     expected = [f"{path} {label}" for path, label in zip(images[:3], exact.predict(images[:3]), strict=True)]
     assert [line.rpartition(" ")[0] for line in done.stdout.splitlines()] == expected
 
+    if isinstance(exporter, OnnxExporter):
+        pixels = [np.array(Image.open(path).convert("RGB")) for path in images]
+        for precision in ("fp16", "int8"):
+            fewer = tmp_path / precision
+            fewer.mkdir()
+            exporter.compress(exported.folder, fewer, precision, pixels)
+            assert folder_size(fewer) < folder_size(exported.folder)
+            seen = answers((run, exporter.load(fewer)), pixels).probabilities
+            np.testing.assert_allclose(*seen, atol=0.01 if precision == "fp16" else 0.2)
+            assert (seen[0] != seen[1]).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_loss_of_fewer_bits_is_measured_and_in_the_card(precision, model_of, images, tmp_path):
+    model = model_of(FROZEN)
+    exported = export_model(
+        model, OpenVinoExporter(), tmp_path / "out", labelled(images), "patches", precision=precision, max_changed=0.5
+    )
+    loss = exported.loss
+    assert loss.size[1] < 0.8 * loss.size[0]
+    assert loss.largest > 0
+    assert loss.labelled == loss.images == (len(images) + 1) // 2
+    assert f"| | fp32 | {precision} |" in (exported.folder / "README.md").read_text()
+    assert "| accuracy | " in (exported.folder / "README.md").read_text()
+
+
+class Coarse(Exporter):
+    """Answers well in fp32, and always the first class in int8."""
+
+    name = "coarse"
+    precisions = ("fp32", "int8")
+
+    def export(self, model, folder):
+        self.graph = model_graph(model)
+
+    def compress(self, exact, folder, precision, images):
+        (folder / "model.bin").write_bytes(b"")
+
+    def load(self, folder):
+        if any(folder.iterdir()):
+            return lambda images: np.eye(3)[[0]]
+        return lambda images: self.graph(torch.from_numpy(images)).detach().numpy()
+
+    def example(self, model, folder):
+        return ""
+
+
+def test_fewer_bits_that_change_too_many_answers_are_refused_unless_asked_for(model_of, images, tmp_path):
+    model, target = model_of(FROZEN), tmp_path / "exports" / "coarse"
+    with pytest.raises(AutotlError, match=r"coarse in int8 isn't kept: of \d+ images .* --max-changed \d+%"):
+        export_model(model, Coarse(), target, labelled(images), "patches", precision="int8")
+    assert not list(tmp_path.rglob("*coarse*"))
+    kept = export_model(model, Coarse(), target, labelled(images), "patches", precision="int8", max_changed=0.99)
+    assert kept.loss.changed > 0
+    with pytest.raises(AutotlError, match=r"timm is written in fp32, not in 'int8'\. Type --to onnx"):
+        export_model(model, TimmExporter(), target, labelled(images), "patches", precision="int8")
+
+
+def test_images_that_trained_the_model_calibrate_and_others_measure(model_of, images):
+    from autotl.data.digests import digest_file
+
+    trained = images[::2]
+    model = replace(model_of(FROZEN), trained_on=frozenset(map(digest_file, trained)))
+    seen = choose_images(model, labelled(images), ())
+    assert (len(seen.calibration), len(seen.measured)) == (len(trained), len(images) - len(trained))
+    assert seen.held_out
+    assert seen.labels == [model.classes.index(name) for _, name in labelled(images)[1::2]]
+    alone = choose_images(model, labelled(trained), ())
+    assert not alone.held_out
+    assert len(alone.calibration) + len(alone.measured) == len(trained)
+
 
 def test_timm_reads_a_fine_tuned_network_with_its_linear_head(model_of, images, tmp_path):
     model = model_of(TUNED)
-    exported = export_model(model, TimmExporter(), tmp_path / "out", images, "patches")
+    exported = export_model(model, TimmExporter(), tmp_path / "out", labelled(images), "patches")
     assert exported.check.largest <= TimmExporter.tolerance
     assert {"config.json", "model.safetensors"} < set(exported.files)
 
@@ -59,7 +139,7 @@ def test_timm_reads_a_fine_tuned_network_with_its_linear_head(model_of, images, 
 def test_other_heads_are_left_out_of_timms_folder(model_of, images, tmp_path):
     import timm
 
-    exported = export_model(model_of(TREES), TimmExporter(), tmp_path / "out", images, "patches")
+    exported = export_model(model_of(TREES), TimmExporter(), tmp_path / "out", labelled(images), "patches")
     assert exported.check is None
     assert exported.notes
     network = timm.create_model(f"local-dir:{exported.folder}", pretrained=True)
@@ -85,21 +165,21 @@ def test_an_export_that_disagrees_is_not_left(model_of, images, tmp_path):
     with pytest.raises(
         AutotlError, match=r"export to broken isn't kept: for .*\.png it answers 'chelsea' with 1\.0000"
     ):
-        export_model(model_of(FROZEN), Broken(), tmp_path / "exports" / "broken", images, "patches")
+        export_model(model_of(FROZEN), Broken(), tmp_path / "exports" / "broken", labelled(images), "patches")
     assert not list(tmp_path.rglob("*broken*"))
 
 
 def test_random_views_are_exported_only_without_them(model_of, images, tmp_path):
     model = model_of(("test_resnet", "extract_augment", "linear", {"policy": "crop", "views": 1, "tta": True}))
     with pytest.raises(AutotlError, match=r"averages over 2 views .*--no-tta"):
-        export_model(model, OpenVinoExporter(), tmp_path / "out", images, "patches")
-    assert export_model(model, OpenVinoExporter(), tmp_path / "out", images, "patches", tta=False).check
+        export_model(model, OpenVinoExporter(), tmp_path / "out", labelled(images), "patches")
+    assert export_model(model, OpenVinoExporter(), tmp_path / "out", labelled(images), "patches", tta=False).check
 
 
 def test_a_folder_that_is_no_export_is_not_replaced(model_of, images, tmp_path):
     (tmp_path / "photo.txt").write_text("mine")
     with pytest.raises(AutotlError, match="is not an export of autotl"):
-        export_model(model_of(FROZEN), Broken(), tmp_path, images, "patches")
+        export_model(model_of(FROZEN), Broken(), tmp_path, labelled(images), "patches")
 
 
 def test_a_model_without_its_study_asks_for_images(model_of, tmp_path):

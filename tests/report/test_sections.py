@@ -100,6 +100,12 @@ def test_the_worst_mistakes_come_first_and_name_both_classes(search):
     assert gallery.cards[0].pictures[0].content.startswith(b"RIFF")
 
 
+def test_similar_images_are_promised_only_where_they_are_shown(search, monkeypatch):
+    assert "most like it" not in built(search, "mistakes", Text)[0].text
+    monkeypatch.setattr(search, "similar", lambda images, k=3: {image: [(0, 0.9)] for image in images})
+    assert "most like it" in built(search, "mistakes", Text)[0].text
+
+
 def test_heat_maps_are_shown(search):
     asked = []
 

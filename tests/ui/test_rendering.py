@@ -136,6 +136,16 @@ def test_markup_in_names_is_shown_and_not_interpreted(width: int) -> None:
         assert "[/]" in drawn(renderable, width)
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_leaderboard_says_which_network_it_is(width: int) -> None:
+    row = RESULT["leaderboard"][0] | {"strategy": "fast_extraction", "head": "logistic_regression", "milliseconds": 9.5}
+    names = ("efficientnet_lite0", "efficientnet_lite2", f"vit_base_{'x' * 40}_in1k")
+    text = drawn(summary(RESULT | {"leaderboard": [row | {"backbone": name} for name in names]}), width)
+    assert all(name in text for name in names[:2])
+    assert "…" in text
+    assert "_in1k" in text
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (7.4, "0:07"), (750, "12:30"), (3723, "1:02:03")])
 def test_clocks(seconds: float, text: str) -> None:
     assert format_clock(seconds) == text

@@ -1,0 +1,173 @@
+"""Whether an export answers as the model does: each strategy with each head, alone and averaged, on images of all modes
+and sizes.
+
+Run from a checkout: python tests/bench/exports.py FOLDER --images FOLDER... [--odd FOLDER] [--number 300] [--to onnx]
+
+Each head is trained on the images of FOLDER with its defaults. All of them are exported in one graph that has the
+answers of each member beside each other, and every answer is compared with what `predict_proba` gives in fp32. Images
+are drawn at random from those folders, and all of `--odd` (broken ones are refused by both) come first.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from heatmaps import Problem
+from torch import Tensor, nn
+
+from autotl.data.augmentation import ORIGINAL
+from autotl.data.decoding import UndecodableImage, decode
+from autotl.data.device_augmentation import transpose
+from autotl.data.file_listing import FileListing
+from autotl.exports import graph
+from autotl.model.exporting import _parts
+from autotl.model.file_prediction import find_images
+from autotl.model.image_model import ImageModel
+from autotl.model.opening import load_file
+
+TOLERANCE = 1e-3
+FEW = {
+    "fast_extraction": {"epochs": 10},
+    "extract_augment": {"policy": "flip", "views": 1, "tta": True, "epochs": 5},
+    "fine_tuning": {"unfrozen_blocks": 1, "head_epochs": 1, "epochs": 1},
+}
+"""Parameters of strategies that keep training short."""
+
+
+class Members(nn.Module):
+    """The graph of a model, before the average: [N, members, num_classes]."""
+
+    def __init__(self, whole: graph._ModelGraph):
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, images: Tensor) -> Tensor:
+        answers = []
+        for number, network in zip(self.whole.prepared_by, self.whole.networks, strict=True):
+            features = []
+            for view in network.views:
+                drawn = images if view is None else transpose(images.permute(0, 3, 1, 2), view).permute(0, 2, 3, 1)
+                features.append(graph._as_recorded(network.features(self.whole.resizes[number](drawn))))
+            for member, head in zip(network.members, network.heads, strict=True):
+                logits = sum(
+                    head(torch.cat([features[network.views.index(view)][:, p.start : p.stop] for p in member.parts], 1))
+                    for view in member.transposes
+                )
+                answers.append((logits / (len(member.transposes) * member.temperature)).softmax(1))
+        return torch.stack(answers, 1)
+
+
+def fitted(problem: Problem, only: Sequence[str] | None) -> ImageModel:
+    """A model of one member for each strategy with each head that it can train."""
+    registry, members = problem.registry, []
+    levels = sorted(registry.levels)
+    for name, strategy in registry.strategies.items():
+        for head, spec in registry.heads.items():
+            if spec.type not in strategy.head_types or (only and head not in only):
+                continue
+            known = strategy.defaults(spec)
+            params = {
+                key: value for key, value in FEW[name].items() if key in known or key in ("policy", "views", "tta")
+            }
+            if name == "fast_extraction":
+                params["levels"] = levels[len(members) % len(levels)]
+            started = time.process_time()
+            member = problem.fit(head, name, **params)
+            members.append(replace(member, trial=len(members)))
+            print(f"  fitted {name} · {head} in {time.process_time() - started:.0f} CPU s", flush=True)
+    return replace(problem.model(*members), in_fp32=True, threads=2)
+
+
+def expected(model: ImageModel, path: Path) -> np.ndarray:
+    """What each member of the model answers, [members, num_classes], in the order of its networks."""
+    rows = []
+    for network in model._compiled_networks(many=False):
+        options = (model._plugins.augmentations, model._decoder, model.size_hint)
+        views = load_file(path, network.backbone, network.views, *options)
+        features = network.features({view: pixels[None] for view, pixels in views.items()})
+        for member in network.members:
+            parts = network.layout.slices(network.feature_levels[member.fitted.levels])
+            seen = [np.concatenate([features[view][:, part] for part in parts], 1) for view in member.fitted.views]
+            rows.append(member.probabilities(seen)[0])
+    return np.stack(rows)
+
+
+def compare(model: ImageModel, names: Sequence[str], formats: Sequence[str], paths: Sequence[Path]) -> None:
+    registry = model._plugins
+    module = Members(graph._ModelGraph(_parts(model, registry, "bench"))).eval()
+    graph.model_graph = lambda exported: module
+    truth: dict[Path, np.ndarray] = {}
+    refused = []
+    for path in paths:
+        try:
+            truth[path] = expected(model, path)
+        except UndecodableImage:
+            refused.append(path)
+    print(f"{len(truth)} images, {len(refused)} refused: {', '.join(p.name for p in refused)}", flush=True)
+    rows = np.stack(list(truth.values()))
+    for to in formats:
+        exporter = registry.exporter(to)
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.process_time()
+            exporter.export(_parts(model, registry, "bench"), Path(folder))
+            run = exporter.load(Path(folder))
+            print(f"{to}: exported in {time.process_time() - started:.0f} CPU s", flush=True)
+            answers = np.stack([run(np.array(decode(path, model.size_hint))[None])[0] for path in truth])
+        print(f"{'':60} largest  over {TOLERANCE:g}  equal classes")
+        every = [*names, "all averaged", "first half averaged", "second half averaged"]
+        pairs = [
+            np.concatenate([values, *(values[:, half].mean(1, keepdims=True) for half in _halves(len(names)))], 1)
+            for values in (answers, rows)
+        ]
+        for number, name in enumerate(every):
+            given, right = (values[:, number] for values in pairs)
+            off = np.abs(given - right).max(1)
+            # a tie is no other answer
+            best = given.argmax(1)
+            same = (best == right.argmax(1)) | (right.max(1) - right[np.arange(len(best)), best] <= 2 * TOLERANCE)
+            print(f"  {name:58} {off.max():.1e}  {(off > TOLERANCE).sum():9}  {same.mean():.4f}", flush=True)
+            worst = int(off.argmax())
+            if off[worst] > TOLERANCE:
+                print(f"    worst: {list(truth)[worst]}")
+
+
+def _halves(number: int) -> tuple[slice, slice, slice]:
+    return slice(None), slice(number // 2), slice(number // 2, None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=Path, nargs="+", required=True)
+    parser.add_argument("--odd", type=Path)
+    parser.add_argument("--number", type=int, default=300)
+    parser.add_argument("--to", default="onnx,openvino")
+    parser.add_argument("--heads")
+    parser.add_argument("--backbone", default="efficientnet_lite0")
+    arguments = parser.parse_args()
+    odd = [p for p in sorted(arguments.odd.iterdir()) if p.suffix not in (".csv", ".md", "")] if arguments.odd else []
+    pool = list(find_images(arguments.images, FileListing()))
+    drawn = np.random.default_rng(0).permutation(len(pool))[: arguments.number - len(odd)]
+    with tempfile.TemporaryDirectory() as scratch:
+        problem = Problem(arguments.folder, arguments.backbone, Path(scratch))
+        model = fitted(problem, arguments.heads.split(",") if arguments.heads else None)
+        networks: dict[str, list[str]] = {}
+        for member in model.members:
+            views = "" if member.fitted.views == (ORIGINAL,) else f" · {len(member.fitted.views)} views"
+            name = f"{member.recipe.strategy} · {member.recipe.head} · {member.fitted.levels}{views}"
+            networks.setdefault(member.network_key, []).append(name)
+        compare(
+            model,
+            [name for names in networks.values() for name in names],
+            arguments.to.split(","),
+            [*odd, *(pool[i] for i in drawn)],
+        )
+
+
+if __name__ == "__main__":
+    main()
