@@ -40,13 +40,19 @@ def published_accuracy(backbone: Backbone) -> tuple[float, bool]:
     return ACCURACY_OF_SMALLEST + POINTS_PER_DECADE * math.log10(max(params, 1) / SMALLEST_PARAMS), False
 
 
-def ranked(cards: Sequence[Card], hits: Sequence[np.ndarray], backbones: Sequence[Backbone]) -> list[Card]:
+def ranked(
+    cards: Sequence[Card],
+    hits: Sequence[np.ndarray],
+    backbones: Sequence[Backbone],
+    published_deviation: float = PUBLISHED_DEVIATION,
+) -> list[Card]:
     """The cards with prior and prediction, the best predicted one first.
 
     Args:
         hits: bool [n] for each card: which images its probe had right. Those of a smaller sample are the first of a
             larger one.
         backbones: those of the cards, in their order.
+        published_deviation: of the prior, where the accuracy is published: the shrinkage.
     """
     if not cards:
         return []
@@ -60,7 +66,7 @@ def ranked(cards: Sequence[Card], hits: Sequence[np.ndarray], backbones: Sequenc
     predicted = []
     for card, hit, (top1, is_published) in zip(cards, hits, priors, strict=True):
         prior = level + TRANSFER * (top1 - centre) / 100
-        deviation = PUBLISHED_DEVIATION if is_published else SIZE_DEVIATION
+        deviation = published_deviation if is_published else SIZE_DEVIATION
         difference = hit[:common].astype(float) - mean_hit
         paired = (float(difference.std()) + 1 / common) / math.sqrt(len(hit))
         weight = deviation**2 / (deviation**2 + paired**2)

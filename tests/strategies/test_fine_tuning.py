@@ -40,7 +40,8 @@ def tuned(task, recipe):
     before = deepcopy(net.base.state_dict())
     net.freeze_base()
     net.train_head()
-    net.unfreeze_last(int(recipe.strategy_params["unfrozen_blocks"]))
+    params = recipe.strategy_params
+    net.unfreeze(int(params["unfrozen_blocks"]), first=params["unfreeze"] == "first")
     net.train_jointly(ignore)
     return net, before
 
@@ -103,6 +104,19 @@ def test_unfrozen_state_over_the_pretrained_base_rebuilds_the_tuned_base(tiny, t
     rebuilt = backbone.build()
     rebuilt.load_state_dict(net.unfrozen_state(), strict=False)
     assert all(torch.equal(tensor, net.base.state_dict()[key]) for key, tensor in rebuilt.state_dict().items())
+
+
+def test_the_first_blocks_can_be_trained_instead_of_the_last_ones(tiny, task):
+    backbone = tiny("test_resnet")
+    problem = task(backbone, "linear")
+    net, before = tuned(problem, recipe_of(backbone, unfrozen_blocks=TWO, unfreeze="first", epochs=1))
+    assert net.unfrozen == net.blocks[:TWO]
+    assert net.graph_start == 0  # from the images: nothing before the first block is frozen
+    after = net.base.state_dict()
+    changed = {key for key, tensor in after.items() if not torch.equal(tensor, before[key])}
+    assert changed
+    assert changed <= set(net.unfrozen_state())
+    assert {key.split(".")[0] for key in changed}.isdisjoint(net.blocks[-1].modules)
 
 
 # where training starts
