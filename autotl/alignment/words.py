@@ -114,19 +114,23 @@ def _retraining(card: Card) -> str:
     if unfreeze_of(card) == "first":
         first, last = card.norm_ratios_of_ends or (0.0, 0.0)
         return (
-            f"Retrain the first {blocks} of {card.num_blocks} blocks: their statistics are {first:.1f} times as far as "
-            f"those of photographs, those of the last ones {last:.1f} times{augmentation}."
+            f"Retrain the first {_count(blocks)} of {card.num_blocks}: the statistics of the first third are "
+            f"{first:.1f} times as far as those of photographs, of the last third {last:.1f} times{augmentation}."
         )
     if card.gap > card.gap_error:
         best = max(level.accuracy for level in card.levels)
         return (
-            f"Retrain the last {blocks} of {card.num_blocks} blocks: accuracy by depth peaks after block {card.peak}, "
+            f"Retrain the last {_count(blocks)} of {card.num_blocks}: accuracy by depth peaks after block {card.peak}, "
             f"at {best:.1%}, and the output has {card.levels[-1].accuracy:.1%}{augmentation}."
         )
     return (
-        f"Retrain at least the last {blocks} of {card.num_blocks} blocks: inner levels are no better (gap "
+        f"Retrain at least the last {_count(blocks)} of {card.num_blocks}: inner levels are no better (gap "
         f"{100 * card.gap:+.1f} points), and the statistics are far{augmentation}."
     )
+
+
+def _count(blocks: int) -> str:
+    return "block" if blocks == 1 else f"{blocks} blocks"
 
 
 def _augmentation(card: Card) -> str:
@@ -138,7 +142,7 @@ def _augmentation(card: Card) -> str:
         "flips": "flips keep the neighbours' label, quarter turns don't",
         "none": "flips move the neighbours' label, so augment without them",
     }[symmetry]
-    shares = ", ".join(f"{i.plain:.0%} to {i.changed:.0%} by a {i.name}" for i in card.invariances or ())
+    shares = ", ".join(f"{i.plain:.0%} right, {i.changed:.0%} after a {i.name}" for i in card.invariances or ())
     return f"; {told} ({shares})"
 
 

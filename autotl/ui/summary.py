@@ -139,7 +139,7 @@ def _alignment(alignment: Mapping[str, Any]) -> list[RenderableType]:
     """What the sample predicted of each backbone, beside what the search has found."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("alignment", overflow="fold")
-    for name in ("predicted", "expected", "true rank", "best", "trials"):
+    for name in ("predicted rank", "expected", "true rank", "best", "trials"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in alignment["backbones"][: 2 * MAX_TRIED]:
         expected = f"{row['predicted']:.3f} ± {row['predicted_error']:.3f}"

@@ -68,7 +68,7 @@ def test_far_first_blocks_before_near_last_ones_are_retrained_instead():
 
     coloured = card(20.0, 4.0, 1.0)
     assert (verdict_of(coloured), unfreeze_of(coloured)) == ("far", "first")
-    assert "Retrain the first 1 of 9 blocks" in sentences(coloured, [], 500)[3]
+    assert "Retrain the first block of 9: " in sentences(coloured, [], 500)[3]
     assert unfreeze_of(card(20.0, 4.0, 3.0)) == "last"  # the last ones are strange, too
     assert unfreeze_of(card(5.0, 1.0, 1.0)) == "last"  # near as a whole
     assert unfreeze_of(replace(CARD, norms=None)) == "last"
@@ -82,7 +82,7 @@ def test_what_keeps_the_label_may_augment(flipped, turned, symmetry):
     tested = tuple(Invariance(name, 64, 0.9, s, 0.03) for name, s in (("flip", flipped), ("turn", turned)))
     card = replace(CARD, invariances=tested)
     assert symmetry_of(card) == symmetry
-    assert f"90% to {turned:.0%} by a turn" in sentences(card, [], 500)[3]
+    assert f"90% right, {turned:.0%} after a turn" in sentences(card, [], 500)[3]
     assert symmetry_of(CARD) == ""
 
 

@@ -243,7 +243,7 @@ def scored(backbone, problem):
     params = {"lr": 0.02, "epochs": len(SCORES), "views": 2, "freeze_bn": False, "tuned_share": 1.0}
     net = add_head(problem, recipe_of(backbone, **params), "cpu")
     net.freeze_base()
-    net.unfreeze_last(TWO)
+    net.unfreeze(TWO)
     trained = net.train_jointly(ignore)
     assert [epoch["score"] for epoch in trained.history] == SCORES
     assert all(not np.allclose(one, other, atol=1e-3) for one, other in pairwise(predictions))
@@ -399,7 +399,7 @@ def test_a_larger_batch_makes_fewer_steps_with_a_higher_learning_rate(tiny, task
     peaks = {}
     for batch in (8, 32):
         net = add_head(task(backbone, "linear"), recipe_of(backbone, batch=batch), "cpu")
-        net.unfreeze_last(LAST)
+        net.unfreeze(LAST)
         peaks[batch] = net._groups()[0]["lr"]
         assert net.batch == batch
     assert peaks[32] == pytest.approx(2 * peaks[8])
