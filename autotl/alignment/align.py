@@ -112,5 +112,7 @@ def align_backbones(
 
 
 def _ranked(measured: Mapping[str, tuple[Backbone, Measurement]]) -> list[Card]:
+    """Those of later rounds first: probes of samples of different sizes don't compare."""
     backbones, results = zip(*measured.values(), strict=True)
-    return ranked([result.card for result in results], [result.hits for result in results], backbones)
+    cards = ranked([result.card for result in results], [result.hits for result in results], backbones)
+    return sorted(cards, key=lambda card: -card.num_images)

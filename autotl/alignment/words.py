@@ -1,6 +1,5 @@
 """What alignment means, in at most six sentences for a person, each with the number behind it."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -179,6 +178,8 @@ def _runner_up(card: Card, others: Sequence[Card]) -> str:
     if not others:
         return ""
     second = others[0]
-    difference = 100 * (card.predicted - second.predicted)
-    error = 100 * math.hypot(card.predicted_error, second.predicted_error)
-    return f"Second of {1 + len(others)} backbones is {second.backbone}, {difference:.1f} ± {error:.1f} points behind."
+    expected = f"{second.predicted:.1%} ± {second.predicted_error:.1%}"
+    return (
+        f"Second of {1 + len(others)} backbones is {second.backbone}, of which {expected} is expected after "
+        f"{second.num_images:,} images."
+    )
