@@ -23,8 +23,8 @@ TRANSFER = 0.5
 better ImageNet models transfer better?, CVPR 2019) find less than one, and less the further the images are."""
 PUBLISHED_DEVIATION, SIZE_DEVIATION = 0.015, 0.10
 """Deviation τ of the prior, where the accuracy on ImageNet is published, and where only the number of parameters is
-known: such weights may also be random. Of 0.005 to 0.05, 0.015 is what seven of the eight development sets choose
-together (samples of 256 and 512 images; its first loses 0.5 ± 0.1 points, where the other sets choose 0.6 ± 0.2)."""
+known: such weights may also be random. Of 0.005 to 0.05, 0.015 loses least on the eight development sets, with
+samples of 256 and 512 images: 0.5 ± 0.1 points; 0.6 ± 0.2 where each set's is chosen by the seven others."""
 SMALLEST_PARAMS, ACCURACY_OF_SMALLEST, POINTS_PER_DECADE = 3e6, 74.5, 7.3
 """The line through the shelf (`backbones.catalog`): percent on ImageNet by the logarithm of the number of
 parameters."""
