@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from autotl.alignment.card import Alignment, Card
+from autotl.alignment.invariance import measure_invariances
 from autotl.alignment.measure import Measurement, measure, measure_norms
 from autotl.alignment.ranking import ranked
-from autotl.alignment.sample import sample_sizes, stratified_order
+from autotl.alignment.sample import rounds, stratified_order
 from autotl.alignment.scores import BUILT_IN, Score
-from autotl.alignment.words import blocks_to_retrain, sentences, verdict_of
+from autotl.alignment.words import blocks_to_retrain, sentences, unfreeze_of, verdict_of
 from autotl.backbones.base import Backbone
 from autotl.data.splits import Split
 from autotl.errors import AutotlError
@@ -22,7 +23,8 @@ __all__ = ["MAX_SAMPLE", "align_backbones"]
 
 MAX_SAMPLE = 2048
 """Images of the last round at most: neighbours are sought among all pairs."""
-HALVING = 2
+NORM_SECONDS = 5.0
+"""Seconds that have to be left for the comparison of batch-norm statistics."""
 
 
 def align_backbones(
@@ -35,10 +37,11 @@ def align_backbones(
     limit: int | None = None,
     seed: int = 0,
     with_norms: bool = True,
+    with_invariances: bool = True,
     log: Callable[[str], None] = lambda line: None,
 ) -> Alignment:
-    """Measure backbones on a stratified sample: all on 256 images, the better half on 512, the better half of these on
-    all, or on `limit`. The rows stay in the extractor's store.
+    """Measure backbones on a stratified sample: all on a few images, the better half on more, and so on (see
+    `autotl.alignment.sample.rounds`), the best one on all or on `limit`. The rows stay in the extractor's store.
 
     Args:
         extractor: its split is replaced.
@@ -46,19 +49,24 @@ def align_backbones(
         units: [number of images of the data set]: those of one unit don't predict each other.
         limit: images of the last round.
         with_norms: compare the best backbone's batch-norm statistics, for which 64 images run through PyTorch.
+        with_invariances: run up to 64 flipped and 64 turned images through the best backbone.
 
     Raises:
         AutotlError: no backbone could be measured.
     """
     dataset = extractor.dataset
     order = pool[stratified_order(dataset.labels[pool], seed)]
-    sizes = sample_sizes(len(pool), min(limit or MAX_SAMPLE, MAX_SAMPLE))
     measured: dict[str, tuple[Backbone, Measurement]] = {}
     warnings: list[str] = []
-    racing, num_extracted = list(backbones), 0
-    for number, size in enumerate(sizes):
+    racing, extracted = list(backbones), dict[str, int]()
+    for number, (size, num_racing) in enumerate(
+        rounds(len(pool), len(backbones), min(limit or MAX_SAMPLE, MAX_SAMPLE))
+    ):
         sample = order[:size]
         none = np.arange(0)
+        if number:
+            names = [card.backbone for card in _ranked(measured)][:num_racing] if measured else []
+            racing = [backbone for backbone in racing if backbone.name in names]
         extractor.split = Split(sample, none, none, seed)
         for backbone in racing:
             try:
@@ -69,25 +77,26 @@ def align_backbones(
                 continue
             finally:
                 extractor.release_networks()
-            num_extracted += result.num_extracted
+            extracted[backbone.name] = extracted.get(backbone.name, 0) + result.num_extracted
             earlier = measured.get(backbone.name)
             if earlier and result.card.seconds_per_image is None:
                 result = replace(result, card=replace(result.card, seconds_per_image=earlier[1].card.seconds_per_image))
             measured[backbone.name] = (backbone, result)
-        if number + 1 < len(sizes):
-            names = [card.backbone for card in _ranked(measured)]
-            names = [name for name in names if measured[name][1].card.num_images == size]
-            kept = names[: -(-len(names) // HALVING)]
-            racing = [backbone for backbone in racing if backbone.name in kept]
     if not measured:
         reasons = "; ".join(warnings) or "there is none. Type: autotl backbones"
         raise AutotlError(f"No backbone could be measured: {reasons}")
     cards = _ranked(measured)
-    if with_norms:
-        best = measured[cards[0].backbone][0]
-        with suppress(AutotlError):
-            cards[0] = measure_norms(cards[0], extractor.of(best))
-        extractor.release_networks()
+    best = extractor.of(measured[cards[0].backbone][0])
+    with suppress(AutotlError):  # there was no time: what was measured so far stands
+        if with_invariances:
+            sample = order[: cards[0].num_images]
+            found = measure_invariances(best, sample, dataset.labels[sample], units[sample])
+            cards[0] = replace(cards[0], invariances=found)
+        if with_norms and extractor.deadline.remaining() > NORM_SECONDS:
+            cards[0] = measure_norms(cards[0], best)
+    extractor.release_networks()
+    others = sum(n for name, n in extracted.items() if name != cards[0].backbone)
+    all_images = max(1, len(pool) * len(backbones))
     return Alignment(
         data=dataset.name,
         num_images=len(pool),
@@ -95,11 +104,15 @@ def align_backbones(
         verdict=verdict_of(cards[0]),
         unfrozen_blocks=blocks_to_retrain(cards[0]),
         sentences=sentences(cards[0], cards[1:], len(pool)),
-        share_of_pass=num_extracted / max(1, len(pool) * len(backbones)),
+        share_of_pass=sum(extracted.values()) / all_images,
+        share_of_others=others / all_images,
+        unfreeze=unfreeze_of(cards[0]),
         warnings=tuple(warnings),
     )
 
 
 def _ranked(measured: Mapping[str, tuple[Backbone, Measurement]]) -> list[Card]:
+    """Those of later rounds first: probes of samples of different sizes don't compare."""
     backbones, results = zip(*measured.values(), strict=True)
-    return ranked([result.card for result in results], [result.hits for result in results], backbones)
+    cards = ranked([result.card for result in results], [result.hits for result in results], backbones)
+    return sorted(cards, key=lambda card: -card.num_images)

@@ -28,11 +28,6 @@ class BlockDistance:
     photographs: float
     """The same of crops of two ordinary photographs: what a network has that sees its own sort of images."""
 
-    @property
-    def ratio(self) -> float:
-        """How many times as far as ordinary photographs."""
-        return self.distance / max(self.photographs, 1e-9)
-
 
 def ordinary_photographs(size: int, seed: int = 0) -> np.ndarray:
     """Random crops of scikit-learn's two photographs, a temple and a flower: uint8 [32, size, size, 3]."""
@@ -52,23 +47,19 @@ def ordinary_photographs(size: int, seed: int = 0) -> np.ndarray:
 
 
 def norm_distances(
-    network: "nn.Module", module: "nn.Module", blocks: Sequence[Block], images: np.ndarray, photographs: np.ndarray
-) -> tuple[BlockDistance, ...] | None:
+    network: "nn.Module", module: "nn.Module", blocks: Sequence[Block], images: np.ndarray
+) -> dict[str, float] | None:
     """The distance of each block that has batch norms, from input to output; None where the statistics are unknown: a
     network without batch norms, or one whose stored statistics were folded into other weights or never trained.
 
     Args:
         network: runs uint8 images [n, size, size, 3] through `module`, in eval mode.
         module: the backbone, whose `blocks` are named.
-        images: ours.
-        photographs: what distances are anchored on.
     """
     import torch
 
     norms = {name: layer for name, layer in module.named_modules() if _is_trained_norm(layer)}
-    of_block = [[norms[name] for name in norms if _is_in(name, block)] for block in blocks]
-    if not any(of_block):
-        return None
+    of_block = {block.name: [norms[name] for name in norms if _is_in(name, block)] for block in blocks}
     given: dict[int, list[Tensor]] = {}
 
     def hook(layer: "nn.Module", inputs: "tuple[Tensor, ...]") -> None:
@@ -76,25 +67,24 @@ def norm_distances(
         axes = [axis for axis in range(x.ndim) if axis != 1]
         given.setdefault(id(layer), []).append(torch.stack([x.mean(axes), (x * x).mean(axes)]))
 
-    handles = [layer.register_forward_pre_hook(hook) for layers in of_block for layer in layers]
+    handles = [layer.register_forward_pre_hook(hook) for layers in of_block.values() for layer in layers]
+    if not handles:
+        return None
     try:
-        sets = []
-        for batch in (images, photographs):
-            given.clear()
-            with torch.inference_mode():
-                for i in range(0, len(batch), 16):
-                    network(torch.from_numpy(np.ascontiguousarray(batch[i : i + 16])))
-            sets.append({key: torch.stack(parts).mean(0) for key, parts in given.items()})
+        with torch.inference_mode():
+            for i in range(0, len(images), 16):
+                network(torch.from_numpy(np.ascontiguousarray(images[i : i + 16])))
     finally:
         for handle in handles:
             handle.remove()
-    found = []
-    for block, layers in zip(blocks, of_block, strict=True):
-        ran = [layer for layer in layers if id(layer) in sets[0]]
-        if ran:
-            ours, theirs = (float(np.mean([_kl(layer, moments[id(layer)]) for layer in ran])) for moments in sets)
-            found.append(BlockDistance(block.name, ours, theirs))
-    return tuple(found) or None
+    moments = {key: torch.stack(parts).mean(0) for key, parts in given.items()}
+    ran = {name: [layer for layer in layers if id(layer) in moments] for name, layers in of_block.items()}
+    found = {
+        name: float(np.mean([_kl(layer, moments[id(layer)]) for layer in layers]))
+        for name, layers in ran.items()
+        if layers
+    }
+    return found or None
 
 
 def _is_in(name: str, block: Block) -> bool:

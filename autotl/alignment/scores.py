@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from autotl.registration import Register
 
-__all__ = ["BUILT_IN", "Score", "loo_neighbours", "loo_ridge", "standardised"]
+__all__ = ["BUILT_IN", "Score", "loo_neighbours", "loo_ridge", "neighbours_vote", "standardised"]
 
 NUM_NEIGHBOURS = 5
 MAX_ITERATIONS = 100
@@ -68,20 +68,34 @@ def loo_neighbours(
     Args:
         groups: samples of one group are not counted as neighbours; by default each sample is its own group.
     """
-    rows = standardised(features)
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    similarity = rows @ rows.T
     groups = np.arange(len(labels)) if groups is None else groups
-    similarity[groups[:, None] == groups[None]] = -np.inf
+    return neighbours_vote(features, groups, features, labels, groups, k)
+
+
+def neighbours_vote(
+    queries: np.ndarray,
+    query_groups: np.ndarray,
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    k: int = NUM_NEIGHBOURS,
+) -> np.ndarray:
+    """The same vote for other samples, [m]: the features `queries` [m, d] of samples of the groups `query_groups`."""
+    mean, deviation = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+    scale = np.where(deviation > 0, deviation, 1.0)
+    rows, asked = ((given - mean) / scale for given in (features, queries))
+    rows, asked = (r / np.maximum(np.linalg.norm(r, axis=1, keepdims=True), 1e-12) for r in (rows, asked))
+    similarity = asked @ rows.T
+    similarity[query_groups[:, None] == groups[None]] = -np.inf
     k = min(k, len(labels) - 1)
     if k < 1:
-        return np.full(len(labels), -1)
+        return np.full(len(queries), -1)
     nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
     is_neighbour = np.isfinite(np.take_along_axis(similarity, nearest, axis=1))
-    votes = np.zeros((len(labels), int(labels.max()) + 1))
+    votes = np.zeros((len(queries), int(labels.max()) + 1))
     for rank in range(k):  # a later vote is worth a little less, which decides ties for the nearest
         weight = np.where(is_neighbour[:, rank], 1.0 - 1e-3 * rank / k, 0.0)
-        votes[np.arange(len(labels)), labels[nearest[:, rank]]] += weight
+        votes[np.arange(len(queries)), labels[nearest[:, rank]]] += weight
     return np.where(votes.max(1) > 0, votes.argmax(1), -1)
 
 

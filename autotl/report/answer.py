@@ -1,4 +1,4 @@
-"""How good the model is, and how near the images are to what its backbones were trained on."""
+"""How good the model is."""
 
 import math
 from collections.abc import Sequence
@@ -9,9 +9,8 @@ from autotl.metrics import majority_baseline
 from autotl.page.base import Element, Table, Text
 from autotl.report.intervals import bootstrap_interval, wilson_interval
 from autotl.report.record import KNN_NEIGHBOURS, SearchRecord
-from autotl.study.study import TrialAttribute
 
-__all__ = ["answer_section", "nearness_section"]
+__all__ = ["answer_section"]
 
 
 FEW = 20
@@ -123,38 +122,3 @@ def _model(search: SearchRecord) -> list[Element]:
         return [Text(f"The model is trial {members[0]['trial']}: {members[0]['description']}.")]
     rows = [(int(m["trial"]), float(m["weight"]), str(m["description"])) for m in members]
     return [Table(("trial", "weight", "recipe"), rows, f"The model averages {len(rows)} trials.")]
-
-
-def nearness_section(search: SearchRecord) -> Sequence[Element]:
-    """How near the images are to what the networks were trained on."""
-    names = dict.fromkeys(t.user_attrs[TrialAttribute.RECIPE]["backbone"] for t in search.complete)
-    rows: list[list[str | int | float | None]] = []
-    for name in names:
-        try:
-            backbone = search.registry.backbone(name)
-        except Exception:  # its plugin is gone
-            continue
-        share, n = search.knn_of(name)
-        scores = [
-            t.value
-            for t in search.complete
-            if t.user_attrs[TrialAttribute.RECIPE]["backbone"] == name and t.value is not None
-        ]
-        best = (max if search.metric.greater_is_better else min)(scores, default=None)
-        rows.append([name, backbone.pretrained_on, None if not n else share, n or None, best])
-    if not rows:
-        return []
-    columns = ("backbone", "trained on", f"{KNN_NEIGHBOURS}-NN accuracy", "images", f"best {search.metric.name}")
-    return [
-        Text(
-            "The nearer the images are to those that a network was trained on, the better its features separate the "
-            "classes before anything is trained: then a classifier on recorded features is enough. Where a vote of "
-            "the nearest images does badly, retraining more of the network's last blocks is worth its time."
-        ),
-        Table(
-            columns,
-            rows,
-            "A vote of the nearest images in recorded features, each image left out in turn, beside the best score "
-            "of a trial on the validation images.",
-        ),
-    ]

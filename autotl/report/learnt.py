@@ -193,9 +193,11 @@ def _parameter(trial: FrozenTrial, name: str) -> Hashable:
     return None if value is None else str(value)
 
 
-def _unfrozen(trial: FrozenTrial) -> Hashable:
-    value = trial.user_attrs[TrialAttribute.RECIPE].get("strategy_params", {}).get("unfrozen_blocks")
-    return 0 if value is None else int(value)
+def _unfrozen(trial: FrozenTrial) -> int | str:
+    """0 for a frozen network; "first 2" where the first blocks were unfrozen instead of the last ones."""
+    params = trial.user_attrs[TrialAttribute.RECIPE].get("strategy_params", {})
+    number = int(params.get("unfrozen_blocks") or 0)
+    return f"first {number}" if number and params.get("unfreeze") == "first" else number
 
 
 def _grouped(search: SearchRecord, name: str, key: Callable[[FrozenTrial], Hashable]) -> Table | None:
@@ -220,15 +222,18 @@ def _grouped(search: SearchRecord, name: str, key: Callable[[FrozenTrial], Hasha
 def blocks_figure(search: SearchRecord) -> Figure | None:
     """The best score of each backbone for each number of unfrozen blocks."""
     best = max if search.metric.greater_is_better else min
-    cells: dict[tuple[str, int], list[float]] = defaultdict(list)
+    cells: dict[tuple[str, int | str], list[float]] = defaultdict(list)
     for trial in search.complete:
-        cells[_recipe(trial, "backbone"), int(str(_unfrozen(trial)))].append(trial.value or 0.0)
-    names, counts = sorted({name for name, _ in cells}), sorted({count for _, count in cells})
+        cells[_recipe(trial, "backbone"), _unfrozen(trial)].append(trial.value or 0.0)
+    names = sorted({name for name, _ in cells})
+    counts = sorted({count for _, count in cells}, key=lambda count: (isinstance(count, str), count))
     if len(counts) < 2:
         return None
     values = [[best(cells[name, count]) if (name, count) in cells else None for count in counts] for name in names]
     svg = matrix(names, [str(c) for c in counts], values, "{:.3f}", labels=("unfrozen blocks →", ""))
-    summary = "; ".join(f"{name} with {count}: {best(scores):.3f}" for (name, count), scores in sorted(cells.items()))
+    summary = "; ".join(
+        f"{name} with {count}: {best(scores):.3f}" for (name, count), scores in sorted(cells.items(), key=str)
+    )
     return Figure(
         svg,
         f"Best validation score by backbone and number of unfrozen blocks: {summary[:800]}",

@@ -14,10 +14,14 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autotl.alignment.card import Alignment
+from autotl.alignment.outcome import read_alignment
+from autotl.alignment.sample import stratified_order
+from autotl.alignment.scores import loo_neighbours
 from autotl.clock import Deadline
 from autotl.config import StudyConfig
 from autotl.data.dataset import ImageDataset
-from autotl.data.splits import Split
+from autotl.data.splits import Split, connected_units
 from autotl.metrics import Metric
 from autotl.model.doubt import unit_length
 from autotl.registry import Registry
@@ -34,6 +38,8 @@ MAX_BASE = 8_000
 """Training images that neighbours are looked up among: 40 MB of features."""
 MAX_QUERIES = 1_000
 """Images that a k-NN is scored on. With MAX_BASE half a second of one core."""
+MAX_DEPTH_QUERIES = 512
+"""The same for each depth of each backbone."""
 
 
 @dataclass
@@ -166,6 +172,11 @@ class SearchRecord:
     # -- features
 
     @cached_property
+    def alignment(self) -> Alignment | None:
+        """How near the images are to what each backbone knows; None where the search hasn't measured it."""
+        return read_alignment(self.folder)
+
+    @cached_property
     def recorded(self) -> RecordedFeatures:
         return RecordedFeatures(self.cache or self.config.cache)
 
@@ -282,6 +293,26 @@ class SearchRecord:
         others = numbers != np.arange(len(rows))[:, None]
         votes = self._votes(labels[numbers], np.where(others, cosines, 0.0))
         return float((votes.argmax(1) == labels).mean()), len(rows)
+
+    def accuracy_by_depth(self, backbone: str) -> tuple[int, list[float]]:
+        """The number of images, and for each recorded level, from input to output, the accuracy of a k-NN on its
+        features, each image left out in turn; no levels where they aren't recorded."""
+        if self.dataset is None or self.split is None or self.deadline.passed():
+            return 0, []
+        images = np.concatenate([self.split.train, self.split.validation])
+        images = images[stratified_order(self.dataset.labels[images])[:MAX_DEPTH_QUERIES]]
+        digests = [self.dataset.digests[i] for i in images]
+        found, levels = self.recorded.by_depth(self._digest(backbone), digests)
+        if len(found) < 2:
+            return 0, []
+        labels, units = self.dataset.labels[images[found]], self.units[images[found]]
+        return len(found), [float((loo_neighbours(rows, labels, units) == labels).mean()) for rows in levels]
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """The unit of each image: images of one unit, copies for example, don't vote for each other."""
+        assert self.dataset is not None
+        return connected_units(self.dataset)
 
     # -- pictures
 

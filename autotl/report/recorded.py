@@ -1,6 +1,6 @@
 """Reads the feature store for a report: never extracts anything, and takes what is there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,9 +34,30 @@ class RecordedFeatures:
         Returns:
             Positions in `digests`, [m]; features, float32 [m, num_features].
         """
+        return self._read(backbone, digests, lambda layout: slice(0, layout.output if layout else None))
+
+    def by_depth(self, backbone: str, digests: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The features of each level, for those images that they are recorded of.
+
+        Returns:
+            Positions in `digests`, [m]; the features [m, n] of each earlier stage, then the network's output. No
+            features where it isn't known which of a vector belong to which stage.
+        """
+        layout = self._layout(backbone)
+        found, rows = self._read(backbone, digests, lambda known: slice(0, None if known else 0))
+        if layout is None or not layout.stages or not len(found) or rows.shape[1] != layout.width:
+            return found, []
+        stages = [np.concatenate([rows[:, part] for part in parts], 1) for _, parts in layout.stage_slices()]
+        return found, [*stages, rows[:, : layout.output]]
+
+    def _read(
+        self, backbone: str, digests: Sequence[str], part: Callable[[Layout | None], slice]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A part of the recorded vectors, which depends on their layout; None where that isn't known."""
         none = np.empty(0, np.int64), np.empty((0, 0), np.float32)
         if not (self.cache / "features").is_dir():
             return none
+        layout = self._layout(backbone)
         with suppress(StoreUnavailable, DiskFull, OSError):
             store = FeatureStore(self.cache / "features")
             best = none
@@ -49,18 +70,18 @@ class RecordedFeatures:
                     missing = set(table.missing(digests))
                     found = [i for i, digest in enumerate(digests) if digest not in missing]
                     if len(found) > len(best[0]) and len(entry.shape) == 1:
-                        part = slice(0, self._num_outputs(backbone, entry.shape[0]))
-                        best = np.array(found), table.read([digests[i] for i in found], "float32", part)
+                        known = layout if layout and layout.width == entry.shape[0] else None
+                        start, stop, _ = part(known).indices(entry.shape[0])
+                        chosen = [digests[i] for i in found]
+                        best = np.array(found), table.read(chosen, "float32", slice(start, stop))
             return best
         return none
 
-    def _num_outputs(self, backbone: str, width: int) -> int:
-        """How many features of a recorded vector are the network's output: they come first."""
+    def _layout(self, backbone: str) -> Layout | None:
+        """Which features of a recorded vector belong to which depth."""
         with suppress(OSError, ValueError, TypeError):
-            layout = Layout.from_dict(read_sealed(fact_file(self.cache / "engines", "layout", LAYOUT_KEY, backbone)))
-            if layout.width == width:
-                return layout.output
-        return width
+            return Layout.from_dict(read_sealed(fact_file(self.cache / "engines", "layout", LAYOUT_KEY, backbone)))
+        return None
 
 
 def nearest(queries: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,7 @@ def autotl_register_report_sections(register: "Register[ReportSection]") -> None
             20,
             "pretraining",
             "How near the images are to what the networks were trained on",
-            "answer.nearness_section",
+            "nearness.nearness_section",
             costly=True,
         )
     )

@@ -1,9 +1,14 @@
 """Fine-tuning, in five steps: add a new head to the pretrained base; freeze the base; train the head; unfreeze the
 last blocks of the base; train both jointly.
 
-The frozen blocks compute the same for an image in every epoch, so they run once per image and view: their output at
-the freeze boundary is recorded, on disk or in an accelerator's memory, and joint training starts from the recorded
-activations. Where training starts from the images, they are augmented on the device, anew in every epoch.
+Surgical fine-tuning unfreezes the first blocks instead (Lee et al., Surgical fine-tuning improves adaptation to
+distribution shifts, ICLR 2023): where images differ in colour or noise and show the same things, what is to be learnt
+anew is low-level.
+
+The frozen blocks before the unfrozen ones compute the same for an image in every epoch, so they run once per image and
+view: their output at the freeze boundary is recorded, on disk or in an accelerator's memory, and joint training starts
+from the recorded activations. Where training starts from the images, they are augmented on the device, anew in every
+epoch.
 """
 
 import math
@@ -51,13 +56,15 @@ class FineTuning(Strategy):
 
     name = "fine_tuning"
     head_types = ("dense",)
-    recorded_params = ("unfrozen_blocks", "policy", "views")
+    recorded_params = ("unfrozen_blocks", "unfreeze", "policy", "views")
 
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
         deepest = backbone.num_blocks if space.accelerator else min(MAX_CPU_BLOCKS, backbone.num_blocks)
         batches = [size for size in BATCHES if MIN_STEPS * size <= space.num_train][-MAX_BATCHES:]
         return {
             "unfrozen_blocks": space.int("unfrozen_blocks", 1, deepest),
+            # the first blocks have the whole network after them, which takes a CPU hours
+            "unfreeze": space.categorical("unfreeze", ("last", "first") if space.accelerator else ("last",)),
             "policy": space.categorical("policy", ("none", *space.augmentations)),
             "views": space.int("views", 1, 7),
             "tta": space.categorical("tta", (True, False)),
@@ -77,6 +84,7 @@ class FineTuning(Strategy):
     def defaults(self, head: Head) -> Params:
         return {
             "unfrozen_blocks": 1,
+            "unfreeze": "last",
             "policy": "none",
             "views": 1,
             "tta": False,
@@ -101,7 +109,7 @@ class FineTuning(Strategy):
         net = add_head(task, recipe, device)
         net.freeze_base()
         net.train_head()
-        net.unfreeze_last(int(recipe.strategy_params["unfrozen_blocks"] or 1))
+        net.unfreeze(int(recipe.strategy_params["unfrozen_blocks"] or 1), first=net.params.get("unfreeze") == "first")
         trained = net.train_jointly(report)
         fitted = Fitted("last", net.head, net.unfrozen_state(), net.tta_views)
         executed = net.executed(trained.executed_recipe(recipe))
@@ -130,6 +138,7 @@ class _Net:
         self.train_views = views_of(str(self.params["policy"]), int(self.params["views"] or 1), task.augmentations)
         self.tta_views = tuple(self.train_views) if self.params.get("tta") else (ORIGINAL,)
         self.unfrozen: list[Block] = []
+        self.first_unfrozen = 0
         self.graph_start = 0
         """The block whose input is recorded; 0 for the images."""
         self.tuned_share = 1.0
@@ -174,9 +183,10 @@ class _Net:
             self.recipe.seed,
         )  # fmt: skip
 
-    def unfreeze_last(self, n: int) -> None:
-        """Unfreeze the last `n` blocks, or all where there are fewer."""
-        self.unfrozen = self.blocks[max(0, len(self.blocks) - n) :]
+    def unfreeze(self, n: int, *, first: bool = False) -> None:
+        """Unfreeze the last `n` blocks, or the first ones; all where there are fewer."""
+        self.first_unfrozen = 0 if first else max(0, len(self.blocks) - n)
+        self.unfrozen = self.blocks[self.first_unfrozen :][:n]
         for block in self.unfrozen:
             for _, parameter in self._named_parameters(block):
                 parameter.requires_grad = True
@@ -285,9 +295,8 @@ class _Net:
         Training starts at block 0, from the images, where the base can't be split at its first unfrozen block or the
         activations would take much more space than the images.
         """
-        first = len(self.blocks) - len(self.unfrozen)
         boundary = self.task.features.boundary
-        for start in (first, 0):
+        for start in (self.first_unfrozen, 0):
             train_views = [ORIGINAL] if self._batch_augmentation(start) else self.train_views
             if boundary("validation", start) is not None:
                 train = [boundary("train", start, view) for view in train_views]
@@ -295,7 +304,7 @@ class _Net:
                 if train[0] is not None:  # else an accelerator's memory has no room for the training images
                     return start, [a for a in train if a is not None], [a for a in validation if a is not None]
             self.task.log(
-                f"{self.task.backbone.name}: the input of block {first} can't be recorded, so the whole network runs "
+                f"{self.task.backbone.name}: the input of block {start} can't be recorded, so the whole network runs "
                 "in every epoch"
             )
         raise AssertionError("the input of block 0, the images, can always be recorded")
@@ -303,13 +312,12 @@ class _Net:
     def _network(self, start: int) -> "nn.Module":
         """Base and head as one module, from the activations that enter block `start` to logits."""
         from autotl.backbones.graph_split import Normalize
+        from autotl.strategies.frozen_norms import joint_network, speed_up_frozen_norms
 
         if is_accelerator(self.device):
-            from autotl.strategies.frozen_norms import speed_up_frozen_norms
-
             speed_up_frozen_norms(self._eval_modules())
         base = self.graph_split.suffix(start) if start else Normalize(self.base, self.task.backbone.preprocessing)
-        return _joint(base, self.head, self._eval_modules()).to(self.device)
+        return joint_network(base, self.head, self._eval_modules()).to(self.device)
 
     def _eval_modules(self) -> "list[nn.Module]":
         """Modules that stay in eval mode: those of frozen blocks, and with `freeze_bn` all batch norms."""
@@ -371,22 +379,6 @@ class _Net:
 
 def _has_running_statistics(module: "nn.Module") -> bool:
     return getattr(module, "running_mean", None) is not None
-
-
-def _joint(base: "nn.Module", head: "nn.Module", eval_modules: "list[nn.Module]") -> "nn.Module":
-    import torch
-    from torch import nn
-
-    class Joint(nn.Sequential):
-        """The unfrozen part of the base, then the head. `eval_modules` stay in eval mode, also after `train()`."""
-
-        def train(self, mode: bool = True) -> "Joint":  # noqa: FBT001, FBT002 - nn.Module's own signature
-            super().train(mode)
-            for module in eval_modules:
-                module.training = False  # the attribute, not .eval(): a frozen module may contain unfrozen ones
-            return self
-
-    return Joint(base, head).to(memory_format=torch.channels_last)
 
 
 def _no_report(fraction: float, score: float) -> None:

@@ -1,4 +1,5 @@
-"""What a measured alignment changes of the portfolio: the order of backbones, and how many blocks to retrain."""
+"""What a measured alignment changes of the portfolio: the order of backbones, which blocks to retrain, augmentation by
+what keeps the label, and the share of time that strategies get."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autotl.study.needs import Needs
     from autotl.study.scheduler import Scheduler
+    from autotl.study.space import Choices
 
 __all__ = ["Advice", "alignment_sample"]
 
@@ -18,6 +21,16 @@ BUILD_SECONDS = 3.0
 """Seconds that a backbone is taken to need before its first image."""
 
 
+DOUBTFUL_SHARE = 1 / 3
+"""Of the time that a strategy gets otherwise."""
+POLICIES: Mapping[str, Mapping[str, str]] = {
+    "turns": {"flip": "dihedral"},
+    # random crops are the nearest to the turns that there are as many of
+    "flips": {"dihedral": "crop"},
+}
+"""By the symmetries that keep the label, what a policy of the portfolio becomes."""
+
+
 @dataclass(frozen=True)
 class Advice:
     """Never a filter: a backbone of a low rank is tried later, not left out."""
@@ -25,18 +38,43 @@ class Advice:
     backbones: tuple[str, ...] = ()
     """The most promising one first. Others rank after them."""
     unfrozen_blocks: int = 0
-    """How many of the last blocks of the first one fine-tuning should retrain; 0 leaves the portfolio's numbers."""
+    """How many blocks of the first one fine-tuning should retrain; 0 leaves the portfolio's numbers."""
+    unfreeze: str = "last"
+    """Which ones: the last or the first."""
+    symmetry: str = ""
+    """The symmetries that keep the label: "turns" (and flips), "flips", "none"; "" where it isn't known."""
+    deserves_tuning: bool = True
+    """Whether fine-tuning promises anything; else it gets less time, not none."""
 
     def rank(self, backbone: str) -> int:
         """The place of a backbone, from 0."""
         return self.backbones.index(backbone) if backbone in self.backbones else len(self.backbones)
 
-    def applied(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameters of a portfolio recipe as advised."""
-        name = f"{params['strategy']}.unfrozen_blocks"
-        if not self.unfrozen_blocks or params["backbone"] not in self.backbones[:1] or name not in params:
-            return dict(params)
-        return {**params, name: self.unfrozen_blocks}
+    def place(self, params: Mapping[str, Any]) -> tuple[int, bool]:
+        """What recipes of the portfolio are sorted by: those that augment by symmetries that move the label come last
+        on their backbone."""
+        policy = params.get(f"{params['strategy']}.policy", "none")
+        return self.rank(params["backbone"]), self.symmetry == "none" and policy != "none"
+
+    def share(self, strategy: str, needs: "Needs") -> float:
+        """The time that a strategy gets, where 1 is usual: less for one that retrains a network without a promise, or
+        whose heads learn from images that augmentation makes look like another class."""
+        tunes = "unfrozen_blocks" in needs.registry.strategy(strategy).recorded_params
+        is_doubtful = tunes and not self.deserves_tuning
+        return DOUBTFUL_SHARE if is_doubtful or (self.symmetry == "none" and needs.reads_views(strategy)) else 1.0
+
+    def applied(self, params: Mapping[str, Any], choices: "Choices") -> dict[str, Any]:
+        """Parameters of a portfolio recipe as advised, as far as the study's choices allow."""
+        strategy, changed = params["strategy"], dict(params)
+        policy = POLICIES.get(self.symmetry, {}).get(params.get(f"{strategy}.policy", ""))
+        if policy in choices.augmentations:
+            changed[f"{strategy}.policy"] = policy
+        name = f"{strategy}.unfrozen_blocks"
+        if self.unfrozen_blocks and params["backbone"] in self.backbones[:1] and name in params:
+            changed[name] = self.unfrozen_blocks
+            if choices.accelerator and f"{strategy}.unfreeze" in params:  # a CPU's space has the last ones alone
+                changed[f"{strategy}.unfreeze"] = self.unfreeze
+        return changed
 
 
 def alignment_sample(scheduler: "Scheduler", time_budget: float) -> tuple[tuple[str, ...], int, float] | None:

@@ -114,7 +114,7 @@ class Scheduler:
     def align_with(self, advice: Advice) -> None:
         """Try what is left of the portfolio in the order that is advised. Nothing is left out."""
         self.advice = advice
-        self.cheap_queue = sorted(map(advice.applied, self.cheap_queue), key=lambda p: advice.rank(p["backbone"]))
+        self.cheap_queue = sorted((advice.applied(p, self.choices) for p in self.cheap_queue), key=advice.place)
         self.untried_expensive.sort(key=lambda candidate: advice.rank(candidate[0]))
 
     def finished(
@@ -195,7 +195,7 @@ class Scheduler:
             self.untried_expensive.remove(candidate)
             passes = self._affordable_passes(candidate[0], MAX_EXPENSIVE_SHARE * time_budget)
             recipes = expensive_portfolio(self.choices, self.registry, *candidate, passes)
-            self.expensive_queue += [self.advice.applied(params) for params in recipes]
+            self.expensive_queue += [self.advice.applied(params, self.choices) for params in recipes]
         params = next(filter(suits, self.expensive_queue), None)
         if params is None:
             return None
@@ -261,7 +261,7 @@ class Scheduler:
     def _choose_strategy(
         self, time_budget: float, running: Mapping[str, float], work: Work, recorded: Collection[Recording] | None
     ) -> str | None:
-        """The strategy that has had the least time, among those with such work whose trials still fit."""
+        """The strategy that has had the least of its share, among those with such work whose trials still fit."""
         names = [
             name
             for name in self.choices.strategies
@@ -271,7 +271,10 @@ class Scheduler:
         fitting = [name for name in names if self._strategy_fits(name, time_budget)]
         if not fitting and work == Work.NETWORKS:
             return None
-        return min(fitting or names[:1], key=lambda name: self.spent[name] + running.get(name, 0.0), default=None)
+        time = {name: self.spent[name] + running.get(name, 0.0) for name in names}
+        return min(
+            fitting or names[:1], key=lambda name: time[name] / self.advice.share(name, self.needs), default=None
+        )
 
     # -- features that an accelerator records before trials need them
 

@@ -4,6 +4,8 @@ import traceback
 from dataclasses import replace
 
 from autotl.alignment.align import align_backbones
+from autotl.alignment.outcome import ALIGNMENT_FILE
+from autotl.alignment.words import symmetry_of
 from autotl.atomic_io import as_disk_full, write_json
 from autotl.data.splits import connected_units
 from autotl.devices import is_device_error
@@ -12,10 +14,7 @@ from autotl.trial.runner import MAX_CAUSE_LENGTH, release_memory
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import Align, Aligned
 
-__all__ = ["ALIGNMENT_FILE", "align"]
-
-ALIGNMENT_FILE = "alignment.json"
-"""In the study's folder: the fields of `autotl.alignment.card.Alignment`."""
+__all__ = ["align"]
 
 
 def align(state: WorkerState, job: Align) -> bool:
@@ -39,7 +38,6 @@ def align(state: WorkerState, job: Align) -> bool:
             scores={},
             limit=job.num_images,
             seed=context.config.seed,
-            with_norms=False,
         )
         write_json(context.folder / ALIGNMENT_FILE, alignment.to_dict())
     except Exception as error:
@@ -50,6 +48,13 @@ def align(state: WorkerState, job: Align) -> bool:
         failed = is_device_error(error)
         state.send(Aligned(cause=cause, is_device_error=failed))
         return not failed
-    state.send(Aligned(Advice(tuple(card.backbone for card in alignment.cards), alignment.unfrozen_blocks)))
+    advice = Advice(
+        tuple(card.backbone for card in alignment.cards),
+        alignment.unfrozen_blocks,
+        alignment.unfreeze,
+        symmetry_of(alignment.cards[0]),
+        deserves_tuning=alignment.unfrozen_blocks > 0,
+    )
+    state.send(Aligned(advice))
     release_memory()
     return True

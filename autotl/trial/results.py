@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.trial import TrialState
 
+from autotl.alignment.outcome import outcomes, read_alignment
 from autotl.atomic_io import write_json
 from autotl.config import how_to_test
 from autotl.data.digests import digest_bytes
@@ -168,6 +170,23 @@ class SearchResults:
             "latency": f"{MEASURED}, on {context.slot.device}",
             "tried": tried(self.trials, maximize=self.metric.greater_is_better),
             "never_tried": never_tried(self.trials, context.choices, heads_of),
+            "alignment": self._alignment(),
+        }
+
+    def _alignment(self) -> dict[str, Any] | None:
+        """What the alignment said, and each backbone's predicted and true rank; None where none was measured."""
+        alignment = read_alignment(self.state.context.folder)
+        if alignment is None:
+            return None
+        scores: dict[str, list[float]] = {}
+        for trial in self.trials:
+            if trial.state == TrialState.COMPLETE and trial.value is not None and "backbone" in trial.params:
+                scores.setdefault(trial.params["backbone"], []).append(trial.value)
+        found = outcomes(alignment.cards, scores, maximize=self.metric.greater_is_better)
+        return {
+            "verdict": alignment.verdict,
+            "sentences": list(alignment.sentences),
+            "backbones": [asdict(outcome) for outcome in found],
         }
 
 

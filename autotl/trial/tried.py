@@ -44,10 +44,11 @@ def tried(trials: Iterable[FrozenTrial], *, maximize: bool) -> dict[str, list[di
 
 def _components(trial: FrozenTrial) -> dict[str, str]:
     params, strategy = trial.params, trial.params["strategy"]
+    blocks = params.get(f"{strategy}.unfrozen_blocks", 0)
     components = {
         "backbone": params.get("backbone"),
         "strategy": strategy,
-        "unfrozen_blocks": params.get(f"{strategy}.unfrozen_blocks", 0),
+        "unfrozen_blocks": f"first {blocks}" if params.get(f"{strategy}.unfreeze") == "first" else blocks,
         "head": params.get(f"{strategy}.head"),
     }
     return {dimension: str(name) for dimension, name in components.items() if name is not None}

@@ -50,6 +50,8 @@ def summary(result: Mapping[str, Any], width: int = 80, rows: int = 8) -> Render
         parts += ["", _tried(table)]
     if missed := _never_tried(result.get("never_tried") or {}):
         parts.append(Text.assemble(("never tried: ", "dim"), escape(missed)))
+    if alignment := result.get("alignment"):
+        parts += ["", *_alignment(alignment)]
     parts += ["", *_scores(result), "", *_costs(result)]
     members = result.get("members") or []
     if model := result.get("model"):
@@ -137,6 +139,20 @@ def _never_tried(missed: Mapping[str, Sequence[str]]) -> str:
             noun = plurals.get(component, "") if len(names) > 1 else component if component in plurals else ""
             parts.append(f"{noun} {', '.join(names[:MAX_TRIED])}{more}".strip())
     return " · ".join(parts)
+
+
+def _alignment(alignment: Mapping[str, Any]) -> list[RenderableType]:
+    """What the sample predicted of each backbone, beside what the search has found."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("alignment", overflow="fold")
+    for name in ("predicted rank", "expected", "true rank", "best", "trials"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in alignment["backbones"][: 2 * MAX_TRIED]:
+        expected = f"{row['predicted']:.3f} ± {row['predicted_error']:.3f}"
+        rank = "–" if row["rank"] is None else str(row["rank"])
+        cells = str(row["predicted_rank"]), expected, rank, format_score(row["best"]), str(row["trials"])
+        table.add_row(Text(escape(row["backbone"])), *cells)
+    return [table, Text(f"The images are {alignment['verdict']}: the report says how that was measured.", "dim")]
 
 
 def _scores(result: Mapping[str, Any]) -> list[RenderableType]:

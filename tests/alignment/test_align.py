@@ -1,15 +1,24 @@
 """Backbones are measured on real patches of photographs: the cards, what is extracted, and what isn't."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from autotl.alignment.align import align_backbones
+from autotl.alignment.align import _ranked, align_backbones
+from autotl.alignment.card import Alignment, Card, LevelAccuracy
+from autotl.alignment.measure import Measurement, _gap
 from autotl.alignment.norms import norm_distances, ordinary_photographs
 from autotl.alignment.scores import BUILT_IN
 from autotl.backbones.base import Block
 from autotl.errors import AutotlError
+
+CARD = Card("", "", 0, 1, (LevelAccuracy(1, 0.9, 0.1),), 0.0, 0.0, 0.9, 0.1, 0.9, {}, {}, {}, None, None, None)
+
+
+class Known:
+    top1 = 75.0
 
 
 @pytest.fixture
@@ -20,14 +29,14 @@ def align(extractor, tiny):
     def run(names, broken=(), **more):
         backbones = [*broken, *(tiny(name) for name in names)]
         scores = {name: BUILT_IN[name] for name in ("knn", "nce", "leep")}
-        return align_backbones(extractor, backbones, pool, units, scores=scores, **more)
+        return align_backbones(extractor, backbones, pool, units, scores=scores, **{"with_invariances": False, **more})
 
     return run
 
 
 @pytest.mark.slow
 def test_a_card_has_every_depth_and_what_the_own_head_answers(align):
-    alignment = align(["test_resnet"])
+    alignment = align(["test_resnet"], with_invariances=True)
     card = alignment.cards[0]
     assert card.num_images == alignment.num_images == 36
     assert [level.depth for level in card.levels] == sorted({level.depth for level in card.levels})
@@ -37,12 +46,19 @@ def test_a_card_has_every_depth_and_what_the_own_head_answers(align):
     assert all(0 < seen.share <= 1 and 0 < seen.confidence <= 1 for seen in card.seen)
     assert card.scores["leep"] is not None
     assert card.norm_ratio > 0
-    assert json.loads(json.dumps(alignment.to_dict()))["cards"][0]["peak"] == card.peak
+    kept = json.loads(json.dumps(alignment.to_dict()))
+    assert kept["cards"][0]["peak"] == card.peak
+    assert Alignment.from_dict(kept) == alignment
+    # 36 images: 4 of 7 symmetries of the square are quarter turns
+    assert [invariance.name for invariance in card.invariances] == ["flip", "turn"]
+    assert card.invariances[0].num_images == 36
+    assert all(0 < invariance.error < 0.5 for invariance in card.invariances)
 
 
 def test_nothing_is_extracted_twice(align, extractor):
     first = align(["test_resnet"], limit=20, with_norms=False)
     assert first.share_of_pass == pytest.approx(20 / 36)
+    assert first.share_of_others == 0.0
     more = align(["test_resnet"], with_norms=False)
     assert more.share_of_pass == pytest.approx(16 / 36)
     assert align(["test_resnet"], with_norms=False).share_of_pass == 0.0
@@ -82,15 +98,14 @@ def test_statistics_of_the_own_images_have_no_distance():
 
     network = Network()
     blocks = [Block("norm", ("norm",))]
-    assert norm_distances(network.eval(), network, blocks, images, images) is None  # never trained
+    assert norm_distances(network.eval(), network, blocks, images) is None  # never trained
     with torch.no_grad():
         network.train()(torch.from_numpy(images))
     network.eval()
     # a shift by one deviation in every channel: KL = 1/2
     shift = images + np.sqrt(norm.running_var.numpy())
-    (distance,) = norm_distances(network, network, blocks, images, shift)
-    assert distance.distance == pytest.approx(0.0, abs=1e-4)
-    assert distance.photographs == pytest.approx(0.5, abs=0.01)
+    assert norm_distances(network, network, blocks, images) == pytest.approx({"norm": 0.0}, abs=1e-4)
+    assert norm_distances(network, network, blocks, shift) == pytest.approx({"norm": 0.5}, abs=0.01)
 
 
 def test_the_anchor_is_crops_of_two_photographs():
@@ -99,3 +114,23 @@ def test_the_anchor_is_crops_of_two_photographs():
     assert crops.dtype == np.uint8
     assert np.array_equal(crops, ordinary_photographs(64))
     assert len(np.unique(crops.reshape(32, -1), axis=0)) == 32
+
+
+def test_the_level_that_beats_the_output_is_chosen_on_other_images():
+    last = np.zeros(100, bool)
+    even = np.arange(100) % 2 == 0
+    # each level is right where the other is wrong: whichever one half chooses fails on the other half
+    assert _gap([even, ~even], last)[0] == 0.0
+    assert _gap([~last, even], last)[0] == 1.0
+    assert _gap([], last) == (0.0, 0.0)
+
+
+def test_who_reaches_a_later_round_ranks_first():
+    def measurement(name, n, probe):
+        return Known(), Measurement(
+            replace(CARD, backbone=name, num_images=n, probe=probe), np.arange(n) < probe * n, n
+        )
+
+    # the harder images of the larger sample don't put the winner of the first round behind
+    measured = {"lost": measurement("lost", 48, 0.98), "won": measurement("won", 200, 0.90)}
+    assert [card.backbone for card in _ranked(measured)] == ["won", "lost"]

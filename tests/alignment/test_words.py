@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autotl.alignment.card import Alignment, Card, LevelAccuracy, Seen
+from autotl.alignment.card import Alignment, Card, Invariance, LevelAccuracy, Seen
 from autotl.alignment.norms import BlockDistance
 from autotl.alignment.ranking import published_accuracy, ranked
-from autotl.alignment.sample import sample_sizes, stratified_order
-from autotl.alignment.words import blocks_to_retrain, doubling_gain, sentences, verdict_of
+from autotl.alignment.sample import rounds, stratified_order
+from autotl.alignment.words import blocks_to_retrain, doubling_gain, sentences, symmetry_of, unfreeze_of, verdict_of
 
 CARD = Card(
     backbone="first",
@@ -60,6 +60,44 @@ def test_without_statistics_the_gap_decides():
 
 def test_far_statistics_alone_advise_one_block():
     assert blocks_to_retrain(replace(CARD, norms=FAR.norms)) == 1
+
+
+def test_far_first_blocks_before_near_last_ones_are_retrained_instead():
+    def card(*ratios):
+        return replace(CARD, norms=tuple(BlockDistance(str(i), ratio, 1.0) for i, ratio in enumerate(ratios)))
+
+    coloured = card(20.0, 4.0, 1.0)
+    assert (verdict_of(coloured), unfreeze_of(coloured)) == ("far", "first")
+    assert "Retrain the first block of 9: " in sentences(coloured, [], 500)[3]
+    assert unfreeze_of(card(20.0, 4.0, 3.0)) == "last"  # the last ones are strange, too
+    assert unfreeze_of(card(5.0, 1.0, 1.0)) == "last"  # near as a whole
+    assert unfreeze_of(replace(CARD, norms=None)) == "last"
+
+
+@pytest.mark.parametrize(
+    ("flipped", "turned", "symmetry"),
+    [(0.90, 0.88, "turns"), (0.90, 0.70, "flips"), (0.70, 0.60, "none"), (0.70, 0.90, "none")],
+)
+def test_what_keeps_the_label_may_augment(flipped, turned, symmetry):
+    tested = tuple(Invariance(name, 64, 0.9, s, 0.03) for name, s in (("flip", flipped), ("turn", turned)))
+    card = replace(CARD, invariances=tested)
+    assert symmetry_of(card) == symmetry
+    assert f"90% right, {turned:.0%} after a turn" in sentences(card, [], 500)[3]
+    assert symmetry_of(CARD) == ""
+
+
+@pytest.mark.parametrize("num_images", [600, 1000, 3000, 50_000])
+@pytest.mark.parametrize("num_backbones", [2, 3, 9])
+def test_other_backbones_run_a_tenth_of_a_full_pass_at_most(num_images, num_backbones):
+    plan = rounds(num_images, num_backbones, 2048)
+    spent = before = 0
+    for size, racing in plan:
+        assert size > before
+        spent += (size - before) * (racing - 1)
+        before = size
+    assert spent <= 0.1 * num_images * num_backbones
+    assert plan[0][1] == num_backbones
+    assert plan[-1][0] == min(num_images, 2048)
 
 
 def test_errors_that_halved_are_expected_to_halve_again():
@@ -120,5 +158,3 @@ def test_samples_are_nested_and_stratified():
     counts = np.bincount(labels[order[:500]])
     assert counts[2] >= 5
     assert abs(counts[0] / counts[1] - 700 / 290) < 0.1
-    assert sample_sizes(200) == [200]
-    assert sample_sizes(5000, 2048) == [256, 512, 2048]

@@ -1,14 +1,26 @@
 """What the report says, of a search with known outcomes."""
 
+import json
+from contextlib import closing
+from dataclasses import asdict, replace
+
 import numpy as np
 import pytest
 
+from autotl.alignment.card import Alignment, Card, LevelAccuracy
+from autotl.alignment.outcome import ALIGNMENT_FILE
+from autotl.atomic_io import write_sealed
+from autotl.backbones.levels import Layout
 from autotl.clock import Deadline
-from autotl.page.base import Fold, Gallery, ReportSection, Table, Text
+from autotl.data.augmentation import ORIGINAL, view_key
+from autotl.features.keys import LAYOUT_KEY, fact_file
+from autotl.features.store import FeatureStore
+from autotl.page.base import Figure, Fold, Gallery, ReportSection, Table, Text
 from autotl.registry import load_registry
 from autotl.report.held_out import HeldOut
 from autotl.report.intervals import bootstrap_interval
 from autotl.report.mistakes import confusion_figure, confusion_matrix
+from autotl.report.recorded import RecordedFeatures
 from autotl.report.trust import calibration_figure, coverage_figure
 from autotl.report.write import report_seconds, write_report
 from autotl.testing import CHECKS
@@ -68,6 +80,40 @@ def test_groups_of_trials_have_their_best_and_their_cost(search):
     tables = {t.columns[0]: t for t in built(search, "learnt", Table)}
     assert tables["strategy"].rows == [("fine_tuning", 0.8, 0.75, 2, 3.5), ("fast_extraction", 0.6, 0.55, 2, 1.5)]
     assert [row[0] for row in tables["unfrozen blocks"].rows] == [2, 1, 0]
+
+
+def test_an_alignment_is_told_with_its_curve_and_its_true_rank(search):
+    levels = tuple(LevelAccuracy(depth, accuracy, 0.1) for depth, accuracy in ((2, 0.5), (4, 0.9), (6, 0.7)))
+    card = Card(
+        "resnet18", "ImageNet-1k", 12, 6, levels, 0.2, 0.1, 0.9, 0.1, 0.8, {}, {}, {}, None, None, None, predicted=0.9
+    )
+    other = replace(card, backbone="resnet34", levels=levels[-1:], predicted=0.8)
+    alignment = Alignment("photographs", 12, (card, other), "far", 2, ("Retrain <2> blocks.",))
+    (search.folder / ALIGNMENT_FILE).write_text(json.dumps(alignment.to_dict()))
+    texts = [t.text for t in built(search, "pretraining", Text)]
+    assert texts[:2] == ["The images are far.", "Retrain <2> blocks."]
+    (figure,) = built(search, "pretraining", Figure)
+    assert "resnet18: 0.500, 0.900, 0.700" in figure.alt
+    table = built(search, "pretraining", Table)[0]
+    assert table.rows == [("resnet18", 1, 0.9, 1, 0.8, 4), ("resnet34", 2, 0.8, None, None, None)]
+
+
+def test_recorded_features_have_an_accuracy_by_depth(tmp_path):
+    layout = Layout(output=4, means=3, last_maxima=2, stages=(1, 2), depths=(1, 3))
+    (tmp_path / "engines").mkdir()
+    write_sealed(fact_file(tmp_path / "engines", "layout", LAYOUT_KEY, "digest"), asdict(layout))
+    store = FeatureStore(tmp_path / "features")
+    rows = np.random.default_rng(0).random((5, layout.width)).astype(np.float16)
+    names = [f"{i:032x}" for i in range(5)]
+    spec = {"backbone": "digest", "view": view_key(ORIGINAL), "block": None}
+    with closing(store.open(spec, (layout.width,), "float16", "resnet18")) as table:
+        table.append(names, rows)
+    found, levels = RecordedFeatures(tmp_path).by_depth("digest", ["0" * 31 + "f", *names])
+    assert found.tolist() == [1, 2, 3, 4, 5]
+    assert [level.shape[1] for level in levels] == [2, 4, 4]
+    assert np.array_equal(levels[0], rows[:, [4, 7]])
+    assert np.array_equal(levels[2], RecordedFeatures(tmp_path).outputs("digest", names)[1])
+    assert RecordedFeatures(tmp_path).by_depth("another", names)[1] == []
 
 
 def test_confusions_are_counted_and_told():

@@ -40,7 +40,8 @@ def tuned(task, recipe):
     before = deepcopy(net.base.state_dict())
     net.freeze_base()
     net.train_head()
-    net.unfreeze_last(int(recipe.strategy_params["unfrozen_blocks"]))
+    params = recipe.strategy_params
+    net.unfreeze(int(params["unfrozen_blocks"]), first=params["unfreeze"] == "first")
     net.train_jointly(ignore)
     return net, before
 
@@ -103,6 +104,19 @@ def test_unfrozen_state_over_the_pretrained_base_rebuilds_the_tuned_base(tiny, t
     rebuilt = backbone.build()
     rebuilt.load_state_dict(net.unfrozen_state(), strict=False)
     assert all(torch.equal(tensor, net.base.state_dict()[key]) for key, tensor in rebuilt.state_dict().items())
+
+
+def test_the_first_blocks_can_be_trained_instead_of_the_last_ones(tiny, task):
+    backbone = tiny("test_resnet")
+    problem = task(backbone, "linear")
+    net, before = tuned(problem, recipe_of(backbone, unfrozen_blocks=TWO, unfreeze="first", epochs=1))
+    assert net.unfrozen == net.blocks[:TWO]
+    assert net.graph_start == 0  # from the images: nothing before the first block is frozen
+    after = net.base.state_dict()
+    changed = {key for key, tensor in after.items() if not torch.equal(tensor, before[key])}
+    assert changed
+    assert changed <= set(net.unfrozen_state())
+    assert {key.split(".")[0] for key in changed}.isdisjoint(net.blocks[-1].modules)
 
 
 # where training starts
@@ -229,7 +243,7 @@ def scored(backbone, problem):
     params = {"lr": 0.02, "epochs": len(SCORES), "views": 2, "freeze_bn": False, "tuned_share": 1.0}
     net = add_head(problem, recipe_of(backbone, **params), "cpu")
     net.freeze_base()
-    net.unfreeze_last(TWO)
+    net.unfreeze(TWO)
     trained = net.train_jointly(ignore)
     assert [epoch["score"] for epoch in trained.history] == SCORES
     assert all(not np.allclose(one, other, atol=1e-3) for one, other in pairwise(predictions))
@@ -385,7 +399,7 @@ def test_a_larger_batch_makes_fewer_steps_with_a_higher_learning_rate(tiny, task
     peaks = {}
     for batch in (8, 32):
         net = add_head(task(backbone, "linear"), recipe_of(backbone, batch=batch), "cpu")
-        net.unfreeze_last(LAST)
+        net.unfreeze(LAST)
         peaks[batch] = net._groups()[0]["lr"]
         assert net.batch == batch
     assert peaks[32] == pytest.approx(2 * peaks[8])

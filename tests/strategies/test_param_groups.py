@@ -16,7 +16,7 @@ def groups_of(backbone, task, **params):
     recipe = Recipe(backbone.name, "fine_tuning", "linear", 0, params, {"dropout": 0.2})
     net = add_head(task(backbone, "linear"), recipe, "cpu")
     net.freeze_base()
-    net.unfreeze_last(99)
+    net.unfreeze(99)
     return net, net._groups()
 
 

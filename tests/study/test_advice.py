@@ -1,5 +1,7 @@
 """What a measured alignment changes of a search's order, and what it leaves."""
 
+from dataclasses import replace
+
 import pytest
 
 from autotl.coordinator.dispatch import Dispatcher
@@ -34,7 +36,48 @@ def test_fine_tuning_of_the_first_backbone_retrains_what_is_advised(scheduler):
     name = "fine_tuning.unfrozen_blocks"
     advised = [params[name] for params in scheduler.cheap_queue if name in params]
     assert advised == [3]
-    assert Advice((NAMES[1],), 3).applied({"strategy": "fine_tuning", "backbone": NAMES[0], name: 1})[name] == 1
+    recipe = {"strategy": "fine_tuning", "backbone": NAMES[0], name: 1, "fine_tuning.unfreeze": "last"}
+    assert Advice((NAMES[1],), 3).applied(recipe, scheduler.choices)[name] == 1
+    first = Advice((NAMES[0],), 2, "first")
+    assert first.applied(recipe, scheduler.choices) == {**recipe, name: 2}  # a CPU trains the last ones alone
+    accelerated = first.applied(recipe, replace(scheduler.choices, accelerator=True))
+    assert accelerated["fine_tuning.unfreeze"] == "first"
+
+
+@pytest.mark.parametrize(
+    ("symmetry", "cheap", "expensive"),
+    [
+        ("", "flip", "dihedral"),
+        ("turns", "dihedral", "dihedral"),
+        ("flips", "flip", "crop"),
+        ("none", "flip", "dihedral"),
+    ],
+)
+def test_policies_follow_what_keeps_the_label(scheduler, symmetry, cheap, expensive):
+    advice = Advice(NAMES, symmetry=symmetry)
+    recipes = [
+        {"strategy": "extract_augment", "backbone": NAMES[0], "extract_augment.policy": policy}
+        for policy in ("flip", "dihedral")
+    ]
+    applied = [advice.applied(recipe, scheduler.choices)["extract_augment.policy"] for recipe in recipes]
+    assert applied == [cheap, expensive]
+    assert advice.place(recipes[0]) == (0, symmetry == "none")
+    few = replace(scheduler.choices, augmentations=("flip",))
+    assert advice.applied(recipes[0], few) == recipes[0]  # only what the study searches
+
+
+def test_fine_tuning_without_a_promise_gets_less_time_and_not_none(scheduler):
+    scheduler.cheap_queue, scheduler.untried_expensive = [], []
+    scheduler.align_with(Advice(NAMES, deserves_tuning=False))
+    for name in scheduler.choices.strategies:
+        scheduler.finished({"strategy": name, "backbone": NAMES[0], f"{name}.head": "linear"}, 1.0, 0.5)
+    chosen = []
+    scheduler.sampling = True
+    for number in range(40):
+        strategy = scheduler.next(600.0, {}, number)["strategy"]
+        chosen.append(strategy)
+        scheduler.spent[strategy] += 1.0
+    assert chosen.count("fine_tuning") == 10
 
 
 def test_an_empty_advice_changes_nothing(scheduler):
@@ -78,7 +121,7 @@ def test_alignment_is_measured_once_after_the_first_trial(scheduler):
 def test_the_messages_survive_their_encoding():
     for message, known in (
         (Align(NAMES, 256, 30.0), FROM_COORDINATOR),
-        (Aligned(Advice(NAMES, 2)), FROM_WORKER),
+        (Aligned(Advice(NAMES, 2, "first", "turns", deserves_tuning=False)), FROM_WORKER),
         (Aligned(cause="no"), FROM_WORKER),
     ):
         assert decode(encode(message), known) == message

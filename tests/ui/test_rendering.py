@@ -23,9 +23,29 @@ def drawn(renderable: RenderableType, width: int, height: int = 50) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
+ALIGNED = RESULT | {
+    "alignment": {
+        "verdict": "far",
+        "sentences": ["The images are far."],
+        "backbones": [
+            {
+                "backbone": name,
+                "predicted_rank": place,
+                "predicted": 0.85,
+                "predicted_error": 0.01,
+                "rank": rank,
+                "best": best,
+                "trials": 7,
+            }
+            for place, (name, rank, best) in enumerate([("efficientnet_lite2", 2, 0.86), ("resnet18", None, None)], 1)
+        ],
+    }
+}
+
+
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
 @pytest.mark.parametrize(
-    "what", ["screen", "before the first trial", "headline", "summary", "summary without test images"]
+    "what", ["screen", "before the first trial", "headline", "summary", "summary without test images", "alignment"]
 )
 def test_nothing_is_wider_than_the_console(what: str, width: int) -> None:
     early = replace(SNAPSHOT, time_left=None, trials_left=None, best=None, recent=(), images_per_second=None)
@@ -35,8 +55,15 @@ def test_nothing_is_wider_than_the_console(what: str, width: int) -> None:
         "headline": headline_table(STARTED, width),
         "summary": summary(RESULT, width),
         "summary without test images": summary(RESULT | {"test": None}, width),
+        "alignment": summary(ALIGNED, width),
     }[what]
     assert max(cell_len(line) for line in drawn(renderable, width).splitlines()) <= width
+
+
+def test_predicted_and_true_ranks_stand_beside_each_other() -> None:
+    lines = [line.split() for line in drawn(summary(ALIGNED, 100), 100).splitlines()]
+    assert ["efficientnet_lite2", "1", "0.850", "±", "0.010", "2", "0.8600", "7"] in lines
+    assert ["resnet18", "2", "0.850", "±", "0.010", "–", "–", "7"] in lines
 
 
 @pytest.mark.parametrize("width", [80, 120])
