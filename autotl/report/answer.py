@@ -7,6 +7,7 @@ import numpy as np
 
 from autotl.metrics import majority_baseline
 from autotl.page.base import Element, Table, Text
+from autotl.recipe import JOIN
 from autotl.report.intervals import bootstrap_interval, wilson_interval
 from autotl.report.record import KNN_NEIGHBOURS, SearchRecord
 from autotl.study.study import TrialAttribute
@@ -127,7 +128,8 @@ def _model(search: SearchRecord) -> list[Element]:
 
 def nearness_section(search: SearchRecord) -> Sequence[Element]:
     """How near the images are to what the networks were trained on."""
-    names = dict.fromkeys(t.user_attrs[TrialAttribute.RECIPE]["backbone"] for t in search.complete)
+    joined = dict.fromkeys(t.user_attrs[TrialAttribute.RECIPE]["backbone"] for t in search.complete)
+    names = dict.fromkeys(name for names in joined for name in names.split(JOIN))
     rows: list[list[str | int | float | None]] = []
     for name in names:
         try:

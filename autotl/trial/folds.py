@@ -10,7 +10,7 @@ import numpy as np
 from autotl.data.augmentation import ORIGINAL, View
 from autotl.data.dataset import Subset
 from autotl.data.splits import Split
-from autotl.features.extractor import BackboneFeatures
+from autotl.features.joined import JoinedFeatures
 from autotl.features.sharing import StoreTimeout
 from autotl.heads.calibration import fit_temperature
 from autotl.heads.inference import MISSING, probabilities
@@ -125,15 +125,15 @@ def _train_on(
 ) -> Result:
     """Train a recipe on recorded features with another split of the development images."""
     state = replace(state, context=replace(state.context, split=split))
-    features = _Features(state.extractor.of(state.registry.backbone(recipe.backbone)), split)
+    features = _Features(JoinedFeatures.of(state.extractor, state.registry.backbone(recipe.backbone)), split)
     return train(state, recipe, time_budget, report, refit_epochs, features=features, folds=of_fold)
 
 
 @dataclass(frozen=True)
 class _Features:
-    """A backbone's recorded features, by the subsets of another split."""
+    """A recipe's recorded features, by the subsets of another split."""
 
-    features: BackboneFeatures
+    features: JoinedFeatures
     split: Split
 
     def levels(self, subset: Subset, levels: str, view: View = ORIGINAL) -> np.ndarray:
