@@ -1,16 +1,20 @@
 """Recipes that join backbones: in the search space, the portfolio, what is recorded for them, and what they cost."""
 
+from pathlib import Path
+
 import optuna
 import pytest
 
 from autotl.config import StudyConfig, load_study_file
 from autotl.coordinator.joins import propose_joins
 from autotl.errors import AutotlError
+from autotl.events import SearchStarted
 from autotl.model.costs import NetworkCost, Part, total_costs
 from autotl.study.needs import Needs, Recording, Work
 from autotl.study.portfolio import cheap_portfolio
 from autotl.study.scheduler import Scheduler
 from autotl.study.space import Choices, suggest
+from autotl.ui.rendering import headline_rows
 
 LITE0, LITE1, LITE2 = (f"efficientnet_lite{number}" for number in range(3))
 JOIN = f"{LITE0} + {LITE2}"
@@ -127,6 +131,11 @@ def test_costs_are_added_and_shared_with_members_of_one_network():
         "parameters": 8,
         "passes": 3,
     }
+
+
+def test_the_header_counts_joins_apart():
+    started = SearchStarted("s", Path("s"), "s", ("a", "b"), {"train": 3}, "accuracy", ("cpu:0",), (LITE0, LITE2, JOIN))
+    assert ("2 backbones", f"{LITE0}, {LITE2} · 1 join of them") in headline_rows(started)
 
 
 def test_a_study_file_may_not_join_a_file_outside_of_its_folder(tmp_path):
