@@ -41,6 +41,7 @@ def search(
     seed: int | None = None,
     test: str | None = None,
     ensemble: int | None = None,
+    joined: int | None = None,
     cache: str | os.PathLike[str] | None = None,
     cache_size: str | int | None = None,
     trial_timeout: str | float | None = None,
@@ -83,6 +84,7 @@ def search(
         seed: seed of the split and of each trial (0).
         test: location of test images, or "none" (the test subset of `data`, else 20 % of its images).
         ensemble: maximum number of trials that the model combines (8).
+        joined: maximum number of backbones whose recorded features one head sees side by side (3); 1 joins none.
         cache: folder of recorded features (the user's cache folder).
         cache_size: maximum size of the cache: "20GB", "512MB" or bytes ("20GB").
         trial_timeout: maximum time of a trial (none, and 1 h without a message of its worker).
@@ -141,6 +143,7 @@ def search(
         seed=seed,
         test=test,
         ensemble=ensemble,
+        joined=joined,
         cache=cache,
         cache_size=cache_size,
         trial_timeout=trial_timeout,

@@ -91,6 +91,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         seed: int | None = None,
         test: str | None = "none",
         ensemble: int | None = None,
+        joined: int | None = None,
         cache: str | os.PathLike[str] | None = None,
         cache_size: str | int | None = None,
         trial_timeout: str | float | None = None,
@@ -124,6 +125,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.seed = seed
         self.test = test
         self.ensemble = ensemble
+        self.joined = joined
         self.cache = cache
         self.cache_size = cache_size
         self.trial_timeout = trial_timeout

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-__all__ = ["Params", "Recipe", "Space"]
+__all__ = ["JOIN", "Params", "Recipe", "Space"]
 
 Value: TypeAlias = str | int | float | bool | None
 Params: TypeAlias = Mapping[str, Value]
+JOIN = " + "
+"""Between the names of backbones whose features are joined in one head: `resnet18 + vit_tiny`."""
 
 
 class Space(Protocol):
@@ -48,11 +50,14 @@ class Recipe:
     >>> recipe = Recipe("resnet18", "fine_tuning", "linear", 1, {"unfrozen_blocks": 2}, {"dropout": 0.25})
     >>> recipe.describe()
     'resnet18 · fine_tuning (unfrozen_blocks 2) · linear (dropout 0.25)'
+    >>> Recipe("resnet18 + resnet18,size=288", "fast_extraction", "linear", 1).backbones
+    ('resnet18', 'resnet18,size=288')
     >>> Recipe.from_dict(recipe.to_dict()) == recipe
     True
     """
 
     backbone: str
+    """The name of a backbone, or several with JOIN between them, whose features one head sees side by side."""
     strategy: str
     head: str
     seed: int
@@ -60,6 +65,11 @@ class Recipe:
     """What the strategy suggested, under names without prefix."""
     head_params: Params = field(default_factory=dict)
     """What the head suggested, under names without prefix."""
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The name of each backbone."""
+        return tuple(self.backbone.split(JOIN))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

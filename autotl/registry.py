@@ -12,6 +12,7 @@ import pluggy
 from autotl import hookspecs
 from autotl.alignment.scores import Score
 from autotl.backbones.base import Backbone
+from autotl.backbones.joined import JoinedBackbone, with_size
 from autotl.backbones.levels import Levels
 from autotl.data.augmentation import Augmentation
 from autotl.data.dataset import DatasetSource
@@ -23,6 +24,7 @@ from autotl.exports.base import Exporter
 from autotl.heads.base import Head
 from autotl.metrics import Metric
 from autotl.page.base import ReportSection
+from autotl.recipe import JOIN
 from autotl.registration import Plugin, Register
 from autotl.strategies.base import Strategy
 from autotl.strategies.losses import Loss
@@ -158,13 +160,14 @@ class Registry:
     # -- names
 
     def backbone(self, name: str) -> Backbone:
-        """The backbone of that name: a registered one, or one that a family finds. `plugin:name` takes that plugin's.
+        """The backbone of that name: a registered one, or one that a family finds. `plugin:name` takes that plugin's,
+        `NAME,size=SIZE` a registered one on images of another size, and `NAME + NAME` the features of several.
 
         Raises:
             UnknownName: no plugin has it; with the nearest names.
             AutotlError: a family has it and can't provide it.
         """
-        backbone = self.backbones.get(name) or self._from_families.get(name)
+        backbone = self.backbones.get(name) or self._from_families.get(name) or self._derived(name)
         if backbone is not None:
             return backbone
         plugin, inner = self._split_address(name)
@@ -181,6 +184,19 @@ class Registry:
             backbone.name = name  # so that the name in a recipe leads to this backbone again
         self._from_families[name] = backbone  # the same object every time: it caches what it has read
         return backbone
+
+    def _derived(self, name: str) -> Backbone | None:
+        """Several backbones, or a registered one on images of another size; None for any other name."""
+        if JOIN in name:
+            joined = JoinedBackbone([self.backbone(part) for part in name.split(JOIN)])
+            return self._from_families.setdefault(name, joined)
+        if (sized := with_size(name)) and (base := self.backbones.get(sized[0])):
+            resized = base.at_size(sized[1])
+            if resized is None:
+                raise AutotlError(f"{base.name} takes images of one size only. Leave ,size={sized[1]} out.")
+            self.owners.setdefault(FAMILY, {})[name] = self.owners["backbone"][base.name]
+            return self._from_families.setdefault(name, resized)
+        return None
 
     def _find_backbone(self, name: str, only: Plugin | None = None) -> Backbone | None:
         """Call `autotl_find_backbone` of each family, the last registered first. A failure costs a warning."""

@@ -109,6 +109,7 @@ VALUES = {
     "seed": 7,
     "test": "none",
     "ensemble": 2,
+    "joined": 2,
     "cache": Path("/cache"),
     "cache_size": 1000,
     "trial_timeout": 60.0,

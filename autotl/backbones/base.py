@@ -1,5 +1,6 @@
 """The backbone contract: a pretrained network, how to build it, its preprocessing and its blocks."""
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 from autotl.errors import AutotlError
 
 if TYPE_CHECKING:  # specs are light: registering a backbone imports no torch
+    from typing import Self
+
     import numpy as np
     from torch import nn
 
@@ -100,6 +103,13 @@ class Backbone(ABC):
     """Size of the weights' download, where it is known."""
     top1: float | None = None
     """Accuracy on ImageNet-1k in percent, where it was published."""
+    any_size: bool = False
+    """Whether the network takes images of other sizes as they are, as one of convolutions does."""
+
+    @property
+    def parts(self) -> "tuple[Backbone, ...]":
+        """The backbones whose features are joined (see `autotl.backbones.joined`): this one alone."""
+        return (self,)
 
     @property
     @abstractmethod
@@ -164,6 +174,23 @@ class Backbone(ABC):
     @abstractmethod
     def blocks(self, module: "nn.Module") -> list[Block]:
         """The blocks of a network that `build` returned, from input to output."""
+
+    def at_size(self, size: int) -> "Backbone | None":
+        """The same weights on images of another size, under the name `NAME,size=SIZE`; None where they take one size
+        only. Its digest differs, so that its features are recorded apart."""
+        return None
+
+    def _copy_at_size(self, size: int) -> "Self":
+        """A copy under the name for that size, without what was computed for this one."""
+        resized = copy.copy(self)
+        for kind in type(self).__mro__:
+            for name, value in vars(kind).items():
+                if isinstance(value, cached_property):
+                    vars(resized).pop(name, None)
+        resized.name, resized.size = f"{self.name},size={size}", size
+        if self.gmacs is not None and self.size is not None:
+            resized.gmacs = self.gmacs * (size / self.size) ** 2
+        return resized
 
     def source_head(self) -> SourceHead | None:
         """The classifier that the network was pretrained with; None where there is none, or where it isn't linear."""

@@ -33,6 +33,11 @@ class CuratedBackbone:
         """The repository of the weights on the Hugging Face hub."""
         return f"timm/{self.name.partition(',')[0]}"
 
+    @property
+    def any_size(self) -> bool:
+        """Whether it is a network of convolutions, which takes images of any size."""
+        return not self.name.startswith(("vit_", "eva"))
+
 
 CURATED = (
     CuratedBackbone("mobilenetv4_conv_small.e2400_r224_in1k", IN1K, "Apache-2.0", 2_493_024, 15, 0.185, 73.756),

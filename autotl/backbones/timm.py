@@ -152,9 +152,8 @@ class TimmBackbone(Backbone):
             whole = self._build_whole().state_dict() if pretrained else None
             module = timm.create_model(self.model, num_classes=0, **self._arguments)
             if getattr(module, "dynamic_img_size", False):  # code that branches on the input's size can't be traced
-                module = timm.create_model(
-                    self.model, **{**self._arguments, "num_classes": 0, "dynamic_img_size": False}
-                )
+                fixed = {"num_classes": 0, "dynamic_img_size": False}
+                module = timm.create_model(self.model, **{**self._arguments, **fixed})
             if whole:
                 module.load_state_dict({name: whole[name] for name in module.state_dict()}, assign=True)
         return module.eval()
@@ -174,6 +173,11 @@ class TimmBackbone(Backbone):
     @cached_property
     def num_blocks(self) -> int:
         return len(self.blocks(self._build_on_meta(num_classes=0)))
+
+    def at_size(self, size: int) -> "TimmBackbone":
+        resized = self._copy_at_size(size)
+        resized._fields = {**self._fields, "size": size}
+        return resized
 
     def source_head(self) -> SourceHead | None:
         import torch
@@ -222,7 +226,9 @@ class TimmBackbone(Backbone):
         overlay = no_source | {"state_dict": tensors, "custom_load": False}
         num_classes = self._config.get("num_classes", 1000)
         if self.file:  # a user's own file may have another number of classes, or no classifier
-            num_classes = classifier_size(tensors, self._classifiers())
+            stated = self._config.get("classifier") or ()  # then the names in checkpoints that timm converts
+            names = ((stated,) if isinstance(stated, str) else tuple(stated)) + ("head.fc", "head", "fc", "classifier")
+            num_classes = classifier_size(tensors, names)
             overlay |= {"num_classes": num_classes, "label_offset": None}
         try:
             module = timm.create_model(
@@ -234,11 +240,6 @@ class TimmBackbone(Backbone):
                 f"{' '.join(str(error).split())[:400]} Give a file that was saved from that architecture."
             ) from error
         return module
-
-    def _classifiers(self) -> tuple[str, ...]:
-        """Names that the classifier may have in a file: timm's, and those of the checkpoints that timm converts."""
-        names = self._config.get("classifier") or ()
-        return ((names,) if isinstance(names, str) else tuple(names)) + ("head.fc", "head", "fc", "classifier")
 
     def _local_file(self) -> Path | None:
         if self.file:
@@ -340,7 +341,7 @@ def autotl_register_backbones(register: "Register[Backbone]") -> None:
     for entry in CURATED:
         stated = {n: getattr(entry, n) for n in ("pretrained_on", "license", "num_params", "hub", "megabytes", "size")}
         backbone = TimmBackbone(entry.name, **stated)
-        backbone.gmacs, backbone.top1 = entry.gmacs, entry.top1
+        backbone.gmacs, backbone.top1, backbone.any_size = entry.gmacs, entry.top1, entry.any_size
         register(backbone)
 
 

@@ -202,6 +202,8 @@ def show_backbone(name: Annotated[str, typer.Argument(help="A registered backbon
 
     registry = load_registry()
     backbone = registry.backbone(name)
+    if len(backbone.parts) > 1:
+        raise AutotlError(f"{name!r} joins several backbones. Type one of their names.")
     module = backbone.build(pretrained=False)  # nothing shown here depends on the weights, which may not be cached
     sizes = {key: value.numel() for key, value in module.named_parameters()}
     blocks = backbone.blocks(module)

@@ -54,6 +54,10 @@ def search(
         int | None,
         _option(STUDY, "N", "Maximum number of trials that the model combines (default: 8); 1 keeps the best."),
     ] = None,
+    joined: Annotated[
+        int | None,
+        _option(STUDY, "N", "Maximum number of backbones that one head joins (default: 3); 1 joins none."),
+    ] = None,
     strict_images: Annotated[
         bool, _option(STUDY, "", "Stop at a file that can't be decoded.", "--strict-images")
     ] = False,
@@ -136,6 +140,7 @@ def search(
         metric=metric,
         seed=seed,
         ensemble=ensemble,
+        joined=joined,
         strict_images=strict_images or None,
         backbones=backbone,
         strategies=strategy,

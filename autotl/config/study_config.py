@@ -138,6 +138,13 @@ class StudyConfig(BaseModel):
         ge=1,
         description="Maximum number of trials that the model combines, from 1; 1 keeps the single best.",
     )
+    joined: StrictInt = Field(
+        default=3,
+        ge=1,
+        le=4,
+        description="Maximum number of backbones whose recorded features one head sees side by side, from 1 to 4; "
+        "1 joins none. A name such as `resnet18 + vit_tiny` in backbones joins those.",
+    )
     cache: Path = Field(
         default_factory=default_cache, description="Folder for recorded features. Default: the user's cache folder."
     )

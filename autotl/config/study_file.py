@@ -12,6 +12,7 @@ from autotl.atomic_io import refuse_links_out
 from autotl.config.study_config import StudyConfig
 from autotl.errors import AutotlError, nearest
 from autotl.folders import is_study
+from autotl.recipe import JOIN
 
 if TYPE_CHECKING:
     from autotl.registry import Registry
@@ -84,7 +85,8 @@ def _paths_in(key: str, value: Any) -> list[str]:
         return [value] if isinstance(value, str) else []
     if key != "backbones":
         return []
-    names = [name for name in ([value] if isinstance(value, str) else value or []) if isinstance(name, str)]
+    listed = [name for name in ([value] if isinstance(value, str) else value or []) if isinstance(name, str)]
+    names = [part for name in listed for part in name.split(JOIN)]
     folders = [name.removeprefix("local-dir:") for name in names if name.startswith("local-dir:")]
     return folders + [name.partition("@")[2] for name in names if "@" in name and not name.startswith("local-dir:")]
 

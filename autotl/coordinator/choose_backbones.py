@@ -99,12 +99,13 @@ def choose_backbones(
     else:
         chosen = cached + worth_downloading(config, registry, slots, num_images, more=policy.wants_more)
     chosen = _within_limits(chosen, config.limits, kept or (), log)
-    missing = sorted((backbone for backbone in chosen if not backbone.is_cached), key=_size)
+    parts = {part.name: part for backbone in chosen for part in backbone.parts}
+    missing = sorted((part for part in parts.values() if not part.is_cached), key=_size)
     for backbone in missing:
         if backbone.download is None:
             _require_weights(backbone, cached)
     if not policy.allows(missing) and missing:
-        if config.backbones or len(missing) == len(chosen):
+        if config.backbones or len(missing) == len(parts):
             _refuse(missing[0], cached, policy)
         if kept:
             log(f"Without their weights: {', '.join(b.name for b in missing)}. Nothing is downloaded.")

@@ -108,7 +108,8 @@ class Dispatcher:
     def forget(self, trial: FrozenTrial) -> None:
         """A trial didn't find its features: the cache had no room for them, or somebody removed them."""
         missing = self.scheduler.needs.recording(trial.params)
-        for recording in [r for r in self.recorded if missing is not None and r.covers(missing)]:
+        parts = missing.parts if missing else ()
+        for recording in [r for r in self.recorded if any(r.covers(part) for part in parts)]:
             del self.recorded[recording], self._attempts[recording]
 
     def _counts(self, worker: Worker) -> bool:
@@ -180,7 +181,8 @@ class Dispatcher:
     def _source(self, trial: FrozenTrial) -> FeatureSource | None:
         """Where the features are that a trial reads."""
         needed = self.scheduler.needs.recording(_params(trial))
-        return next((source for r, source in self.recorded.items() if needed and r.covers(needed)), None)
+        parts = needed.parts if needed else ()
+        return next((source for r, source in self.recorded.items() if any(r.covers(part) for part in parts)), None)
 
     def _running_seconds(self) -> dict[str, float]:
         """Seconds that running trials have taken so far, by strategy."""

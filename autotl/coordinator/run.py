@@ -236,8 +236,9 @@ def _scheduler(
         timed=config.time is not None,
     )
     scheduler.aligns = config.align
-    scheduler.missing = {name for name in context.choices.backbones if not registry.backbone(name).is_cached}
     names = context.choices.backbones
+    parts = {part.name: part for name in names for part in registry.backbone(name).parts}
+    scheduler.missing = {name for name, part in parts.items() if not part.is_cached}
     scheduler.excluded = {n for n in names if config.limits.exceeded(network_costs(registry.backbone(n)))}
     return scheduler
 

@@ -15,9 +15,11 @@ import optuna
 
 from autotl._version import __version__
 from autotl.atomic_io import read_json, write_atomically, write_json
+from autotl.backbones.joined import with_size
 from autotl.config import StudyConfig, default_cache
 from autotl.coordinator.choose_backbones import DownloadPolicy, choose_backbones
 from autotl.coordinator.extend import take_over
+from autotl.coordinator.joins import propose_joins
 from autotl.data.dataset import ImageDataset, LabelledImage
 from autotl.data.loading import load_dataset
 from autotl.data.splits import Split, make_split
@@ -25,6 +27,7 @@ from autotl.devices import Slot
 from autotl.errors import AutotlError, DataError
 from autotl.escaping import csv_cell, escape
 from autotl.folders import is_cache
+from autotl.recipe import JOIN
 from autotl.registry import Registry
 from autotl.study.space import Choices
 from autotl.study.storage import Journal
@@ -76,6 +79,7 @@ def prepare(
         confined=config.untrusted,
     )
     split = study_split(config, dataset)
+    kept = _kept_backbones(config, registry, log)
     backbones = choose_backbones(
         config,
         registry,
@@ -83,10 +87,13 @@ def prepare(
         policy=policy,
         slots=slots,
         num_images=len(split.train) + len(split.validation),
-        kept=_kept_backbones(config, registry, log),
+        kept=kept and [name for name in kept if JOIN not in name or name in (config.backbones or ())],
     )
+    names = [backbone.name for backbone in backbones]
+    joins = propose_joins(config, backbones) if kept is None else [name for name in kept if JOIN in name]
+    names = list(dict.fromkeys((*names, *joins)))
     choices = Choices(
-        tuple(backbone.name for backbone in backbones),
+        tuple(kept if kept is not None and set(kept) == set(names) else names),
         tuple(config.strategies or registry.strategies),
         tuple(config.heads or registry.heads),
         len(split.train),
@@ -96,7 +103,13 @@ def prepare(
         tuple(config.losses or registry.losses),
         tuple(config.levels or registry.levels),
     )
-    trainable = tuple(name for name in choices.strategies if choices.heads_for(name, registry))
+    single = [name for name in choices.strategies if choices.backbones_for(name, registry)]
+    if not single:
+        raise AutotlError(
+            f"{', '.join(choices.strategies)} can't train {', '.join(names)}, whose networks have no common gradient. "
+            "Add a single backbone, or a strategy that reads recorded features: --strategy fast_extraction"
+        )
+    trainable = tuple(name for name in single if choices.heads_for(name, registry))
     if not trainable:
         raise AutotlError(
             f"None of the heads {', '.join(choices.heads)} takes {len(split.train):,} training images. "
@@ -119,9 +132,10 @@ def _kept_backbones(config: StudyConfig, registry: Registry, log: Callable[[str]
         named = read_json(config.folder / CONFIG_FILE).get("backbones")
     except (AutotlError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return None  # `begin_study` says what is wrong with it
-    if (named is None) != (config.backbones is None) or not set(kept) <= registry.backbones.keys() | set(named or ()):
-        return None
-    return kept
+    known = registry.backbones.keys() | {part for name in named or () for part in name.split(JOIN)}
+    parts = {part for name in kept for part in name.split(JOIN)}
+    unknown = [part for part in parts - known if not ((sized := with_size(part)) and sized[0] in known)]
+    return None if unknown or (named is None) != (config.backbones is None) else kept
 
 
 def _repair_journal(folder: Path, log: Callable[[str], None]) -> None:

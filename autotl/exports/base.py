@@ -26,8 +26,9 @@ class ExportedMember:
 
     head: Any
     """A trained torch module, or a fitted scikit-learn classifier."""
-    parts: tuple[slice, ...]
-    """Positions of the features that the head sees, in a network's output; the head gets them side by side."""
+    parts: tuple[tuple[int, slice], ...]
+    """The features that the head sees side by side: the number of a network among the model's, and the positions in its
+    output. The network of all parts is the same, unless the head joins the features of several."""
     transposes: tuple[Image.Transpose | None, ...]
     """The views of an image over which the head's logits are averaged; None is the image as it is."""
     temperature: float
@@ -36,10 +37,15 @@ class ExportedMember:
     description: str
     """The recipe in one line."""
 
+    @property
+    def networks(self) -> tuple[int, ...]:
+        """The number of each network whose features the head sees."""
+        return tuple(dict.fromkeys(number for number, _ in self.parts))
+
 
 @dataclass(frozen=True)
 class ExportedNetwork:
-    """A network with the members that see its features."""
+    """A network whose features members see."""
 
     backbone: Backbone
     """Where the network is from, and how images are prepared for it."""
@@ -49,7 +55,6 @@ class ExportedNetwork:
     """Normalised float images [N, 3, size, size] to all feature levels [N, width]; shares its weights with `module`."""
     is_tuned: bool
     """Whether some of its blocks were fine-tuned."""
-    members: tuple[ExportedMember, ...]
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class ExportedModel:
     """Of its study, or its folder."""
     classes: tuple[str, ...]
     networks: tuple[ExportedNetwork, ...]
+    members: tuple[ExportedMember, ...]
     size_hint: int
     """Pixels that are needed along the shorter side of an image: a JPEG may be decoded at a reduced size that keeps as
     many (`PIL.Image.Image.draft`)."""

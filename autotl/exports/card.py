@@ -65,10 +65,10 @@ def export_card(
         "| network | size | weights' licence | pretrained on | members |",
         "|---|---|---|---|---|",
     ]
-    for network in model.networks:
+    for number, network in enumerate(model.networks):
         backbone = network.backbone
         cells = (backbone.name, f"{backbone.preprocessing.size} px", backbone.license, backbone.pretrained_on)
-        members = "; ".join(member.description for member in network.members)
+        members = "; ".join(member.description for member in model.members if number in member.networks)
         lines.append(f"| {' | '.join(map(escape_markdown, (*cells, members)))} |")
     made = ", ".join(f"{name} {version}" for name, version in versions.items())
     return "\n".join([*lines, "", f"Made with {made}.", ""])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from autotl.backbones.base import Preprocessing
 from autotl.backbones.graph_split import Normalize
 from autotl.data.device_augmentation import transpose
-from autotl.exports.base import ExportedMember, ExportedModel, ExportedNetwork
+from autotl.exports.base import ExportedMember, ExportedModel
 from autotl.exports.resize import Resize
 from autotl.heads.modules import head_module
 
@@ -33,43 +33,30 @@ class _ModelGraph(nn.Module):
                 preparations.append(network.backbone.preprocessing)
         self.resizes = nn.ModuleList(map(Resize, preparations))
         self.prepared_by = [preparations.index(network.backbone.preprocessing) for network in model.networks]
-        total = sum(member.weight for network in model.networks for member in network.members)
-        self.networks = nn.ModuleList(_Network(network, len(model.classes), total) for network in model.networks)
-        self.views = [_views(network) for network in model.networks]
+        self.networks = nn.ModuleList(Normalize(n.features, n.backbone.preprocessing) for n in model.networks)
+        self.views: list[list[Image.Transpose | None]] = [
+            list(dict.fromkeys(view for m in model.members if number in m.networks for view in m.transposes))
+            for number in range(len(model.networks))
+        ]
+        self.members: list[ExportedMember] = list(model.members)
+        total = sum(member.weight for member in model.members)
+        self.shares = [member.weight / total for member in model.members]
+        self.heads = nn.ModuleList(head_module(member.head, len(model.classes)) for member in model.members)
 
     def forward(self, images: Tensor) -> Tensor:
         prepared: dict[tuple[int, object], Tensor] = {}
-        probabilities: Tensor | None = None
-        for number, views, network in zip(self.prepared_by, self.views, self.networks, strict=True):
+        features: dict[tuple[int, object], Tensor] = {}
+        for number, (by, views, network) in enumerate(zip(self.prepared_by, self.views, self.networks, strict=True)):
             for view in views:
-                if (number, view) not in prepared:
+                if (by, view) not in prepared:
                     drawn = images if view is None else transpose(images.permute(0, 3, 1, 2), view).permute(0, 2, 3, 1)
-                    prepared[number, view] = self.resizes[number](drawn)
-            part = network([prepared[number, view] for view in views])
-            probabilities = part if probabilities is None else probabilities + part
-        assert probabilities is not None
-        return probabilities
-
-
-class _Network(nn.Module):
-    """Prepared images, [N, size, size, 3] for each view, to the share of its members in the probabilities."""
-
-    def __init__(self, network: ExportedNetwork, num_classes: int, total_weight: float):
-        super().__init__()
-        self.views = _views(network)
-        self.features = Normalize(network.features, network.backbone.preprocessing)
-        self.members: list[ExportedMember] = list(network.members)
-        self.shares = [member.weight / total_weight for member in network.members]
-        self.heads = nn.ModuleList(head_module(member.head, num_classes) for member in network.members)
-
-    def forward(self, images: list[Tensor]) -> Tensor:
-        features = [_as_recorded(self.features(view)) for view in images]
+                    prepared[by, view] = self.resizes[by](drawn)
+                features[number, view] = _as_recorded(network(prepared[by, view]))
         probabilities: Tensor | None = None
         for member, share, head in zip(self.members, self.shares, self.heads, strict=True):
             logits: Tensor | None = None
             for view in member.transposes:
-                whole = features[self.views.index(view)]
-                seen = [whole[:, part.start : part.stop] for part in member.parts]
+                seen = [features[number, view][:, part.start : part.stop] for number, part in member.parts]
                 answer = head(seen[0] if len(seen) == 1 else torch.cat(seen, 1))
                 logits = answer if logits is None else logits + answer
             assert logits is not None
@@ -77,10 +64,6 @@ class _Network(nn.Module):
             probabilities = part if probabilities is None else probabilities + part
         assert probabilities is not None
         return probabilities
-
-
-def _views(network: ExportedNetwork) -> list[Image.Transpose | None]:
-    return list(dict.fromkeys(view for member in network.members for view in member.transposes))
 
 
 def _as_recorded(features: Tensor) -> Tensor:

@@ -131,10 +131,10 @@ def _classifier(model: ExportedModel) -> "tuple[Tensor, Tensor] | None":
     from autotl.heads.modules import head_module
 
     network = model.networks[0]
-    if len(model.networks) > 1 or len(network.members) > 1:
+    if len(model.networks) > 1 or len(model.members) > 1:
         return None
-    member, width = network.members[0], _width(network)
-    if member.parts != (slice(0, width),) or member.transposes != (None,):
+    member, width = model.members[0], _width(network)
+    if member.parts != ((0, slice(0, width)),) or member.transposes != (None,):
         return None
 
     return _as_linear(head_module(member.head, len(model.classes)), width, member.temperature)

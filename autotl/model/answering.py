@@ -58,7 +58,7 @@ def answerer(model: "ImageModel", measure: Measure | None = None) -> Answerer:
                 item.error = error
         return {}
 
-    average = averaging(model.compiled_networks(many=True), load, len(model.classes), measure)
+    average = averaging(model.compiled_networks(many=True), model.members, load, len(model.classes), measure)
 
     def answer(contents: Sequence[bytes]) -> list[np.ndarray | UndecodableImage]:
         items = [_Item(content) for content in contents]

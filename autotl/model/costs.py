@@ -27,9 +27,8 @@ class NetworkCost:
 class Part:
     """What one fitted recipe needs to predict."""
 
-    backbone: str
-    network_key: str
-    """Parts with the same key share the passes of one network."""
+    networks: tuple[tuple[str, str], ...]
+    """The key and the backbone of each network. Parts share the passes of networks with the same key."""
     views: tuple[str, ...]
     num_bytes: int
     """Of its head and of unfrozen blocks, as saved."""
@@ -46,16 +45,20 @@ def total_costs(parts: Iterable[Part], networks: Mapping[str, NetworkCost]) -> d
         A value for each of COSTS; milliseconds are None where a network wasn't measured.
 
     >>> networks = {"a": NetworkCost(4_000_000, 16_000_000, 5.0, 3.0)}
-    >>> frozen, tuned = Part("a", "a", ("none-0", "flip-1"), 10_000), Part("a", "a/7", ("none-0",), 2_000_000)
+    >>> frozen = Part((("a", "a"),), ("none-0", "flip-1"), 10_000)
+    >>> tuned = Part((("a/7", "a"),), ("none-0",), 2_000_000)
     >>> total_costs([frozen, tuned], networks)["passes"], total_costs([frozen, tuned], networks)["milliseconds"]
     (3, 15.0)
     >>> total_costs([frozen, tuned], networks)["megabytes"], total_costs([frozen, tuned], networks)["parameters"]
     (18.01, 8000000)
     """
     parts = list(parts)
-    passes = {(part.network_key, view): networks[part.backbone] for part in parts for view in part.views}
-    backbones = {part.backbone: networks[part.backbone].num_bytes for part in parts}
-    own = {part.network_key: networks[part.backbone].parameters for part in parts}
+    backbone_of = {key: backbone for part in parts for key, backbone in part.networks}
+    passes = {
+        (key, view): networks[backbone_of[key]] for part in parts for key, _ in part.networks for view in part.views
+    }
+    backbones = {backbone: networks[backbone].num_bytes for backbone in backbone_of.values()}
+    own = {key: networks[backbone].parameters for key, backbone in backbone_of.items()}
 
     def time_of(values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]

@@ -281,9 +281,7 @@ class Doubts:
 
     def measure(self, network: "SharedNetwork", features: Mapping[View, np.ndarray]) -> list[np.ndarray]:
         """The likeness of images [n, 1] where the network is the one whose output is compared."""
-        first = network.members[0]
-        is_compared = first.fitted.backbone_state is None and first.backbone_digest == self.doubt.network
-        if self.doubt.familiar is None or not is_compared:
+        if self.doubt.familiar is None or network.frozen_digest != self.doubt.network:
             return []
         if self.doubt.familiar.samples.shape[1] != network.layout.output:
             raise AutotlError(

@@ -29,7 +29,7 @@ from autotl.model.export_loss import Labelled, choose_images, measured_loss
 from autotl.model.exported_classifier import remember_export
 from autotl.model.file_prediction import find_images
 from autotl.model.image_model import ImageModel, load
-from autotl.model.member import Member
+from autotl.model.member import networks_of
 from autotl.model.network import feature_network
 from autotl.registry import Registry, load_registry
 
@@ -235,37 +235,36 @@ def _versions(requires: str) -> dict[str, str]:
 
 
 def _parts(model: ImageModel, registry: Registry, name: str) -> ExportedModel:
-    groups: dict[str, list[Member]] = {}
-    for member in model.members:
-        groups.setdefault(member.network_key, []).append(member)
-    networks = []
-    for members in groups.values():
-        backbone = model.backbones[members[0].backbone_digest]
-        module = model.network_of(members[0])
+    networks, layouts = [], []
+    numbers: dict[str, int] = {}
+    for number, network in enumerate(networks_of(model.members)):
+        backbone, module = model.backbones[network.digest], model.module_of(network)
         features, layout = feature_network(module, backbone)
-        parts = []
-        for member in members:
-            slices = layout.slices(find_named("levels", member.fitted.levels, registry.levels))
-            transposes = transposes_of(member.fitted.views, registry.augmentations)
-            if transposes is None:
-                raise AutotlError(
-                    f"Trial {member.trial} averages over {len(member.fitted.views)} views of an image that are drawn "
-                    "from the digest of its file, which no exported graph sees. Export the model without views, whose "
-                    "answers differ somewhat from those of `autotl predict`: --no-tta"
-                )
-            parts.append(
-                ExportedMember(
-                    member.fitted.head,
-                    tuple(slices),
-                    transposes,
-                    member.fitted.temperature,
-                    member.weight,
-                    member.recipe.describe(),
-                )
+        networks.append(ExportedNetwork(backbone, module, features, is_tuned=network.state is not None))
+        layouts.append(layout)
+        numbers[network.key] = number
+    members = []
+    for member in model.members:
+        levels = find_named("levels", member.fitted.levels, registry.levels)
+        transposes = transposes_of(member.fitted.views, registry.augmentations)
+        if transposes is None:
+            raise AutotlError(
+                f"Trial {member.trial} averages over {len(member.fitted.views)} views of an image that are drawn "
+                "from the digest of its file, which no exported graph sees. Export the model without views, whose "
+                "answers differ somewhat from those of `autotl predict`: --no-tta"
             )
-        is_tuned = members[0].fitted.backbone_state is not None
-        networks.append(ExportedNetwork(backbone, module, features, is_tuned, tuple(parts)))
-    return ExportedModel(name, model.classes, tuple(networks), model.size_hint)
+        seen = [numbers[key] for key in member.network_keys]
+        members.append(
+            ExportedMember(
+                member.fitted.head,
+                tuple((number, part) for number in seen for part in layouts[number].slices(levels)),
+                transposes,
+                member.fitted.temperature,
+                member.weight,
+                member.recipe.describe(),
+            )
+        )
+    return ExportedModel(name, model.classes, tuple(networks), tuple(members), model.size_hint)
 
 
 def _compared(model: ImageModel, runtime: Runtime, exporter: Exporter, images: Sequence[Path]) -> Check:

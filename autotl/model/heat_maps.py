@@ -15,7 +15,7 @@ from autotl.data.preprocessing import crop_of, preprocess, resized_sides, within
 from autotl.data.sandbox import SandboxedDecoder
 from autotl.errors import find_named
 from autotl.heads.evidence import falls, log_odds
-from autotl.model.member import Member
+from autotl.model.member import Member, MemberNetwork, networks_of
 from autotl.model.network import feature_network
 from autotl.model.opening import open_picture
 
@@ -75,60 +75,27 @@ def _colours(strength: np.ndarray) -> np.ndarray:
 
 @dataclass
 class ExplainedNetwork:
-    """A network, and the members that use its features."""
+    """A network whose images get hidden windows."""
 
     hiding: "HidingNetwork"
     preprocessing: Preprocessing
     layout: Layout
-    members: list[Member]
-    feature_levels: Mapping[str, Levels]
-    """By name."""
 
     @classmethod
-    def of(
-        cls,
-        module: "nn.Module",
-        backbone: Backbone,
-        members: list[Member],
-        feature_levels: Mapping[str, Levels],
-        device: str,
-    ) -> "ExplainedNetwork":
-        """The network `module`, in eval mode on the CPU, of members that share it."""
+    def of(cls, module: "nn.Module", backbone: Backbone, device: str) -> "ExplainedNetwork":
+        """The network `module`, in eval mode on the CPU."""
         from autotl.model.hiding import HidingNetwork
 
         layout = feature_network(module, backbone)[1]
-        hiding = HidingNetwork(module, backbone, device)
-        return cls(hiding, backbone.preprocessing, layout, members, feature_levels)
-
-    def evidence(self, pixels: np.ndarray, label: int) -> np.ndarray:
-        """How much the log odds of a class fall when a window is hidden: float64 [cells, cells], the mean over the
-        windows that hide a cell, summed over the members, each times its weight.
-
-        Views of test-time augmentation are left out: every member answers to the image itself.
-
-        Args:
-            pixels: uint8 [size, size, 3].
-            label: the class.
-        """
-        from autotl.model.hiding import windows
-
-        recorded = self.hiding.features(pixels)
-        total = np.zeros(len(recorded) - 1)
-        for member in self.members:
-            slices = self.layout.slices(find_named("levels", member.fitted.levels, self.feature_levels))
-            features = np.concatenate([recorded[:, part] for part in slices], axis=1)
-            score = partial(_log_odds_of, member, label)
-            total += member.weight * falls(score, features)
-        hidden = windows()
-        return np.asarray(np.tensordot(total, hidden, 1) / hidden.sum(0))
+        return cls(HidingNetwork(module, backbone, device), backbone.preprocessing, layout)
 
 
 class Explainer:
     """Explains a model's answers. Its networks are built once.
 
     Args:
-        groups: the members that share a network, by network.
-        module_of: builds a member's network, in eval mode on the CPU.
+        members: the model's.
+        module_of: builds a network of theirs, in eval mode on the CPU.
         backbones: by digest.
         feature_levels: by name.
         device: a torch device.
@@ -137,20 +104,18 @@ class Explainer:
 
     def __init__(
         self,
-        groups: Mapping[str, list[Member]],
-        module_of: "Callable[[Member], nn.Module]",
+        members: Sequence[Member],
+        module_of: "Callable[[MemberNetwork], nn.Module]",
         backbones: Mapping[str, Backbone],
         feature_levels: Mapping[str, Levels],
         device: str,
         decoder: SandboxedDecoder,
     ):
-        self.decoder = decoder
-        self.networks = [
-            ExplainedNetwork.of(
-                module_of(members[0]), backbones[members[0].backbone_digest], members, feature_levels, device
-            )
-            for members in groups.values()
-        ]
+        self.members, self.feature_levels, self.decoder = members, feature_levels, decoder
+        self.networks = {
+            network.key: ExplainedNetwork.of(module_of(network), backbones[network.digest], device)
+            for network in networks_of(members)
+        }
 
     def explain(
         self, images: Sequence[Any], probabilities: np.ndarray, classes: Sequence[str], label: str | None
@@ -162,13 +127,41 @@ class Explainer:
             probabilities: the model's, [n, num_classes].
             label: the class to explain; None for each image's predicted one.
         """
-        sides = [int(n.preprocessing.size / n.preprocessing.crop) for n in self.networks]
+        sides = [int(n.preprocessing.size / n.preprocessing.crop) for n in self.networks.values()]
         maps = []
         for item, row in zip(enumerate(images), probabilities, strict=True):
             number = int(row.argmax()) if label is None else classes.index(label)
             picture = open_picture(item, max(MAX_SIDE, 2 * max(sides)), self.decoder)
-            maps.append(heat_map(picture, self.networks, number, classes[number], float(row[number])))
+            maps.append(heat_map(picture, self.evidence(picture, number), classes[number], float(row[number])))
         return maps
+
+    def evidence(self, picture: Image.Image, label: int) -> list[tuple[Preprocessing, np.ndarray]]:
+        """How much the log odds of a class fall when a window is hidden: float64 [cells, cells], the mean over the
+        windows that hide a cell and over the members by their weight. For each network, which sees a crop of its own: a
+        window is hidden from all networks of a member at once, and each of them gets an equal part.
+
+        Views of test-time augmentation are left out: every member answers to the image itself.
+        """
+        from autotl.model.hiding import windows
+
+        recorded = {
+            key: network.hiding.features(preprocess(picture, network.preprocessing))
+            for key, network in self.networks.items()
+        }
+        hidden = windows()
+        totals = {key: np.zeros(len(hidden)) for key in self.networks}
+        weight = sum(member.weight for member in self.members)
+        for member in self.members:
+            levels = find_named("levels", member.fitted.levels, self.feature_levels)
+            keys = member.network_keys
+            parts = [recorded[key][:, part] for key in keys for part in self.networks[key].layout.slices(levels)]
+            found = falls(partial(_log_odds_of, member, label), np.concatenate(parts, axis=1))
+            for key in keys:
+                totals[key] += member.weight / (weight * len(keys)) * found
+        return [
+            (self.networks[key].preprocessing, np.asarray(np.tensordot(total, hidden, 1) / hidden.sum(0)))
+            for key, total in totals.items()
+        ]
 
 
 def _log_odds_of(member: Member, label: int, features: np.ndarray) -> np.ndarray:
@@ -176,33 +169,31 @@ def _log_odds_of(member: Member, label: int, features: np.ndarray) -> np.ndarray
 
 
 def heat_map(
-    picture: Image.Image, networks: Iterable[ExplainedNetwork], label: int, name: str, probability: float
+    picture: Image.Image, evidence: Iterable[tuple[Preprocessing, np.ndarray]], name: str, probability: float
 ) -> HeatMap:
     """The heat map of one image.
 
     Args:
         picture: mode RGB, of any size.
-        label: number of the class; `name` is its name, and `probability` the model's.
+        evidence: the cells of the crop that each network sees, [cells, cells]; they are added.
+        name: of the class; `probability` is the model's.
     """
     rows, columns = within_aspect_ratio(picture.height, picture.width)
     shrink = min(1.0, MAX_SIDE / max(picture.size))
     size = max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink))
     values = np.zeros(size[::-1])
-    total = 0.0
-    for network in networks:
-        cells = network.evidence(preprocess(picture, network.preprocessing), label)
-        whole = network.preprocessing.squash
+    for preprocessing, cells in evidence:
+        whole = preprocessing.squash
         seen = (slice(0, picture.height), slice(0, picture.width)) if whole else (rows, columns)
-        left, top, right, bottom = _crop_in(seen, network.preprocessing, shrink)
+        left, top, right, bottom = _crop_in(seen, preprocessing, shrink)
         resized = Image.fromarray(cells.astype(np.float32)).resize(
             (max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC
         )
         placed = Image.new("F", size)
         placed.paste(resized, (left, top))
         values += np.asarray(placed)
-        total += sum(member.weight for member in network.members)
     image = picture.resize(size, Image.Resampling.LANCZOS)
-    return HeatMap(name, probability, (values / total).astype(np.float32), image)
+    return HeatMap(name, probability, values.astype(np.float32), image)
 
 
 def _crop_in(seen: tuple[slice, slice], preprocessing: Preprocessing, shrink: float) -> tuple[int, int, int, int]:

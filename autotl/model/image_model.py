@@ -30,7 +30,7 @@ from autotl.model.doubt import Decision, Doubt, Doubts, load_doubt, save_doubt
 from autotl.model.files import require_sound
 from autotl.model.heat_maps import Explainer, HeatMap
 from autotl.model.manifest import FORMAT, read_model_manifest, write_manifest
-from autotl.model.member import Member, check_complete, load_member, save_member
+from autotl.model.member import Member, MemberNetwork, check_complete, load_member, networks_of, save_member
 from autotl.model.network import (
     Load,
     Measure,
@@ -91,7 +91,7 @@ class ImageModel(Representation):
     doubt: Doubt | None = None
     """What `decide` needs; None for a model without held-out images."""
     _networks: dict[tuple[str, bool], SharedNetwork] = field(default_factory=dict, init=False, repr=False)
-    """By `network_key` and `many`."""
+    """By `MemberNetwork.key` and `many`."""
     _modules: "dict[str, nn.Module]" = field(default_factory=dict, repr=False)
     """Filled by `read_into_memory`: the backbones' networks, by digest."""
     _configs: dict[str, dict[str, bytes]] = field(default_factory=dict, repr=False)
@@ -152,7 +152,7 @@ class ImageModel(Representation):
     def explainer(self) -> Explainer:
         """What `explain` asks. Its networks are built on first use."""
         options = (self._plugins.levels, self.device, self._decoder)
-        return Explainer(self._by_network(), self.network_of, self.backbones, *options)
+        return Explainer(self.members, self.module_of, self.backbones, *options)
 
     def decide(
         self,
@@ -224,44 +224,40 @@ class ImageModel(Representation):
     ) -> Iterator[tuple[T, np.ndarray]]:
         """Each item with its averaged probabilities, and the columns of `measure`."""
         networks = self.compiled_networks(many=many)
-        yield from predictions(networks, items, load, len(self.classes), self.threads, measure, self.on_features)
+        yield from predictions(
+            networks, self.members, items, load, len(self.classes), self.threads, measure, self.on_features
+        )
 
     def compiled_networks(self, *, many: bool) -> list[SharedNetwork]:
-        """One network for each distinct `network_key` of the members, compiled on first use."""
-        groups = self._by_network()
-        for key, members in groups.items():
-            if (key, many) not in self._networks:
-                self._networks[key, many] = self._compile(members, many=many)
-        return [self._networks[key, many] for key in groups]
+        """The distinct networks of the members, compiled on first use."""
+        networks = networks_of(self.members)
+        for network in networks:
+            if (network.key, many) not in self._networks:
+                self._networks[network.key, many] = self._compile(network, many=many)
+        return [self._networks[network.key, many] for network in networks]
 
-    def _by_network(self) -> dict[str, list[Member]]:
-        groups: dict[str, list[Member]] = {}
-        for member in self.members:
-            groups.setdefault(member.network_key, []).append(member)
-        return groups
-
-    def _compile(self, members: list[Member], *, many: bool) -> SharedNetwork:
-        first = members[0]
-        backbone = self.backbones[first.backbone_digest]
-        feature_levels, layout = feature_network(self.network_of(first), backbone)
+    def _compile(self, network: MemberNetwork, *, many: bool) -> SharedNetwork:
+        backbone = self.backbones[network.digest]
+        feature_levels, layout = feature_network(self.module_of(network), backbone)
         registry = self._plugins
         if self._saved:
-            check_features(self._saved, self.members.index(first), feature_levels, backbone, registry)
-        is_frozen = first.fitted.backbone_state is None
-        cache, key = (self.conversions, conversion_key(first.backbone_digest)) if is_frozen else (None, "")
+            member = network.members[0]
+            place = self.members.index(member), member.network_keys.index(network.key)
+            check_features(self._saved, place, feature_levels, backbone, registry)
+        cache, key = (self.conversions, conversion_key(network.digest)) if network.state is None else (None, "")
         engine = registry.engine(None, self.device)
         if self.in_fp32:
             engine = TorchEngine(bf16=False)
         elif not many and not (cache and engine.has_cached(backbone.preprocessing.size, cache, key)):
             engine = TorchEngine()
         compiled = compile_features(engine, feature_levels, backbone, self.device, self.threads, cache, key)
-        return SharedNetwork(backbone, compiled, layout, members, registry.levels)
+        return SharedNetwork(backbone, compiled, layout, network, registry.levels)
 
-    def network_of(self, member: Member) -> "nn.Module":
-        """The member's network in eval mode, with the weights that it was fitted with. The caller may change it."""
-        module = self._backbone_module(member.backbone_digest)
-        if member.fitted.backbone_state is not None:
-            load_backbone_state(module, member.fitted.backbone_state, self.backbones[member.backbone_digest].name)
+    def module_of(self, network: MemberNetwork) -> "nn.Module":
+        """A network in eval mode, with the weights that its members were fitted with. The caller may change it."""
+        module = self._backbone_module(network.digest)
+        if network.state is not None:
+            load_backbone_state(module, network.state, self.backbones[network.digest].name)
         return module.eval()
 
     def _backbone_module(self, digest: str) -> "nn.Module":
@@ -297,13 +293,14 @@ class ImageModel(Representation):
             write_backbone(self._backbone_module(digest), self._config(digest), weights_file(draft, digest))
         features: dict[str, list[float]] = {}
         layouts: dict[str, Layout] = {}
+        for network in networks_of(self.members):
+            backbone = self.backbones[network.digest]
+            module, layouts[network.key] = feature_network(self.module_of(network), backbone)
+            features[network.key] = reference_features(module, backbone.preprocessing)
         for i, member in enumerate(self.members):
-            backbone, key = self.backbones[member.backbone_digest], member.network_key
-            if key not in features:
-                network, layouts[key] = feature_network(self.network_of(member), backbone)
-                features[key] = reference_features(network, backbone.preprocessing)
             levels = find_named("levels", member.fitted.levels, registry.levels)
-            save_member(member, layouts[key].num_features(levels), draft / "members" / str(i))
+            num_features = sum(layouts[key].num_features(levels) for key in member.network_keys)
+            save_member(member, num_features, draft / "members" / str(i))
         save_trained_on(self.trained_on, draft)
         if self.doubt:
             save_doubt(self.doubt, draft)
@@ -327,7 +324,7 @@ class ImageModel(Representation):
                 "members": len(self.members),
                 "plugins": required_plugins(self.members, self.backbones.values(), registry),
                 "versions": saved_versions(registry),
-                "features": [features[member.network_key] for member in self.members],
+                "features": [[x for key in member.network_keys for x in features[key]] for member in self.members],
                 "files": files,
                 "about": self.about,
             },

@@ -27,6 +27,8 @@ FORMAT = 4
 """Increase when the layout of the folder, or a name or meaning in its JSON files, changes."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,128}$")]
 """Part of a file's name, so it holds hex digits alone."""
+Digests = Annotated[str, Field(pattern=r"^[0-9a-f]{8,128}(\+[0-9a-f]{8,128}){0,15}$")]
+"""Of the backbones whose features are joined."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 ComponentName = Annotated[str, Field(pattern=r"^[\w+-]{1,100}$")]
@@ -96,7 +98,7 @@ class ModelManifest(_Strict):
     versions: dict[Distribution, Version]
     """Of the libraries and plugins that the answers depend on, by distribution, when the model was saved."""
     features: list[list[float]] = Field(max_length=1000)
-    """For each member, its network's reference features (see `autotl.model.reference`)."""
+    """For each member, the reference features of its networks (see `autotl.model.reference`)."""
     files: dict[str, Sha256]
     """Of the other files in the folder, by their path in it. Only these are read."""
     about: dict[str, Any]
@@ -130,7 +132,7 @@ class MemberManifest(_Strict):
     views: list[ViewEntry] = Field(min_length=1, max_length=100)
     tuned: bool
     """Whether there is a `backbone_state.safetensors` with the weights of the unfrozen blocks."""
-    backbone_digest: Digest
+    backbone_digest: Digests
     num_features: int = Field(ge=1)
     num_classes: int = Field(ge=1, le=1_000_000)
     temperature: float = Field(gt=0)

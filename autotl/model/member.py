@@ -1,6 +1,6 @@
 """A member of a model: a fitted recipe, saved as `member.json`, its head, and its unfrozen blocks. No pickle."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autotl.atomic_io import write_atomically
+from autotl.backbones.joined import DIGEST_JOIN
 from autotl.backbones.weights import file_digest
 from autotl.data.augmentation import View
 from autotl.errors import AutotlError, UnknownName, find_named
@@ -22,7 +23,7 @@ from autotl.strategies.base import Fitted
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Member", "check_complete", "load_member", "save_member"]
+__all__ = ["Member", "MemberNetwork", "check_complete", "load_member", "networks_of", "save_member"]
 
 FILES = ("head.safetensors", "head.skops")
 """Of a dense head, and of an estimator."""
@@ -36,6 +37,7 @@ class Member:
     recipe: Recipe
     fitted: Fitted
     backbone_digest: str
+    """The backbone's, or those of several with DIGEST_JOIN between them."""
     num_classes: int
     weight: float = 1.0
     trial: int = -1
@@ -43,17 +45,54 @@ class Member:
     """Validation score of the trial."""
 
     @property
-    def network_key(self) -> str:
-        """Members with the same key share one forward pass: those of one frozen backbone. A fine-tuned member has a
-        network of its own."""
-        return self.backbone_digest if self.fitted.backbone_state is None else f"{self.backbone_digest}/{self.trial}"
+    def backbone_digests(self) -> tuple[str, ...]:
+        """The digest of each backbone."""
+        return tuple(self.backbone_digest.split(DIGEST_JOIN))
+
+    @property
+    def network_keys(self) -> tuple[str, ...]:
+        """The key of each network whose features the head sees side by side. Members with the same key share one
+        forward pass: those of one frozen backbone. A fine-tuned member has a network of its own."""
+        is_frozen = self.fitted.backbone_state is None
+        return tuple(digest if is_frozen else f"{digest}/{self.trial}" for digest in self.backbone_digests)
 
     def probabilities(self, views: Sequence[np.ndarray]) -> np.ndarray:
         """Probabilities [n, num_classes] from the features of the member's levels, float32 [n, num_features], one array
-        for each of its views."""
+        for each of its views. Those of several networks are side by side, in their order."""
         from autotl.heads.inference import average_logits, probabilities
 
         return probabilities(average_logits(self.fitted.head, views, self.num_classes), self.fitted.temperature)
+
+
+@dataclass(frozen=True)
+class MemberNetwork:
+    """A network of a model, and the members that see its features."""
+
+    key: str
+    digest: str
+    """The backbone's."""
+    members: tuple[Member, ...]
+
+    @property
+    def state(self) -> "dict[str, Tensor] | None":
+        """The weights of fine-tuned blocks; None for a frozen network."""
+        return self.members[0].fitted.backbone_state
+
+    @property
+    def views(self) -> set[View]:
+        """The views that any of the members uses."""
+        return {view for member in self.members for view in member.fitted.views}
+
+
+def networks_of(members: Iterable[Member]) -> list[MemberNetwork]:
+    """The networks of a model's members, each once."""
+    digest_of: dict[str, str] = {}
+    seen_by: dict[str, list[Member]] = {}
+    for member in members:
+        for key, digest in zip(member.network_keys, member.backbone_digests, strict=True):
+            digest_of[key] = digest
+            seen_by.setdefault(key, []).append(member)
+    return [MemberNetwork(key, digest_of[key], tuple(seeing)) for key, seeing in seen_by.items()]
 
 
 def save_member(member: Member, num_features: int, folder: Path) -> str:
@@ -133,7 +172,7 @@ def check_complete(folder: Path, members: Sequence[Member], backbones: Collectio
         AutotlError: they don't; `folder` is the model's.
     """
     for number, member in enumerate(members):
-        if member.backbone_digest not in backbones or member.num_classes != num_classes:
+        if not set(member.backbone_digests) <= set(backbones) or member.num_classes != num_classes:
             raise AutotlError(
                 f"{folder} is not a complete model: member {number} belongs to another one. "
                 "Copy the model's folder again."

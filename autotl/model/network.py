@@ -18,7 +18,7 @@ from autotl.errors import AutotlError, find_named
 from autotl.features.batching import batches
 from autotl.features.extractor import FEATURE_DTYPE
 from autotl.features.table import to_stored_dtype
-from autotl.model.member import Member
+from autotl.model.member import Member, MemberNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,14 +47,23 @@ class SharedNetwork:
     backbone: Backbone
     compiled: Compiled
     layout: Layout
-    members: list[Member]
+    used: MemberNetwork
     feature_levels: Mapping[str, Levels]
     """By name."""
 
     @property
+    def key(self) -> str:
+        return self.used.key
+
+    @property
+    def frozen_digest(self) -> str | None:
+        """The digest of its frozen backbone; None for a fine-tuned network."""
+        return self.used.digest if self.used.state is None else None
+
+    @property
     def views(self) -> set[View]:
         """The views that any of the members uses."""
-        return {view for member in self.members for view in member.fitted.views}
+        return self.used.views
 
     def features(self, images: Mapping[View, np.ndarray]) -> dict[View, np.ndarray]:
         """All levels of each view, float32 [n, layout.width], rounded as the recorded features that heads are trained
@@ -68,16 +77,9 @@ class SharedNetwork:
             for view, pixels in images.items()
         }
 
-    def probabilities(self, features: Mapping[View, np.ndarray]) -> np.ndarray:
-        """The sum of the members' probabilities, each times its weight: [n, num_classes]."""
-        total = np.zeros(())
-        for member in self.members:
-            slices = self.layout.slices(find_named("levels", member.fitted.levels, self.feature_levels))
-            views = [
-                np.concatenate([features[view][:, part] for part in slices], axis=1) for view in member.fitted.views
-            ]
-            total = total + member.weight * member.probabilities(views)
-        return total
+    def levels(self, features: np.ndarray, levels: str) -> list[np.ndarray]:
+        """The columns of all levels' features [n, layout.width] that belong to `levels`, in parts."""
+        return [features[:, part] for part in self.layout.slices(find_named("levels", levels, self.feature_levels))]
 
 
 Load: TypeAlias = Callable[[T, Backbone, set[View]], dict[View, np.ndarray]]
@@ -88,6 +90,7 @@ Measure: TypeAlias = Callable[[SharedNetwork, Mapping[View, np.ndarray]], list[n
 
 def averaging(
     networks: Sequence[SharedNetwork],
+    members: Sequence[Member],
     load: Load[T],
     num_classes: int,
     measure: Measure | None = None,
@@ -98,16 +101,19 @@ def averaging(
     same preprocessing.
 
     Args:
+        networks: all that the members need.
         load: from an item to its views, uint8 [size, size, 3]; those that it leaves out are black.
         on_features: called on any thread with a network, the items of a batch, and the features that it computed.
     """
     backbone_of = {n.backbone.preprocessing: n.backbone for n in networks}
     views_of = {p: {v for n in networks if n.backbone.preprocessing == p for v in n.views} for p in backbone_of}
-    total_weight = sum(member.weight for network in networks for member in network.members)
+    by_key = {network.key: network for network in networks}
+    total_weight = sum(member.weight for member in members)
 
     def average(chunk: list[T]) -> np.ndarray:
         loaded = {p: [load(item, b, views_of[p]) for item in chunk] for p, b in backbone_of.items()}
         summed, columns = np.zeros((len(chunk), num_classes)), []
+        computed: dict[str, dict[View, np.ndarray]] = {}
         for network in networks:
             images, size = loaded[network.backbone.preprocessing], network.backbone.preprocessing.size
             blank = np.zeros((size, size, 3), np.uint8)  # in place of a skipped image
@@ -116,8 +122,14 @@ def averaging(
             )
             if on_features:
                 on_features(network, chunk, features)
-            summed += network.probabilities(features)
+            computed[network.key] = features
             columns += measure(network, features) if measure else []
+        for member in members:
+            views = []
+            for view in member.fitted.views:
+                parts = (by_key[k].levels(computed[k][view], member.fitted.levels) for k in member.network_keys)
+                views.append(np.concatenate([columns_of for part in parts for columns_of in part], axis=1))
+            summed += member.weight * member.probabilities(views)
         return np.hstack([summed / total_weight, *columns])
 
     return average
@@ -125,6 +137,7 @@ def averaging(
 
 def predictions(
     networks: Sequence[SharedNetwork],
+    members: Sequence[Member],
     items: Iterable[T],
     load: Load[T],
     num_classes: int,
@@ -133,7 +146,7 @@ def predictions(
     on_features: Callable[[SharedNetwork, Any, dict[View, np.ndarray]], None] | None = None,
 ) -> Iterator[tuple[T, np.ndarray]]:
     """Each item with its row of what `averaging` computes, in order, computed by `threads` threads."""
-    average = averaging(networks, load, num_classes, measure, on_features)
+    average = averaging(networks, members, load, num_classes, measure, on_features)
     for chunk, rows in batches(items, average, threads):
         yield from zip(chunk, rows, strict=True)
 

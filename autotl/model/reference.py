@@ -76,18 +76,18 @@ class SavedFeatures:
 
     folder: Path
     features: tuple[list[float], ...]
-    """For each member, `reference_features` of its network."""
+    """For each member, `reference_features` of its networks, one after the other."""
     versions: dict[str, str]
     """`saved_versions` of then."""
 
 
 def check_features(
-    saved: SavedFeatures, number: int, network: "nn.Module", backbone: Backbone, registry: Registry
+    saved: SavedFeatures, place: tuple[int, int], network: "nn.Module", backbone: Backbone, registry: Registry
 ) -> None:
     """Compute a network's reference features again where a library has another version than when it was saved.
 
     Args:
-        number: of the member that the network belongs to.
+        place: the number of a member that the network belongs to, and its number among the member's networks.
         network: as for `reference_features`.
 
     Raises:
@@ -97,7 +97,9 @@ def check_features(
     changed = {name: version for name, version in saved.versions.items() if here.get(name, version) != version}
     if not changed:
         return
-    expected = saved.features[number] if number < len(saved.features) else []
+    member, number = place
+    of_member = saved.features[member] if member < len(saved.features) else []
+    expected = of_member[number * NUM_FEATURES : (number + 1) * NUM_FEATURES]
     if not same_features(reference_features(network, backbone.preprocessing), expected):
         made = ", ".join(f"{name} {version} (here {here[name]})" for name, version in sorted(changed.items()))
         install = " ".join(f"{name}=={version}" for name, version in sorted(changed.items()))

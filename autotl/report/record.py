@@ -24,6 +24,7 @@ from autotl.data.dataset import ImageDataset
 from autotl.data.splits import Split, connected_units
 from autotl.metrics import Metric
 from autotl.model.doubt import unit_length
+from autotl.recipe import JOIN
 from autotl.registry import Registry
 from autotl.report.held_out import HeldOut
 from autotl.report.recorded import RecordedFeatures, nearest
@@ -184,10 +185,9 @@ class SearchRecord:
     def feature_backbone(self) -> tuple[str, str]:
         """Name and digest of the backbone whose features images are compared by; ("", "") where there is none: that
         which the test images were predicted with, else that of the best trial."""
-        names = dict.fromkeys(
-            t.user_attrs[TrialAttribute.RECIPE]["backbone"]
-            for t in ([self.best] if self.best else []) + sorted(self.complete, key=lambda t: t.value or 0.0)
-        )
+        ranked = ([self.best] if self.best else []) + sorted(self.complete, key=lambda t: t.value or 0.0)
+        joined = (t.user_attrs[TrialAttribute.RECIPE]["backbone"] for t in ranked)
+        names = dict.fromkeys(name for parts in joined for name in parts.split(JOIN))
         digests = {name: digest for name in names if (digest := self._digest(name))}
         if self.tested is not None and self.tested.backbone:
             for name, digest in digests.items():

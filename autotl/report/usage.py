@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from autotl.page.base import Code, Element, Fold, Table, Text
+from autotl.recipe import JOIN
 from autotl.report.record import SearchRecord
 from autotl.study.study import StudyAttribute, TrialAttribute
 
@@ -35,8 +36,9 @@ def usage_section(search: SearchRecord) -> Sequence[Element]:
 
 def origin_section(search: SearchRecord) -> Sequence[Element]:
     """Versions, digests and licences."""
-    names = dict.fromkeys(t.user_attrs[TrialAttribute.RECIPE]["backbone"] for t in search.complete)
-    used = {t.user_attrs[TrialAttribute.RECIPE]["backbone"] for t in search.complete if t.number in search.weights}
+    joined = {t.number: t.user_attrs[TrialAttribute.RECIPE]["backbone"].split(JOIN) for t in search.complete}
+    names = dict.fromkeys(name for parts in joined.values() for name in parts)
+    used = {name for number, parts in joined.items() if number in search.weights for name in parts}
     rows = []
     for name in names:
         try:

@@ -140,7 +140,8 @@ class Strategy(ABC):
     cross_validated: bool = False
     """Whether trials are fitted once for each fold, so that all images but the test images are predicted out of fold.
     For strategies that read recorded features alone (`Features.levels`), and pass `Task.folds` on (see
-    `strategies.head_training.fit_head`)."""
+    `strategies.head_training.fit_head`). They also get joined backbones, which have features and no network of their
+    own (see `autotl.backbones.joined`)."""
 
     recorded_params: tuple[str, ...] = ()
     """Parameters that decide which features are recorded. Recording is a pass of the backbone over all images, so most

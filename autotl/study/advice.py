@@ -81,7 +81,7 @@ def alignment_sample(scheduler: "Scheduler", time_budget: float) -> tuple[tuple[
     """The backbones to measure, the images of a sample that fit into a tenth of the remaining time with all of them,
     and that time in seconds. None where there is no time limit or no choice, or where too few images fit."""
     seconds = MAX_SHARE * time_budget
-    names = tuple(name for name in scheduler.choices.backbones if name not in scheduler.missing)
+    names = tuple(name for name in scheduler.choices.single_backbones if name not in scheduler.missing)
     if not scheduler.timed or math.isinf(seconds) or len(names) < 2:
         return None
     affordable = int((seconds - BUILD_SECONDS * len(names)) / sum(scheduler.pass_seconds(name, 1) for name in names))

@@ -1,10 +1,11 @@
 """What a trial needs of a worker: the accelerator itself, or only features that an accelerator has recorded."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from autotl.recipe import JOIN
 from autotl.registry import Registry
 from autotl.study.space import Choices
 
@@ -39,14 +40,19 @@ class Recording:
     views: int = 0
     """Number of views beside the original image."""
 
+    @property
+    def parts(self) -> tuple["Recording", ...]:
+        """One for each backbone whose features are joined."""
+        return tuple(replace(self, backbone=backbone) for backbone in self.backbone.split(JOIN))
+
     def covers(self, other: "Recording") -> bool:
         """Whether these features include the other's."""
         same_views = not other.views or (self.policy == other.policy and self.views >= other.views)
-        return self.backbone == other.backbone and same_views
+        return set(other.backbone.split(JOIN)) <= set(self.backbone.split(JOIN)) and same_views
 
     def is_in(self, recordings: Collection["Recording"]) -> bool:
-        """Whether one of the recordings covers this one."""
-        return any(recording.covers(self) for recording in recordings)
+        """Whether each part of this one is covered by one of the recordings."""
+        return all(any(recording.covers(part) for recording in recordings) for part in self.parts)
 
     def describe(self) -> str:
         """`resnet50, 7 views of dihedral`."""

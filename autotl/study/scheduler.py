@@ -13,11 +13,12 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
+from autotl.recipe import JOIN
 from autotl.registry import Registry
 from autotl.study.advice import Advice
 from autotl.study.needs import Needs, Recording, Work
 from autotl.study.pairs import PairStatistics
-from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio
+from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio, tried_expensive
 from autotl.study.space import Choices, seed_of
 from autotl.study.speed_estimates import assumed_pass_seconds, estimated_speed, level_speeds
 
@@ -77,10 +78,11 @@ class Scheduler:
             (backbone, strategy, head)
             for i, backbone in enumerate(choices.backbones)
             for strategy in choices.strategies
+            if backbone in choices.backbones_for(strategy, registry)
             for head in expensive_heads(choices, registry, strategy)
             # training a backbone is expensive: on the first one only
             if i == 0 or "estimator" in registry.strategy(strategy).head_types
-            if not self._tried_expensive(backbone, strategy, head, tried)
+            if not tried_expensive(choices, registry, backbone, strategy, head, tried)
         ]
         """(backbone, strategy, head) whose recipes of the expensive portfolio weren't tried yet."""
         self.expensive_queue: list[dict[str, Any]] = []
@@ -109,7 +111,7 @@ class Scheduler:
 
     @property
     def unusable(self) -> set[str]:
-        return self.missing | self.excluded
+        return self.missing | self.excluded | {n for n in self.choices.backbones if self.missing & set(n.split(JOIN))}
 
     def align_with(self, advice: Advice) -> None:
         """Try what is left of the portfolio in the order that is advised. Nothing is left out."""
@@ -204,19 +206,11 @@ class Scheduler:
         self.time_share = EXPENSIVE_TRIAL_TIME_SHARE
         return params
 
-    def _tried_expensive(self, backbone: str, strategy: str, head: str, tried: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether one of the expensive recipes was tried, with as many views as there was time for then."""
-        recorded = {f"{strategy}.{name}" for name in self.registry.strategy(strategy).recorded_params}
-        for recipe in expensive_portfolio(self.choices, self.registry, backbone, strategy, head, 100):
-            fixed = {name: value for name, value in recipe.items() if name not in recorded}
-            if any(all(params.get(name) == value for name, value in fixed.items()) for params in tried):
-                return True
-        return False
-
     def _sampled_trial(self, strategy: str, time_budget: float, rng: random.Random, work: Work) -> dict[str, Any]:
         """Fix a pair worth tuning and, mostly, parameters whose features are recorded."""
         fixed: dict[str, Any] = {"strategy": strategy}
-        backbones = [name for name in self.choices.backbones if self._activate(name, time_budget)]
+        names = self.choices.backbones_for(strategy, self.registry)
+        backbones = [name for name in names if self._activate(name, time_budget)]
         recorded = [f"{strategy}.{name}" for name in self.registry.strategy(strategy).recorded_params]
         reusable = [
             params
@@ -254,9 +248,12 @@ class Scheduler:
         return fixed
 
     def _readable(self, strategy: str, recorded: Collection[Recording]) -> list[Recording]:
-        """Those of the recorded features that a strategy's heads may learn from."""
-        recorded = [recording for recording in recorded if recording.backbone not in self.excluded]
-        return [recording for recording in recorded if recording.views or not self.needs.reads_views(strategy)]
+        """Those of the recorded features that a strategy's heads may learn from, also side by side."""
+        names, reads_views = self.choices.backbones_for(strategy, self.registry), self.needs.reads_views(strategy)
+        joins = [replace(recording, backbone=name) for recording in recorded for name in names if JOIN in name]
+        possible = dict.fromkeys((*recorded, *(join for join in joins if join.is_in(recorded))))
+        usable = [r for r in possible if r.backbone in names and r.backbone not in self.unusable]
+        return [recording for recording in usable if recording.views or not reads_views]
 
     def _choose_strategy(
         self, time_budget: float, running: Mapping[str, float], work: Work, recorded: Collection[Recording] | None
@@ -297,8 +294,9 @@ class Scheduler:
         queue = self.cheap_queue
         active = [params for params in queue if params["backbone"] in self.active_backbones] or queue[:1]
         for params in (*waiting, *active, *self.expensive_queue, *queue, *self.extracted):
-            recording = self.needs.recording(params)
-            if recording is None or recording.is_in(attempted) or recording in given_up:
+            whole = self.needs.recording(params)
+            recording = whole and next((part for part in whole.parts if not part.is_in(attempted)), None)
+            if recording is None or recording in given_up or params["backbone"] in self.unusable:
                 continue
             if self._strategy_fits(params["strategy"], time_budget) and self._activate(recording.backbone, time_budget):
                 return recording
@@ -312,7 +310,7 @@ class Scheduler:
         if not any(map(self.needs.reads_views, self.choices.strategies)):
             return None
         candidates = []
-        for backbone in filter((self.active_backbones - self.excluded).__contains__, self.choices.backbones):
+        for backbone in filter((self.active_backbones - self.excluded).__contains__, self.choices.single_backbones):
             views = min(NUM_EXPLORED_VIEWS, self._affordable_passes(backbone, MAX_NEW_FEATURES_SHARE * time_budget))
             candidates += [Recording(backbone, policy, views) for policy in self.choices.augmentations if views]
         most = {policy: self.registry.augmentations[policy].max_views for policy in self.choices.augmentations}
@@ -345,12 +343,13 @@ class Scheduler:
             or self.has_time_for(backbone, time_budget)
         )
         if may_use:
-            self.active_backbones.add(backbone)
+            self.active_backbones.update((backbone, *backbone.split(JOIN)))
         return may_use
 
     def has_time_for(self, backbone: str, time_budget: float) -> bool:
-        """Whether a pass over all images takes a share of the time that is worth a new backbone."""
-        return self._affordable_passes(backbone, MAX_ACTIVATION_SHARE * time_budget) > 0
+        """Whether a pass of what no trial uses yet takes a share of the time that is worth a new backbone."""
+        new = [name for name in backbone.split(JOIN) if name not in self.active_backbones]
+        return not new or self._affordable_passes(JOIN.join(new), MAX_ACTIVATION_SHARE * time_budget) > 0
 
     # -- speeds
 
@@ -372,6 +371,8 @@ class Scheduler:
             AutotlError: the backbone's number of parameters is needed, unknown, and can't be counted.
         """
         num_images = self.num_images if num_images is None else num_images
+        if JOIN in backbone:
+            return sum(self.pass_seconds(part, num_images) for part in backbone.split(JOIN))
         if not (by_type := level_speeds(self._speeds, self.threads)):
             return assumed_pass_seconds(self.registry.backbone(backbone), num_images, self.threads)
         speed = sum(self.threads[name] * self._speed(backbone, name, speeds) for name, speeds in by_type.items())

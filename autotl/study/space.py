@@ -9,7 +9,7 @@ import optuna
 
 from autotl.backbones.levels import BUILT_IN as BUILT_IN_LEVELS
 from autotl.data.augmentation import BUILT_IN as BUILT_IN_AUGMENTATIONS
-from autotl.recipe import Recipe, Value
+from autotl.recipe import JOIN, Recipe, Value
 from autotl.registry import Registry
 from autotl.strategies.losses import BUILT_IN as BUILT_IN_LOSSES
 
@@ -33,6 +33,17 @@ class Choices:
     augmentations: tuple[str, ...] = tuple(BUILT_IN_AUGMENTATIONS)
     losses: tuple[str, ...] = tuple(BUILT_IN_LOSSES)
     levels: tuple[str, ...] = tuple(BUILT_IN_LEVELS)
+
+    @property
+    def single_backbones(self) -> tuple[str, ...]:
+        """The backbones without those that are joined."""
+        return tuple(name for name in self.backbones if JOIN not in name)
+
+    def backbones_for(self, strategy: str, registry: Registry) -> tuple[str, ...]:
+        """The backbones that a strategy can use: joined ones only where it reads recorded features alone."""
+        if registry.strategy(strategy).cross_validated:
+            return self.backbones
+        return self.single_backbones
 
     def heads_for(self, strategy: str, registry: Registry) -> tuple[str, ...]:
         """The heads that a strategy can train on this number of images."""
@@ -85,6 +96,8 @@ def suggest(trial: optuna.Trial, choices: Choices, registry: Registry, study_see
     strategy = registry.strategy(trial.suggest_categorical("strategy", choices.strategies))
     backbone = registry.backbone(trial.suggest_categorical("backbone", choices.backbones))
     head = registry.head(trial.suggest_categorical(f"{strategy.name}.head", choices.heads_for(strategy.name, registry)))
+    if backbone.name not in choices.backbones_for(strategy.name, registry):
+        backbone = backbone.parts[0]  # of a foreign sampler: the scheduler fixes one that fits
     return Recipe(
         backbone=backbone.name,
         strategy=strategy.name,

@@ -95,9 +95,9 @@ def _model() -> ExportedModel:
     spec = problem.head("dense")
     with torch.random.fork_rng(devices=[]):
         head = spec.build(spec.defaults(), layout.output, 2, seed=0).eval()
-    member = ExportedMember(head, (slice(0, layout.output),), (None,), 0.7, 1.0, "fast_extraction · linear")
-    network = ExportedNetwork(problem.backbone, module, features, is_tuned=False, members=(member,))
-    return ExportedModel("sample", ("china", "flower"), (network,), 2 * problem.backbone.preprocessing.size)
+    member = ExportedMember(head, ((0, slice(0, layout.output)),), (None,), 0.7, 1.0, "fast_extraction · linear")
+    network = ExportedNetwork(problem.backbone, module, features, is_tuned=False)
+    return ExportedModel("sample", ("china", "flower"), (network,), (member,), 2 * problem.backbone.preprocessing.size)
 
 
 @cache

@@ -104,6 +104,30 @@ def learns_two_photographs(strategy: Strategy) -> None:
         expect(accuracy >= 0.75, f"{accuracy:.0%} of 12 patches are right, with {_article(head_type)} head")
 
 
+@STRATEGY.requires(Strategy)
+def joins_backbones(strategy: Strategy) -> None:
+    """A strategy that is `cross_validated` suggests parameters for joined backbones, which have no network to build,
+    and fits a head on their features."""
+    if not strategy.cross_validated:
+        return
+    from autotl.backbones.joined import JoinedBackbone
+    from autotl.features.joined import JoinedFeatures
+
+    problem = sample_problem()
+    larger = problem.backbone.at_size(192)
+    assert larger is not None
+    joined = JoinedBackbone((problem.backbone, larger))
+    head = problem.head(strategy.head_types[-1])
+    strategy.suggest(RandomSpace(0), joined, head)
+    extractor = problem.task(head.type).features.extractor  # type: ignore[attr-defined]
+    task = problem.task(head.type, backbone=joined, features=JoinedFeatures.of(extractor, joined))
+    recipe = Recipe(joined.name, strategy.name, head.name, 3, strategy.defaults(head), head.defaults())
+    shape = strategy.fit(recipe, task, "cpu", lambda fraction, score: None).probabilities.shape
+    expect(
+        shape == (len(problem.split.validation), 2), f"probabilities have the shape {list(shape)} with two backbones"
+    )
+
+
 @STRATEGY.requires(Strategy.fit)
 def refits_exactly_as_many_epochs(strategy: Strategy) -> None:
     """With `task.refit_epochs` a strategy that trains in epochs trains exactly that many, and keeps the last."""

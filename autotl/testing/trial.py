@@ -58,15 +58,14 @@ class SampleProblem:
             device="cpu",
             threads=1,
         )
+        given: dict[str, Any] = {"backbone": self.backbone, "features": extractor.of(self.backbone)} | fields
         return Task(
-            backbone=self.backbone,
             head=self.head(head_type),
             num_classes=2,
             train_labels=self.dataset.labels[self.split.train],
             validation_labels=self.validation_labels,
             metric=self.registry.metric("accuracy"),
-            features=extractor.of(self.backbone),
-            **fields,
+            **given,
         )
 
     def fit(

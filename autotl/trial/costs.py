@@ -12,8 +12,10 @@ from autotl.devices import is_device_error
 from autotl.engines.accelerator import is_accelerator
 from autotl.features.latency import Latency, latency_of
 from autotl.model.costs import NetworkCost, Part, total_costs
-from autotl.model.member import FILES, STATE
+from autotl.model.member import FILES, STATE, Member
+from autotl.recipe import Recipe
 from autotl.registry import Registry
+from autotl.study.study import TrialAttribute
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import Log
 
@@ -67,26 +69,27 @@ def _latency(state: WorkerState, backbone: str) -> Latency | None:
         return None
 
 
-def require_affordable(state: WorkerState, trial: optuna.Trial, backbone: str) -> NetworkCost:
-    """The backbone's cost, recorded as the least that the trial costs: one pass, and no head.
+def require_affordable(state: WorkerState, trial: optuna.Trial, recipe: Recipe) -> dict[str, NetworkCost]:
+    """The cost of each backbone of a recipe, recorded as the least that the trial costs: one pass, and no head.
 
     Raises:
         TrialPruned: that alone exceeds a limit, or a latency that is limited could not be measured.
     """
-    limits, network = state.context.config.limits, network_cost(state, backbone)
-    costs = total_costs([Part(backbone, backbone, ("none-0",), 0)], {backbone: network})
+    limits, backbone = state.context.config.limits, recipe.backbone
+    networks = {name: network_cost(state, name) for name in recipe.backbones}
+    costs = total_costs([Part(tuple((name, name) for name in networks), ("none-0",), 0)], networks)
     _set_attributes(trial, costs)
     if excess := limits.explain(costs):
         _constrain(state, trial, costs)
         raise optuna.TrialPruned(f"{backbone} takes {excess}")
     if not limits.keeps(costs):
         raise optuna.TrialPruned(f"the latency of {backbone} was not measured in time, and --max-latency limits it")
-    return network
+    return networks
 
 
-def record_costs(state: WorkerState, trial: optuna.Trial, part: Part, network: NetworkCost) -> None:
+def record_costs(state: WorkerState, trial: optuna.Trial, part: Part, networks: Mapping[str, NetworkCost]) -> None:
     """Set the trial's costs as attributes and, where they are limited, as Optuna's constraints."""
-    costs = total_costs([part], {part.backbone: network})
+    costs = total_costs([part], networks)
     _set_attributes(trial, costs)
     _constrain(state, trial, costs)
 
@@ -110,20 +113,34 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in files if file.exists())
 
 
-def part_of(folder: Path, backbone: str, network_key: str, views: Iterable[str]) -> Part:
-    """What the fitted recipe saved in `folder` needs to predict."""
-    return Part(backbone, network_key, tuple(views), size_of(folder))
+def part_of(folder: Path, member: Member) -> Part:
+    """What a fitted recipe that is saved in `folder` needs to predict."""
+    networks = zip(member.network_keys, member.recipe.backbones, strict=True)
+    return Part(tuple(networks), tuple(map(str, member.fitted.views)), size_of(folder))
 
 
 def networks_of(
     trials: Iterable[FrozenTrial], backbones: Collection[str], registry: Registry
 ) -> dict[str, NetworkCost]:
-    """The cost of a pass by backbone, as the trials have recorded it: nothing is measured."""
+    """The cost of a pass by backbone, as the trials have recorded it: nothing is measured. Where no trial had a
+    backbone for itself, it is the mean of those that were joined.
+
+    Args:
+        backbones: names, each of one backbone.
+    """
     specs = {name: registry.backbone(name) for name in backbones}
     networks = {name: NetworkCost(spec.count_params(), spec.count_bytes()) for name, spec in specs.items()}
-    for trial in trials:
-        name, attributes = trial.params.get("backbone"), trial.user_attrs
-        if name in networks and networks[name].milliseconds is None and attributes.get("milliseconds") is not None:
-            single, batch = (attributes[cost] / attributes["passes"] for cost in ("milliseconds", "batch_milliseconds"))
-            networks[name] = replace(networks[name], milliseconds=single, batch_milliseconds=batch)
+    joined_by_trial = [(_backbones_of(trial), trial.user_attrs) for trial in trials]
+    for joined, attributes in sorted(joined_by_trial, key=lambda entry: len(entry[0])):
+        if attributes.get("milliseconds") is None:
+            continue
+        single, batch = (attributes[cost] / attributes["passes"] for cost in ("milliseconds", "batch_milliseconds"))
+        for name in joined:
+            if name in networks and networks[name].milliseconds is None:
+                networks[name] = replace(networks[name], milliseconds=single, batch_milliseconds=batch)
     return networks
+
+
+def _backbones_of(trial: FrozenTrial) -> tuple[str, ...]:
+    recipe = trial.user_attrs.get(TrialAttribute.RECIPE)
+    return Recipe.from_dict(recipe).backbones if recipe else ()

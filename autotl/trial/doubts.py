@@ -27,9 +27,10 @@ def measure_doubt(state: WorkerState, members: Sequence[Member], held_out: np.nd
         return Doubt.of(held_out, labels)
     dataset, split = state.context.dataset, state.context.split
     try:
-        features = state.extractor.of(state.registry.backbone(frozen.recipe.backbone)).levels("train", "last")
+        backbone = state.registry.backbone(frozen.recipe.backbones[0])
+        features = state.extractor.of(backbone).levels("train", "last")
         units = units_of(dataset, split.train)
     except AutotlError as error:  # features that are gone can't be extracted when the time is up
         state.send(Log(f"The model doesn't tell unknown images: {error}"))
         return Doubt.of(held_out, labels)
-    return Doubt.of(held_out, labels, fit_familiar(features, units), frozen.backbone_digest)
+    return Doubt.of(held_out, labels, fit_familiar(features, units), frozen.backbone_digests[0])

@@ -121,10 +121,12 @@ def _assemble(
     state: WorkerState, members: list[Member], job: Finalize, refitted: list[int], doubt: Doubt
 ) -> ImageModel:
     config, dataset, split = state.context.config, state.context.dataset, state.context.split
+    digests = [digest for member in members for digest in member.backbone_digests]
+    names = [name for member in members for name in member.recipe.backbones]
     return ImageModel(
         dataset.classes,
         members,
-        {m.backbone_digest: state.registry.backbone(m.recipe.backbone) for m in members},
+        dict(zip(digests, map(state.registry.backbone, names), strict=True)),
         registry=state.registry,
         device=state.context.slot.device,
         threads=state.context.cores,

@@ -10,7 +10,7 @@ import numpy as np
 from autotl.data.augmentation import ORIGINAL, View
 from autotl.data.dataset import Subset
 from autotl.data.splits import Split
-from autotl.features.extractor import BackboneFeatures
+from autotl.features.joined import JoinedFeatures
 from autotl.features.sharing import StoreTimeout
 from autotl.heads.calibration import fit_temperature
 from autotl.heads.inference import MISSING, probabilities
@@ -130,7 +130,7 @@ def train_on(
     """Train a recipe with another split of the state's images. For the other arguments see `train`."""
     state = replace(state, context=replace(state.context, split=split))
     if state.registry.strategy(recipe.strategy).cross_validated:
-        features = _Features(state.extractor.of(state.registry.backbone(recipe.backbone)), split)
+        features = _Features(JoinedFeatures.of(state.extractor, state.registry.backbone(recipe.backbone)), split)
         return train(state, recipe, time_budget, report, refit_epochs, features=features, folds=of_fold)
     # what stays in an accelerator's memory is kept by the name of a subset, which has other images now
     state = replace(state, extractor=replace(state.extractor, split=split, resident=None))
@@ -139,9 +139,9 @@ def train_on(
 
 @dataclass(frozen=True)
 class _Features:
-    """A backbone's recorded features, by the subsets of another split."""
+    """A recipe's recorded features, by the subsets of another split."""
 
-    features: BackboneFeatures
+    features: JoinedFeatures
     split: Split
 
     def levels(self, subset: Subset, levels: str, view: View = ORIGINAL) -> np.ndarray:

@@ -20,7 +20,7 @@ CHECKED = 8
 def quick_start(state: WorkerState, model: ImageModel, seconds: float) -> bool:
     """Write the graph of the saved model into the user's cache, if that takes no more than `seconds`. Whatever fails
     costs a start of `autotl predict` that is as slow as without it, and lines in the worker's log."""
-    if seconds < SECONDS * len({member.network_key for member in model.members}):
+    if seconds < SECONDS * len({key for member in model.members for key in member.network_keys}):
         return False
     state.send(Activity("preparing a quick start"))
     paths = state.context.dataset.paths

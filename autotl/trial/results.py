@@ -99,14 +99,9 @@ class SearchResults:
 
     def costs(self, model: ImageModel, folder: Path) -> dict[str, Any]:
         """What the model saved in `folder` costs (see `autotl.model.costs`)."""
-        networks = networks_of(self.trials, {member.recipe.backbone for member in model.members}, self.state.registry)
-        parts = [
-            part_of(
-                folder / "members" / str(i), member.recipe.backbone, member.network_key, map(str, member.fitted.views)
-            )
-            for i, member in enumerate(model.members)
-        ]
-        return total_costs(parts, networks)
+        backbones = {name for member in model.members for name in member.recipe.backbones}
+        parts = [part_of(folder / "members" / str(i), member) for i, member in enumerate(model.members)]
+        return total_costs(parts, networks_of(self.trials, backbones, self.state.registry))
 
     def about(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """What the model's folder says of its search, as `autotl.model.card.add_results` takes it."""
@@ -146,7 +141,9 @@ class SearchResults:
             labels = self.state.labels("test")[tested.rows]
             test = self._scored(labels, tested.probabilities)
             baseline = majority_baseline(self.state.labels("train"), labels, len(context.dataset.classes), self.metric)
-        heads_of = {name: context.choices.heads_for(name, registry) for name in context.choices.strategies}
+        strategies = context.choices.strategies
+        heads_of = {name: context.choices.heads_for(name, registry) for name in strategies}
+        backbones_of = {name: context.choices.backbones_for(name, registry) for name in strategies}
         return {
             "study": context.config.name,
             "metric": context.config.metric,
@@ -169,7 +166,7 @@ class SearchResults:
             "limits": context.config.limits.describe(),
             "latency": f"{MEASURED}, on {context.slot.device}",
             "tried": tried(self.trials, maximize=self.metric.greater_is_better),
-            "never_tried": never_tried(self.trials, context.choices, heads_of),
+            "never_tried": never_tried(self.trials, context.choices, heads_of, backbones_of),
             "alignment": self._alignment(),
         }
 

@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import optuna
@@ -19,8 +18,10 @@ from autotl.devices import is_device_error
 from autotl.engines.recorded import FeatureSource, NotRecorded
 from autotl.errors import MetricError
 from autotl.escaping import escape_markdown
+from autotl.features.joined import JoinedFeatures
 from autotl.features.sharing import StoreTimeout
 from autotl.features.store import StoreUnavailable
+from autotl.model.costs import Part
 from autotl.model.member import Member, save_member
 from autotl.recipe import Recipe
 from autotl.strategies.base import OutOfTime, Report, Result
@@ -119,7 +120,7 @@ def _run(state: WorkerState, trial: optuna.Trial, time_budget: float) -> tuple[R
     state.send(TrialStarted(trial.number, recipe.strategy, recipe.backbone, recipe.head, description))
     trial.set_user_attr(TrialAttribute.DESCRIPTION, description)
     trial.set_user_attr(TrialAttribute.RECIPE, recipe.to_dict())
-    network = require_affordable(state, trial, recipe.backbone)
+    networks = require_affordable(state, trial, recipe)
     arguments = state, recipe, time_budget, _reporter(state, trial), _judge(state, trial, recipe)
     try:
         fitted = fit_folds(*arguments)
@@ -127,10 +128,8 @@ def _run(state: WorkerState, trial: optuna.Trial, time_budget: float) -> tuple[R
         state.replace_cache(error)
         fitted = fit_folds(*arguments)
     value = state.registry.metric(state.context.config.metric)(*predicted(state, fitted.probabilities))
-    folder, result = _record(state, trial, fitted, value), fitted.result
-    key = recipe.backbone if result.fitted.backbone_state is None else f"{recipe.backbone}/{trial.number}"
-    record_costs(state, trial, part_of(folder, recipe.backbone, key, map(str, result.fitted.views)), network)
-    return result, value
+    record_costs(state, trial, _record(state, trial, fitted, value), networks)
+    return fitted.result, value
 
 
 def _reporter(state: WorkerState, trial: optuna.Trial) -> Report:
@@ -168,14 +167,14 @@ def _judge(state: WorkerState, trial: optuna.Trial, recipe: Recipe) -> Callable[
     return judge
 
 
-def _record(state: WorkerState, trial: optuna.Trial, fitted: OutOfFold, value: float) -> Path:
+def _record(state: WorkerState, trial: optuna.Trial, fitted: OutOfFold, value: float) -> Part:
     """Save the fitted model and set the trial's attributes; Optuna refuses attributes of a trial that is told. Returns
-    the model's folder."""
+    what the model needs to predict."""
     context, result, recipe = state.context, fitted.result, fitted.result.recipe
     backbone = state.registry.backbone(recipe.backbone)
     num_classes = len(context.dataset.classes)
     member = Member(recipe, result.fitted, backbone.digest, num_classes, trial=trial.number, validation=value)
-    num_features = state.extractor.of(backbone).num_features(result.fitted.levels)
+    num_features = JoinedFeatures.of(state.extractor, backbone).num_features(result.fitted.levels)
     folder = member_folder(context.folder, trial.number)
     write_atomically(folder / FOLD_FILE, lambda file: np.save(file, fitted.probabilities))
     save_member(member, num_features, folder)
@@ -198,7 +197,7 @@ def _record(state: WorkerState, trial: optuna.Trial, fitted: OutOfFold, value: f
     _upload_history(state, trial, result)
     text = escape_markdown(f"{context.config.metric}: {recipe.describe()}")
     set_note(state.study, trial, f"**{value:.4f}** {text}")
-    return folder
+    return part_of(folder, member)
 
 
 def _scores(state: WorkerState, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Which trials the model is made of, such that it can predict the test images in the remaining time."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from autotl.model.costs import Part, total_costs
 from autotl.model.ensemble import select
 from autotl.model.manifest import read_member_manifest
 from autotl.model.member import Member, load_member
+from autotl.recipe import JOIN
 from autotl.study.fold_file import read_fold_file
 from autotl.study.study import TrialAttribute
 from autotl.trial.costs import networks_of, size_of
@@ -54,14 +55,15 @@ class Candidate:
     """Whether it was fitted on all development images."""
 
     @property
-    def network_key(self) -> str:
-        """Candidates with the same key share one pass over the images for each view."""
-        return f"{self.backbone}/{self.number}" if self.tuned else self.backbone
+    def networks(self) -> tuple[tuple[str, str], ...]:
+        """The key and the backbone of each of its networks. Candidates with the same key share one pass over the images
+        for each view."""
+        return tuple((f"{b}/{self.number}" if self.tuned else b, b) for b in self.backbone.split(JOIN))
 
     @property
     def part(self) -> Part:
         """What it needs to predict."""
-        return Part(self.backbone, self.network_key, self.views, self.num_bytes)
+        return Part(self.networks, self.views, self.num_bytes)
 
 
 def kept_candidates(state: WorkerState) -> list[Candidate]:
@@ -90,9 +92,13 @@ def kept_candidates(state: WorkerState) -> list[Candidate]:
         return sign * candidate.value, math.inf if math.isnan(loss) else loss, candidate.number
 
     limits = state.context.config.limits
-    networks = networks_of(complete, {c.backbone for c in candidates}, state.registry) if limits else {}
+    networks = networks_of(complete, _backbones_of(candidates), state.registry) if limits else {}
     affordable = [c for c in candidates if not limits or limits.keeps(total_costs([c.part], networks))]
     return sorted(affordable, key=rank)
+
+
+def _backbones_of(candidates: Iterable[Candidate]) -> set[str]:
+    return {backbone for candidate in candidates for _, backbone in candidate.networks}
 
 
 def _read_candidate(state: WorkerState, folder: Path) -> Candidate:
@@ -136,12 +142,12 @@ def choose_members(
     """
     num_test, limits = len(state.context.split.test), state.context.config.limits
     trials = state.study.get_trials(deepcopy=False) if limits else ()
-    networks = networks_of(trials, {c.backbone for c in candidates}, state.registry) if limits else {}
+    networks = networks_of(trials, _backbones_of(candidates), state.registry) if limits else {}
 
     def estimated_seconds(chosen: Collection[int]) -> float:
         members = [candidates[i] for i in chosen]
-        networks = {member.network_key: member.tuned for member in members}
-        passes = {(member.network_key, view): member.backbone for member in members for view in member.views}
+        networks = {key: member.tuned for member in members for key, _ in member.networks}
+        passes = {(key, view): name for member in members for key, name in member.networks for view in member.views}
         loading = sum(COMPILE_SECONDS if tuned else LOAD_SECONDS for tuned in networks.values())
         speeds = [seconds_per_image.get(backbone, DEFAULT_SECONDS_PER_IMAGE) for backbone in passes.values()]
         return loading + num_test * sum(speeds)

@@ -26,14 +26,13 @@ class OutputRecorder:
         weights: dict[str, float] = {}
         for member in model.members:
             if member.fitted.backbone_state is None and ORIGINAL in member.fitted.views:
-                weights[member.backbone_digest] = weights.get(member.backbone_digest, 0.0) + member.weight
+                for digest in member.backbone_digests:
+                    weights[digest] = weights.get(digest, 0.0) + member.weight
         self.backbone = max(weights, key=lambda digest: weights[digest], default="")
         self._outputs: dict[Path, np.ndarray] = {}
 
     def __call__(self, network: SharedNetwork, paths: Sequence[Path], features: Mapping[View, np.ndarray]) -> None:
-        member = network.members[0]
-        is_own = member.fitted.backbone_state is None and member.backbone_digest == self.backbone
-        if is_own and len(self._outputs) < MAX_IMAGES:
+        if network.frozen_digest == self.backbone and len(self._outputs) < MAX_IMAGES:
             for path, row in zip(paths, features[ORIGINAL], strict=True):
                 self._outputs[path] = row[: network.layout.output].astype(FEATURE_DTYPE)
 

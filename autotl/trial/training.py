@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import numpy as np
 
+from autotl.features.joined import JoinedFeatures
 from autotl.recipe import Recipe
 from autotl.strategies.base import Features, Report, Result, Task
 from autotl.trial.state import WorkerState
@@ -31,7 +32,7 @@ def train(
         folds: of the training images (see `Task.folds`).
     """
     backbone = state.registry.backbone(recipe.backbone)
-    extracted = state.extractor.of(backbone)
+    extracted = JoinedFeatures.of(state.extractor, backbone)
     task = Task(
         backbone=backbone,
         head=state.registry.head(recipe.head),
@@ -49,6 +50,6 @@ def train(
         verdicts=state.extractor.conversions,
         augmentations=state.registry.augmentations,
         losses=state.registry.losses,
-        build=lambda: deepcopy(extracted.graph_split.module),
+        build=lambda: deepcopy(extracted.single.graph_split.module),
     )
     return state.registry.strategy(recipe.strategy).fit(recipe, task, state.context.slot.device, report)

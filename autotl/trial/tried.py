@@ -55,13 +55,17 @@ def _components(trial: FrozenTrial) -> dict[str, str]:
 
 
 def never_tried(
-    trials: Iterable[FrozenTrial], choices: Choices, heads_of: Mapping[str, Iterable[str]]
+    trials: Iterable[FrozenTrial],
+    choices: Choices,
+    heads_of: Mapping[str, Iterable[str]],
+    backbones_of: Mapping[str, Iterable[str]],
 ) -> dict[str, list[str]]:
     """What the search might have chosen and no finished trial has: by `backbone`, `strategy` and `head`; and by
     `combination` those of a strategy and a backbone that were each tried, but not together.
 
     Args:
         heads_of: the heads that each strategy can train.
+        backbones_of: the backbones that each strategy can use.
     """
     seen = [_components(trial) for trial in trials if trial.state in FINISHED and "strategy" in trial.params]
     used = {dimension: {row.get(dimension) for row in seen} for dimension in ("backbone", "strategy", "head")}
@@ -74,7 +78,7 @@ def never_tried(
         "combination": [
             f"{strategy} on {backbone}"
             for strategy in choices.strategies
-            for backbone in choices.backbones
+            for backbone in backbones_of[strategy]
             if strategy in used["strategy"] and backbone in used["backbone"] and (strategy, backbone) not in together
         ],
     }

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from autotl.escaping import escape
 from autotl.events import SearchStarted, TrialFinished
+from autotl.recipe import JOIN
 from autotl.ui.progress import Snapshot, WorkerLine
 
 __all__ = [
@@ -85,10 +86,13 @@ def _truncate(text: str, width: int) -> str:
 def headline_rows(event: SearchStarted) -> list[tuple[str, str]]:
     """Images, classes, backbones, workers and warnings of a search, each as a label and its text."""
     subsets = {subset: event.images.get(subset) or 0 for subset in ("train", "validation", "test")}
+    backbones = tuple(dict.fromkeys(part for name in event.backbones for part in name.split(JOIN)))
+    joins = [name for name in event.backbones if JOIN in name]
+    joined = f" · {_counted(joins, 'join')} of them" if joins else ""
     rows = [
         (f"{sum(subsets.values()):,} images", " · ".join(f"{n:,} {subset}" for subset, n in subsets.items() if n)),
         (f"{len(event.classes)} classes", _listed(event.classes)),
-        (_counted(event.backbones, "backbone"), _listed(event.backbones)),
+        (_counted(backbones, "backbone"), _listed(backbones) + joined),
         (_counted(event.devices, "worker"), _listed(event.devices)),
     ]
     if skipped := event.images.get("skipped"):

@@ -160,7 +160,7 @@ def main() -> None:
         for member in model.members:
             views = "" if member.fitted.views == (ORIGINAL,) else f" · {len(member.fitted.views)} views"
             name = f"{member.recipe.strategy} · {member.recipe.head} · {member.fitted.levels}{views}"
-            networks.setdefault(member.network_key, []).append(name)
+            networks.setdefault(" + ".join(member.network_keys), []).append(name)
         compare(
             model,
             [name for names in networks.values() for name in names],

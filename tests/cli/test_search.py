@@ -39,6 +39,7 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "align": (["--align"], True),
     "engine": (["--engine", "torch"], "torch"),
     "ensemble": (["--ensemble", "1"], 1),
+    "joined": (["--joined", "1"], 1),
     "cache": (["--cache", "store"], Path("store")),
     "cache_size": (["--cache-size", "1GB"], 10**9),
     "trial_timeout": (["--trial-timeout", "2m"], 120.0),

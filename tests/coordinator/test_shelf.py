@@ -28,6 +28,7 @@ OPTIONS = {
     "devices": "cpu",
     "engine": "torch",  # it converts nothing
     "test": "none",
+    "joined": 1,
 }
 
 

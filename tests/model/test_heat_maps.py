@@ -13,17 +13,11 @@ from autotl.model.hiding import CELLS, HidingNetwork, windows
 NETWORKS = ("test_resnet", "test_vit", "test_convnext")
 
 
-class Spot:
-    """Stands for a network: evidence in one cell alone."""
-
-    def __init__(self, preprocessing, row, column):
-        self.preprocessing, self.members = preprocessing, [type("Member", (), {"weight": 1.0})]
-        self.cells = np.zeros((CELLS, CELLS))
-        self.cells[row, column] = 1
-
-    def evidence(self, pixels, label):
-        assert pixels.shape == (self.preprocessing.size, self.preprocessing.size, 3)
-        return self.cells
+def spot(row, column, value=1.0):
+    """Evidence in one cell alone."""
+    cells = np.zeros((CELLS, CELLS))
+    cells[row, column] = value
+    return cells
 
 
 def test_windows_cover_every_cell_and_hide_less_than_a_tenth():
@@ -90,7 +84,7 @@ def test_trees_fall_where_the_feature_they_ask_for_falls():
 def test_a_cell_is_drawn_where_the_network_sees_it(size):
     picture = Image.new("RGB", size)
     preprocessing = Preprocessing(224, 0.875, "bicubic", (0.5,) * 3, (0.5,) * 3)
-    heat = heat_map(picture, [Spot(preprocessing, 3, 10)], 0, "cat", 0.9)
+    heat = heat_map(picture, [(preprocessing, spot(3, 10))], "cat", 0.9)
     width, height = size
     shrink = min(1, MAX_SIDE / max(size))
     crop = 0.875 * min(size)
@@ -102,13 +96,10 @@ def test_a_cell_is_drawn_where_the_network_sees_it(size):
     assert abs(column - expected[1] * shrink) < 3
 
 
-def test_members_count_by_their_weight():
+def test_the_evidence_of_all_networks_is_added():
     picture = Image.new("RGB", (224, 224))
     preprocessing = Preprocessing(224, 1.0, "bicubic", (0.5,) * 3, (0.5,) * 3)
-    one, other = Spot(preprocessing, 3, 3), Spot(preprocessing, 10, 10)
-    one.cells *= 3
-    one.members[0].weight = other.members[0].weight = 1.0
-    values = heat_map(picture, [one, other], 0, "cat", 0.9).values
+    values = heat_map(picture, [(preprocessing, spot(3, 3, 3.0)), (preprocessing, spot(10, 10))], "cat", 0.9).values
     assert values[56, 56] == pytest.approx(3 * values[168, 168], rel=0.01)
 
 

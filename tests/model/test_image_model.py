@@ -202,7 +202,7 @@ def test_members_of_one_frozen_backbone_share_a_network(tiny, fitted):
     backbone = tiny("test_resnet")
     one, two = (fitted(backbone, "fast_extraction", head)[0] for head in ("linear", "knn"))
     tuned = fitted(backbone, "fine_tuning", "linear", epochs=1)[0]
-    assert one.network_key == two.network_key != tuned.network_key
+    assert one.network_keys == two.network_keys != tuned.network_keys
 
 
 # the folder

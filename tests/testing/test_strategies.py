@@ -46,6 +46,14 @@ class Seedless(FastExtraction):
         return Result(result.recipe, noisy / noisy.sum(1, keepdims=True), result.fitted)
 
 
+class NeedsNetwork(FastExtraction):
+    """Asks for the network of any backbone."""
+
+    def suggest(self, space, backbone, head):
+        backbone.build(pretrained=False)
+        return super().suggest(space, backbone, head)
+
+
 class IgnoresRefit(FastExtraction):
     """Ignores `refit_epochs`."""
 
@@ -57,6 +65,7 @@ class IgnoresRefit(FastExtraction):
     ("strategy", "check", "got"),
     [
         (IgnoresRefit, "refits_exactly_as_many_epochs", "epochs, not 2"),
+        (NeedsNetwork, "joins_backbones", "can't be built or trained as one"),
         (Halved, "results_are_complete", "rows of probabilities whose sum is off by 0.5"),
         (OtherHead, "the_saved_model_predicts_the_same", "probabilities differ by up to"),
         (CatchesPruning, "reports_its_progress", "the reported fractions are [0.5, 0.4]: they decrease"),

