@@ -18,8 +18,10 @@ from autotl.escaping import csv_cell
 from autotl.model.costs import COSTS
 from autotl.study.study import TrialAttribute
 
-__all__ = ["frontier", "leaderboard", "write_leaderboard"]
+__all__ = ["OUT_OF_FOLD", "frontier", "leaderboard", "scored_on", "write_leaderboard"]
 
+OUT_OF_FOLD, VALIDATION, SAMPLE = "out of fold", "validation images", "a sample"
+"""What a score is of."""
 MIN_SPEEDUP = 1.25
 """How many times as fast as the next slower entry of the frontier an entry is at least."""
 MAX_FRONTIER = 4
@@ -28,9 +30,12 @@ MAX_FRONTIER = 4
 def leaderboard(
     study: optuna.Study, metrics: Collection[str], limits: Limits, members: Collection[int]
 ) -> list[dict[str, Any]]:
-    """A row for each complete trial, best first: those within the limits, by score, then by log loss.
+    """A row for each complete trial, best first: those within the limits, by comparable score, then by log loss. Trials
+    on a sample of the images come after those on more.
 
-    A trial without a log loss comes after those of equal score that have one.
+    A trial without a log loss comes after those of equal score that have one. The score of a trial that has predicted
+    the validation images alone is comparable with those out of fold once it is shifted by what the others' scores out
+    of fold differ on average from their own on the validation images: these may be harder than the rest.
 
     Args:
         metrics: names of the scores that get a column each.
@@ -38,22 +43,49 @@ def leaderboard(
     """
     sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
 
-    def rank(trial: FrozenTrial) -> tuple[bool, float, float, int]:
-        loss = trial.user_attrs.get("log_loss")
-        exceeds = not limits.keeps(trial.user_attrs)
-        return exceeds, sign * (trial.value or 0.0), math.inf if loss is None else loss, trial.number
-
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [_row(place, trial, metrics, limits, members) for place, trial in enumerate(sorted(complete, key=rank), 1)]
+    shifts = [
+        trial.value - trial.user_attrs[TrialAttribute.HOLDOUT]
+        for trial in complete
+        if scored_on(trial) == OUT_OF_FOLD and trial.value is not None and TrialAttribute.HOLDOUT in trial.user_attrs
+    ]
+    shift = sum(shifts) / len(shifts) if shifts else 0.0
+
+    def comparable(trial: FrozenTrial) -> float:
+        return (trial.value or 0.0) + (shift if scored_on(trial) == VALIDATION else 0.0)
+
+    def rank(trial: FrozenTrial) -> tuple[bool, float, float, float, int]:
+        loss = trial.user_attrs.get("log_loss")
+        exceeds, sample = not limits.keeps(trial.user_attrs), trial.user_attrs.get(TrialAttribute.SAMPLE, math.inf)
+        return exceeds, -sample, sign * comparable(trial), math.inf if loss is None else loss, trial.number
+
+    return [
+        _row(place, trial, comparable(trial), metrics, limits, members)
+        for place, trial in enumerate(sorted(complete, key=rank), 1)
+    ]
+
+
+def scored_on(trial: FrozenTrial) -> str:
+    """The images that a complete trial's score is of."""
+    if TrialAttribute.SAMPLE in trial.user_attrs:
+        return SAMPLE
+    return VALIDATION if trial.user_attrs.get(TrialAttribute.FOLDS) == 1 else OUT_OF_FOLD
 
 
 def _row(
-    place: int, trial: FrozenTrial, metrics: Collection[str], limits: Limits, members: Collection[int]
+    place: int,
+    trial: FrozenTrial,
+    comparable: float,
+    metrics: Collection[str],
+    limits: Limits,
+    members: Collection[int],
 ) -> dict[str, Any]:
     attributes = trial.user_attrs
     recipe = attributes[TrialAttribute.RECIPE]
     first = {"rank": place, "trial": trial.number, "value": trial.value}
     others = {
+        "scored_on": scored_on(trial),
+        "comparable": round(comparable, 6),
         "strategy": recipe["strategy"],
         "backbone": recipe["backbone"],
         "head": recipe["head"],

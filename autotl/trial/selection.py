@@ -51,6 +51,8 @@ class Candidate:
     """Of its head and of unfrozen blocks, as saved."""
     fitted_on_all: bool = False
     """Whether it was fitted on all development images."""
+    sample: float = math.inf
+    """Number of images of a trial that had only a sample of them."""
 
     @property
     def network_key(self) -> str:
@@ -77,7 +79,8 @@ def kept_candidates(state: WorkerState) -> list[Candidate]:
             continue
         try:
             on_all = bool(trial.user_attrs.get(TrialAttribute.FITTED_ON_ALL))
-            candidates.append(replace(_read_candidate(state, folder), fitted_on_all=on_all))
+            sample = float(trial.user_attrs.get(TrialAttribute.SAMPLE, math.inf))
+            candidates.append(replace(_read_candidate(state, folder), fitted_on_all=on_all, sample=sample))
         except (AutotlError, OSError, ValueError, MemoryError) as error:
             state.send(Log(f"Trial {trial.number} is left out of the model: {error}"))
     sign = -1 if state.registry.metric(state.context.config.metric).greater_is_better else 1
@@ -90,6 +93,8 @@ def kept_candidates(state: WorkerState) -> list[Candidate]:
 
     limits = state.context.config.limits
     networks = networks_of(complete, {c.backbone for c in candidates}, state.registry) if limits else {}
+    largest = max((c.sample for c in candidates), default=math.inf)
+    candidates = [c for c in candidates if c.sample == largest]
     affordable = [c for c in candidates if not limits or limits.keeps(total_costs([c.part], networks))]
     return sorted(affordable, key=rank)
 
@@ -101,7 +106,7 @@ def _read_candidate(state: WorkerState, folder: Path) -> Candidate:
     if out_of_fold.shape != shape or manifest.validation is None:
         raise ValueError(f"its out-of-fold probabilities have the shape {out_of_fold.shape}, not {shape}")
     rows = ~np.isnan(out_of_fold[:, 0])
-    if not np.isfinite(out_of_fold[rows]).all() or not rows[state.context.split.development_folds == 0].all():
+    if not np.isfinite(out_of_fold[rows]).all() or not rows[state.context.split.development_folds == 0].any():
         raise ValueError("its probabilities are not finite")
     return Candidate(
         folder=folder,
@@ -122,6 +127,7 @@ def choose_members(
     seconds_per_image: Mapping[str, float],
     time_limit: float = math.inf,
     earlier: Collection[int] = (),
+    recorded: Collection[tuple[str, str]] = (),
 ) -> tuple[list[Member], float]:
     """The members of the model, which together keep the limits of the search, with their weights, and the estimated
     seconds to predict the test images.
@@ -133,6 +139,7 @@ def choose_members(
             taken even if it needs more.
         earlier: trial numbers of the members of the model that an earlier search has left. They may be chosen together
             whatever the limit, so that a search with less time doesn't make a smaller model.
+        recorded: the network and the view of passes over the test images that are recorded already, and take no time.
     """
     num_test, limits = len(state.context.split.test), state.context.config.limits
     trials = state.study.get_trials(deepcopy=False) if limits else ()
@@ -140,10 +147,12 @@ def choose_members(
 
     def estimated_seconds(chosen: Collection[int]) -> float:
         members = [candidates[i] for i in chosen]
-        networks = {member.network_key: member.tuned for member in members}
-        passes = {(member.network_key, view): member.backbone for member in members for view in member.views}
+        passes = {
+            (m.network_key, view): m for m in members for view in m.views if (m.network_key, view) not in recorded
+        }
+        networks = {member.network_key: member.tuned for member in passes.values()}
         loading = sum(COMPILE_SECONDS if tuned else LOAD_SECONDS for tuned in networks.values())
-        speeds = [seconds_per_image.get(backbone, DEFAULT_SECONDS_PER_IMAGE) for backbone in passes.values()]
+        speeds = [seconds_per_image.get(m.backbone, DEFAULT_SECONDS_PER_IMAGE) for m in passes.values()]
         return loading + num_test * sum(speeds)
 
     def is_allowed(chosen: frozenset[int]) -> bool:
