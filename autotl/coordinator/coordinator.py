@@ -218,9 +218,8 @@ class Coordinator:
         left = self.time.left()
         special = None
         if self.config.time:
-            has_trial = bool(self.scoreboard.counts["complete"])
-            sample = self.sampling.job(left, self.time.slowness, has_trial=has_trial)
-            special = self.test_passes.job(worker, left) or sample
+            slowness, has_trial = self.time.slowness, bool(self.scoreboard.counts["complete"])
+            special = self.test_passes.job(worker, left) or self.sampling.job(left, slowness, has_trial=has_trial)
         job = special or self.dispatcher.choose(worker, left)
         if job is None:
             worker.activity = "waiting for features"
@@ -300,7 +299,7 @@ class Coordinator:
                 self.trials.next_number()  # raises StudyDeleted where that is the reason
                 self.log(traceback.strip().splitlines()[-1])
             case ModelSaved(result, is_tested):
-                self.saved = result
+                self.saved, self.time.model_saved = result, self.clock.now()
                 self.tested = self.clock.now() if is_tested else None
             case Finalized(result):
                 self.result = result

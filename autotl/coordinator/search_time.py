@@ -56,14 +56,15 @@ class SearchTime:
     scoreboard: Scoreboard
     interrupts: Interrupts
     test_seconds: Callable[[], float] = lambda: 0.0
-    slowness: float = 1.0
-    """How many times longer everything takes than on an idle machine, from how long workers took to start."""
     stopped: float = math.inf
     """The moment at which a callback asked the search to stop."""
     waits_for_hook: bool = False
     """Whether a trial is complete whose worker waits for a plugin's hook, so that the scoreboard doesn't count it."""
     finalizing_since: float = -math.inf
     """The moment at which the last trial had ended."""
+    model_saved: float = -math.inf
+    """The moment at which a model was on disk, of which the test images are not predicted yet."""
+    _start_seconds: float = math.inf
     _is_late: bool = False
     _told: float = math.inf
 
@@ -77,11 +78,16 @@ class SearchTime:
         return self.waits_for_hook or bool(self.scoreboard.counts["complete"])
 
     def worker_started(self, seconds: float) -> None:
-        """A worker took so many seconds to import its libraries. The quickest one counts: others start beside it."""
-        if not seconds:  # it isn't known
-            return
-        slowness = min(MAX_SLOWNESS, max(1.0, seconds / NORMAL_START))
-        self.slowness = slowness if self.slowness == 1.0 else min(slowness, self.slowness)
+        """A worker took so many seconds to import its libraries; 0 where it isn't known."""
+        if seconds:
+            self._start_seconds = min(seconds, self._start_seconds)
+
+    @property
+    def slowness(self) -> float:
+        """How many times longer everything takes than on an idle machine, from how long the quickest worker took to
+        start; 1 where that isn't known."""
+        start = NORMAL_START if math.isinf(self._start_seconds) else self._start_seconds
+        return min(MAX_SLOWNESS, max(1.0, start / NORMAL_START))
 
     def deadline(self) -> float:
         """The moment at which trials have to be done, so that the model is saved and tested in time."""
@@ -120,7 +126,7 @@ class SearchTime:
 
     def model_is_late(self) -> bool:
         """Whether the saved model is the result now, though the test images are not predicted."""
-        limit = max(self.end, self.finalizing_since) + LATE_SECONDS
+        limit = max(self.end, self.model_saved) + LATE_SECONDS
         return self.interrupts.overdue() or self.clock.now() > limit
 
     def plugins_are_late(self, tested: float) -> bool:

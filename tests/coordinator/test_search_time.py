@@ -79,13 +79,14 @@ def test_a_machine_whose_workers_start_slowly_gets_more_time_for_the_model(of) -
     search = of(600, complete=1)
     before = search.deadline()
     search.worker_started(0.0)
-    search.worker_started(0.5 * NORMAL_START)
     assert search.deadline() == before
     search.worker_started(2 * NORMAL_START)
     assert search.deadline() == pytest.approx(before - MODEL_SECONDS)
     search.worker_started(3 * NORMAL_START)  # beside others
     search.worker_started(1.5 * NORMAL_START)
     assert search.deadline() == pytest.approx(before - 0.5 * MODEL_SECONDS)
+    search.worker_started(0.5 * NORMAL_START)
+    assert search.deadline() == before
 
 
 def test_the_workers_are_told_of_a_deadline_that_has_moved(of) -> None:
@@ -105,5 +106,7 @@ def test_a_search_says_by_how_much_it_was_late(of) -> None:
     search.clock.sleep(LATE_SECONDS)
     assert search.overrun() == "The search took 9 s longer than the 60 s that it was given."
     assert search.model_is_late()
+    search.model_saved = search.clock.now() - 1
+    assert not search.model_is_late()
     search.interrupts.moment = search.clock.now()
     assert search.overrun() == ""

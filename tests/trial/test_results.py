@@ -128,7 +128,7 @@ def test_a_result_has_all_its_keys(stub_state):
 def test_the_file_holds_the_result_without_leaderboard_and_model(stub_state):
     result = write(stub_state)
     written = json.loads((stub_state.context.folder / "result.json").read_text())
-    assert written == {key: result[key] for key in KEYS[:20]}
+    assert written == {key: result[key] for key in KEYS[:21]}
 
 
 def test_complete_trials_are_ranked_best_first(stub_state):
