@@ -13,8 +13,10 @@ from autotl.config import StudyConfig
 from autotl.coordinator.callbacks import Callbacks
 from autotl.coordinator.dispatch import Dispatcher
 from autotl.coordinator.fetching import Fetching
+from autotl.coordinator.final_passes import FinalPasses
+from autotl.coordinator.sampling import Sampling
 from autotl.coordinator.scoreboard import FINISHED_STATES, Scoreboard
-from autotl.coordinator.search_time import SearchTime
+from autotl.coordinator.search_time import MIN_TRIAL_SECONDS, SearchTime
 from autotl.coordinator.signals import INTERRUPT_SECONDS, MODEL_SECONDS, Interrupts
 from autotl.coordinator.supervisor import INTERRUPTED_SEARCH, RESUMED_CAUSES, Supervisor, end_trial, retry_trial
 from autotl.coordinator.watchdog import Watchdog
@@ -56,12 +58,6 @@ __all__ = ["Coordinator"]
 
 POLL_SECONDS = 0.25
 REDRAW_SECONDS = 0.1
-MIN_TRIAL_SECONDS = 1.0
-"""Seconds before the deadline in which no trial is started."""
-CALL_GRACE = 2.0
-"""Seconds that a callback gets after the moment at which trials have to be done."""
-LAST_CALL_SECONDS, LAST_CALL_LIMIT = 30.0, 600.0
-"""The same for its last call: as long as the search, but at least these; and the limit without a time budget."""
 MIN_TRIAL_BUDGET = 30.0
 """Seconds that any trial may plan for, however short its share of the search."""
 
@@ -99,8 +95,6 @@ class Coordinator:
     """Downloads of backbones that join the search once their weights are here."""
     saved: Mapping[str, Any] | None = None
     """The result as far as the model on disk has one, from ModelSaved."""
-    finalizing_since: float = -math.inf
-    """The moment at which the last trial had ended."""
     tested: float | None = None
     """The moment at which the model was tested; only plugins are notified after it."""
     result: Mapping[str, Any] | None = None
@@ -114,9 +108,10 @@ class Coordinator:
         strict = self.config.strict_plugins
         self._callbacks = Callbacks(self.callbacks, self.plugin_callbacks, strict, self.watchdog, self.log)
         self.scoreboard = Scoreboard(self.config.folder, self.metric, self.config.limits)
-        self.time = SearchTime(
-            self.config.time, self.started, self.num_test, self.clock, self.scheduler, self.scoreboard, self.interrupts
-        )
+        self.test_passes = FinalPasses(self.num_test, self.scheduler, self.scoreboard, self.pool)
+        self.sampling = Sampling(self.scheduler, self.trials)
+        clock, test_seconds = self.clock, self.test_passes.seconds
+        self.time = SearchTime(self.config.time, self.started, clock, self.scoreboard, self.interrupts, test_seconds)
         self.supervisor = Supervisor(
             self.config.folder,
             self.trials,
@@ -149,6 +144,8 @@ class Coordinator:
     def start(self, event: SearchStarted) -> None:
         """Announce the search and let the workers begin."""
         self.emit("on_search_started", event)
+        for worker in self.pool.workers:
+            self.time.worker_started(worker.start_seconds)
         self.pool.set_deadline(self.time.trials_end())
 
     # -- trials
@@ -182,6 +179,8 @@ class Coordinator:
         if self.clock.now() >= self.time.trials_end():
             self.pool.set_deadline(self.started)  # in the past: trials end at their next look at it
             return not busy
+        if (moment := self.time.moved()) is not None:
+            self.pool.set_deadline(moment)
         if self._wants_trial():
             return False
         if busy and not any(worker.trial is not None for worker in self.pool.workers):
@@ -216,8 +215,12 @@ class Coordinator:
 
     def _hand_out(self, worker: Worker) -> None:
         """Give the worker a job, unless it waits for features that are being recorded."""
-        left = max(MIN_TRIAL_SECONDS, self.time.deadline() - self.clock.now())
-        job = self.dispatcher.choose(worker, left)
+        left = self.time.left()
+        special = None
+        if self.config.time:
+            slowness, has_trial = self.time.slowness, bool(self.scoreboard.counts["complete"])
+            special = self.test_passes.job(worker, left) or self.sampling.job(left, slowness, has_trial=has_trial)
+        job = special or self.dispatcher.choose(worker, left)
         if job is None:
             worker.activity = "waiting for features"
         elif not isinstance(job, RunTrial):
@@ -246,7 +249,9 @@ class Coordinator:
                 worker.idle()
                 while self.later_slots:
                     self.pool.add(self.later_slots.pop(0))
-            case Probed(probe) if not probe.usable:
+            case Probed(probe, seconds) if probe.usable:
+                self.time.worker_started(seconds)
+            case Probed(probe):
                 self.supervisor.unusable(worker, probe.reason)
             case TrialStartedMessage():
                 worker.strategy, worker.description, worker.activity = message.strategy, message.description, ""
@@ -294,7 +299,7 @@ class Coordinator:
                 self.trials.next_number()  # raises StudyDeleted where that is the reason
                 self.log(traceback.strip().splitlines()[-1])
             case ModelSaved(result, is_tested):
-                self.saved = result
+                self.saved, self.time.model_saved = result, self.clock.now()
                 self.tested = self.clock.now() if is_tested else None
             case Finalized(result):
                 self.result = result
@@ -361,17 +366,11 @@ class Coordinator:
     def emit(self, method: str, event: Any) -> None:
         """Call a method of the progress display and of all callbacks; one that returns True stops the search."""
         stop = bool(getattr(self.progress, method)(event))
-        stop |= self._callbacks.emit(method, event, self._callback_seconds(method))
+        seconds = self.time.callback_seconds(last=method == "on_search_finished")
+        stop |= self._callbacks.emit(method, event, seconds)
         if stop and math.isinf(self.time.stopped):
             self.log("A callback stops the search: the model is made of the finished trials.")
             self.time.stopped = self.clock.now()
-
-    def _callback_seconds(self, method: str) -> float:
-        """Seconds that a call of a callback's method may take."""
-        if method == "on_search_finished":
-            end = self.started + self.config.time - self.clock.now() if self.config.time else LAST_CALL_LIMIT
-            return max(end, LAST_CALL_SECONDS)
-        return max(0.0, self.time.deadline() - self.clock.now()) + CALL_GRACE
 
     def redraw(self) -> None:
         """Show how the search stands, at most every REDRAW_SECONDS."""

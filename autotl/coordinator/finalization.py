@@ -1,6 +1,5 @@
 """The end of a search, as the coordinator sees it: one worker assembles, saves and tests the model."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,17 +15,6 @@ from autotl.workers.pool import MAX_CRASHES, Worker, remaining_or_none
 
 __all__ = ["finalize", "require_success"]
 
-PLUGIN_SECONDS = 30.0
-"""Seconds that plugins get after the model is tested, also where the time is up by then."""
-PLUGIN_LIMIT = 600.0
-"""The same for a search without a time budget."""
-INTERRUPTED_PLUGIN_SECONDS = 1.0
-"""The same after Ctrl-C, in which the worker also reports its end where there is no plugin."""
-LATE_SECONDS = 30.0
-"""Seconds past the deadline after which a model that is saved is the result, whatever its worker still does."""
-PREDICTION_SLOWDOWN = 1.3
-"""A pass over test images takes longer than one that only extracts features."""
-
 
 def finalize(search: Coordinator) -> Mapping[str, Any]:
     """Have a worker select the members, refit them, save the model and predict the test images; returns what
@@ -40,12 +28,14 @@ def finalize(search: Coordinator) -> Mapping[str, Any]:
         KeyboardInterrupt: Ctrl-C came too early for a model, or there was no time for one.
     """
     require_success(search)
-    search.finalizing_since = search.clock.now()
-    end = search.started + search.config.time if search.config.time else math.inf
+    search.time.finalizing_since = search.clock.now()
+    end = search.time.end
     search.pool.set_deadline(end)
     for refit in (True, False):
         result = _attempt(search, min(end, search.interrupts.deadline), refit=refit)
         if result is not None:
+            if line := search.time.overrun():
+                search.log(line)
             search.emit("on_search_finished", SearchFinished(result, search.config.folder))
             return result
     raise AutotlError(f"The model could not be assembled; the trials are kept. See {search.config.folder / 'logs'}")
@@ -68,11 +58,10 @@ def require_success(search: Coordinator) -> None:
 
 
 def _job(search: Coordinator, end: float, *, refit: bool) -> Finalize:
-    speeds = search.scheduler.measured_speeds()
     facts = SearchFacts(search.clock.now() - search.started, search.scoreboard.counts, search.versions)
     return Finalize(
         remaining_or_none(end - search.clock.now()),
-        {backbone: PREDICTION_SLOWDOWN * seconds for backbone, seconds in speeds.items()},
+        search.scheduler.measured_speeds(),
         facts,
         refit,
         interrupted=search.interrupts.moment is not None,
@@ -122,18 +111,11 @@ def _attempt(search: Coordinator, end: float, *, refit: bool) -> Mapping[str, An
 
 def _why_wait_no_longer(search: Coordinator, worker: Worker | None) -> str:
     """Why the saved model is the result now, though its worker is busy with it; "" while there is time."""
-    now, interrupted = search.clock.now(), search.interrupts.moment is not None
-    limit = max(search.started + search.config.time, search.finalizing_since) if search.config.time else math.inf
     if search.tested is None:
-        late = search.interrupts.overdue() or now > limit + LATE_SECONDS
-        return NO_TIME_TO_TEST if late else ""
-    if interrupted:
-        limit = search.tested + INTERRUPTED_PLUGIN_SECONDS
-    else:
-        limit = search.tested + PLUGIN_LIMIT if math.isinf(limit) else max(limit, search.tested + PLUGIN_SECONDS)
-    if now > limit:
-        doing = worker.activity if worker else "a plugin"
-        return f"{doing} was not done {now - search.tested:.0f} s after the model, and is ended. The model is complete."
+        return NO_TIME_TO_TEST if search.time.model_is_late() else ""
+    if search.time.plugins_are_late(search.tested):
+        doing, seconds = worker.activity if worker else "a plugin", search.clock.now() - search.tested
+        return f"{doing} was not done {seconds:.0f} s after the model, and is ended. The model is complete."
     return ""
 
 

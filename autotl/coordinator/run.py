@@ -36,6 +36,7 @@ from autotl.folders import claim_cache, claim_study
 from autotl.locks import FileLock, Timeout
 from autotl.registry import Registry, load_registry
 from autotl.study.scheduler import Scheduler
+from autotl.study.study import TrialAttribute
 from autotl.study.trials import StudyTrials
 from autotl.trial.events import notify_ended
 from autotl.ui.progress import Progress
@@ -228,7 +229,7 @@ def _scheduler(
     scheduler = Scheduler(
         context.choices,
         registry,
-        tried=[trial.params for trial in trials.all()],
+        tried=[trial.params for trial in trials.all() if TrialAttribute.SAMPLE not in trial.user_attrs],
         num_images=len(context.split.train) + len(context.split.validation),
         threads=threads_by_type(slots),
         greater_is_better=registry.metric(config.metric).greater_is_better,

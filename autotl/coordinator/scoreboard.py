@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 from autotl.config import Limits
 from autotl.events import TrialFinished
 from autotl.metrics import Metric
-from autotl.study.study import TrialAttribute, trial_event
+from autotl.recipe import JOIN
+from autotl.study.study import EARLIER_FILE, FOLD_FILE, TrialAttribute, trial_event
 from autotl.study.trials import rank
 
 __all__ = ["FINISHED_STATES", "HOPELESS_FAILURES", "Scoreboard", "why_none_is_within", "why_none_succeeded"]
@@ -50,8 +51,10 @@ class Scoreboard:
     """Trials that ended with an earlier search: their recipes are retried beyond the trials that were asked for."""
     _kept: dict[tuple[str, str, str], TrialFinished] = field(default_factory=dict)
     """The trial whose fitted model is kept, by (strategy, backbone, head)."""
-    _rank_of: dict[int, tuple[bool, float, float, int]] = field(default_factory=dict)
+    _rank_of: dict[int, tuple[bool, float, float, float, int]] = field(default_factory=dict)
     """By number of the complete trials, see `autotl.study.trials.rank`."""
+    _passes_of: dict[int, tuple[bool, int]] = field(default_factory=dict)
+    """By number of the complete trials: whether the network is fine-tuned, and the number of views."""
 
     @property
     def num_finished(self) -> int:
@@ -71,9 +74,24 @@ class Scoreboard:
                 self._note_nearest(trial)
             elif self.best is None or place < self._rank_of[self.best.number]:
                 event = self.best = trial_event(trial, is_best=True)
+            is_tuned, passes = (trial.user_attrs.get(name) for name in (TrialAttribute.TUNED, "passes"))
+            self._passes_of[event.number] = bool(is_tuned), passes or 1
             self._keep_best(event)
         self.recent = [*self.recent, event][-NUM_RECENT:]
         return event
+
+    def networks(self) -> dict[str, tuple[str, bool, int]]:
+        """The networks of the fitted models that are kept: their backbone, whether they are fine-tuned, and the number
+        of views that they see."""
+        networks: dict[str, tuple[str, bool, int]] = {}
+        for event in self._kept.values():
+            is_tuned, passes = self._passes_of[event.number]
+            backbones = event.backbone.split(JOIN)
+            for backbone in backbones:
+                name = f"{backbone}/{event.number}" if is_tuned else backbone
+                most = max(passes // len(backbones), networks.get(name, ("", False, 0))[2])
+                networks[name] = backbone, is_tuned, most
+        return networks
 
     def _note_nearest(self, trial: FrozenTrial) -> None:
         def excess(some: FrozenTrial) -> float:
@@ -89,7 +107,7 @@ class Scoreboard:
         if kept is None or self._rank_of[event.number] < self._rank_of[kept.number]:
             self._kept[key], worse = event, kept or event
         if kept is not None:
-            rmtree(self.folder / "trials" / f"{worse.number:05}", ignore_errors=True)
+            _remove_model(self.folder / "trials" / f"{worse.number:05}", was_kept=worse is kept)
 
     @property
     def hopeless(self) -> bool:
@@ -101,6 +119,24 @@ class Scoreboard:
         """All trials so far are those of earlier searches."""
         self.earlier = self.num_finished
         self.causes.clear()
+
+
+def _remove_model(folder: Path, *, was_kept: bool) -> None:
+    """Remove a trial's fitted model. What one that was kept until now predicted stays: it says what the model of the
+    search would have been."""
+    try:
+        if was_kept:
+            (folder / FOLD_FILE).replace(folder / EARLIER_FILE)
+    except OSError:  # its worker died before it was written
+        was_kept = False
+    if not was_kept:
+        rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            rmtree(path, ignore_errors=True)
+        elif path.name != EARLIER_FILE:
+            path.unlink(missing_ok=True)
 
 
 def why_none_is_within(limits: Limits, trials: Iterable[FrozenTrial], nearest: FrozenTrial | None) -> str:

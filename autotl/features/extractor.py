@@ -178,6 +178,13 @@ class BackboneFeatures:
         parts = [samples.table.read(digests, "float32", part) for part in slices]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
+    def recorded(self, subset: str, view: View = ORIGINAL) -> StoredSamples | None:
+        """All levels [n, layout.width], in the order of the subset, where all are recorded; else None."""
+        digests = self.digests(subset)
+        width = (self.layout.width,)
+        table = self.extractor.store.open(self._spec(view, None), width, FEATURE_DTYPE, self.backbone.name)
+        return None if table.missing(digests) else StoredSamples(table, digests)
+
     def num_features(self, levels: str) -> int:
         """The number of features of `levels`."""
         return self.layout.num_features(find_named("levels", levels, self.extractor.feature_levels))

@@ -351,8 +351,6 @@ class Scheduler:
         new = [name for name in backbone.split(JOIN) if name not in self.active_backbones]
         return not new or self._affordable_passes(JOIN.join(new), MAX_ACTIVATION_SHARE * time_budget) > 0
 
-    # -- speeds
-
     def observe_speed(self, backbone: str, ran: str, device_type: str, images_per_second_per_thread: float) -> None:
         """Note a worker's speed.
 
@@ -380,9 +378,8 @@ class Scheduler:
 
     def measured_speeds(self) -> dict[str, float]:
         """Seconds an image, with all threads, by backbone: of those that were measured."""
-        by_type = level_speeds(self._speeds, self.threads)
-        backbones = dict.fromkeys(backbone for measured in by_type.values() for backbone in measured)
-        return {backbone: self.pass_seconds(backbone, 1) for backbone in backbones}
+        by_type = level_speeds(self._speeds, self.threads).values()
+        return {backbone: self.pass_seconds(backbone, 1) for measured in by_type for backbone in measured}
 
     @property
     def default_seconds_per_image(self) -> float:

@@ -16,8 +16,10 @@ from autotl.study.storage import open_storage
 from autotl.study.validation import require_valid
 
 __all__ = [
+    "EARLIER_FILE",
     "FOLD_FILE",
     "FORMAT",
+    "TEST_FILE",
     "StudyAttribute",
     "StudyDeleted",
     "TrialAttribute",
@@ -33,6 +35,12 @@ FORMAT = 4
 
 FOLD_FILE = "out_of_fold.npy"
 """The probabilities of the development images, in the folder of a trial whose model was kept."""
+
+EARLIER_FILE = "earlier.npy"
+"""The same of a trial that was the best of its strategy, backbone and head for a while; its model is gone."""
+
+TEST_FILE = "test.npy"
+"""The probabilities of the test images by a fine-tuned model, in the folder of its trial. Nothing is chosen by them."""
 
 STATES: dict[TrialState, events.TrialState] = {
     TrialState.COMPLETE: "complete",
@@ -84,6 +92,11 @@ class TrialAttribute:
     """Of one fit, without the extraction of features and without further folds."""
     FITTED_ON_ALL = "fitted_on_all"
     """Whether the fit that was kept has seen the validation images, too: it needs no refit."""
+    SAMPLE = "sample"
+    """Number of training and validation images of a trial that had only a sample of them. Any trial on more is better
+    than it, whatever their scores."""
+    TUNED = "tuned"
+    """Whether blocks of the backbone were unfrozen: its network is its own."""
     BEST_EPOCH = "best_epoch"
     """The epoch whose weights were kept."""
     RETRY_OF = "retry_of"

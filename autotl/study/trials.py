@@ -15,13 +15,22 @@ from autotl.study.study import StudyDeleted, TrialAttribute
 __all__ = ["StudyTrials", "Trials", "rank"]
 
 
-def rank(trial: FrozenTrial, limits: Limits, *, maximize: bool) -> tuple[bool, float, float, int]:
-    """Sorts complete trials, the best first: those within the limits, by score, of equal scores by log loss, then by
-    number. A log loss that is missing, NaN or no number at all, as a stranger's journal may have it, comes last."""
+def rank(
+    trial: FrozenTrial, limits: Limits, *, maximize: bool, shift: float = 0.0
+) -> tuple[bool, float, float, float, int]:
+    """Sorts complete trials, the best first: those within the limits, those on a sample of the images after those on
+    more, by score, of equal scores by log loss, then by number. A log loss that is missing, NaN or no number at all, as
+    a stranger's journal may have it, comes last.
+
+    Args:
+        shift: added to the score.
+    """
+    sample = trial.user_attrs.get(TrialAttribute.SAMPLE, math.inf)
+    sample = float(sample) if isinstance(sample, int | float) and not math.isnan(sample) else 0.0
     loss = trial.user_attrs.get("log_loss")
     loss = float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else math.inf
-    value = (trial.value or 0.0) * (-1.0 if maximize else 1.0)
-    return not limits.keeps(trial.user_attrs), value, loss, trial.number
+    value = ((trial.value or 0.0) + shift) * (-1.0 if maximize else 1.0)
+    return not limits.keeps(trial.user_attrs), -sample, value, loss, trial.number
 
 
 class Trials(Protocol):

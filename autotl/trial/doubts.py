@@ -8,23 +8,29 @@ from autotl.data.splits import units_of
 from autotl.errors import AutotlError
 from autotl.model.doubt import Doubt, fit_familiar
 from autotl.model.member import Member
+from autotl.trial.sampling import sampled
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import Log
 
 __all__ = ["measure_doubt"]
 
 
-def measure_doubt(state: WorkerState, members: Sequence[Member], held_out: np.ndarray) -> Doubt:
+def measure_doubt(
+    state: WorkerState, members: Sequence[Member], held_out: np.ndarray, sample: int | None = None
+) -> Doubt:
     """The doubt of a model of these members.
 
     Args:
         held_out: the members' averaged out-of-fold probabilities of the development images, [n, num_classes]; NaN for
             images that not all of them have predicted.
+        sample: number of training and validation images that the members had, where it was not all: the features of the
+            others are not recorded.
     """
     labels = state.labels("development")
     frozen = next((member for member in members if member.fitted.backbone_state is None), None)
     if frozen is None:
         return Doubt.of(held_out, labels)
+    state = sampled(state, sample) if sample else state
     dataset, split = state.context.dataset, state.context.split
     try:
         backbone = state.registry.backbone(frozen.recipe.backbones[0])

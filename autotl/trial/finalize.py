@@ -2,16 +2,12 @@
 
 import copy
 import math
-import shlex
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from autotl.clock import Deadline
 from autotl.errors import AutotlError
-from autotl.features.progress import ExtractionProgress
 from autotl.model.card import add_results
 from autotl.model.doubt import Doubt
 from autotl.model.image_model import ImageModel
@@ -19,29 +15,22 @@ from autotl.model.member import Member
 from autotl.report.write import report_seconds
 from autotl.trial.doubts import measure_doubt
 from autotl.trial.quick_start import quick_start
+from autotl.trial.recorded_test import recorded_passes
 from autotl.trial.refit import EarlierModel, refit
 from autotl.trial.report import report
-from autotl.trial.results import SearchResults, TestPredictions, annotate_study
+from autotl.trial.results import SearchResults, annotate_study
 from autotl.trial.runner import release_memory
 from autotl.trial.selection import SAVING_SECONDS, choose_members, kept_candidates
 from autotl.trial.state import WorkerState
-from autotl.trial.tested_features import OutputRecorder
-from autotl.workers.messages import NO_TIME_TO_TEST, Context, Finalize, Log, ModelSaved
+from autotl.trial.tested_images import predict_test_images
+from autotl.workers.messages import Finalize, Log, ModelSaved
 
 __all__ = ["finalize"]
 
-MANY_IMAGES = 256
-"""Number of test images from which compiling a network for an engine is worth its time."""
-PROGRESS_INTERVAL = 32
-"""Number of predicted images between two messages."""
-STOP_SECONDS = 1.0
-"""Remaining time in which test images are predicted no more: the scores are still to be written."""
 MIN_REPORT_SECONDS = 1.0
 """Seconds for the report of a search whose time is up. After Ctrl-C it has only what needs no time."""
 QUICK_START_SHARE = 0.1
 """Of the time that a search took: what a quick start of its model may cost."""
-MIN_TEST_SECONDS = 5.0
-"""Seconds of predictions for a search whose time was up before them. After Ctrl-C there are none."""
 
 
 def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
@@ -67,7 +56,12 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     earlier = EarlierModel.of(state)
     reserved = SAVING_SECONDS + report_seconds(state.context.config.time)
     members, prediction_seconds = choose_members(
-        state, candidates, job.seconds_per_image, deadline.remaining() - reserved, earlier.folders
+        state,
+        candidates,
+        job.seconds_per_image,
+        deadline.remaining() - reserved,
+        earlier.folders,
+        recorded_passes(state, candidates),
     )
     out_of_fold = {candidate.number: candidate.out_of_fold for candidate in candidates}
     held_out = np.sum([member.weight * out_of_fold[member.trial] for member in members], axis=0)
@@ -78,8 +72,10 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     fitted_on_all = sorted(c.number for c in candidates if c.fitted_on_all and c.number in {m.trial for m in members})
     partly = [member for member in members if member.trial not in fitted_on_all]
     refitted = [*fitted_on_all, *(earlier.reuse(state, partly) if limits.megabytes is None else [])]
-    others = [member for member in members if member.trial not in refitted]
-    doubt = measure_doubt(state, members, held_out)
+    # the members of a model had all images, or samples of the same size: then a fit on all would take too long
+    sample = int(candidates[0].sample) if math.isfinite(candidates[0].sample) else None
+    others = [member for member in members if member.trial not in refitted and sample is None]
+    doubt = measure_doubt(state, members, held_out, sample)
     state.extractor.release_networks()  # the model builds its own; both together may not fit into memory
     folder = state.context.folder / "model"
     model, newly = None, []
@@ -98,7 +94,7 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
             model = _assemble(state, chosen, job, fitted_on_all, doubt)
             model.save(folder)
         state.send(ModelSaved(results.write(model, folder, None)))
-    tested = _predict_test_images(state, model, deadline, interrupted=job.interrupted)
+    tested = predict_test_images(state, model, deadline, interrupted=job.interrupted)
     result = results.write(model, folder, tested)
     results.write_test_images(tested)
     add_results(folder, results.about(result))
@@ -140,61 +136,3 @@ def _assemble(
         trained_on=frozenset(dataset.digests[i] for i in (*split.train, *split.validation)),
         doubt=doubt,
     )
-
-
-def _predict_test_images(
-    state: WorkerState, model: ImageModel, deadline: Deadline, *, interrupted: bool
-) -> TestPredictions | None:
-    """Probabilities of the test images, from their files, as far as there is time. None where there are no test images
-    or where none was predicted.
-
-    The images are predicted in random order, so that the first ones represent all of them. A file that has vanished
-    since the search began, or can't be read any more, is skipped with a message.
-    """
-    total = len(state.context.split.test)
-    if not total:
-        return None
-    if interrupted and deadline.remaining() < STOP_SECONDS:
-        state.send(Log(NO_TIME_TO_TEST))
-        return None
-    order = np.random.default_rng(state.context.config.seed).permutation(total)
-    paths = [state.context.dataset.paths[i] for i in state.context.split.test[order]]
-    row_of = dict(zip(paths, order, strict=True))
-    least = Deadline(0.0 if interrupted else MIN_TEST_SECONDS, deadline.clock)
-    rows: list[int] = []
-    probabilities: list[np.ndarray] = []
-    skipped: set[Path] = set()
-
-    def skip(path: Path, reason: str) -> None:
-        skipped.add(path)
-        state.send(Log(f"the test image {path} is skipped: {reason}"))
-
-    recorder = model.on_features = OutputRecorder(model)
-    began = time.monotonic()
-    for path, row in model.stream(paths, skip, many=total > MANY_IMAGES, checked=True):
-        rows.append(row_of[path])
-        probabilities.append(row)
-        if deadline.remaining() < STOP_SECONDS and least.passed() and len(rows) + len(skipped) < total:
-            remedy = how_to_test_all(state.context)
-            state.send(Log(f"Tested on {len(rows):,} of {total:,} test images: the time was up. {remedy}"))
-            break
-        if len(rows) % PROGRESS_INTERVAL == 0:
-            speed = len(rows) / (time.monotonic() - began)
-            state.send(ExtractionProgress("", "", "", len(rows), total, speed))
-    model.on_features = None
-    if not rows:
-        return None
-    features = recorder.outputs([path for path in paths if row_of[path] in set(rows)])
-    return TestPredictions(np.array(rows), np.stack(probabilities), features, recorder.backbone)
-
-
-def how_to_test_all(context: Context) -> str:
-    """What to type to test the model on all test images."""
-    config, model = context.config, shlex.quote(str(context.folder / "model"))
-    if config.test not in (None, "none") and Path(str(config.test)).exists():
-        return (
-            f"All of them: autotl evaluate {model} {shlex.quote(str(Path(str(config.test)).absolute()))} --subset all"
-        )
-    if "test" in context.dataset.subsets and Path(config.data).exists():
-        return f"All of them: autotl evaluate {model} {shlex.quote(str(Path(config.data).absolute()))}"
-    return "The same search command with a longer --time tests on all of them."

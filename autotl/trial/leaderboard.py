@@ -18,8 +18,10 @@ from autotl.model.costs import COSTS
 from autotl.study.study import TrialAttribute
 from autotl.study.trials import rank
 
-__all__ = ["frontier", "leaderboard", "write_leaderboard"]
+__all__ = ["OUT_OF_FOLD", "frontier", "leaderboard", "scored_on", "write_leaderboard"]
 
+OUT_OF_FOLD, VALIDATION, SAMPLE = "out of fold", "validation images", "a sample"
+"""What a score is of."""
 MIN_SPEEDUP = 1.25
 """How many times as fast as the next slower entry of the frontier an entry is at least."""
 MAX_FRONTIER = 4
@@ -30,6 +32,10 @@ def leaderboard(
 ) -> list[dict[str, Any]]:
     """A row for each complete trial, best first, see `autotl.study.trials.rank`.
 
+    The score of a trial that has predicted the validation images alone is comparable with those out of fold once it is
+    shifted by what the others' scores out of fold differ on average from their own on the validation images: these may
+    be harder than the rest.
+
     Args:
         metrics: names of the scores that get a column each.
         members: numbers of the trials that the model is made of.
@@ -37,8 +43,19 @@ def leaderboard(
     maximize = study.direction == StudyDirection.MAXIMIZE
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     costs = _costs(complete)
-    ranked = sorted(complete, key=lambda trial: rank(trial, limits, maximize=maximize))
-    return [_row(place, trial, metrics, limits, members) | costs[trial.number] for place, trial in enumerate(ranked, 1)]
+    shifts = [
+        trial.value - trial.user_attrs[TrialAttribute.HOLDOUT]
+        for trial in complete
+        if scored_on(trial) == OUT_OF_FOLD and trial.value is not None and TrialAttribute.HOLDOUT in trial.user_attrs
+    ]
+    shift = sum(shifts) / len(shifts) if shifts else 0.0
+    shift_of = {trial.number: shift if scored_on(trial) == VALIDATION else 0.0 for trial in complete}
+    ranked = sorted(complete, key=lambda trial: rank(trial, limits, maximize=maximize, shift=shift_of[trial.number]))
+    return [
+        _row(place, trial, (trial.value or 0.0) + shift_of[trial.number], metrics, limits, members)
+        | costs[trial.number]
+        for place, trial in enumerate(ranked, 1)
+    ]
 
 
 def _costs(trials: Collection[FrozenTrial]) -> dict[int, dict[str, Any]]:
@@ -56,13 +73,27 @@ def _costs(trials: Collection[FrozenTrial]) -> dict[int, dict[str, Any]]:
     return costs
 
 
+def scored_on(trial: FrozenTrial) -> str:
+    """The images that a complete trial's score is of."""
+    if TrialAttribute.SAMPLE in trial.user_attrs:
+        return SAMPLE
+    return VALIDATION if trial.user_attrs.get(TrialAttribute.FOLDS) == 1 else OUT_OF_FOLD
+
+
 def _row(
-    place: int, trial: FrozenTrial, metrics: Collection[str], limits: Limits, members: Collection[int]
+    place: int,
+    trial: FrozenTrial,
+    comparable: float,
+    metrics: Collection[str],
+    limits: Limits,
+    members: Collection[int],
 ) -> dict[str, Any]:
     attributes = trial.user_attrs
     recipe = attributes[TrialAttribute.RECIPE]
     first = {"rank": place, "trial": trial.number, "value": trial.value}
     others = {
+        "scored_on": scored_on(trial),
+        "comparable": round(comparable, 6),
         "strategy": recipe["strategy"],
         "backbone": recipe["backbone"],
         "head": recipe["head"],

@@ -25,6 +25,7 @@ from autotl.model.prediction_table import write_predictions
 from autotl.study.study import set_note
 from autotl.trial.costs import networks_of, part_of
 from autotl.trial.folds import predicted
+from autotl.trial.gain import gain
 from autotl.trial.leaderboard import frontier, leaderboard, write_leaderboard
 from autotl.trial.state import WorkerState
 from autotl.trial.tried import never_tried, tried
@@ -65,6 +66,7 @@ class SearchResults:
         self.metric = state.registry.metric(state.context.config.metric)
         self.trials = state.study.get_trials(deepcopy=False)
         self._validation: dict[str, Any] = {"scores": None, "intervals": {}}
+        self._gain: dict[str, float] | None = None
 
     def selected(self, out_of_fold: np.ndarray) -> None:
         """Score the selected model on the images that selected it.
@@ -74,6 +76,7 @@ class SearchResults:
                 that it predicts, [n, num_classes]; NaN for images that a member hasn't predicted.
         """
         self._validation = self._scored(*predicted(self.state, out_of_fold))
+        self._gain = gain(self.state, out_of_fold, self.facts.elapsed / 2)
 
     def write(self, model: ImageModel, folder: Path, tested: TestPredictions | None) -> dict[str, Any]:
         """Write `result.json` and `leaderboard.csv`; returns the result with the leaderboard, without NaN.
@@ -165,6 +168,7 @@ class SearchResults:
             "remedy": how_to_test(context.config) if not len(split.test) else None,
             "limits": context.config.limits.describe(),
             "latency": f"{MEASURED}, on {context.slot.device}",
+            "gain": self._gain,
             "tried": tried(self.trials, maximize=self.metric.greater_is_better),
             "never_tried": never_tried(self.trials, context.choices, heads_of, backbones_of),
             "alignment": self._alignment(),

@@ -39,6 +39,7 @@ def why_not_promising(
     metric = state.registry.metric(state.context.config.metric)
     labels = state.labels("development")
     complete = state.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    complete = [trial for trial in complete if TrialAttribute.SAMPLE not in trial.user_attrs]
     kept = _best_of_kind(state.study, complete, recipe)
     theirs = None if kept is None else read_out_of_fold(state, kept.number)
     if kept is not None and not has_time:

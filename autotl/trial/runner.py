@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -33,6 +34,7 @@ from autotl.trial.costs import part_of, record_costs, require_affordable, time_b
 from autotl.trial.events import notify_ended
 from autotl.trial.folds import OutOfFold, fit_folds, predicted
 from autotl.trial.rivals import why_not_promising
+from autotl.trial.sampling import on_all_images, sampled
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import DeviceError, TrialEnded, TrialProgress, TrialStarted, member_folder
 
@@ -43,7 +45,11 @@ MAX_CAUSE_LENGTH = 500
 
 
 def run_trial(
-    state: WorkerState, number: int, time_budget: float = math.inf, source: FeatureSource | None = None
+    state: WorkerState,
+    number: int,
+    time_budget: float = math.inf,
+    source: FeatureSource | None = None,
+    sample: int | None = None,
 ) -> bool:
     """Train a trial's recipe, tell its result. Sends TrialStarted, … TrialEnded or DeviceError.
 
@@ -53,6 +59,7 @@ def run_trial(
         number: of the trial, which is running in the study.
         time_budget: seconds that the trial plans to train for.
         source: whose recorded features it reads; None for the worker's own.
+        sample: number of training and validation images that it learns from; None for all.
 
     Returns:
         False after an accelerator error, which makes everything that this process computes later unreliable.
@@ -71,7 +78,7 @@ def run_trial(
     cause = ""
     device_error = False
     try:
-        result, value = _run(state, trial, time_budget)
+        result, value = _run(state, trial, time_budget, sample)
         outcome = TrialState.COMPLETE
     except optuna.TrialPruned as pruned:
         outcome, cause = TrialState.PRUNED, str(pruned) or "worse than the median of its strategy"
@@ -113,7 +120,9 @@ def release_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def _run(state: WorkerState, trial: optuna.Trial, time_budget: float) -> tuple[Result, float]:
+def _run(
+    state: WorkerState, trial: optuna.Trial, time_budget: float, sample: int | None = None
+) -> tuple[Result, float]:
     """Draw the trial's recipe, train it, and save what was fitted; returns the result and its score."""
     recipe = suggest(trial, state.context.choices, state.registry, state.context.config.seed)
     description = recipe.describe()
@@ -121,12 +130,21 @@ def _run(state: WorkerState, trial: optuna.Trial, time_budget: float) -> tuple[R
     trial.set_user_attr(TrialAttribute.DESCRIPTION, description)
     trial.set_user_attr(TrialAttribute.RECIPE, recipe.to_dict())
     networks = require_affordable(state, trial, recipe)
-    arguments = state, recipe, time_budget, _reporter(state, trial), _judge(state, trial, recipe)
+    report, judge = _reporter(state, trial), _judge(state, trial, recipe)
+
+    def fit() -> OutOfFold:
+        if sample is None:
+            return fit_folds(state, recipe, time_budget, report, judge)
+        of_sample = sampled(state, sample)
+        fitted = fit_folds(of_sample, recipe, time_budget, report, folds=1)
+        trial.set_user_attr(TrialAttribute.SAMPLE, len(of_sample.context.split.development))
+        return replace(fitted, probabilities=on_all_images(state, of_sample, fitted.probabilities))
+
     try:
-        fitted = fit_folds(*arguments)
+        fitted = fit()
     except StoreUnavailable as error:
         state.replace_cache(error)
-        fitted = fit_folds(*arguments)
+        fitted = fit()
     value = state.registry.metric(state.context.config.metric)(*predicted(state, fitted.probabilities))
     record_costs(state, trial, _record(state, trial, fitted, value), networks)
     return fitted.result, value
@@ -186,13 +204,16 @@ def _record(state: WorkerState, trial: optuna.Trial, fitted: OutOfFold, value: f
         trial.set_user_attr(TrialAttribute.EPOCHS, len(result.history))
     if result.best_epoch:
         trial.set_user_attr(TrialAttribute.BEST_EPOCH, result.best_epoch)
+    trial.set_user_attr(TrialAttribute.TUNED, result.fitted.backbone_state is not None)
     trial.set_user_attr(TrialAttribute.FOLDS, fitted.folds)
     trial.set_user_attr(TrialAttribute.FIT_SECONDS, round(fitted.fit_seconds, 3))
     trial.set_user_attr(TrialAttribute.FITTED_ON_ALL, fitted.fitted_on_all)
     for name, score in _scores(state, *predicted(state, fitted.probabilities)).items():
         trial.set_user_attr(name, round(score, 6))
     metric = state.registry.metric(context.config.metric)
-    if math.isfinite(holdout := metric.score_or_nan(state.labels("validation"), result.probabilities)):
+    labels = state.labels("validation")
+    whole = len(labels) == len(result.probabilities)  # and not a sample of them
+    if whole and math.isfinite(holdout := metric.score_or_nan(labels, result.probabilities)):
         trial.set_user_attr(TrialAttribute.HOLDOUT, round(holdout, 6))
     _upload_history(state, trial, result)
     text = escape_markdown(f"{context.config.metric}: {recipe.describe()}")

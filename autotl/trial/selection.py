@@ -53,6 +53,8 @@ class Candidate:
     """Of its head and of unfrozen blocks, as saved."""
     fitted_on_all: bool = False
     """Whether it was fitted on all development images."""
+    sample: float = math.inf
+    """Number of images of a trial that had only a sample of them."""
 
     @property
     def networks(self) -> tuple[tuple[str, str], ...]:
@@ -80,7 +82,8 @@ def kept_candidates(state: WorkerState) -> list[Candidate]:
             continue
         try:
             on_all = bool(trial.user_attrs.get(TrialAttribute.FITTED_ON_ALL))
-            candidates.append(replace(_read_candidate(state, folder), fitted_on_all=on_all))
+            sample = float(trial.user_attrs.get(TrialAttribute.SAMPLE, math.inf))
+            candidates.append(replace(_read_candidate(state, folder), fitted_on_all=on_all, sample=sample))
         except (AutotlError, OSError, ValueError, MemoryError) as error:
             state.send(Log(f"Trial {trial.number} is left out of the model: {error}"))
     sign = -1 if state.registry.metric(state.context.config.metric).greater_is_better else 1
@@ -93,6 +96,8 @@ def kept_candidates(state: WorkerState) -> list[Candidate]:
 
     limits = state.context.config.limits
     networks = networks_of(complete, _backbones_of(candidates), state.registry) if limits else {}
+    largest = max((c.sample for c in candidates), default=math.inf)
+    candidates = [c for c in candidates if c.sample == largest]
     affordable = [c for c in candidates if not limits or limits.keeps(total_costs([c.part], networks))]
     return sorted(affordable, key=rank)
 
@@ -107,8 +112,9 @@ def _read_candidate(state: WorkerState, folder: Path) -> Candidate:
     out_of_fold = read_fold_file(folder, shape)
     if manifest.validation is None:
         raise ValueError("it has no score")
-    if np.isnan(out_of_fold[state.context.split.development_folds == 0]).any():
-        raise ValueError("it hasn't predicted all validation images")
+    validation = out_of_fold[state.context.split.development_folds == 0]
+    if np.isnan(validation).all():  # a trial on a sample of the images has predicted some of them
+        raise ValueError("it hasn't predicted the validation images")
     return Candidate(
         folder=folder,
         number=manifest.trial,
@@ -128,6 +134,7 @@ def choose_members(
     seconds_per_image: Mapping[str, float],
     time_limit: float = math.inf,
     earlier: Collection[int] = (),
+    recorded: Collection[tuple[str, str]] = (),
 ) -> tuple[list[Member], float]:
     """The members of the model, which together keep the limits of the search, with their weights, and the estimated
     seconds to predict the test images.
@@ -139,6 +146,7 @@ def choose_members(
             taken even if it needs more.
         earlier: trial numbers of the members of the model that an earlier search has left. They may be chosen together
             whatever the limit, so that a search with less time doesn't make a smaller model.
+        recorded: the network and the view of passes over the test images that are recorded already, and take no time.
     """
     num_test, limits = len(state.context.split.test), state.context.config.limits
     trials = state.study.get_trials(deepcopy=False) if limits else ()
@@ -146,8 +154,15 @@ def choose_members(
 
     def estimated_seconds(chosen: Collection[int]) -> float:
         members = [candidates[i] for i in chosen]
-        networks = {key: member.tuned for member in members for key, _ in member.networks}
-        passes = {(key, view): name for member in members for key, name in member.networks for view in member.views}
+        passes = {
+            (key, view): name
+            for member in members
+            for key, name in member.networks
+            for view in member.views
+            if (key, view) not in recorded
+        }
+        unrecorded = {key for key, _ in passes}
+        networks = {key: m.tuned for m in members for key, _ in m.networks if key in unrecorded}
         loading = sum(COMPILE_SECONDS if tuned else LOAD_SECONDS for tuned in networks.values())
         speeds = [seconds_per_image.get(backbone, DEFAULT_SECONDS_PER_IMAGE) for backbone in passes.values()]
         return loading + num_test * sum(speeds)

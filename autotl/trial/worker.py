@@ -13,6 +13,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -39,6 +40,7 @@ from autotl.workers.messages import (
     Probed,
     Ready,
     Record,
+    RecordTest,
     RunTrial,
     SetDeadline,
     Setup,
@@ -112,22 +114,26 @@ class Jobs:
     def __init__(self, context: Context, mailbox: Mailbox):
         import torch
 
-        from autotl.trial import aligning, finalize, recording, runner
+        from autotl.trial import aligning, finalize, recorded_test, recording, runner
         from autotl.trial.state import WorkerState
 
         self._run_trial, self._record, self._finalize = runner.run_trial, recording.record, finalize.finalize
-        self._align = aligning.align
+        self._align, self._record_test = aligning.align, recorded_test.record_test
         torch.set_num_threads(context.slot.threads)
         self.state = WorkerState.set_up(context, mailbox.send, mailbox.deadline)
         gc.freeze()  # the garbage collection after each trial skips the million objects of the libraries
 
     def run_trial(self, job: RunTrial) -> bool:
         """Whether the process can go on (see `autotl.trial.runner.run_trial`)."""
-        return self._run_trial(self.state, job.number, _seconds(job.time_budget), job.source)
+        return self._run_trial(self.state, job.number, _seconds(job.time_budget), job.source, job.sample)
 
     def record(self, job: Record) -> bool:
         """Whether the process can go on (see `autotl.trial.recording.record`)."""
         return self._record(self.state, job.recording)
+
+    def record_test(self, job: RecordTest) -> bool:
+        """Whether the process can go on (see `autotl.trial.recorded_test.record_test`)."""
+        return self._record_test(self.state, job)
 
     def align(self, job: Align) -> bool:
         """Whether the process can go on (see `autotl.trial.aligning.align`)."""
@@ -159,6 +165,9 @@ def serve(mailbox: Mailbox, begin: Callable[[Context, Mailbox], Jobs] = Jobs) ->
                         return False
                 case Record() if jobs:
                     if not jobs.record(message):
+                        return False
+                case RecordTest() if jobs:
+                    if not jobs.record_test(message):
                         return False
                 case Align() if jobs:
                     if not jobs.align(message):
@@ -204,8 +213,9 @@ def main(address: str) -> None:
     slot = Slot(**identity["slot"])
     mailbox.send(Hello(identity["token"], slot))
     late = LATE_IMPORTS if slot.is_accelerator else ()
+    began = time.monotonic()
     import_modules([module for module in EARLY_IMPORTS if module not in late])
-    if not ask_device(mailbox, slot.device):
+    if not ask_device(mailbox, slot.device, time.monotonic() - began):
         os._exit(0)  # no crash; immediately, since a driver that doesn't work may hang at a normal interpreter shutdown
     threading.Thread(target=import_modules, args=(late,), daemon=True, name="imports").start()
     if not serve(mailbox):
@@ -218,12 +228,16 @@ def import_modules(names: Sequence[str]) -> None:
         importlib.import_module(name)
 
 
-def ask_device(mailbox: Mailbox, device: str) -> bool:
-    """Probe the worker's device and send the answer. Whether it is usable."""
+def ask_device(mailbox: Mailbox, device: str, seconds: float = 0.0) -> bool:
+    """Probe the worker's device and send the answer. Whether it is usable.
+
+    Args:
+        seconds: in which the worker has imported its libraries.
+    """
     from autotl.engines.probe import probe
 
     result = probe(device)
-    mailbox.send(Probed(result))
+    mailbox.send(Probed(result, round(seconds, 3)))
     return result.usable
 
 

@@ -18,6 +18,8 @@ __all__ = ["scores_table", "summary"]
 
 MAX_TRIED = 4
 """Rows of each component in the table of what was tried."""
+MARKS = {"validation images": "*", "a sample": "°"}
+"""Of scores that are not out of fold."""
 WIDE = 100
 """Columns from which the leaderboard has the costs of its trials."""
 
@@ -45,6 +47,10 @@ def summary(result: Mapping[str, Any], width: int = 80, rows: int = 8) -> Render
     ]
     if leaderboard:
         parts += ["", _leaderboard(leaderboard[:rows], escape(result["metric"]), wide=width >= WIDE)]
+        if any(row.get("scored_on") in MARKS for row in leaderboard[:rows]):
+            parts.append(
+                Text("* on the validation images alone, ranked by what that is out of fold · ° on a sample", "dim")
+            )
         parts += ["", Text("best recipe", "dim"), Text(escape(leaderboard[0]["description"]))]
     if table := result.get("tried"):
         parts += ["", _tried(table)]
@@ -52,7 +58,7 @@ def summary(result: Mapping[str, Any], width: int = 80, rows: int = 8) -> Render
         parts.append(Text.assemble(("never tried: ", "dim"), escape(missed)))
     if alignment := result.get("alignment"):
         parts += ["", *_alignment(alignment)]
-    parts += ["", *_scores(result), "", *_costs(result)]
+    parts += ["", *_scores(result), *_gain(result), "", *_costs(result)]
     members = result.get("members") or []
     if model := result.get("model"):
         of = f"  {len(members)} trials combined" if len(members) > 1 else ""
@@ -88,12 +94,14 @@ def _leaderboard(rows: Sequence[Mapping[str, Any]], metric: str, *, wide: bool) 
         table.add_column(name, overflow="ellipsis")
     for name in (*(("ms", "MB") if has_costs else ()), "trial", "time"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row, value, backbone in zip(rows, values, backbones, strict=True):
+    marks = [MARKS.get(row.get("scored_on", ""), "") for row in rows]
+    blank = " " * any(marks)  # the digits stay below each other
+    for row, value, mark, backbone in zip(rows, values, marks, backbones, strict=True):
         costs = [_number(row.get("milliseconds")), _number(row.get("megabytes"))] if has_costs else []
         exceeds = not row.get("within_limits", True)
         table.add_row(
             str(row["rank"]),
-            value,
+            value + (mark or blank),
             *([format_score(row.get("log_loss"))] if has_ties else []),
             Text(backbone),
             *(Text(escape(row[name])) for name in ("strategy", "head")),
@@ -179,6 +187,18 @@ def _scores(result: Mapping[str, Any]) -> list[RenderableType]:
     remedy = f" {result['remedy']}" if result.get("remedy") else ""
     text = f"{reason}: the validation score is optimistic, because it chose the model.{remedy}"
     return [line, Text(escape(text), "bold yellow")]
+
+
+def _gain(result: Mapping[str, Any]) -> list[RenderableType]:
+    """What the second half of the search has brought, from which people guess what more time would bring."""
+    gain, metric = result.get("gain"), str(result["metric"])
+    if not gain:
+        return []
+    is_share = metric != "log_loss" and abs(gain["difference"]) <= 1
+    factor, digits, unit = (100, 1, "points") if is_share else (1, 3, escape(metric))
+    amount = f"{factor * gain['difference']:+.{digits}f} ± {factor * gain['standard_error']:.{digits}f} {unit}"
+    text = f"the last {format_duration(gain['seconds'])} brought {amount} out of fold (± standard error)"
+    return [Text.assemble(("more time   ", "dim"), text)]
 
 
 def _interval_text(interval: Mapping[str, float] | None) -> str:

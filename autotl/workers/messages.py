@@ -41,6 +41,7 @@ __all__ = [
     "Probed",
     "Ready",
     "Record",
+    "RecordTest",
     "Recorded",
     "RunTrial",
     "SearchFacts",
@@ -113,6 +114,8 @@ class RunTrial:
     """Seconds that the trial plans to train for."""
     source: FeatureSource | None = None
     """Whose recorded features the trial reads; None where the worker uses its own and records what is missing."""
+    sample: int | None = None
+    """Number of training and validation images that it learns from; None for all."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,21 @@ class Record:
     def describe(self) -> str:
         """What the worker does, in words for people."""
         return f"recording {self.recording.describe()}"
+
+
+@dataclass(frozen=True)
+class RecordTest:
+    """Job: record what the best model so far computes of the test images, which nothing is chosen by. Answered by
+    Recorded."""
+
+    seconds_per_image: Mapping[str, float]
+    """Measured duration of a pass with all cores, by backbone."""
+    time_limit: float
+    """Seconds that the passes of the model's networks may take."""
+
+    def describe(self) -> str:
+        """What the worker does, in words for people."""
+        return "test images"
 
 
 @dataclass(frozen=True)
@@ -180,6 +198,8 @@ class Probed:
     """The worker has asked its device whether it works, before Setup. It ends where the device isn't usable."""
 
     probe: ProbeResult
+    seconds: float = 0.0
+    """In which the worker has imported its libraries."""
 
 
 @dataclass(frozen=True)
@@ -216,10 +236,10 @@ class TrialEnded:
 
 @dataclass(frozen=True)
 class Recorded:
-    """Record is done, or given up."""
+    """Record or RecordTest is done, or given up."""
 
     source: FeatureSource | None
-    """Where the features are; None where they could not be recorded."""
+    """Where the features are; None where they could not be recorded, and after RecordTest."""
     cause: str = ""
     """Why not."""
     is_device_error: bool = False
@@ -315,7 +335,7 @@ class Crashed:
     traceback: str
 
 
-ToWorker: TypeAlias = Setup | SetDeadline | RunTrial | Record | Align | Finalize | Stop
+ToWorker: TypeAlias = Setup | SetDeadline | RunTrial | Record | RecordTest | Align | Finalize | Stop
 FromWorker: TypeAlias = (
     Hello
     | Probed
@@ -338,7 +358,9 @@ FromWorker: TypeAlias = (
     | Crashed
 )
 
-FROM_COORDINATOR = {cls.__name__: cls for cls in (Setup, SetDeadline, RunTrial, Record, Align, Finalize, Stop)}
+FROM_COORDINATOR = {
+    cls.__name__: cls for cls in (Setup, SetDeadline, RunTrial, Record, RecordTest, Align, Finalize, Stop)
+}
 FROM_WORKER = {
     cls.__name__: cls
     for cls in (

@@ -51,6 +51,8 @@ class Worker:
     connected: bool = False
     probe: ProbeResult | None = None
     """What its device answered; None until it has."""
+    start_seconds: float = 0.0
+    """In which it has imported its libraries; 0 until it has."""
     ready: bool = False
     busy: bool = False
     trial: int | None = None
@@ -164,7 +166,7 @@ class WorkerPool:
                 worker.connected = True
                 self._set_up(worker)
             if isinstance(message, Probed) and worker is not None:
-                worker.probe = message.probe
+                worker.probe, worker.start_seconds = message.probe, message.seconds
             if worker is not None:  # a dropped worker's messages are late
                 worker.last_message = self.clock.now()
                 yield worker, message

@@ -16,7 +16,7 @@ from autotl.study.study import take_trial
 from autotl.study.trials import StudyTrials
 from autotl.testing.scripted import ScriptedLauncher, VirtualClock
 from autotl.ui.progress import Progress
-from autotl.workers.messages import Hello, Ready, RunTrial, TrialEnded
+from autotl.workers.messages import Hello, Ready, Recorded, RecordTest, RunTrial, TrialEnded
 from autotl.workers.pool import WorkerPool
 
 
@@ -69,6 +69,7 @@ class StubScheduler:
     choices = SimpleNamespace(accelerator=False, backbones=("resnet18",))
     unusable, excluded = frozenset(), set()
     aligns = False
+    num_images = 0
 
     def __init__(self):
         self.speeds, self.results, self.budgets = [], [], []
@@ -126,6 +127,9 @@ class Scene:
     def _send(self, worker, message):
         """Workers that run each job at once."""
         self.launcher.sent.append((worker, message))
+        if isinstance(message, RecordTest):
+            self.clock.sleep(self.seconds)
+            self.launcher.deliver(worker, [Recorded(None)])
         if isinstance(message, RunTrial):
             trial = take_trial(self.study, message.number)
             trial.suggest_float("x", 0, 1)

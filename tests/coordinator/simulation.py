@@ -109,6 +109,7 @@ class SimulatedScheduler:
     choices = SimpleNamespace(accelerator=False, backbones=("resnet18",))
     unusable, excluded = frozenset(), set()
     aligns = False
+    num_images = 0
 
     def __init__(self):
         self.finished_trials = Counter()

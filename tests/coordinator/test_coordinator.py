@@ -28,6 +28,7 @@ from autotl.workers.messages import (
     Ready,
     Record,
     Recorded,
+    RecordTest,
     RunTrial,
     SetDeadline,
     TrialEnded,
@@ -112,10 +113,12 @@ def test_later_workers_start_once_the_first_is_ready(scene):
     assert len(one.pool.workers) == 3
 
 
-def test_time_is_reserved_for_many_test_images(scene):
-    few, many = scene(time=60), scene(time=60, num_test=1000)
-    assert few.run().clock.now() - many.run().clock.now() > 4
-    assert many.clock.now() - many.search.started > 0.65 * 60
+def test_test_images_are_recorded_before_the_trials_end_and_once(scene):
+    none, many = scene(time=60).run(), scene(time=60, num_test=1000).run()
+    jobs = [message for _, message in many.launcher.sent if isinstance(message, RecordTest)]
+    assert len(jobs) == 1
+    assert not any(isinstance(message, RecordTest) for _, message in none.launcher.sent)
+    assert none.clock.now() - many.clock.now() < 2  # nothing is kept for what is recorded
 
 
 def test_no_worker_at_all_ends_the_search(scene):

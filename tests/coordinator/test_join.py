@@ -102,7 +102,7 @@ def test_an_extension_takes_over_what_fits_and_leaves_the_old_study_alone(cells,
     assert [t.value for t in taken] == [t.value for t in fitting]
     assert len(trials(new.folder)) == 5
     assert (new.folder / "split.json").read_bytes() == (old.folder / "split.json").read_bytes()
-    kept = [t for t in taken if (old.folder / "trials" / f"{_number_before(t):05}").exists()]
+    kept = [t for t in taken if (old.folder / "trials" / f"{_number_before(t):05}" / "member.json").exists()]
     assert kept  # of each kind the best
     for trial in kept:
         page = new.folder / "trials" / f"{trial.number:05}" / "member.json"

@@ -100,3 +100,33 @@ def test_a_trial_beyond_the_limits_is_never_the_best(board, tmp_path):
     add(0.5, milliseconds=10.0)
     assert scoreboard.best.number == 1
     assert kept(tmp_path) == [1]
+
+
+def test_what_the_former_best_predicted_stays_and_its_model_goes(board, tmp_path):
+    _, add = board()
+    folder = tmp_path / "trials" / "00000"
+    add(0.5)
+    for name in ("out_of_fold.npy", "member.json"):
+        (folder / name).write_text("")
+    (folder / "weights").mkdir()
+    add(0.6)
+    assert [path.name for path in folder.iterdir()] == ["earlier.npy"]
+    add(0.4)
+    assert kept(tmp_path) == [0, 1]
+
+
+def test_the_networks_of_kept_models_are_counted_with_their_views(board):
+    scoreboard, add = board()
+    add(0.5, passes=1)
+    add(0.5, "knn", passes=4)
+    add(0.6, "mlp", passes=1, tuned=True)
+    assert scoreboard.networks() == {"b": ("b", False, 4), "b/2": ("b", True, 1)}
+
+
+def test_any_trial_on_more_images_is_better_than_one_on_a_sample(board, tmp_path):
+    scoreboard, add = board()
+    add(0.9, sample=100)
+    assert add(0.5).is_best
+    assert not add(0.95, sample=200).is_best
+    assert kept(tmp_path) == [1]
+    assert scoreboard.best.value == 0.5

@@ -14,9 +14,11 @@ from autotl.features.progress import ExtractionProgress
 from autotl.model.image_model import load
 from autotl.testing.scripted import VirtualClock
 from autotl.trial import finalize as module
+from autotl.trial import tested_images
 from autotl.trial.finalize import finalize
 from autotl.trial.quick_start import quick_start
-from autotl.workers.messages import Finalize, Log, ModelSaved, SearchFacts
+from autotl.trial.recorded_test import record_test
+from autotl.workers.messages import Finalize, Log, ModelSaved, Recorded, RecordTest, SearchFacts
 
 FACTS = SearchFacts(50.0, {"complete": 3, "pruned": 0, "failed": 0}, {"torch": "2"})
 
@@ -31,7 +33,7 @@ def limits(monkeypatch):
     limits = {}
     choose_members, refit = module.choose_members, module.refit
 
-    def choose(state, candidates, seconds_per_image, time_limit, earlier):
+    def choose(state, candidates, seconds_per_image, time_limit, earlier, recorded):
         limits["selection"] = time_limit
         members, _ = choose_members(state, candidates, seconds_per_image)
         return members, 7.0
@@ -81,7 +83,7 @@ def test_what_was_predicted_for_the_test_images_is_kept(finished):
 
 
 def test_the_model_is_announced_before_the_test_images_are_predicted(finished, messages, monkeypatch):
-    monkeypatch.setattr(module, "PROGRESS_INTERVAL", 5)
+    monkeypatch.setattr(tested_images, "PROGRESS_INTERVAL", 5)
     result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
     saved, tested = of_type(messages, ModelSaved)
     assert (saved.is_tested, tested.is_tested) == (False, True)
@@ -131,7 +133,7 @@ def test_a_model_is_saved_before_its_members_are_refitted(finished, messages, mo
 
 
 def test_where_the_time_is_up_some_test_images_are_predicted_and_the_rest_is_named(finished, messages, monkeypatch):
-    monkeypatch.setattr(module, "MIN_TEST_SECONDS", 0.0)
+    monkeypatch.setattr(tested_images, "MIN_TEST_SECONDS", 0.0)
     result = finalize(finished, Finalize(-5.0, {}, FACTS))
     assert (result["test"]["n"], result["images"]["test"]) == (1, 12)
     assert [m.text for m in of_type(messages, Log)] == [
@@ -175,7 +177,7 @@ def test_separate_test_images_are_tested_with_evaluate(finished, tmp_path):
     images.mkdir()
     context = replace(finished.context, config=finished.context.config.model_copy(update={"test": str(images)}))
     model = context.folder / "model"
-    assert module.how_to_test_all(context) == f"All of them: autotl evaluate {model} '{images}' --subset all"
+    assert tested_images.how_to_test_all(context) == f"All of them: autotl evaluate {model} '{images}' --subset all"
 
 
 def test_an_interrupted_search_predicts_test_images_in_time_and_prepares_no_quick_start(finished, monkeypatch):
@@ -264,3 +266,30 @@ def test_a_vanished_test_image_is_skipped(finished, messages, tmp_path):
     result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
     assert result["test"]["n"] == 11
     assert any("gone.png is skipped: there is no such file" in log.text for log in of_type(messages, Log))
+
+
+def test_images_whose_passes_are_recorded_are_predicted_when_the_time_is_up(finished, messages, monkeypatch):
+    monkeypatch.setattr("autotl.trial.selection.select", every_allowed)
+    streamed = finalize(finished, Finalize(None, {}, FACTS, refit=False))
+    assert record_test(finished, RecordTest({}, 60.0))
+    assert of_type(messages, Recorded)[-1].cause == ""
+    monkeypatch.setattr(
+        "autotl.model.image_model.ImageModel.stream", lambda *_, **__: pytest.fail("nothing is missing")
+    )
+    slow = {finished.context.choices.backbones[0]: 60.0}
+    recorded = finalize(finished, Finalize(-5.0, slow, FACTS, refit=False, interrupted=True))
+    assert [m["trial"] for m in recorded["members"]] == [m["trial"] for m in streamed["members"]]
+    assert len(recorded["members"]) == 3  # a fine-tuned one among them
+    assert recorded["test"] == pytest.approx(streamed["test"], abs=0.01)
+    assert recorded["test"]["n"] == 12
+
+
+def test_a_member_that_is_fitted_again_predicts_the_test_images_again(finished, monkeypatch):
+    monkeypatch.setattr("autotl.trial.selection.select", every_allowed)
+    record_test(finished, RecordTest({}, 60.0))
+    tuned = [path.parent for path in finished.context.folder.glob("trials/*/test.npy")]
+    assert len(tuned) == 1
+    np.save(tuned[0] / "test.npy", np.full((12, 3), 9.0))
+    result = finalize(finished, Finalize(None, {}, FACTS))
+    assert int(tuned[0].name) in result["refitted"]
+    assert result["test"]["log_loss"] < 2

@@ -11,11 +11,12 @@ import pytest
 from optuna.trial import TrialState
 
 from autotl.clock import Deadline
-from autotl.config import StudyConfig
+from autotl.config import Limits, StudyConfig
 from autotl.recipe import Recipe
 from autotl.study.space import Choices
 from autotl.testing.scripted import VirtualClock
 from autotl.trial import results as module
+from autotl.trial.leaderboard import leaderboard
 from autotl.trial.results import SearchResults, TestPredictions, annotate_study
 from autotl.workers.codec import decode, encode
 from autotl.workers.messages import FROM_WORKER, Finalized, SearchFacts
@@ -24,13 +25,24 @@ FACTS = SearchFacts(100.0, {"complete": 3, "pruned": 1, "failed": 0}, {"torch": 
 RECIPE = Recipe("resnet18", "fast_extraction", "linear", 7, {"levels": "last"}, {"dropout": 0.2})
 KEYS = [
     *("study", "metric", "classes", "images", "trials", "best", "validation", "test", "baseline", "intervals"),
-    *("seconds", "versions", "remedy", "limits", "latency", "tried", "never_tried", "alignment"),
+    *("seconds", "versions", "remedy", "limits", "latency", "gain", "tried", "never_tried", "alignment"),
     *("costs", "frontier", "refitted"),
     *("leaderboard", "members", "model"),
 ]
 COLUMNS = [
     *("rank", "trial", "value", "accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"),
-    *("strategy", "backbone", "head", "seconds", "milliseconds", "batch_milliseconds", "megabytes", "parameters"),
+    *(
+        "scored_on",
+        "comparable",
+        "strategy",
+        "backbone",
+        "head",
+        "seconds",
+        "milliseconds",
+        "batch_milliseconds",
+        "megabytes",
+        "parameters",
+    ),
     *("passes", "folds", "holdout", "within_limits", "in_model", "description", "recipe"),
 ]
 
@@ -248,3 +260,13 @@ def test_scores_have_intervals(stub_state):
     assert (interval["high"], interval["method"]) == (1.0, "Wilson")
     assert interval["low"] == pytest.approx(0.7575, abs=1e-4)  # 12 of 12
     assert result["intervals"]["test"]["macro_f1"]["method"] == "bootstrap"
+
+
+def test_scores_on_the_validation_images_alone_are_ranked_by_what_they_are_out_of_fold(stub_state):
+    tell(stub_state.study, 0.9, folds=5, holdout=0.94)
+    tell(stub_state.study, 0.92, folds=1, holdout=0.92)  # 0.88 out of fold, if the validation images are as easy
+    tell(stub_state.study, 0.99, folds=1, sample=100)
+    rows = leaderboard(stub_state.study, [], Limits(), [])
+    assert [(row["trial"], row["scored_on"]) for row in rows][:2] == [(4, "out of fold"), (5, "validation images")]
+    assert rows[1]["comparable"] == pytest.approx(0.88)
+    assert (rows[-1]["trial"], rows[-1]["scored_on"]) == (6, "a sample")

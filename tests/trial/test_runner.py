@@ -17,6 +17,8 @@ from autotl.features.store import StoreUnavailable
 from autotl.metrics import Metric
 from autotl.strategies.base import OutOfTime
 from autotl.study.study import FOLD_FILE
+from autotl.trial.runner import run_trial
+from autotl.trial.selection import kept_candidates
 from autotl.workers.messages import (
     DeviceError,
     Log,
@@ -331,3 +333,20 @@ def test_plugins_are_notified_of_a_trial_without_a_result(scripted, monkeypatch,
     ((event, arguments),) = heard
     assert (event, arguments["cause"], arguments["trial"].number) == (hook, cause, 0)
     assert arguments["study"] is worker.study
+
+
+def test_a_trial_on_a_sample_is_kept_until_there_is_one_on_all_images(state) -> None:
+    enqueue(state, "fast_extraction", "logistic_regression")
+    assert run_trial(state, state.study.ask().number, sample=20)
+    (trial,) = state.study.trials
+    assert trial.state.name == "COMPLETE"
+    assert trial.user_attrs["sample"] == 20
+    assert "holdout" not in trial.user_attrs
+    (candidate,) = kept_candidates(state)
+    images = state.context.split
+    predicted = ~np.isnan(candidate.out_of_fold[:, 0])
+    assert 0 < predicted.sum() < len(images.validation)
+    assert not predicted[images.development_folds != 0].any()
+    enqueue(state, "fast_extraction", "knn")
+    assert run_next(state)
+    assert [candidate.number for candidate in kept_candidates(state)] == [1]

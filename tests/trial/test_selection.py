@@ -84,6 +84,13 @@ def test_each_view_and_each_tuned_network_costs_a_pass(stub_state):
     assert seconds == pytest.approx(LOAD_SECONDS + 2 * 10 + COMPILE_SECONDS + 10)
 
 
+def test_a_pass_that_is_recorded_takes_no_time(stub_state):
+    frozen, tuned = candidate(0, "shared"), candidate(1, "shared", tuned=True)
+    recorded = {("shared", "none-0"), ("shared/1", "none-0")}
+    members, seconds = choose_members(stub_state, [frozen, tuned], {"shared": 60.0}, 1.0, recorded=recorded)
+    assert (numbers(members), seconds) == ([0, 1], 0)
+
+
 # limits
 
 
