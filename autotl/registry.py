@@ -12,6 +12,7 @@ import pluggy
 from autotl import hookspecs
 from autotl.backbones.base import Backbone
 from autotl.backbones.levels import Levels
+from autotl.clusters import Cluster
 from autotl.data.augmentation import Augmentation
 from autotl.data.dataset import DatasetSource
 from autotl.discovery import cause_of, disabled_line, disabled_names, distribution_of, installed_plugins, traced
@@ -72,6 +73,7 @@ class Registry:
         self.datasets: dict[str, DatasetSource] = {}
         self.metrics: dict[str, Metric] = {}
         self.callbacks: dict[str, Callback] = {}
+        self.clusters: dict[str, Cluster] = {}
         self.plugins: list[Plugin] = []
         self.owners: dict[str, dict[str, Plugin]] = {}
         """The plugin of each name, by component."""
@@ -102,6 +104,7 @@ class Registry:
             ("dataset", "autotl_register_datasets", self.datasets, DatasetSource),
             ("metric", "autotl_register_metrics", self.metrics, Metric),
             ("callback", "autotl_register_callbacks", self.callbacks, Callback),
+            ("cluster", "autotl_register_launchers", self.clusters, Cluster),
         )
         taken = self.manager.get_plugin(name) is not None
         try:

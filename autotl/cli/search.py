@@ -93,6 +93,9 @@ def search(
     force: Annotated[
         bool, _option(LIMITS, "", "Start all workers of --devices, however few cores and memory.", "--force")
     ] = False,
+    storage: Annotated[
+        str | None, _option(LIMITS, "URL", "Database for the study: postgresql+psycopg://USER@HOST/DATABASE.")
+    ] = None,
     cache: Annotated[Path | None, _option(LIMITS, "FOLDER", "Folder for recorded features.")] = None,
     cache_size: Annotated[str | None, _option(LIMITS, "20GB", "Maximum size of the cache.")] = None,
     join: Annotated[bool, _option(LIMITS, "", "Add workers to the running search of this study.", "--join")] = False,
@@ -137,6 +140,7 @@ def search(
         trials=trials,
         trial_timeout=trial_timeout,
         devices=devices,
+        storage=storage,
         force=force or None,
         cache=cache,
         cache_size=cache_size,

@@ -1,6 +1,6 @@
 """The configuration of a search, validated: from a study file (TOML), the command line or Python."""
 
-from autotl.config.study_config import StudyConfig, default_cache, parse_bytes, parse_seconds
+from autotl.config.study_config import StudyConfig, default_cache, parse_bytes, parse_seconds, without_password
 from autotl.config.study_file import check_registered, find_model, find_study, load_study_file, study_config
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "parse_bytes",
     "parse_seconds",
     "study_config",
+    "without_password",
 ]

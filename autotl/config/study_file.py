@@ -71,6 +71,11 @@ def load_study_file(path: str | Path, **overrides: Any) -> StudyConfig:
     for key in ("data", "test"):
         if isinstance(values.get(key), str):
             values[key] = _located(values[key], path.parent)
+    if "storage" in values.keys() - overrides.keys():
+        raise AutotlError(
+            f"{place('storage')}: a study file can come from an untrusted source, so it names no database: give "
+            "--storage on the command line, or set AUTOTL_STORAGE."
+        )
     for key in values.keys() - overrides.keys():
         for location in _paths_in(key, values[key]):
             _refuse_outside(key, location, path.parent, place(key))
@@ -145,7 +150,8 @@ def _error_line(error: Any, values: Mapping[str, Any], place: Any) -> str | None
     if error["type"] == "missing":
         return f"{place(key)}: {key} is missing. {description}"
     reason = error["msg"].removeprefix("Value error, ").rstrip(".")
-    return f"{place(key)}: {key} = {_toml(values.get(key))} is invalid: {reason}. {description}"
+    shown = "(not shown)" if key == "storage" else _toml(values.get(key))
+    return f"{place(key)}: {key} = {shown} is invalid: {reason}. {description}"
 
 
 def _toml(value: Any) -> str:
@@ -183,7 +189,7 @@ def find_study(name: str | Path, output: str | Path = "studies") -> Path:
         AutotlError: no such study, with the nearest name; or a link in the folder leads out of it.
     """
     for folder in (Path(output) / name, Path(name)):
-        if (folder / "journal.log").is_file() and is_study(folder):
+        if _has_study(folder) and is_study(folder):
             refuse_links_out(folder)
             return folder
     known = _studies(output)
@@ -209,4 +215,8 @@ def find_model(where: str | Path, output: str | Path = "studies") -> Path:
 
 
 def _studies(output: str | Path) -> list[str]:
-    return sorted(p.parent.name for p in Path(output).glob("*/journal.log") if is_study(p.parent))
+    return sorted(p.name for p in Path(output).glob("*") if _has_study(p) and is_study(p))
+
+
+def _has_study(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("journal.log", "storage.json"))

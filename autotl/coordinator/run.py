@@ -23,6 +23,7 @@ from autotl.coordinator.extend import extension_of
 from autotl.coordinator.fetching import Fetching
 from autotl.coordinator.finalization import finalize
 from autotl.coordinator.join import search_runs
+from autotl.coordinator.launching import cluster_of, open_launcher, study_service
 from autotl.coordinator.probing import await_probes, with_slots
 from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, prepare
 from autotl.coordinator.signals import handle_signals
@@ -35,13 +36,12 @@ from autotl.folders import claim_cache, claim_study
 from autotl.locks import FileLock, Timeout
 from autotl.registry import Registry, load_registry
 from autotl.study.scheduler import Scheduler
+from autotl.study.storage import study_exists
 from autotl.study.trials import StudyTrials
 from autotl.trial.events import notify_ended
 from autotl.ui.progress import Progress
-from autotl.workers.local import LocalLauncher
 from autotl.workers.messages import Context
 from autotl.workers.pool import WorkerPool
-from autotl.workers.rendezvous import Rendezvous
 
 __all__ = ["run_search"]
 
@@ -113,7 +113,8 @@ def _run(
     registry = load_registry(config.without_plugins, strict=config.strict_plugins)
     check_registered(config, registry)
     claim_cache(config.cache)
-    slots = parse_devices(config.devices, force=config.force)
+    # a wrong name is refused before a folder is made
+    local = [] if cluster_of(config.devices, registry) else parse_devices(config.devices, force=config.force)
     extends = config.folder if extend else None
     if extends:
         if search_runs(extends):
@@ -129,9 +130,11 @@ def _run(
         # the workers start first: they import torch while the images are verified
         # two that start at once are both late: in a short search the first one has the cores to itself
         is_short = config.time is not None and config.time <= SHORT_SEARCH
-        num_first = 1 if is_short and not any(slot.is_accelerator for slot in slots) else len(slots)
+        launcher, slots = open_launcher(config, registry, local, progress.log)
+        is_alone = is_short and not launcher.serves_study and not any(slot.is_accelerator for slot in slots)
+        num_first = 1 if is_alone else len(slots)
         later = slots[num_first:]
-        pool = WorkerPool(LocalLauncher(config.folder / "logs", Rendezvous(config.folder)), slots[:num_first], clock)
+        pool = WorkerPool(launcher, slots[:num_first], clock)
         try:
             policy = DownloadPolicy(config, progress.confirm, clock)
             try:
@@ -166,6 +169,8 @@ def _run(
             )
             search.resume()
             search.start(_search_started(config, slots, context))
+            if launcher.serves_study:
+                pool.service = study_service(context.folder, context.dataset.paths)
             pool.set_up(context)
             interrupts.searching = True
             search.run()
@@ -192,7 +197,7 @@ def _with_weights(context: Context, registry: Registry, fetching: Fetching) -> C
     backbones = [registry.backbone(name) for name in choices.backbones]
     untimed = config.time is None
     fetching.fetch_first(backbones, all_of_them=untimed, required=untimed and config.backbones is not None)
-    if (config.folder / "journal.log").exists():
+    if study_exists(config.folder):
         return context
     here = [backbone.name for backbone in backbones if backbone.is_cached]
     later = [] if untimed else [name for name in choices.backbones if name not in here]
@@ -261,6 +266,6 @@ def _exclusive(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if is_new and not (folder / "journal.log").exists():
+        if is_new and not study_exists(folder):
             shutil.rmtree(folder, ignore_errors=True)
         lock.release()

@@ -23,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from autotl.data.decoding import UndecodableImage, UntrustedFormat, verify
 from autotl.data.digests import DIGEST_BYTES, digest_file
+from autotl.data.members import is_image_file
 
 __all__ = ["DECODE_TIMEOUT", "SandboxedDecoder", "child_environment"]
 
@@ -204,7 +205,7 @@ def _text(content: bytes) -> str:
 def _answer(path: Path) -> bytes:
     digest = bytes(DIGEST_BYTES)
     with suppress(OSError, ValueError):
-        if path.is_file():  # opening a pipe would wait for a writer
+        if is_image_file(path):  # opening a pipe would wait for a writer
             digest = bytes.fromhex(digest_file(path))
     try:
         return OK + digest + verify(path)

@@ -15,7 +15,7 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._base import BaseJournalSnapshot  # noqa: PLC2701 (not exported)
 from optuna.storages.journal._storage import JournalOperation  # noqa: PLC2701 (not exported)
@@ -24,8 +24,9 @@ from autotl.atomic_io import as_disk_full, write_atomically
 from autotl.errors import AutotlError
 from autotl.escaping import escape
 from autotl.locks import FileLock, NoLocks
+from autotl.study.database import kept_database, open_database
 
-__all__ = ["Journal", "open_storage", "storage_on"]
+__all__ = ["Journal", "open_storage", "storage_on", "study_exists"]
 
 SYNCED_OPERATIONS = {
     JournalOperation.CREATE_STUDY,
@@ -123,8 +124,15 @@ def storage_on(backend: BaseJournalBackend) -> JournalStorage:
     return JournalStorage(backend)
 
 
-def open_storage(folder: Path) -> JournalStorage:
-    """The storage of the study in `folder`. Raises AutotlError where the journal can't be read."""
+def study_exists(folder: Path) -> bool:
+    """Whether a study was begun in `folder`, in a journal or in a database."""
+    return (folder / "journal.log").exists() or kept_database(folder) is not None
+
+
+def open_storage(folder: Path) -> BaseStorage:
+    """The storage of the study in `folder`. Raises AutotlError where its journal or its database can't be read."""
+    if database := kept_database(folder):
+        return open_database(database[0])
     journal = Journal(folder)
     try:
         return storage_on(journal)

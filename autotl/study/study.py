@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotl import events
 from autotl.errors import AutotlError
+from autotl.study.database import kept_database
 from autotl.study.pruner import SameStrategyPruner
 from autotl.study.sampler import ConditionalTPESampler
 from autotl.study.storage import open_storage
@@ -117,8 +118,11 @@ def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize
     return study
 
 
-def load_study(folder: Path, seed: int = 0) -> optuna.Study:
+def load_study(folder: Path, seed: int = 0, storage: BaseStorage | None = None) -> optuna.Study:
     """Open the study in `folder/journal.log`, whatever the folder is called.
+
+    Args:
+        storage: the study's, where this process can't read the folder.
 
     Raises:
         StudyDeleted: the journal holds no study.
@@ -126,7 +130,7 @@ def load_study(folder: Path, seed: int = 0) -> optuna.Study:
             of another format.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = open_storage(folder)
+    storage = storage or open_storage(folder)
     name = _name_in_journal(storage, folder, folder.name)
     if name is None:
         raise StudyDeleted(folder)
@@ -145,12 +149,14 @@ def take_trial(study: optuna.Study, number: int) -> optuna.Trial:
 
 
 def _name_in_journal(storage: BaseStorage, folder: Path, preferred: str) -> str | None:
-    """The name of the journal's study; None where it holds none.
+    """The name of the journal's study; None where it holds none. In a database, the name that the folder keeps.
 
     Of several studies, the one with trials is meant, else the one called `preferred`: a search that was moved could
     once leave an empty study beside its own.
     """
     studies = storage.get_all_studies()
+    if database := kept_database(folder):
+        return next((study.study_name for study in studies if study.study_name == database[1]), None)
     tried = [study for study in studies if storage.get_n_trials(study._study_id)]
     names = [study.study_name for study in tried or studies]
     if len(names) < 2:

@@ -48,6 +48,8 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     results = SearchResults(state, job.facts)
     torch.set_num_threads(state.context.cores)  # the other workers are idle
     state.extractor.threads = state.context.cores
+    if state.link:
+        state.link.fetch("trials", "model")
     candidates = kept_candidates(state)
     if not candidates:
         raise AutotlError(f"No complete trial has a fitted model in {state.context.folder / 'trials'}")
@@ -58,23 +60,29 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     refitted = earlier.reuse(state, members)
     others = [member for member in members if member.trial not in refitted]
     state.extractor.release_networks()  # the model builds its own; both together may not fit into memory
-    folder = state.context.folder / "model"
     model, newly = None, []
     if job.refit and others and deadline.remaining() > SAVING_SECONDS + prediction_seconds:
         # a fit inside of a library can't be interrupted: the model is there before it begins
         model = _assemble(state, members, job, refitted)
-        state.send(ModelSaved(results.write(model, model.save(folder), None)))
+        _save(state, results, model)
         newly = refit(state, others, deadline.remaining() - SAVING_SECONDS - prediction_seconds)
     release_memory()
     if model is None or newly:
         model = _assemble(state, members, job, sorted([*refitted, *newly]))
         # a user who has pressed Ctrl-C may not wait for the test images
-        state.send(ModelSaved(results.write(model, model.save(folder), None)))
-    result = results.write(model, folder, _predict_test_images(state, model, deadline, interrupted=job.interrupted))
+        _save(state, results, model)
+    result = results.write(model, _predict_test_images(state, model, deadline, interrupted=job.interrupted))
     state.send(ModelSaved(result, is_tested=True))  # a plugin may hang
     annotate_study(state.study, result)
     state.registry.notify("autotl_search_finished", study=state.study, model=model)
     return result
+
+
+def _save(state: WorkerState, results: SearchResults, model: ImageModel) -> None:
+    """Save a model that isn't tested yet, with its results, and tell the coordinator."""
+    model.save(state.context.folder / "model")
+    state.publish("model")
+    state.send(ModelSaved(results.write(model, None)))
 
 
 def _assemble(state: WorkerState, members: list[Member], job: Finalize, refitted: list[int]) -> ImageModel:
@@ -129,7 +137,7 @@ def _predict_test_images(
         rows.append(row_of[path])
         probabilities.append(row)
         if deadline.remaining() < STOP_SECONDS and least.passed() and len(rows) + len(skipped) < total:
-            remedy = how_to_test_all(state.context)
+            remedy = how_to_test_all(state.context, state.study_folder)
             state.send(Log(f"Tested on {len(rows):,} of {total:,} test images: the time was up. {remedy}"))
             break
         if len(rows) % PROGRESS_INTERVAL == 0:
@@ -138,9 +146,9 @@ def _predict_test_images(
     return TestPredictions(np.array(rows), np.stack(probabilities)) if rows else None
 
 
-def how_to_test_all(context: Context) -> str:
-    """What to type to test the model on all test images."""
-    config, model = context.config, shlex.quote(str(context.folder / "model"))
+def how_to_test_all(context: Context, folder: Path) -> str:
+    """What to type to test the model on all test images. `folder` is the study's."""
+    config, model = context.config, shlex.quote(str(folder / "model"))
     if config.test not in (None, "none") and Path(str(config.test)).exists():
         return (
             f"All of them: autotl evaluate {model} {shlex.quote(str(Path(str(config.test)).absolute()))} --subset all"

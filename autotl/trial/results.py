@@ -49,19 +49,20 @@ class SearchResults:
         self.clock = state.deadline.clock
         self.began = self.clock.now() - facts.elapsed
 
-    def write(self, model: ImageModel, folder: Path, tested: TestPredictions | None) -> dict[str, Any]:
+    def write(self, model: ImageModel, tested: TestPredictions | None) -> dict[str, Any]:
         """Write `result.json` and `leaderboard.csv`; returns the result with the leaderboard, without NaN.
 
         Args:
-            folder: where the model was saved.
+            model: saved in the study's folder.
             tested: the predicted test images; None where none was predicted.
         """
         result = _without_nan(self._result(tested) | {"refitted": model.about["refitted"]})
         write_json(self.state.context.folder / "result.json", result)
         rows = _leaderboard(self.state.study, {member.trial for member in model.members})
         _write_leaderboard(self.state.context.folder / "leaderboard.csv", rows)
+        self.state.publish("result.json", "leaderboard.csv")
         members = [{"trial": m.trial, "weight": m.weight, "description": m.recipe.describe()} for m in model.members]
-        return result | {"leaderboard": rows, "members": members, "model": str(folder)}
+        return result | {"leaderboard": rows, "members": members, "model": str(self.state.study_folder / "model")}
 
     def _result(self, tested: TestPredictions | None) -> dict[str, Any]:
         context, split = self.state.context, self.state.context.split

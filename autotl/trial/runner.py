@@ -208,6 +208,7 @@ def _record(state: WorkerState, trial: optuna.Trial, result: Result, value: floa
     folder = member_folder(context.folder, trial.number)
     write_atomically(folder / "validation.npy", lambda file: np.save(file, result.probabilities))
     save_member(member, num_features, folder)
+    state.publish(f"trials/{folder.name}")
 
     if recipe.digest != Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE]).digest:  # time cut it short
         trial.set_user_attr(TrialAttribute.RECIPE, recipe.to_dict())
@@ -244,11 +245,12 @@ def _upload_history(state: WorkerState, trial: optuna.Trial, result: Result) -> 
     table = state.context.folder / "cache" / f"curve-{trial.number}.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
     table.write_text("\n".join(lines) + "\n")
-    upload_artifact(
+    artifact = upload_artifact(
         artifact_store=FileSystemArtifactStore(str(artifacts)),
         file_path=str(table),
         study_or_trial=trial,
         mimetype="text/csv",
         storage=state.study._storage,
     )
+    state.publish(f"artifacts/{artifact}")
     table.unlink()

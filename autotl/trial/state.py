@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, TypeAlias
 from zlib import crc32
 
@@ -17,6 +18,7 @@ from autotl.features.resident import ResidentCache, free_memory
 from autotl.features.store import FeatureStore, StoreUnavailable
 from autotl.registry import Registry, load_registry
 from autotl.study.study import load_study
+from autotl.trial.study_link import StudyLink
 from autotl.workers.messages import Context, FromWorker, HookCalled, Log, PluginFailed
 
 __all__ = ["Send", "WorkerState"]
@@ -39,11 +41,13 @@ class WorkerState:
     registry: Registry
     study: optuna.Study
     extractor: FeatureExtractor
+    link: StudyLink | None = None
+    """To the study of a coordinator on another host."""
     _readers: dict[FeatureSource, FeatureExtractor] = field(default_factory=dict)
     """Extractors that only read, by whose features they read."""
 
     @classmethod
-    def set_up(cls, context: Context, send: Send, deadline: Deadline) -> "WorkerState":
+    def set_up(cls, context: Context, send: Send, deadline: Deadline, link: StudyLink | None = None) -> "WorkerState":
         """Load plugins, open the study and prepare the extraction of features.
 
         Raises:
@@ -51,11 +55,12 @@ class WorkerState:
         """
         from autotl.data.device_images import can_decode
 
+        context = link.localize(context) if link else context
         config, slot = context.config, context.slot
         registry = load_registry(config.without_plugins, strict=config.strict_plugins)
         registry.on_plugin_failure = lambda plugin, hook, text: send(PluginFailed(plugin, hook, text))
         registry.on_notify = lambda plugin, hook: send(HookCalled(plugin, hook))
-        study = load_study(context.folder, config.seed)
+        study = load_study(context.folder, config.seed, link.storage() if link else None)
         study_cache = context.folder / "cache"  # the coordinator removes it when the search ends
         engine = registry.engine(config.engine, slot.device)
         extractor = FeatureExtractor(
@@ -82,7 +87,17 @@ class WorkerState:
             extractor.conversions = config.cache / "engines"
         except StoreUnavailable as error:
             send(Log(_cache_warning(error)))
-        return cls(context, send, deadline, registry, study, extractor)
+        return cls(context, send, deadline, registry, study, extractor, link)
+
+    @property
+    def study_folder(self) -> Path:
+        """The study's folder, on the coordinator's machine where that is another one."""
+        return self.link.home if self.link else self.context.folder
+
+    def publish(self, *names: str) -> None:
+        """Send files and folders that this worker has written to the study's folder, where that is on another host."""
+        if self.link:
+            self.link.publish(*names)
 
     def source(self) -> FeatureSource:
         """What another worker needs to know to read the features that this one records."""

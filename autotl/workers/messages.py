@@ -18,6 +18,7 @@ from autotl.engines.recorded import FeatureSource
 from autotl.features.progress import ExtractionProgress
 from autotl.study.needs import Recording
 from autotl.study.space import Choices
+from autotl.workers.requests import REQUESTS, Answer, Request
 
 __all__ = [
     "FROM_COORDINATOR",
@@ -282,7 +283,7 @@ class Crashed:
     traceback: str
 
 
-ToWorker: TypeAlias = Setup | SetDeadline | RunTrial | Record | Finalize | Stop
+ToWorker: TypeAlias = Setup | SetDeadline | RunTrial | Record | Finalize | Stop | Answer
 FromWorker: TypeAlias = (
     Hello
     | Probed
@@ -302,9 +303,10 @@ FromWorker: TypeAlias = (
     | ModelSaved
     | Finalized
     | Crashed
+    | Request
 )
 
-FROM_COORDINATOR = {cls.__name__: cls for cls in (Setup, SetDeadline, RunTrial, Record, Finalize, Stop)}
+FROM_COORDINATOR = {cls.__name__: cls for cls in (Setup, SetDeadline, RunTrial, Record, Finalize, Stop, Answer)}
 FROM_WORKER = {
     cls.__name__: cls
     for cls in (
@@ -321,7 +323,7 @@ FROM_WORKER = {
             HookCalled,
             Log,
         ),
-        *(ExtractionProgress, PluginFailed, PluginIsBroken, DiskIsFull, ModelSaved, Finalized, Crashed),
+        *(ExtractionProgress, PluginFailed, PluginIsBroken, DiskIsFull, ModelSaved, Finalized, Crashed, *REQUESTS),
     )
 }
 

@@ -119,7 +119,10 @@ def test_separate_test_images_are_tested_with_evaluate(finished, tmp_path):
     images.mkdir()
     context = replace(finished.context, config=finished.context.config.model_copy(update={"test": str(images)}))
     model = context.folder / "model"
-    assert module.how_to_test_all(context) == f"All of them: autotl evaluate {model} '{images}' --subset all"
+    assert (
+        module.how_to_test_all(context, context.folder)
+        == f"All of them: autotl evaluate {model} '{images}' --subset all"
+    )
 
 
 def test_an_interrupted_search_predicts_test_images_in_time(finished):

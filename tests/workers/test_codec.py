@@ -46,6 +46,7 @@ from autotl.workers.messages import (
     TrialProgress,
     TrialStarted,
 )
+from autotl.workers.requests import Answer, ExchangeLogs, ListFiles, PlaceFiles, ReadFile, ReadImage, WriteFile
 
 SLOT = Slot("cuda:0#2", "cuda", "cuda:0", 4, {"CUDA_VISIBLE_DEVICES": "MIG-a b"})
 MESSAGES = [
@@ -75,6 +76,14 @@ MESSAGES = [
     ModelSaved({"test": None, "members": [{"trial": 1, "weight": 0.5}]}),
     Finalized({"seconds": 1.0}),
     Crashed("Traceback"),
+    ExchangeLogs(1, ({"op_code": 6, "worker_id": "w", "trial_id": 3, "intermediate_value": 0.5},), 17),
+    ListFiles(2, "trials"),
+    ReadFile(3, "model/model.json", 0),
+    WriteFile(4, "0123456789abcdef", "trials/00001/head.skops", "UEs=", 1 << 20),
+    PlaceFiles(5, "0123456789abcdef", "trials/00001"),
+    ReadImage(6, 41),
+    Answer(6, "/9j/"),
+    Answer(7, error="ValueError: not a file of a trial"),
 ]
 
 

@@ -1,0 +1,102 @@
+"""A worker's link to a study whose folder it can't read: its coordinator serves journal, files and images."""
+
+import base64
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage
+
+from autotl.clusters import Site
+from autotl.data.members import member_path, register_reader
+from autotl.study.served import ServedJournal
+from autotl.study.storage import storage_on
+from autotl.workers.messages import Context
+from autotl.workers.requests import (
+    CHUNK_BYTES,
+    ExchangeLogs,
+    ListFiles,
+    PlaceFiles,
+    ReadFile,
+    ReadImage,
+    Request,
+    WriteFile,
+)
+
+__all__ = ["StudyLink"]
+
+SERVED = ".served"
+
+
+class StudyLink:
+    """Reads and writes the study through requests.
+
+    Args:
+        ask: sends the request that it is given a number for, and returns the answer's value. Raises OSError where the
+            coordinator refuses.
+        site: this worker's own folders.
+    """
+
+    def __init__(self, ask: Callable[[Callable[[int], Request]], Any], site: Site):
+        self.ask, self.site = ask, site
+        self.folder = Path(site.folder)
+        """Stands in for the study's folder."""
+        self.home = Path()
+        """The study's folder on the coordinator's machine."""
+
+    def localize(self, context: Context) -> Context:
+        """The context with this host's folders. Images that are not on this host are read through the coordinator."""
+        self.home = context.folder
+        register_reader(SERVED, self._read_image)
+        served = self.folder / f"images{SERVED}"
+        paths = [
+            path if os.path.exists(path) else member_path(served, str(index), path.name)  # noqa: PTH110 - a million
+            for index, path in enumerate(context.dataset.paths)
+        ]
+        config = context.config.model_copy(update={"cache": Path(self.site.cache)})
+        return replace(context, folder=self.folder, config=config, dataset=replace(context.dataset, paths=tuple(paths)))
+
+    def storage(self) -> BaseStorage:
+        """The study's storage."""
+        return storage_on(ServedJournal(lambda logs, first: self.ask(lambda n: ExchangeLogs(n, tuple(logs), first))))
+
+    def publish(self, *names: str) -> None:
+        """Send files or folders to the study's folder. Each replaces what is there, once it is whole."""
+        for name in names:
+            local, upload = self.folder / name, secrets.token_hex(8)
+            for file in sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else [local]:
+                self._send(upload, file, file.relative_to(self.folder).as_posix())
+            self.ask(lambda n, u=upload, path=name: PlaceFiles(n, u, path))  # type: ignore[misc]
+
+    def _send(self, upload: str, file: Path, name: str) -> None:
+        with file.open("rb") as content:
+            offset, chunk = 0, content.read(CHUNK_BYTES)
+            while chunk or not offset:
+                text = base64.b64encode(chunk).decode()
+                self.ask(lambda n, o=offset, t=text: WriteFile(n, upload, name, t, o))  # type: ignore[misc]
+                if not chunk:
+                    return  # an empty file
+                offset, chunk = offset + len(chunk), content.read(CHUNK_BYTES)
+
+    def fetch(self, *names: str) -> None:
+        """Bring folders of the study here. A file that is here with the same size is not fetched again."""
+        for name in names:
+            for path, size in self.ask(lambda n, folder=name: ListFiles(n, folder)).items():  # type: ignore[misc]
+                local = self.folder / path
+                if not local.exists() or local.stat().st_size != size:
+                    self._receive(path, size, local)
+
+    def _receive(self, path: str, size: int, local: Path) -> None:
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with local.open("wb") as file:
+            while file.tell() < size:
+                chunk = base64.b64decode(self.ask(lambda n: ReadFile(n, path, file.tell())))
+                if not chunk:
+                    raise OSError(5, "the file became shorter while it was fetched", path)
+                file.write(chunk)
+
+    def _read_image(self, file: Path, place: str) -> bytes:
+        return base64.b64decode(self.ask(lambda n: ReadImage(n, int(place))))
