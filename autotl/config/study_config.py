@@ -54,7 +54,9 @@ def parse_bytes(value: Any) -> Any:
 
 def without_password(url: str) -> str:
     """The URL of a database without the password in it."""
-    return re.sub(r"(?<=://)([^:@/]*):[^@]*@", r"\1@", url)
+    url = re.sub(r"(?<=://)([^:@/]*):[^@]*@", r"\1@", url)
+    url = re.sub(r"(?<=[?&])password=[^&]*&?", "", url)
+    return url.rstrip("?&")
 
 
 def _default_storage() -> str | None:

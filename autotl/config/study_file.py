@@ -96,6 +96,11 @@ def _paths_in(key: str, value: Any) -> list[str]:
 
 def _refuse_outside(key: str, location: str, folder: Path, place: str) -> None:
     """Raises AutotlError unless `location` is in the current folder or in `folder`, the study file's."""
+    if "://" in location:
+        raise AutotlError(
+            f"{place}: {key} = {location!r} is an address. Study files can come from untrusted sources, so give it on "
+            f"the command line: --{key} {location}"
+        )
     try:
         target = Path(location).expanduser().resolve()
     except (OSError, ValueError, RuntimeError) as error:  # a NUL character, a cycle of links

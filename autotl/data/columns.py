@@ -15,7 +15,17 @@ import numpy as np
 
 from autotl.data.digests import DIGEST_BYTES
 
-__all__ = ["Column", "DigestColumn", "DigestLookup", "PathColumn", "TextColumn", "as_column", "codes", "numbers"]
+__all__ = [
+    "ByDigest",
+    "Column",
+    "DigestColumn",
+    "DigestLookup",
+    "PathColumn",
+    "TextColumn",
+    "as_column",
+    "codes",
+    "numbers",
+]
 
 T = TypeVar("T")
 
@@ -137,10 +147,23 @@ class DigestLookup:
         self.high, self.low = high[self.order], low[self.order]
         self._ambiguous = bool((self.high[1:] == self.high[:-1]).any())
 
+    def forget_order(self) -> None:
+        """Free the memory that `find` needs and `find_sorted` doesn't."""
+        self.order = self.order[:0]
+
+    def digests(self) -> DigestColumn:
+        """The digests in their sorted order."""
+        return DigestColumn(np.stack([self.high, self.low], axis=1).astype(">u8").view(np.uint8))
+
     def find(self, digests: DigestColumn) -> np.ndarray:
-        """int64 [n]: the index of each digest, -1 where it isn't in the column."""
+        """int64 [n]: the index of each digest in the column, -1 where it isn't there."""
+        place = self.find_sorted(digests)
+        return np.where(place >= 0, self.order[place], -1) if len(self.order) else place
+
+    def find_sorted(self, digests: DigestColumn) -> np.ndarray:
+        """int64 [n]: the place of each digest in the sorted order, -1 where it isn't in the column."""
         high, low = digests.halves()
-        if not len(self.order):
+        if not len(self.high):
             return np.full(len(high), -1)
         place = np.searchsorted(self.high, high, side="right") - 1
         found = (place >= 0) & (self.high[place] == high) & (self.low[place] == low)
@@ -150,7 +173,27 @@ class DigestLookup:
                 while j > 0 and self.high[j] == high[i] and self.low[j] != low[i]:
                     j -= 1
                 place[i], found[i] = j, self.high[j] == high[i] and self.low[j] == low[i]
-        return np.where(found, self.order[place], -1)
+        return np.where(found, place, -1)
+
+
+class ByDigest(Mapping[str, T]):
+    """What `value(index)` returns for the index of a digest in a column, as a mapping from digests."""
+
+    def __init__(self, digests: DigestColumn, value: Callable[[int], T]):
+        self._digests, self._value = digests, value
+        self._lookup = DigestLookup(digests)
+
+    def __getitem__(self, digest: str) -> T:
+        index = int(self._lookup.find(DigestColumn([digest]))[0])
+        if index < 0:
+            raise KeyError(digest)
+        return self._value(index)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(self._digests))
+
+    def __len__(self) -> int:
+        return len(dict.fromkeys(self._digests))
 
 
 class TextColumn(Column[str]):

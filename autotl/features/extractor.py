@@ -21,6 +21,7 @@ from autotl.backbones.levels import Layout, Levels
 from autotl.clock import Deadline
 from autotl.data.augmentation import BUILT_IN as BUILT_IN_AUGMENTATIONS
 from autotl.data.augmentation import ORIGINAL, Augmentation, View, view_key
+from autotl.data.columns import ByDigest, DigestColumn
 from autotl.data.dataset import ImageDataset
 from autotl.data.splits import Split
 from autotl.engines.accelerator import is_accelerator, to_host
@@ -80,13 +81,13 @@ class StoredSamples:
     """
 
     def __init__(self, table: FeatureTable, digests: Sequence[str]):
-        self.table, self.digests = table, np.array(digests)
+        self.table, self.digests = table, DigestColumn.of(digests)
 
     def __len__(self) -> int:
         return len(self.digests)
 
     def __getitem__(self, chosen: slice | np.ndarray, /) -> np.ndarray:
-        return self.table.read(self.digests[chosen].tolist())
+        return self.table.read(self.digests.take(chosen))
 
 
 @dataclass
@@ -198,8 +199,7 @@ class BackboneFeatures:
         """The features of `levels` [n, num_features], float32, in the order of the subset's images."""
         slices = self.layout.slices(find_named("levels", levels, self.extractor.feature_levels))
         samples = self.samples(subset, view, None, (self.layout.width,), self.extractor.store)
-        digests = samples.digests.tolist()
-        parts = [samples.table.read(digests, "float32", part) for part in slices]
+        parts = [samples.table.read(samples.digests, "float32", part) for part in slices]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def num_features(self, levels: str) -> int:
@@ -269,14 +269,14 @@ class BackboneFeatures:
             self._compiled.clear()  # hundreds of MiB each; recompiling from the cached conversion is fast
         return StoredSamples(table, digests)
 
-    def digests(self, subset: str) -> list[str]:
+    def digests(self, subset: str) -> DigestColumn:
         """The digests of a subset's images, in the order of the split."""
-        return [self.extractor.dataset.digests[i] for i in getattr(self.extractor.split, subset)]
+        return DigestColumn.of(self.extractor.dataset.digests).take(getattr(self.extractor.split, subset))
 
-    def path_of(self, subset: str) -> dict[str, Path]:
+    def path_of(self, subset: str) -> Mapping[str, Path]:
         """The image files of a subset, by digest."""
-        dataset = self.extractor.dataset
-        return {dataset.digests[i]: dataset.paths[i] for i in getattr(self.extractor.split, subset)}
+        dataset, rows = self.extractor.dataset, getattr(self.extractor.split, subset)
+        return ByDigest(DigestColumn.of(dataset.digests).take(rows), lambda i: dataset.paths[int(rows[i])])
 
     def _spec(self, view: View, block: int | None) -> dict[str, Any]:
         """Everything that determines a row except the image. Decoded images don't depend on engine and device."""
@@ -298,7 +298,7 @@ class BackboneFeatures:
         }
 
     def _compute(
-        self, digests: Iterable[str], total: int, path_of: dict[str, Path], view: View, block: int | None
+        self, digests: Iterable[str], total: int, path_of: Mapping[str, Path], view: View, block: int | None
     ) -> Iterator[tuple[list[str], np.ndarray]]:
         extractor = self.extractor
         ran = "levels" if block is None else f"prefix-{block}" if block else "images"

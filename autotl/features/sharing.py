@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from autotl.clock import Deadline
+from autotl.data.columns import DigestColumn
 from autotl.errors import AutotlError
 from autotl.features.table import FeatureTable
 
@@ -65,11 +66,10 @@ class BucketClaims:
     """Iterates over the missing images, bucket by bucket. A bucket is claimed when its turn comes, and held until all
     its images are recorded. Buckets that another process holds are skipped."""
 
-    def __init__(self, table: FeatureTable, missing: list[str], start: int = 0):
+    def __init__(self, table: FeatureTable, missing: DigestColumn, start: int = 0):
         self._table, self._start = table, start
-        self._buckets: dict[int, list[str]] = {}
-        for digest in missing:
-            self._buckets.setdefault(table.bucket(digest), []).append(digest)
+        of = missing.bytes[:, -1] % table.num_buckets
+        self._buckets = {int(bucket): missing.take(of == bucket) for bucket in np.unique(of)}
         self._claims: dict[int, tuple[ExitStack, set[str]]] = {}  # the lock and the images not recorded yet
 
     def __iter__(self) -> Iterator[str]:

@@ -60,8 +60,11 @@ def keep_database(folder: Path, url: str, name: str) -> None:
     write_json(folder / FILE, {"url": without_password(url), "study": name})
 
 
-def open_database(url: str) -> "PatientStorage":
+def open_database(url: str, *, wait: bool = False) -> "PatientStorage":
     """The storage at a URL without a password; AUTOTL_STORAGE has it with one where it names the same database.
+
+    Args:
+        wait: for a database that can't be reached now, as every later call does.
 
     Raises:
         AutotlError: the database can't be reached, its driver isn't installed, or it isn't one of Optuna's.
@@ -74,10 +77,13 @@ def open_database(url: str) -> "PatientStorage":
     if kind not in DRIVERS:
         raise AutotlError(f"--storage {url}: not a database for several hosts. {EXAMPLE}")
     try:
-        return PatientStorage(secret, engine_kwargs={"pool_pre_ping": True, "pool_size": 2})
+        # a worker that starts while the database restarts waits as well
+        return _patient(lambda _: _opened(secret))(None) if wait else _opened(secret)
     except (ImportError, NoSuchModuleError, ArgumentError) as error:
         driver = f"pip install '{DRIVERS[kind]}'"
         raise AutotlError(f"--storage {url}: {escape(error)[:200]}. {EXAMPLE}, after: {driver}") from error
+    except DatabaseLost:
+        raise
     except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
         cause = str(getattr(error, "orig", None) or error.__cause__ or error).splitlines()[0]
         raise AutotlError(
@@ -97,6 +103,10 @@ def _is_lost_connection(error: Exception) -> bool:
             return True
         cause = cause.__cause__
     return False
+
+
+def _opened(url: str) -> "PatientStorage":
+    return PatientStorage(url, engine_kwargs={"pool_pre_ping": True, "pool_size": 2})
 
 
 def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,6 +143,7 @@ class PatientStorage(RDBStorage):
     """Optuna's storage in a database; each call waits for a database that restarts."""
 
 
-for _name in sorted(BaseStorage.__abstractmethods__ | {"get_best_trial", "get_n_trials", "check_trial_is_updatable"}):
+_PUBLIC = {name for name, method in vars(BaseStorage).items() if callable(method) and not name.startswith("_")}
+_CALLED_BY_CACHE = {"_get_trials", "_create_new_trial", "_get_best_trial_id", "_set_trial_param"}
+for _name in (_PUBLIC - {"remove_session"}) | _CALLED_BY_CACHE:
     setattr(PatientStorage, _name, _patient(getattr(RDBStorage, _name)))
-PatientStorage.__abstractmethods__ = frozenset()

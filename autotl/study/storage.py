@@ -129,10 +129,14 @@ def study_exists(folder: Path) -> bool:
     return (folder / "journal.log").exists() or kept_database(folder) is not None
 
 
-def open_storage(folder: Path) -> BaseStorage:
-    """The storage of the study in `folder`. Raises AutotlError where its journal or its database can't be read."""
+def open_storage(folder: Path, *, wait: bool = False) -> BaseStorage:
+    """The storage of the study in `folder`. Raises AutotlError where its journal or its database can't be read.
+
+    Args:
+        wait: for a database that can't be reached now.
+    """
     if database := kept_database(folder):
-        return open_database(database[0])
+        return open_database(database[0], wait=wait)
     journal = Journal(folder)
     try:
         return storage_on(journal)

@@ -118,11 +118,12 @@ def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize
     return study
 
 
-def load_study(folder: Path, seed: int = 0, storage: BaseStorage | None = None) -> optuna.Study:
+def load_study(folder: Path, seed: int = 0, storage: BaseStorage | None = None, preferred: str = "") -> optuna.Study:
     """Open the study in `folder/journal.log`, whatever the folder is called.
 
     Args:
         storage: the study's, where this process can't read the folder.
+        preferred: the study's name, where the storage has several.
 
     Raises:
         StudyDeleted: the journal holds no study.
@@ -131,7 +132,7 @@ def load_study(folder: Path, seed: int = 0, storage: BaseStorage | None = None) 
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = storage or open_storage(folder)
-    name = _name_in_journal(storage, folder, folder.name)
+    name = _name_in_journal(storage, folder, preferred or folder.name)
     if name is None:
         raise StudyDeleted(folder)
     study = optuna.load_study(
@@ -145,6 +146,7 @@ def load_study(folder: Path, seed: int = 0, storage: BaseStorage | None = None) 
 def take_trial(study: optuna.Study, number: int) -> optuna.Trial:
     """The running trial with this number, which the coordinator has created for this process, to draw the parameters
     that it doesn't fix. (`Study.ask` would take whichever waiting trial is the first.)"""
+    study.get_trials(deepcopy=False)  # Optuna's cache of a database knows no trial of another process before
     return optuna.Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
 
 

@@ -17,6 +17,7 @@ from autotl.features.extractor import FeatureExtractor
 from autotl.features.resident import ResidentCache, free_memory
 from autotl.features.store import FeatureStore, StoreUnavailable
 from autotl.registry import Registry, load_registry
+from autotl.study.storage import open_storage
 from autotl.study.study import load_study
 from autotl.trial.study_link import StudyLink
 from autotl.workers.messages import Context, FromWorker, HookCalled, Log, PluginFailed
@@ -60,7 +61,10 @@ class WorkerState:
         registry = load_registry(config.without_plugins, strict=config.strict_plugins)
         registry.on_plugin_failure = lambda plugin, hook, text: send(PluginFailed(plugin, hook, text))
         registry.on_notify = lambda plugin, hook: send(HookCalled(plugin, hook))
-        study = load_study(context.folder, config.seed, link.storage() if link else None)
+        if link:
+            study = load_study(context.folder, config.seed, link.storage(config.storage), config.name)
+        else:
+            study = load_study(context.folder, config.seed, open_storage(context.folder, wait=True))
         study_cache = context.folder / "cache"  # the coordinator removes it when the search ends
         engine = registry.engine(config.engine, slot.device)
         extractor = FeatureExtractor(

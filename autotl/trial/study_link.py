@@ -12,6 +12,7 @@ from optuna.storages import BaseStorage
 
 from autotl.clusters import Site
 from autotl.data.members import member_path, register_reader
+from autotl.study.database import open_database
 from autotl.study.served import ServedJournal
 from autotl.study.storage import storage_on
 from autotl.workers.messages import Context
@@ -59,8 +60,10 @@ class StudyLink:
         config = context.config.model_copy(update={"cache": Path(self.site.cache)})
         return replace(context, folder=self.folder, config=config, dataset=replace(context.dataset, paths=tuple(paths)))
 
-    def storage(self) -> BaseStorage:
-        """The study's storage."""
+    def storage(self, database: str | None) -> BaseStorage:
+        """The study's storage: what the coordinator serves, or a database, which this host reaches by itself."""
+        if database:
+            return open_database(database, wait=True)
         return storage_on(ServedJournal(lambda logs, first: self.ask(lambda n: ExchangeLogs(n, tuple(logs), first))))
 
     def publish(self, *names: str) -> None:
