@@ -29,7 +29,7 @@ INDEX_FORMAT = 1
 
 
 def _files(location: str, suffix: str) -> list[Path]:
-    """The files with a suffix that a location stands for: one file, or a folder of them, or one with a folder `data`."""
+    """The files with a suffix at a location: one file, or those of a folder, or of the folder `data` in it."""
     path = Path(location).expanduser()
     if path.suffix.lower() == suffix and path.is_file():
         return [path]

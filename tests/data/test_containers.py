@@ -70,9 +70,8 @@ def same_as_folder(location, images, sources, tmp_path):
         shutil.copy(path, folder / name)
     expected, found = load_dataset(str(folder), sources), load_dataset(str(location), sources)
     assert found.classes == expected.classes
-    assert dict(zip(found.digests, found.labels.tolist(), strict=False)) == dict(
-        zip(expected.digests, expected.labels.tolist(), strict=False)
-    )
+    of_folder, of_container = (dict(zip(d.digests, d.labels.tolist(), strict=True)) for d in (expected, found))
+    assert of_container == of_folder
     return expected, found
 
 
