@@ -107,6 +107,7 @@ def search(
     ensemble: int | None = None,
     cache: str | os.PathLike[str] | None = None,
     cache_size: str | int | None = None,
+    pool: str | None = None,
     storage: str | None = None,
     trial_timeout: str | float | None = None,
     engine: str | None = None,
@@ -147,6 +148,7 @@ def search(
         ensemble: maximum number of trials that the model combines (8).
         cache: folder of recorded features (the user's cache folder).
         cache_size: maximum size of the cache: "20GB", "512MB" or bytes ("20GB").
+        pool: where hosts share recorded features, `file:///FOLDER` or `s3://BUCKET/FOLDER` (nowhere).
         storage: a database for the study, `postgresql+psycopg://USER@HOST/DATABASE`, without its password, which comes
             from the environment variable AUTOTL_STORAGE or from .pgpass (a journal in the study's folder).
         trial_timeout: maximum time of a trial (none, and 1 h without a message of its worker).
@@ -205,6 +207,7 @@ def search(
         ensemble=ensemble,
         cache=cache,
         cache_size=cache_size,
+        pool=pool,
         storage=storage,
         trial_timeout=trial_timeout,
         engine=engine,

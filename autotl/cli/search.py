@@ -93,6 +93,9 @@ def search(
     force: Annotated[
         bool, _option(LIMITS, "", "Start all workers of --devices, however few cores and memory.", "--force")
     ] = False,
+    pool: Annotated[
+        str | None, _option(LIMITS, "URL", "Where hosts share features: file:///FOLDER or s3://BUCKET/FOLDER.")
+    ] = None,
     storage: Annotated[
         str | None, _option(LIMITS, "URL", "Database for the study: postgresql+psycopg://USER@HOST/DATABASE.")
     ] = None,
@@ -141,6 +144,7 @@ def search(
         trial_timeout=trial_timeout,
         devices=devices,
         storage=storage,
+        pool=pool,
         force=force or None,
         cache=cache,
         cache_size=cache_size,

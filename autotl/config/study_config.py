@@ -154,6 +154,11 @@ class StudyConfig(BaseModel):
     cache_size: Annotated[StrictInt, BeforeValidator(parse_bytes)] = Field(
         default=20 * 10**9, ge=0, description="Maximum size of the cache: 20GB, 512MB or a number of bytes."
     )
+    pool: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Where hosts share recorded features: file:///FOLDER, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.",
+    )
     storage: str | None = Field(
         default_factory=_default_storage,
         min_length=1,

@@ -71,10 +71,11 @@ def load_study_file(path: str | Path, **overrides: Any) -> StudyConfig:
     for key in ("data", "test"):
         if isinstance(values.get(key), str):
             values[key] = _located(values[key], path.parent)
-    if "storage" in values.keys() - overrides.keys():
+    if found := {"storage", "pool"} & (values.keys() - overrides.keys()):
+        key = sorted(found)[0]
         raise AutotlError(
-            f"{place('storage')}: a study file can come from an untrusted source, so it names no database: give "
-            "--storage on the command line, or set AUTOTL_STORAGE."
+            f"{place(key)}: study files can come from untrusted sources, so they name no {key}: give --{key} on the "
+            "command line."
         )
     for key in values.keys() - overrides.keys():
         for location in _paths_in(key, values[key]):

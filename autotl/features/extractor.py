@@ -31,6 +31,7 @@ from autotl.engines.torch import TorchEngine
 from autotl.errors import find_named
 from autotl.features.batching import batches
 from autotl.features.pixels import AcceleratorLoader, PixelLoader, decoder_of
+from autotl.features.pool import FeaturePool
 from autotl.features.progress import ExtractionProgress
 from autotl.features.resident import ResidentCache, Residents, ResidentSamples
 from autotl.features.sharing import StoreTimeout, extract_missing
@@ -117,6 +118,8 @@ class FeatureExtractor:
     decodes: bool = False  # whether the device's GPU decodes images
     resident: ResidentCache | None = None
     """What stays in an accelerator's memory; None on CPUs."""
+    pool: FeaturePool | None = None
+    """Where hosts share features; not the boundary activations."""
     extraction_seconds: float = 0.0
     """Seconds spent in extraction so far, including the time waiting for other processes."""
     _features: dict[str, "BackboneFeatures"] = field(default_factory=dict, init=False)
@@ -263,7 +266,8 @@ class BackboneFeatures:
                 return self._compute(claimed, len(missing), self.path_of(subset), view, block)
 
             began = time.monotonic()
-            extract_missing(table, digests, compute, extractor.deadline, start=extractor.first_bucket)
+            pool = extractor.pool if store is extractor.store else None
+            extract_missing(table, digests, compute, extractor.deadline, start=extractor.first_bucket, pool=pool)
             extractor.extraction_seconds += time.monotonic() - began
         if not is_accelerator(extractor.device):
             self._compiled.clear()  # hundreds of MiB each; recompiling from the cached conversion is fast

@@ -9,6 +9,7 @@ and PGPASSWORD for PostgreSQL.
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ from typing import Any
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    PendingRollbackError,
+    SQLAlchemyError,
+)
 
 from autotl.atomic_io import read_json, write_json
 from autotl.config import without_password
@@ -69,8 +79,6 @@ def open_database(url: str, *, wait: bool = False) -> "PatientStorage":
     Raises:
         AutotlError: the database can't be reached, its driver isn't installed, or it isn't one of Optuna's.
     """
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
-
     whole = os.environ.get("AUTOTL_STORAGE", "")
     secret = whole if whole and without_password(whole) == url else url
     kind = url.split(":")[0].split("+")[0]
@@ -93,11 +101,9 @@ def open_database(url: str, *, wait: bool = False) -> "PatientStorage":
 
 
 def _is_lost_connection(error: Exception) -> bool:
-    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OperationalError | InterfaceError):
+        if isinstance(cause, OperationalError | InterfaceError | PendingRollbackError):
             return True
         if isinstance(cause, DBAPIError) and cause.connection_invalidated:
             return True
@@ -132,6 +138,9 @@ def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
                         f"The database of the study could not be reached for {PATIENCE:.0f} s. Finished trials are "
                         "kept: run the same command again once it answers."
                     ) from error
+            if isinstance(self, RDBStorage):
+                with suppress(SQLAlchemyError):  # a session whose transaction was broken off is of no more use
+                    self.remove_session()
             repeated = True
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)

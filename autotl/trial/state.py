@@ -10,10 +10,12 @@ import numpy as np
 import optuna
 
 from autotl.clock import Deadline
+from autotl.config import StudyConfig
 from autotl.engines import micro_batch
 from autotl.engines.accelerator import is_accelerator
 from autotl.engines.recorded import FeatureSource, RecordedEngine
 from autotl.features.extractor import FeatureExtractor
+from autotl.features.pool import FeaturePool
 from autotl.features.resident import ResidentCache, free_memory
 from autotl.features.store import FeatureStore, StoreUnavailable
 from autotl.registry import Registry, load_registry
@@ -81,6 +83,7 @@ class WorkerState:
             log=lambda line: send(Log(line)),
             augmentations=registry.augmentations,
             feature_levels=registry.levels,
+            pool=_pool(config, link),
             first_bucket=crc32(slot.name.encode()),
             decodes=engine.takes_tensors and can_decode(slot.device),
             resident=ResidentCache(lambda: free_memory(slot.device)) if is_accelerator(slot.device) else None,
@@ -145,6 +148,12 @@ class WorkerState:
     def labels(self, subset: Literal["train", "validation", "test"]) -> np.ndarray:
         """Class indices of the images of a subset, [n]."""
         return self.context.dataset.labels[getattr(self.context.split, subset)]
+
+
+def _pool(config: StudyConfig, link: StudyLink | None) -> FeaturePool | None:
+    if not config.pool:
+        return None
+    return FeaturePool(config.pool, link.claim) if link else FeaturePool(config.pool)
 
 
 def _cache_warning(error: StoreUnavailable) -> str:

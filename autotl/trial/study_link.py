@@ -18,6 +18,7 @@ from autotl.study.storage import storage_on
 from autotl.workers.messages import Context
 from autotl.workers.requests import (
     CHUNK_BYTES,
+    ClaimBucket,
     ExchangeLogs,
     ListFiles,
     PlaceFiles,
@@ -65,6 +66,10 @@ class StudyLink:
         if database:
             return open_database(database, wait=True)
         return storage_on(ServedJournal(lambda logs, first: self.ask(lambda n: ExchangeLogs(n, tuple(logs), first))))
+
+    def claim(self, table: str, bucket: int) -> bool:
+        """Whether this worker, and no other of the search, is to extract a bucket of a table of features."""
+        return bool(self.ask(lambda n: ClaimBucket(n, table, bucket)))
 
     def publish(self, *names: str) -> None:
         """Send files or folders to the study's folder. Each replaces what is there, once it is whole."""

@@ -160,6 +160,8 @@ class WorkerPool:
         if gone:
             yield from self._messages(0)  # what they sent before they ended
         for worker in gone:
+            if self.service:
+                self.service.forget(worker.identity)
             if worker in self.workers:
                 yield worker, self._ending(worker)
 
@@ -178,7 +180,7 @@ class WorkerPool:
             if not isinstance(message, REQUESTS):
                 yield worker, message
             elif self.service:
-                self.launcher.send(identity, self.service.answer(message))
+                self.launcher.send(identity, self.service.answer(identity, message))
 
     def _join(self, identity: str, slot: Slot) -> Worker:
         now = self.clock.now()

@@ -11,6 +11,7 @@ __all__ = [
     "CHUNK_BYTES",
     "REQUESTS",
     "Answer",
+    "ClaimBucket",
     "ExchangeLogs",
     "ListFiles",
     "PlaceFiles",
@@ -82,6 +83,15 @@ class ReadImage:
 
 
 @dataclass(frozen=True)
+class ClaimBucket:
+    """The answer is whether this worker, and no other, is to extract a bucket of a table of features."""
+
+    number: int
+    table: str
+    bucket: int
+
+
+@dataclass(frozen=True)
 class Answer:
     """To the request of this number."""
 
@@ -91,5 +101,5 @@ class Answer:
     """Why there is no value."""
 
 
-Request: TypeAlias = ExchangeLogs | ListFiles | ReadFile | WriteFile | PlaceFiles | ReadImage
-REQUESTS = (ExchangeLogs, ListFiles, ReadFile, WriteFile, PlaceFiles, ReadImage)
+Request: TypeAlias = ClaimBucket | ExchangeLogs | ListFiles | ReadFile | WriteFile | PlaceFiles | ReadImage
+REQUESTS = (ClaimBucket, ExchangeLogs, ListFiles, ReadFile, WriteFile, PlaceFiles, ReadImage)

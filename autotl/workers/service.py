@@ -20,6 +20,7 @@ from autotl.errors import AutotlError
 from autotl.workers.requests import (
     CHUNK_BYTES,
     Answer,
+    ClaimBucket,
     ExchangeLogs,
     ListFiles,
     PlaceFiles,
@@ -57,9 +58,17 @@ class StudyService:
 
     def __init__(self, folder: Path, journal: BaseJournalBackend | None, images: Sequence[Path]):
         self.folder, self.journal, self.images = folder, journal, images
+        self._claims: dict[tuple[str, int], str] = {}
+        """The worker that extracts each bucket of a table of features."""
 
-    def answer(self, request: Request) -> Answer:
-        """The answer to a request, with an error where it is refused or fails."""
+    def forget(self, worker: str) -> None:
+        """A worker is gone: others may extract what it has claimed."""
+        self._claims = {claimed: by for claimed, by in self._claims.items() if by != worker}
+
+    def answer(self, worker: str, request: Request) -> Answer:
+        """The answer to a worker's request, with an error where it is refused or fails."""
+        if isinstance(request, ClaimBucket):
+            return Answer(request.number, self._claims.setdefault((request.table, request.bucket), worker) == worker)
         try:
             return Answer(request.number, self._value(request))
         except (AutotlError, OSError, ValueError, IndexError, LookupError) as error:

@@ -46,7 +46,16 @@ from autotl.workers.messages import (
     TrialProgress,
     TrialStarted,
 )
-from autotl.workers.requests import Answer, ExchangeLogs, ListFiles, PlaceFiles, ReadFile, ReadImage, WriteFile
+from autotl.workers.requests import (
+    Answer,
+    ClaimBucket,
+    ExchangeLogs,
+    ListFiles,
+    PlaceFiles,
+    ReadFile,
+    ReadImage,
+    WriteFile,
+)
 
 SLOT = Slot("cuda:0#2", "cuda", "cuda:0", 4, {"CUDA_VISIBLE_DEVICES": "MIG-a b"})
 MESSAGES = [
@@ -82,6 +91,7 @@ MESSAGES = [
     WriteFile(4, "0123456789abcdef", "trials/00001/head.skops", "UEs=", 1 << 20),
     PlaceFiles(5, "0123456789abcdef", "trials/00001"),
     ReadImage(6, 41),
+    ClaimBucket(8, "0" * 64, 31),
     Answer(6, "/9j/"),
     Answer(7, error="ValueError: not a file of a trial"),
 ]
