@@ -23,7 +23,7 @@ from autotl.workers.local import LocalLauncher
 from autotl.workers.messages import FROM_COORDINATOR, Hello
 from autotl.workers.rendezvous import Rendezvous
 
-__all__ = ["RelayedProcess", "boot_id", "describe_host", "how_versions_differ", "versions"]
+__all__ = ["HostSlots", "RelayedProcess", "boot_id", "describe_host", "how_versions_differ", "versions"]
 
 LEASE_SECONDS = 60.0
 """Seconds without a coordinator that asks, after which a process is ended: for a cluster that doesn't notice itself
@@ -67,6 +67,37 @@ def describe_host(threads: int) -> dict[str, Any]:
     slots = slots if accelerators else [with_threads(slots[0], threads)]
     described = [{**asdict(slot), "environment": dict(slot.environment)} for slot in slots]
     return {"host": socket.gethostname(), "slots": described, "versions": versions()}
+
+
+class HostSlots:
+    """The slots of a cluster's hosts, each with the address that starts its processes. Several addresses of one host
+    share its accelerators; on a host without one each address has a CPU slot."""
+
+    def __init__(self) -> None:
+        self._address_of: dict[str, str] = {}
+
+    def add(self, address: str, host: Mapping[str, Any]) -> list[Slot]:
+        """The new slots of an address, from `describe_host` there; none where it is known."""
+        if address in self._address_of.values():
+            return []
+        slots = []
+        for slot in (Slot(**described) for described in host["slots"]):
+            name, number = f"{host['host']}/{slot.name}", 0
+            while slot.device_type == "cpu" and name in self._address_of:
+                number += 1
+                name = f"{host['host']}/cpu:{number}"
+            if name not in self._address_of:
+                self._address_of[name] = address
+                slots.append(replace(slot, name=name))
+        return slots
+
+    def remove(self, address: str) -> None:
+        """Forget the slots of an address that is gone."""
+        self._address_of = {name: there for name, there in self._address_of.items() if there != address}
+
+    def address_of(self, slot: Slot) -> str:
+        """The address that starts processes on a slot; "" where it is gone."""
+        return self._address_of.get(slot.name, "")
 
 
 class RelayedProcess:

@@ -16,11 +16,11 @@ class Cluster:
 
     Args:
         folder: for the hosts' folders; a folder with a short path.
-        hidden: a folder that the hosts see empty: the study, its images and its cache.
+        hidden: folders that the hosts see empty: the study, its images and its cache.
     """
 
-    def __init__(self, folder: Path, num_hosts: int, port: int, hidden: Path):
-        self.folder, self.port, self.hidden = folder, port, hidden
+    def __init__(self, folder: Path, num_hosts: int, port: int, hidden: list[Path], environment: dict[str, str]):
+        self.folder, self.port, self.hidden, self.environment = folder, port, hidden, environment
         self.address = f"tcp://127.0.0.1:{port}"
         self.processes: dict[str, subprocess.Popen] = {}
         self.start_scheduler()
@@ -42,9 +42,10 @@ class Cluster:
             (home / inner).mkdir(parents=True, exist_ok=True)
         prefix = []
         if os.getuid() == 0 and number is not None:
-            hide = f'mount -t tmpfs tmpfs {shlex.quote(str(self.hidden))} && exec "$@"'
+            mounts = [f"mount -t tmpfs tmpfs {shlex.quote(str(path))} && " for path in self.hidden]
+            hide = "".join(mounts) + 'exec "$@"'
             prefix = ["unshare", "--mount", "sh", "-c", hide, "host"]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("AUTOTL", "XDG"))}
+        environment = {k: v for k, v in self.environment.items() if not k.startswith(("AUTOTL", "XDG"))}
         environment |= {"HOME": str(home / "home"), "TMPDIR": str(home / "tmp")}
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(

@@ -11,7 +11,8 @@ import time
 import traceback
 from pathlib import Path
 
-import crowding  # noqa: F401  # each of these registers its trials
+import clusters  # noqa: F401  # each of these registers its trials
+import crowding  # noqa: F401
 import disks  # noqa: F401
 import forged_models  # noqa: F401
 import killing  # noqa: F401

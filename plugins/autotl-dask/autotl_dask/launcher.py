@@ -19,7 +19,7 @@ from autotl.errors import AutotlError
 from autotl.workers.codec import decode, encode
 from autotl.workers.launcher import Ending, Launcher
 from autotl.workers.messages import FROM_WORKER, FromWorker, ToWorker
-from autotl.workers.relay import boot_id, how_versions_differ
+from autotl.workers.relay import HostSlots, boot_id, how_versions_differ
 from autotl_dask.actor import SlotActor, report
 
 __all__ = ["DaskLauncher", "connect"]
@@ -41,12 +41,10 @@ def connect(where: str, site: StudySite, client: Client | None) -> "DaskLauncher
         return DaskLauncher(client, site, [])
     local = re.fullmatch(r"local(?:\*([1-9]\d{0,2}))?", where)
     if not local and not re.match(r"(tcp|tls|ws|wss|ucx)://", where):
-        raise AutotlError(
-            f"--devices dask:{where}: not the address of a scheduler. Type dask:tcp://HOST:8786, dask:tls://HOST:8786, "
-            "or dask:local*4 for four workers on this machine."
-        )
-    for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what a lost connection means is said once, by the search
+        example = "Type dask:tcp://HOST:8786, dask:tls://HOST:8786, or dask:local*4 for four workers on this machine."
+        raise AutotlError(f"--devices dask:{where}: not the address of a scheduler. {example}")
+    for name in ("batched", "client", "core", "nanny", "scheduler", "worker"):
+        logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)  # the search says what a loss means
     opened: list[Any] = []
     try:
         if local:
@@ -57,10 +55,9 @@ def connect(where: str, site: StudySite, client: Client | None) -> "DaskLauncher
     except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
         for thing in opened:
             thing.close()
-        raise AutotlError(
-            f"--devices dask:{where}: no scheduler answers there ({type(error).__name__}: {str(error)[:200]}). "
-            "Start one: dask scheduler; and on each host: dask worker tcp://SCHEDULER:8786"
-        ) from error
+        remedy = "Start one: dask scheduler; and on each host: dask worker tcp://SCHEDULER:8786"
+        cause = f"{type(error).__name__}: {str(error)[:200]}"
+        raise AutotlError(f"--devices dask:{where}: no scheduler answers there ({cause}). {remedy}") from error
     return DaskLauncher(opened[0], site, opened)
 
 
@@ -74,7 +71,6 @@ class _Remote:
     actor: Any = None
     num_sent: int = 0
     ending: Ending | None = None
-    killed: bool = False
     relay: threading.Thread | None = None
 
 
@@ -86,8 +82,7 @@ class DaskLauncher(Launcher):
 
     def __init__(self, client: Client, site: StudySite, opened: list[Any]):
         self.client, self.site, self._opened = client, site, opened
-        self._address_of: dict[str, str] = {}
-        """Of the Dask worker of each slot, by the slot's name."""
+        self._slots = HostSlots()
         self._remotes: dict[str, _Remote] = {}
         self._messages: queue.SimpleQueue[tuple[str, FromWorker] | None] = queue.SimpleQueue()
         self._hosts: queue.SimpleQueue[tuple[str, dict[str, Any] | None]] = queue.SimpleQueue()
@@ -103,10 +98,8 @@ class DaskLauncher(Launcher):
             self.close()
             if isinstance(error, AutotlError):
                 raise
-            raise AutotlError(
-                f"A host of the cluster can't run trials: {type(error).__name__}: {error}. Install there what is "
-                f"installed here. {how_versions_differ({})}"
-            ) from error
+            cause = f"A host of the cluster can't run trials: {type(error).__name__}: {error}"
+            raise AutotlError(f"{cause}. Install there what is installed here: {how_versions_differ({})}") from error
 
     # -- hosts
 
@@ -127,40 +120,24 @@ class DaskLauncher(Launcher):
     def _ask(self, address: str) -> None:
         try:
             self._add(address, self.client.run(report, workers=[address])[address])
-        except AutotlError as error:
-            self.site.log(f"warning: {error}")
-        except Exception as error:  # it has left again
-            logging.getLogger(__name__).info("%s: %s", address, error)
+        except Exception as error:  # an AutotlError, or it has left again
+            if isinstance(error, AutotlError):
+                self.site.log(f"warning: {error}")
 
     def new_slots(self) -> list[Slot]:
         slots: list[Slot] = []
         with suppress(queue.Empty):
             while True:
                 address, host = self._hosts.get_nowait()
-                if host is None:
-                    self._lose(address)
-                elif address not in self._address_of.values():
-                    slots += self._slots_of(address, host)
+                if host is not None:
+                    slots += self._slots.add(address, host)
+                    continue
+                self._slots.remove(address)
+                self._lost_at = time.monotonic()
+                for remote in self._remotes.values():
+                    if remote.address == address and not remote.ending:
+                        remote.ending = Ending(f"its Dask worker, {address}, is gone", slot_lost=True)
         return slots
-
-    def _slots_of(self, address: str, host: dict[str, Any]) -> list[Slot]:
-        slots = []
-        for slot in (Slot(**described) for described in host["slots"]):
-            name, number = f"{host['host']}/{slot.name}", 0
-            while slot.device_type == "cpu" and name in self._address_of:  # another Dask worker's
-                number += 1
-                name = f"{host['host']}/cpu:{number}"
-            if name not in self._address_of:
-                self._address_of[name] = address
-                slots.append(Slot(name, slot.device_type, slot.device, slot.threads, slot.environment))
-        return slots
-
-    def _lose(self, address: str) -> None:
-        self._address_of = {name: there for name, there in self._address_of.items() if there != address}
-        self._lost_at = time.monotonic()
-        for remote in self._remotes.values():
-            if remote.address == address and not remote.ending:
-                remote.ending = Ending(f"its Dask worker, {address}, is gone", slot_lost=True)
 
     def may_grow(self) -> bool:
         return self.client.status == "running" and time.monotonic() - self._lost_at < REJOIN_SECONDS
@@ -169,7 +146,7 @@ class DaskLauncher(Launcher):
 
     def start(self, slot: Slot) -> str:
         token = secrets.token_hex(8)
-        remote = self._remotes[token] = _Remote(slot, self._address_of.get(slot.name, ""))
+        remote = self._remotes[token] = _Remote(slot, self._slots.address_of(slot))
         if remote.address:
             remote.relay = threading.Thread(target=self._relay, args=(token, remote), daemon=True)
             remote.relay.start()
@@ -186,7 +163,7 @@ class DaskLauncher(Launcher):
             place = {"workers": [remote.address], "allow_other_workers": False, "key": f"autotl-{token}"}
             future = self.client.submit(SlotActor, *given, actor=True, pure=False, **place)
             remote.actor = future.result()
-            if remote.killed:
+            if remote.ending:
                 self._call(remote, "end")
             while not remote.ending:
                 contents, ending = self._call(remote, "take", TAKE_SECONDS).result()
@@ -223,19 +200,18 @@ class DaskLauncher(Launcher):
         return messages
 
     def alive(self, worker: str) -> bool:
-        remote = self._remotes[worker]
-        return not remote.killed and remote.ending is None
+        return self._remotes[worker].ending is None
 
     def kill(self, worker: str) -> None:
         remote = self._remotes[worker]
-        if not remote.killed:
-            remote.killed = True
+        if not remote.ending:
+            remote.ending = Ending("the worker was killed")
             with suppress(Exception):  # gone already
                 if remote.actor is not None:
                     self._call(remote, "end")
 
     def how_it_ended(self, worker: str) -> Ending:
-        return self._remotes[worker].ending or Ending("the worker was killed")
+        return self._remotes[worker].ending or Ending("it has not ended")
 
     def close(self) -> None:
         for worker in self._remotes:

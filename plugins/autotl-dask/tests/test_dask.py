@@ -1,9 +1,10 @@
-"""The launcher on a cluster of this machine: the contract, lost hosts, and a whole search without a shared folder."""
+"""The launcher on a cluster of this machine keeps the contract. tests/soak/clusters.py kills its processes."""
 
 import pytest
 from autotl_dask.launcher import connect
 
 from autotl.clusters import StudySite
+from autotl.errors import AutotlError
 from autotl.testing import launcher_checks
 
 
@@ -29,3 +30,9 @@ def slot(launcher):
 def test_contract(check, launcher, slot, monkeypatch):
     monkeypatch.setattr("autotl.testing.launchers.END_SECONDS", 120.0)  # a worker imports torch before it reads Stop
     check(launcher, slot=slot)
+
+
+def test_what_is_no_scheduler_is_named(tmp_path):
+    site = StudySite(tmp_path, tmp_path, print)
+    with pytest.raises(AutotlError, match=r"dask:tcp://HOST:8786"):
+        connect("nonsense", site, None)
