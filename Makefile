@@ -8,7 +8,7 @@ LOWEST := tests/data tests/heads tests/study tests/workers tests/coordinator tes
 PLUGINS := $(DEMO) -e plugins/autotl-torchvision -e plugins/autotl-gbdt -e plugins/autotl-huggingface \
 	-e plugins/autotl-mlflow -e plugins/autotl-dask
 
-.PHONY: demo test quick lowest lint simulate cases bench bench-gpu soak clean
+.PHONY: demo test quick lowest lint simulate cases bench bench-accuracy bench-gpu soak clean
 
 demo: $(VENV)/demo
 	$(BIN)/autotl search elpv --time 5m
@@ -56,6 +56,10 @@ $(VENV)-lowest/test: pyproject.toml tests/lowest.py
 
 bench: $(VENV)/test
 	$(BIN)/python tests/bench/bench.py
+
+# 8 development sets × 5 splits × a minute, hours: BENCH="--budget 60s --against REV" adds another revision of autotl.
+bench-accuracy: $(VENV)/test
+	$(BIN)/python tests/bench/accuracy.py $(BENCH)
 
 # Under seven minutes on a machine with one GPU; without one, how decoding scales over cores.
 bench-gpu: $(VENV)/test

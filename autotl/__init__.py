@@ -5,19 +5,33 @@ from typing import TYPE_CHECKING, Any
 from autotl.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from autotl.alignment.scores import Score
     from autotl.api import SearchResult, evaluate, join, replay, search
     from autotl.backbones.base import Backbone, Block, Preprocessing
     from autotl.backbones.levels import Levels
     from autotl.classifier import ImageClassifier
     from autotl.config import StudyConfig
+    from autotl.coordinator.align import align
+    from autotl.coordinator.label_errors import find_label_errors
     from autotl.data.augmentation import Augmentation
     from autotl.data.dataset import DatasetSource, LabelledImage
     from autotl.engines.base import Engine
     from autotl.errors import AutotlError, DataError, MetricError, NoTrialSucceeded
-    from autotl.events import Callback, EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
+    from autotl.events import (
+        Callback,
+        EpochEnded,
+        FinishedSearch,
+        SearchFinished,
+        SearchStarted,
+        TrialFinished,
+        TrialStarted,
+    )
+    from autotl.exports.base import Exporter
     from autotl.heads.base import Head
     from autotl.metrics import Metric
+    from autotl.model.exporting import export
     from autotl.model.image_model import ImageModel, load
+    from autotl.page.base import ReportSection
     from autotl.recipe import Params, Recipe, Space
     from autotl.registration import Register
     from autotl.strategies.base import Fitted, OutOfTime, Report, Result, Strategy, Task
@@ -35,6 +49,8 @@ __all__ = [
     "DatasetSource",
     "Engine",
     "EpochEnded",
+    "Exporter",
+    "FinishedSearch",
     "Fitted",
     "Head",
     "ImageClassifier",
@@ -51,7 +67,9 @@ __all__ = [
     "Recipe",
     "Register",
     "Report",
+    "ReportSection",
     "Result",
+    "Score",
     "SearchFinished",
     "SearchResult",
     "SearchStarted",
@@ -62,7 +80,10 @@ __all__ = [
     "TrialFinished",
     "TrialStarted",
     "__version__",
+    "align",
     "evaluate",
+    "export",
+    "find_label_errors",
     "hookimpl",
     "join",
     "load",
@@ -74,8 +95,13 @@ _NAMES = {
     "autotl.api": ("SearchResult", "evaluate", "join", "replay", "search"),
     "autotl.classifier": ("ImageClassifier",),
     "autotl.config": ("StudyConfig",),
+    "autotl.model.exporting": ("export",),
+    "autotl.coordinator.label_errors": ("find_label_errors",),
     "autotl.model.image_model": ("ImageModel", "load"),
-    "autotl.events": ("Callback", "EpochEnded", "SearchFinished", "SearchStarted", "TrialFinished", "TrialStarted"),
+    "autotl.events": (
+        *("Callback", "EpochEnded", "FinishedSearch", "SearchFinished", "SearchStarted"),
+        *("TrialFinished", "TrialStarted"),
+    ),
     "autotl.errors": ("AutotlError", "DataError", "MetricError", "NoTrialSucceeded"),
     # contracts for plugins
     "autotl.backbones.base": ("Backbone", "Block", "Preprocessing"),
@@ -87,6 +113,10 @@ _NAMES = {
     "autotl.engines.base": ("Engine",),
     "autotl.data.dataset": ("DatasetSource", "LabelledImage"),
     "autotl.metrics": ("Metric",),
+    "autotl.exports.base": ("Exporter",),
+    "autotl.page.base": ("ReportSection",),
+    "autotl.coordinator.align": ("align",),
+    "autotl.alignment.scores": ("Score",),
     "autotl.recipe": ("Params", "Recipe", "Space"),
     "autotl.registration": ("Register",),
 }

@@ -1,9 +1,7 @@
 """autotl from Python: `search`, `evaluate`, `replay` and `join`. The command line calls these."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,79 +9,17 @@ import numpy as np
 
 from autotl.config import StudyConfig, find_model, find_study, study_config
 from autotl.data.dataset import Finding, LabelledImage
-from autotl.data.inputs import as_labelled_images
+from autotl.data.inputs import IN_MEMORY, as_labelled_images
 from autotl.errors import AutotlError
 from autotl.escaping import require_utf8
 from autotl.events import Callback
+from autotl.search_result import SearchResult
 
 if TYPE_CHECKING:
-    import optuna
-
     from autotl.model.image_model import ImageModel
     from autotl.ui.progress import Progress
 
 __all__ = ["SearchResult", "evaluate", "join", "replay", "search"]
-
-IN_MEMORY = "in-memory"
-"""`StudyConfig.data` of a search whose labelled images were passed as a list."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search leaves. All paths are absolute.
-
-    >>> result = SearchResult(Path("/studies/photos"), {"test": {"accuracy": 0.97, "n": 40}, "leaderboard": []})
-    >>> result.test["accuracy"], str(result.model_path)
-    (0.97, '/studies/photos/model')
-    """
-
-    folder: Path
-    """The study's folder."""
-    result: Mapping[str, Any]
-    """What `result.json` holds, with `leaderboard`, the `members` of the model, and its path `model`."""
-
-    @property
-    def leaderboard(self) -> list[dict[str, Any]]:
-        """The complete trials, best first, as rows of a table: `pandas.DataFrame(result.leaderboard)`.
-
-        Each has `rank`, `trial`, `value`, `strategy`, `backbone`, `head`, `seconds`, `in_model`, `description`, and
-        `recipe` as JSON.
-        """
-        return list(self.result["leaderboard"])
-
-    @property
-    def test(self) -> dict[str, float] | None:
-        """Scores on the test images, and their number `n`; None where there are none."""
-        scores: dict[str, float] | None = self.result["test"]
-        return scores
-
-    @property
-    def model_path(self) -> Path:
-        """The model's folder."""
-        return self.folder / "model"
-
-    @cached_property
-    def model(self) -> "ImageModel":
-        """The model, loaded on first use, on the first accelerator that works, else on the CPU."""
-        from autotl.model.image_model import load
-
-        return load(self.model_path)
-
-    @cached_property
-    def study(self) -> "optuna.Study":
-        """The Optuna study, opened on first use."""
-        from autotl.study.study import load_study
-
-        return load_study(self.folder)
-
-    @property
-    def report(self) -> Path | None:
-        """The file `report.html`; None where there is none."""
-        file = self.folder / "report.html"
-        return file if file.is_file() else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # neither the loaded model nor the open study
 
 
 def search(
@@ -110,10 +46,14 @@ def search(
     pool: str | None = None,
     storage: str | None = None,
     trial_timeout: str | float | None = None,
+    max_latency: str | float | None = None,
+    max_size: str | int | None = None,
+    max_parameters: str | int | None = None,
     engine: str | None = None,
     offline: bool | None = None,
     download: Literal["never", "ask", "always"] | None = None,
     strict_images: bool | None = None,
+    align: bool | None = None,
     without_plugins: Sequence[str] | None = None,
     strict_plugins: bool | None = None,
     extend: bool = False,
@@ -152,11 +92,15 @@ def search(
         storage: a database for the study, `postgresql+psycopg://USER@HOST/DATABASE`, without its password, which comes
             from the environment variable AUTOTL_STORAGE or from .pgpass (a journal in the study's folder).
         trial_timeout: maximum time of a trial (none, and 1 h without a message of its worker).
+        max_latency: most time for one image in the model's networks, without reading it: "20ms" or milliseconds (none).
+        max_size: maximum size of the model's weights as saved: "50MB" or bytes (none).
+        max_parameters: maximum number of parameters of the model's networks together: "10M" or a number (none).
         engine: inference engine of frozen backbones (the fastest that the device supports).
         offline: never download weights, as `download="never"` (False).
         download: whether weights may be downloaded: "never", "ask" or "always" (ask at a terminal; elsewhere, as in a
             script or a notebook, only for the backbones that are named).
         strict_images: raise an error for a file that can't be decoded instead of skipping it (False).
+        align: measure early which backbones suit the images, and try those first; experimental (False).
         without_plugins: names of plugins to leave out (none).
         strict_plugins: raise an error for a broken plugin instead of disabling it (False).
         extend: search with other choices in a new study, which takes over the fitting trials of study `name`.
@@ -172,8 +116,6 @@ def search(
     >>> result = search("photos/", time="10m", backbones=["resnet18"])  # doctest: +SKIP
     >>> result.test["accuracy"], result.leaderboard[0]["description"]  # doctest: +SKIP
     (0.97, 'resnet18 · fine_tuning (unfrozen_blocks 2) · linear')
-    >>> result.model.predict(["new.jpg"])  # doctest: +SKIP
-    array(['cat'], dtype='<U3')
     """
     from autotl.coordinator.run import run_search
     from autotl.ui.reporters import default_progress
@@ -210,10 +152,14 @@ def search(
         pool=pool,
         storage=storage,
         trial_timeout=trial_timeout,
+        max_latency=max_latency,
+        max_size=max_size,
+        max_parameters=max_parameters,
         engine=engine,
         offline=offline,
         download=download,
         strict_images=strict_images,
+        align=align,
         without_plugins=without_plugins,
         strict_plugins=strict_plugins,
     )
@@ -255,24 +201,10 @@ def join(
     Raises:
         AutotlError: no search runs there.
     """
-    from autotl.coordinator.join import join_search
+    from autotl.coordinator.join import join_search, joined_config
     from autotl.ui.reporters import default_progress
 
-    return join_search(_joined_config(study, output, devices), progress or default_progress())
-
-
-def _joined_config(
-    study: StudyConfig | str | os.PathLike[str], output: str | os.PathLike[str] | None, devices: str | None
-) -> StudyConfig:
-    if isinstance(study, StudyConfig):
-        return study
-    from autotl.coordinator.setup import kept_config
-
-    try:
-        folder = find_study(os.fspath(study), Path(output or "studies"))
-    except AutotlError:  # not a study: the location of its data
-        return study_config(os.fspath(study), output=output, devices=devices)
-    return kept_config(folder).model_copy(update={"devices": devices or "auto"})
+    return join_search(joined_config(study, output, devices), progress or default_progress())
 
 
 def replay(
@@ -298,24 +230,10 @@ def replay(
     Raises:
         AutotlError: there is no such study or complete trial, or its images are missing or have changed.
     """
-    from autotl.coordinator.replay import replay_trial
-    from autotl.coordinator.setup import kept_config
+    from autotl.coordinator.replay import given_again, replay_trial
 
     folder = find_study(os.fspath(study), Path(output))
-    if data is None and kept_config(folder).data == IN_MEMORY:
-        raise AutotlError(
-            f"The images of study {folder.name!r} were passed from Python, and no file lists them. Pass them again: "
-            "autotl.replay(…, data=images)"
-        )
-    images = None if data is None or isinstance(data, str | os.PathLike) else as_labelled_images(data)
-    location = IN_MEMORY if images is not None else data
-    return replay_trial(
-        folder,
-        number,
-        data=None if location is None else os.fspath(location),  # type: ignore[arg-type]
-        test=None if test is None else os.fspath(test),
-        images=images,
-    )
+    return replay_trial(folder, number, **given_again(folder, data, test))
 
 
 def evaluate(
@@ -325,6 +243,7 @@ def evaluate(
     subset: Literal["auto", "test", "all"] = "auto",
     device: str = "auto",
     include_trained: bool = False,
+    csv: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Score a model on labelled images.
 
@@ -335,6 +254,7 @@ def evaluate(
         device: "auto" (the first accelerator that works, else the CPU), "cpu", "mps", "cuda", "cuda:N" or "xpu". A
             loaded model stays on its own.
         include_trained: score images that trained or selected the model, too; they are left out otherwise.
+        csv: a file to write what was predicted for each image to, the worst first.
 
     Returns:
         `scores`, with that of the metric that the search optimised, `per_class` (a dict for each class), `confusion`
@@ -346,12 +266,13 @@ def evaluate(
         AutotlError: there is no such model, data or subset, no image is of a class of the model, or the model was
             trained on all of them.
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn.metrics import confusion_matrix
 
     from autotl.data.loading import load_dataset
     from autotl.metrics import all_scores
-    from autotl.model.evaluation_notes import on_trained_images, what_is_unknown
+    from autotl.model.evaluation_notes import on_trained_images, scores_of_classes, what_is_unknown
     from autotl.model.image_model import MAX_UNCOMPILED, ImageModel, load
+    from autotl.model.prediction_table import write_predictions
     from autotl.model.training_images import known_images
     from autotl.registry import load_registry
 
@@ -391,20 +312,17 @@ def evaluate(
         raise AutotlError(f"No image of {location} can be decoded any more.")
     labels = dataset.labels[chosen][[path not in skipped for path in paths]]
     every = np.arange(len(loaded.classes))
-    columns = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)
-    names = ("precision", "recall", "f1", "n")
     asked = str(loaded.about.get("metric"))
     metric = registry.metrics.get(asked)
     if metric is None and "metric" in loaded.about:
         notes.append(f"The metric of the search, {asked!r}, is of a plugin that isn't installed.")
     scores = all_scores(labels, probabilities, metric)
+    if csv is not None:
+        write_predictions(Path(csv), [p for p in paths if p not in skipped], labels, probabilities, loaded.classes)
     return {
         "subset": used,
         "scores": scores,
-        "per_class": [
-            {"class": name, **{k: float(column[i]) for k, column in zip(names, columns, strict=True)}}
-            for i, name in enumerate(loaded.classes)
-        ],
+        "per_class": scores_of_classes(labels, probabilities, loaded.classes),
         "confusion": confusion_matrix(labels, probabilities.argmax(1), labels=every).tolist(),
         "classes": list(loaded.classes),
         "skipped": [{"path": str(path), "reason": reason} for path, reason in skipped.items()],

@@ -15,13 +15,13 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from autotl.api import IN_MEMORY, search
+from autotl.api import search
 from autotl.atomic_io import as_disk_full
 from autotl.config import study_config
 from autotl.data.dataset import LabelledImage, join_names
 from autotl.data.decoding import to_rgb
 from autotl.data.digests import digest_bytes
-from autotl.data.inputs import as_images, as_labels
+from autotl.data.inputs import IN_MEMORY, as_images, as_labels
 from autotl.errors import AutotlError, DataError, InputError
 from autotl.events import Callback
 from autotl.model.device import resolve_device
@@ -94,10 +94,14 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         cache: str | os.PathLike[str] | None = None,
         cache_size: str | int | None = None,
         trial_timeout: str | float | None = None,
+        max_latency: str | float | None = None,
+        max_size: str | int | None = None,
+        max_parameters: str | int | None = None,
         engine: str | None = None,
         offline: bool | None = None,
         download: Literal["never", "ask", "always"] | None = None,
         strict_images: bool | None = None,
+        align: bool | None = None,
         without_plugins: Sequence[str] | None = None,
         strict_plugins: bool | None = None,
         callbacks: Sequence[Callback] = (),
@@ -123,10 +127,14 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.cache = cache
         self.cache_size = cache_size
         self.trial_timeout = trial_timeout
+        self.max_latency = max_latency
+        self.max_size = max_size
+        self.max_parameters = max_parameters
         self.engine = engine
         self.offline = offline
         self.download = download
         self.strict_images = strict_images
+        self.align = align
         self.without_plugins = without_plugins
         self.strict_plugins = strict_plugins
         self.callbacks = callbacks

@@ -50,7 +50,9 @@ class UnknownName(AutotlError):
 
     def __init__(self, component: str, name: str, known: Iterable[str], others: Iterable[str] = ()):
         known = sorted(known)
-        plural = {"strategy": "strategies", "loss": "losses", "levels": "levels"}.get(component, f"{component}s")
+        plural = {"strategy": "strategies", "loss": "losses", "levels": "levels", "class": "classes"}.get(
+            component, f"{component}s"
+        )
         listing = f" Known {plural}: {', '.join(known)}." if known else f" No {component} is registered."
         super().__init__(f"There is no {component} named {name!r}.{nearest(name, [*known, *others], 3)}{listing}")
 

@@ -14,9 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
+    from autotl.data.dataset import ImageDataset
+    from autotl.data.splits import Split
+    from autotl.report.held_out import HeldOut
+
 __all__ = [
     "Callback",
     "EpochEnded",
+    "FinishedSearch",
     "SavedModel",
     "SearchFinished",
     "SearchStarted",
@@ -38,6 +43,26 @@ class SavedModel(Protocol):
 
     def save(self, folder: Any) -> Path:
         """Write the model folder."""
+
+
+@dataclass(frozen=True)
+class FinishedSearch:
+    """All that a search leaves, for the hook `autotl_search_finished`."""
+
+    folder: Path
+    """The study's folder: `model/`, `leaderboard.csv`, `result.json`, `journal.log`."""
+    result: Mapping[str, Any]
+    """What `result.json` holds (scores on the test images, baseline, versions, …), with `leaderboard` and `members`."""
+    data: str
+    """Where the images come from, as the user typed it."""
+    dataset: "ImageDataset"
+    split: "Split"
+    tested: "HeldOut | None"
+    """The model's probabilities of the test images; None where none was predicted."""
+    validated: "HeldOut | None"
+    """The probabilities of the validation images by the model's members, before they were refitted."""
+    report: Path | None
+    """The page `report.html`; None where it could not be written."""
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     import optuna
     import typer
 
+    from autotl.alignment.scores import Score
     from autotl.backbones.base import Backbone
     from autotl.backbones.levels import Levels
     from autotl.clusters import Cluster
     from autotl.data.augmentation import Augmentation
     from autotl.data.dataset import DatasetSource
     from autotl.engines.base import Engine
-    from autotl.events import Callback, SavedModel
+    from autotl.events import Callback, FinishedSearch, SavedModel
+    from autotl.exports.base import Exporter
     from autotl.heads.base import Head
     from autotl.metrics import Metric
+    from autotl.page.base import ReportSection
     from autotl.registration import Register
     from autotl.strategies.base import Result, Strategy
     from autotl.strategies.losses import Loss
@@ -91,6 +94,12 @@ def autotl_register_metrics(register: "Register[Metric]") -> None:
 
 
 @hookspec
+def autotl_register_scores(register: "Register[Score]") -> None:
+    """Add transferability scores: `register(Score("name", compute))`. All are computed for every backbone that
+    `autotl align` measures, and are in its JSON."""
+
+
+@hookspec
 def autotl_register_callbacks(register: "Register[Callback]") -> None:
     """Add listeners for the events of a search: `register(MyCallback())`. Their methods run in the coordinator's
     process, on its one thread; the search waits for them, for at most a minute. An exception in a method costs one
@@ -101,6 +110,18 @@ def autotl_register_callbacks(register: "Register[Callback]") -> None:
 def autotl_register_launchers(register: "Register[Cluster]") -> None:
     """Add clusters whose hosts run workers: `register(MyCluster())`, for `--devices NAME:…`. The connection to a
     cluster is made by a search that asks for it, not here."""
+
+
+@hookspec
+def autotl_register_exporters(register: "Register[Exporter]") -> None:
+    """Add formats that models are exported to: `register(MyExporter())`, for `autotl export MODEL --to NAME`. What an
+    exporter wrote is run on images of the user's, and kept only if it answers as the model does."""
+
+
+@hookspec
+def autotl_register_report_sections(register: "Register[ReportSection]") -> None:
+    """Add sections to a search's `report.html`: `register(MySection())`. They are built after each search, in the
+    worker that made the model, and by `autotl report`. An exception costs a line in the report."""
 
 
 @hookspec
@@ -152,7 +173,8 @@ def autotl_trial_failed(study: "optuna.Study", trial: "optuna.trial.FrozenTrial"
 
 
 @hookspec
-def autotl_search_finished(study: "optuna.Study", model: "SavedModel | None") -> None:
-    """Called after the model is saved and tested, in the worker that assembled it. The model's folder is `model/`
-    beside the study's journal. The search waits until its deadline, at least 30 s (10 minutes without a time budget,
+def autotl_search_finished(study: "optuna.Study", model: "SavedModel | None", search: "FinishedSearch") -> None:
+    """Called after the model is saved and tested and the report is written, in the worker that assembled the model.
+    `search` has scores, probabilities, images, split, folder and report. The model's folder is `model/` beside the
+    study's journal. The search waits until its deadline, at least 30 s (10 minutes without a time budget,
     1 s after Ctrl-C), and then ends the worker."""

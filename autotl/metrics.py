@@ -13,7 +13,7 @@ from autotl.errors import MetricError
 if TYPE_CHECKING:
     from autotl.registration import Register
 
-__all__ = ["Metric", "all_scores", "majority_baseline"]
+__all__ = ["Interval", "Metric", "all_scores", "confidence_intervals", "majority_baseline"]
 
 
 @dataclass(frozen=True)
@@ -94,20 +94,29 @@ def balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
     >>> balanced_accuracy(np.array([0, 0, 0, 1]), np.array([[0.9, 0.1]] * 4))
     0.5
     """
-    from sklearn.metrics import balanced_accuracy_score
-
-    return float(balanced_accuracy_score(labels, probabilities.argmax(1)))
+    hits, actual, _ = _counts(labels, probabilities)
+    return float((hits[actual > 0] / actual[actual > 0]).mean())
 
 
 def macro_f1(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Unweighted mean of the classes' F1 scores.
+    """Unweighted mean of the F1 scores of the classes that `labels` has or that are predicted.
 
     >>> macro_f1(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]))
     1.0
     """
-    from sklearn.metrics import f1_score
+    hits, actual, predicted = _counts(labels, probabilities)
+    total = actual + predicted
+    return float((2 * hits[total > 0] / total[total > 0]).mean())
 
-    return float(f1_score(labels, probabilities.argmax(1), average="macro"))
+
+def _counts(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """By class: how many images of it are predicted right, how many there are, and how many are predicted as it.
+
+    scikit-learn's metrics take 3 ms for what takes 20 µs here, and intervals need hundreds of scores.
+    """
+    predicted, n = probabilities.argmax(1), probabilities.shape[1]
+    hits = np.bincount(labels[predicted == labels], minlength=n)
+    return hits, np.bincount(labels, minlength=n), np.bincount(predicted, minlength=n)
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -116,9 +125,8 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     >>> round(log_loss(np.array([0, 1]), np.array([[0.5, 0.5], [0.5, 0.5]])), 4)
     0.6931
     """
-    from sklearn.metrics import log_loss as compute
-
-    return float(compute(labels, probabilities, labels=np.arange(probabilities.shape[1])))
+    of_label = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(of_label, np.finfo(probabilities.dtype).eps)).mean())
 
 
 def auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -144,6 +152,8 @@ BUILT_IN = (
 )
 REPORTED = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 """Metrics that `all_scores` computes."""
+MANY_IMAGES = 10_000
+"""Images above which fewer bootstrap samples are drawn: scores of that many hardly vary."""
 
 
 def autotl_register_metrics(register: "Register[Metric]") -> None:
@@ -172,6 +182,60 @@ def all_scores(labels: np.ndarray, probabilities: np.ndarray, asked: Metric | No
         metrics = {asked.name: asked} | metrics | {asked.name: asked}
     scores = {name: metric.score_or_nan(labels, probabilities) for name, metric in metrics.items()}
     return {name: score for name, score in scores.items() if not math.isnan(score)} | {"n": len(labels)}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How exactly some images tell a score: of other images of the same kind it would have differed."""
+
+    standard_error: float
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    method: Literal["Wilson", "bootstrap"]
+
+
+def _bootstrap_scores(labels: np.ndarray, probabilities: np.ndarray, metric: Metric, samples: int = 200) -> np.ndarray:
+    """Scores of bootstrap samples of the images, as far as the metric has one for a sample: at most `samples`."""
+    rng = np.random.default_rng(0)
+    drawn = (rng.integers(len(labels), size=len(labels)) for _ in range(samples))
+    scores = np.array([metric.score_or_nan(labels[sample], probabilities[sample]) for sample in drawn])
+    finite: np.ndarray = scores[~np.isnan(scores)]
+    return finite
+
+
+def confidence_intervals(
+    labels: np.ndarray, probabilities: np.ndarray, asked: Metric | None = None
+) -> dict[str, Interval]:
+    """95 % intervals of what `all_scores` computes: of accuracy by Wilson's method (JASA 1927), which holds near 0 and
+    1 too, of other scores the percentiles of bootstrap samples (Efron, 1979).
+
+    >>> labels, right = np.zeros(100, int), np.tile([0.9, 0.1], (100, 1))
+    >>> interval = confidence_intervals(labels, right)["accuracy"]
+    >>> round(interval.low, 3), round(interval.high, 3), interval.method
+    (0.963, 1.0, 'Wilson')
+    """
+    metrics = {metric.name: metric for metric in BUILT_IN if metric.name in REPORTED}
+    if asked is not None:
+        metrics[asked.name] = asked
+    samples = 200 if len(labels) <= MANY_IMAGES else 50
+    intervals: dict[str, Interval] = {}
+    for name, metric in metrics.items():
+        if metric.compute is accuracy:
+            intervals[name] = _wilson(accuracy(labels, probabilities), len(labels))
+            continue
+        scores = _bootstrap_scores(labels, probabilities, metric, samples)
+        if len(scores) > samples / 2:
+            low, high = np.percentile(scores, [2.5, 97.5])
+            intervals[name] = Interval(float(scores.std()), float(low), float(high), "bootstrap")
+    return intervals
+
+
+def _wilson(share: float, n: int) -> Interval:
+    z = 1.959964
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return Interval(half / z, max(0.0, centre - half), min(1.0, centre + half), "Wilson")
 
 
 def majority_baseline(

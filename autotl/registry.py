@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from autotl import hookspecs
+from autotl.alignment.scores import Score
 from autotl.backbones.base import Backbone
 from autotl.backbones.levels import Levels
 from autotl.clusters import Cluster
@@ -19,8 +20,10 @@ from autotl.discovery import cause_of, disabled_line, disabled_names, distributi
 from autotl.engines.base import Engine
 from autotl.errors import AutotlError, BrokenPlugin, UnknownName, nearest
 from autotl.events import Callback
+from autotl.exports.base import Exporter
 from autotl.heads.base import Head
 from autotl.metrics import Metric
+from autotl.page.base import ReportSection
 from autotl.registration import Plugin, Register
 from autotl.strategies.base import Strategy
 from autotl.strategies.losses import Loss
@@ -44,6 +47,9 @@ BUILT_IN = (
     "autotl.engines.torch",
     "autotl.engines.openvino",
     "autotl.metrics",
+    "autotl.exports.built_in",
+    "autotl.report.sections",
+    "autotl.alignment.scores",
 )
 """Modules of this package that register through the same hooks as plugins."""
 
@@ -72,8 +78,11 @@ class Registry:
         self.engines: dict[str, Engine] = {}
         self.datasets: dict[str, DatasetSource] = {}
         self.metrics: dict[str, Metric] = {}
+        self.scores: dict[str, Score] = {}
         self.callbacks: dict[str, Callback] = {}
         self.clusters: dict[str, Cluster] = {}
+        self.exporters: dict[str, Exporter] = {}
+        self.report_sections: dict[str, ReportSection] = {}
         self.plugins: list[Plugin] = []
         self.owners: dict[str, dict[str, Plugin]] = {}
         """The plugin of each name, by component."""
@@ -103,8 +112,11 @@ class Registry:
             ("engine", "autotl_register_engines", self.engines, Engine),
             ("dataset", "autotl_register_datasets", self.datasets, DatasetSource),
             ("metric", "autotl_register_metrics", self.metrics, Metric),
+            ("score", "autotl_register_scores", self.scores, Score),
             ("callback", "autotl_register_callbacks", self.callbacks, Callback),
             ("cluster", "autotl_register_launchers", self.clusters, Cluster),
+            ("exporter", "autotl_register_exporters", self.exporters, Exporter),
+            ("section", "autotl_register_report_sections", self.report_sections, ReportSection),
         )
         taken = self.manager.get_plugin(name) is not None
         try:
@@ -265,6 +277,10 @@ class Registry:
     def metric(self, name: str) -> Metric:
         """The metric of that name. Raises UnknownName."""
         return self._lookup("metric", self.metrics, name)
+
+    def exporter(self, name: str) -> Exporter:
+        """The exporter of that name. Raises UnknownName."""
+        return self._lookup("exporter", self.exporters, name)
 
     def engine(self, name: str | None, device: str) -> Engine:
         """The engine of that name; for None, the last registered one that is usable on `device`. Raises UnknownName."""

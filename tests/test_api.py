@@ -61,11 +61,11 @@ def test_search_has_a_keyword_for_every_key_of_a_study():
 
 
 DOCUMENTED = [
-    "autotl.api",
     "autotl.classifier",
     "autotl.clock",
     "autotl.metrics",
     "autotl.recipe",
+    "autotl.search_result",
 ]
 
 
@@ -112,10 +112,14 @@ VALUES = {
     "cache": Path("/cache"),
     "cache_size": 1000,
     "trial_timeout": 60.0,
+    "max_latency": 20.0,
+    "max_size": 50_000_000,
+    "max_parameters": 10_000_000,
     "engine": "torch",
     "offline": True,
     "download": "never",
     "strict_images": True,
+    "align": True,
     "without_plugins": ["mlflow"],
     "strict_plugins": True,
 }

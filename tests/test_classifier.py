@@ -470,12 +470,6 @@ def test_a_pickled_classifier_predicts_the_same_in_a_new_process(fitted, photogr
 
 
 @pytest.mark.slow
-def test_cross_validation(settings, photographs):
-    paths, labels = photographs
-    assert cross_val_score(ImageClassifier(**settings), paths, labels, cv=2, error_score="raise").min() > 0.5
-
-
-@pytest.mark.slow
 def test_a_grid_search_over_heads(settings, photographs):
     paths, labels = photographs
     halves = [(np.arange(0, 60, 2), np.arange(1, 60, 2))]

@@ -1,10 +1,12 @@
 """Study files, flags and overrides as a validated StudyConfig, or one clear error."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from autotl.config import (
+    Limits,
     StudyConfig,
     check_registered,
     find_model,
@@ -248,3 +250,34 @@ def test_a_study_beside_the_file_is_not_taken_for_data(tmp_path):
     claim_study(tmp_path / "elpv")
     (tmp_path / "mine.toml").write_text('data = "elpv"')
     assert load_study_file(tmp_path / "mine.toml").data == "elpv"
+
+
+@pytest.mark.parametrize(
+    ("typed", "limits"),
+    [
+        ({"max_latency": "20ms"}, Limits(milliseconds=20.0)),
+        ({"max_latency": "0.02s"}, Limits(milliseconds=20.0)),
+        ({"max_latency": 1.5}, Limits(milliseconds=1.5)),
+        ({"max_size": "50MB"}, Limits(megabytes=50.0)),
+        ({"max_parameters": "1.5M"}, Limits(parameters=1_500_000)),
+        ({}, Limits()),
+    ],
+)
+def test_limits_are_typed_with_their_units(typed, limits):
+    config = study_config("photos", **typed)
+    assert config.limits == limits
+    assert bool(config.limits) == bool(typed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "error"),
+    [
+        ({"max_latency": "fast"}, '--max-latency: max_latency = "fast" is invalid: not a latency'),
+        ({"max_latency": 0}, "--max-latency: max_latency = 0 is invalid: not a latency above 0 ms"),
+        ({"max_size": "0MB"}, '--max-size: max_size = "0MB" is invalid'),
+        ({"max_parameters": "many"}, '--max-parameters: max_parameters = "many" is invalid: not a number'),
+    ],
+)
+def test_a_limit_that_is_none_is_an_error_with_what_is_allowed(typed, error):
+    with pytest.raises(AutotlError, match=re.escape(error)):
+        study_config("photos", **typed)

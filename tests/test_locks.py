@@ -86,6 +86,6 @@ def test_a_journal_without_locks_is_an_error_in_words(no_locks, tmp_path):
 def test_a_network_is_converted_without_the_cache(no_locks, tmp_path, monkeypatch):
     from autotl.engines import openvino
 
-    monkeypatch.setattr(openvino, "_openvino", lambda: None)
+    monkeypatch.setattr(openvino, "load_openvino", lambda: None)
     monkeypatch.setattr(openvino, "_convert", lambda module, size: "converted")
     assert openvino._cached(None, None, 32, tmp_path, "key") == "converted"

@@ -57,6 +57,23 @@ def test_right_predictions_are_better_than_wrong_ones(name, num_classes):
     assert (right > wrong) == (metric.direction == "maximize")
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
+@pytest.mark.parametrize("classes", [2, 5])
+def test_scores_are_those_of_scikit_learn(classes):
+    from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
+
+    rng = np.random.default_rng(classes)
+    labels, probabilities = rng.integers(classes, size=40), rng.dirichlet(np.full(classes, 0.3), 40)
+    labels[labels == classes - 1] = 0  # a class that is predicted and never right
+    probabilities[0] = np.eye(classes)[(labels[0] + 1) % classes]
+    expected = {
+        "balanced_accuracy": balanced_accuracy_score(labels, probabilities.argmax(1)),
+        "macro_f1": f1_score(labels, probabilities.argmax(1), average="macro"),
+        "log_loss": log_loss(labels, probabilities, labels=np.arange(classes)),
+    }
+    assert {name: METRICS[name](labels, probabilities) for name in expected} == pytest.approx(expected, abs=1e-12)
+
+
 def test_an_equal_score_is_not_better():
     assert not METRICS["accuracy"].better(0.5, 0.5)
     assert not METRICS["log_loss"].better(0.5, 0.5)

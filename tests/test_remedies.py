@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*ROOT.glob("autotl/**/*.py"), *ROOT.glob("plugins/*/autotl_*/**/*.py")])
 VALUE = "\0"
 """Stands in a text for what an f-string fills in."""
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+OPTION = re.compile(r"(?<![\w-])(?<!var\()--[a-z][a-z-]*")  # var(--name) is CSS
 TYPED = re.compile(r"(`|\$\(|: |Type |&& )autotl ([^`\n]*)")
 """What follows the program's name where a user could be meant to type it, and what comes before."""
 INSTALLED = re.compile(r"pip install (?:-[\w-]+ )*'?([^\s,;)`&\"']+)")
@@ -93,7 +93,7 @@ def command_of(before: str, line: str) -> str:
 
 
 def installs(name: str) -> bool:
-    if VALUE in name or name in {"", "."}:  # filled in, or the current folder
+    if VALUE in name or name in {"", "."} or re.fullmatch(r"\{\w+\}", name):  # filled in, or the current folder
         return True
     if name.startswith("./"):
         return (ROOT / name / "pyproject.toml").is_file()

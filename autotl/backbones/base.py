@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 from autotl.errors import AutotlError
 
 if TYPE_CHECKING:  # specs are light: registering a backbone imports no torch
+    import numpy as np
     from torch import nn
 
-__all__ = ["INTERPOLATIONS", "MAX_SIZE", "Backbone", "Block", "Preprocessing"]
+__all__ = ["INTERPOLATIONS", "MAX_SIZE", "Backbone", "Block", "Preprocessing", "SourceHead"]
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
 MAX_SIZE = 2048
@@ -63,6 +64,19 @@ class Block:
     """Names of parameters in none of these modules: a class token, position embeddings."""
 
 
+@dataclass(frozen=True, eq=False)
+class SourceHead:
+    """The classifier that a network was pretrained with: its answer to the network's output [n, num_features] is
+    `output @ weight.T + bias`."""
+
+    weight: "np.ndarray"
+    """float32 [num_source_classes, num_features]."""
+    bias: "np.ndarray"
+    """float32 [num_source_classes]."""
+    names: tuple[str, ...]
+    """Of the source classes."""
+
+
 class Backbone(ABC):
     """A pretrained network. Creating the object must be cheap: build no network, read no file, import no torch."""
 
@@ -95,6 +109,13 @@ class Backbone(ABC):
     @property
     def download(self) -> str | None:
         """The source and the size of the download, as a text for the user; None where nothing is to be downloaded."""
+        return None
+
+    @property
+    def location(self) -> str | None:
+        """Where `autotl.backbones.weights.fetch` downloads the weights from: a repository on the Hugging Face hub, or a
+        URL. A process that downloads them then needs no library but the hub's. None where `weights_file` or `digest`
+        downloads them."""
         return None
 
     @property
@@ -144,6 +165,10 @@ class Backbone(ABC):
     def blocks(self, module: "nn.Module") -> list[Block]:
         """The blocks of a network that `build` returned, from input to output."""
 
+    def source_head(self) -> SourceHead | None:
+        """The classifier that the network was pretrained with; None where there is none, or where it isn't linear."""
+        return None
+
     def count_params(self) -> int:
         """The number of parameters: `num_params` where it is stated, otherwise counted by building without weights.
 
@@ -152,10 +177,19 @@ class Backbone(ABC):
         Raises:
             AutotlError: the network can't be built.
         """
-        return self._counted_params if self.num_params is None else self.num_params
+        return self._counted[0] if self.num_params is None else self.num_params
+
+    def count_bytes(self) -> int:
+        """The bytes of the network's weights as a model saves them. Builds it once, without weights.
+
+        Raises:
+            AutotlError: the network can't be built.
+        """
+        return self._counted[1]
 
     @cached_property
-    def _counted_params(self) -> int:
+    def _counted(self) -> tuple[int, int]:
+        """The number of parameters, and the bytes of parameters and buffers."""
         import torch
 
         with torch.random.fork_rng(devices=[]):  # random initialisation must not advance the caller's generator
@@ -166,7 +200,8 @@ class Backbone(ABC):
                 raise
             except Exception:  # some constructors read the values of tensors, which meta tensors don't have
                 module = self._build_for_counting()
-        return sum(parameter.numel() for parameter in module.parameters())
+        num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+        return sum(parameter.numel() for parameter in module.parameters()), num_bytes
 
     def _build_for_counting(self) -> "nn.Module":
         try:

@@ -109,20 +109,29 @@ class GraphSplit:
         return self._subgraph(start, self._output)
 
     @cached_property
-    def stage_outputs(self) -> list[fx.Node]:
-        """The output of each block but the last, where the graph can be cut there, and the last map before pooling."""
+    def stage_depths(self) -> dict[fx.Node, int]:
+        """The output of each block but the last, where the graph can be cut there, and the last map before pooling;
+        with the number of blocks before it."""
         if self.graph is None:
-            return []
-        cuts = [self.cut(number) for number in range(1, len(self.blocks))]
+            return {}
+        cuts = [(self.cut(number), number) for number in range(1, len(self.blocks))]
         last = max((p for p, n in enumerate(self.graph.nodes) if self._block_of(n) is not None), default=-1)
-        nodes = [n for n in [*cuts, self._value_across(last + 1)] if n is not None and n.op != "placeholder"]
-        return list(dict.fromkeys(nodes))
+        depths: dict[fx.Node, int] = {}
+        for node, depth in [*cuts, (self._value_across(last + 1), len(self.blocks))]:
+            if node is not None and node.op != "placeholder":
+                depths.setdefault(node, depth)
+        return depths
 
     def with_stage_outputs(self) -> nn.Module:
-        """A module that maps images to (features, [the value of each of `stage_outputs`])."""
+        """A module that maps images to (features, [the value of each of `stage_depths`])."""
         if self.graph is None:
             return _WithoutStages(self.module)
-        return self._subgraph(self.input_node, (self._output, list(self.stage_outputs)))
+        return self._subgraph(self.input_node, (self._output, list(self.stage_depths)))
+
+    def after_stage(self, number: int) -> nn.Module:
+        """The value of number `number` of `stage_depths` to (features, [the values of the later stages])."""
+        stages = list(self.stage_depths)
+        return self._subgraph(stages[number], (self._output, stages[number + 1 :]))
 
     @property
     def _output(self) -> Any:
@@ -193,16 +202,18 @@ class FeatureLevels(nn.Module):
     def __init__(self, graph_split: GraphSplit):
         super().__init__()
         self.network = graph_split.with_stage_outputs()
+        self.depths = list(graph_split.stage_depths.values())
         self.training = graph_split.module.training  # the submodules are shared with `graph_split.module`
         self.channels_last = "NHWC" in str(getattr(graph_split.module, "output_fmt", ""))
 
     def forward(self, x: Tensor) -> Tensor:
-        features, maps = self._run(x)
+        features, maps = self.with_maps(x)
         means = [self._pool(m, Tensor.mean) for m in maps[:-1]]
         maxima = [self._pool(m, Tensor.amax) for m in maps]
         return torch.cat([features, *means, *maxima], 1)
 
-    def _run(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def with_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The network's output [N, F], and the map of each stage: [N, C, H, W], [N, H, W, C] or tokens [N, L, C]."""
         features, maps = self.network(x)
         return features, [m for m in maps if isinstance(m, Tensor)]  # some networks pass tuples between their blocks
 
@@ -219,7 +230,9 @@ class FeatureLevels(nn.Module):
         It is measured because the widths that networks state (`num_features`, `feature_info`) are sometimes wrong.
         """
         was_training = self.training
-        features, maps = self.eval()._run(torch.zeros(1, 3, size, size))
+        features, maps = self.eval().network(torch.zeros(1, 3, size, size))
         self.train(was_training)
-        widths = [self._pool(m, Tensor.amax).shape[1] for m in maps]
-        return Layout(features.shape[1], sum(widths[:-1]), sum(widths[-1:]))
+        stages = [(d, m) for d, m in zip(self.depths, maps, strict=True) if isinstance(m, Tensor)]
+        widths = [self._pool(m, Tensor.amax).shape[1] for _, m in stages]
+        depths = tuple(depth for depth, _ in stages)
+        return Layout(features.shape[1], sum(widths[:-1]), sum(widths[-1:]), tuple(widths[:-1]), depths[:-1])

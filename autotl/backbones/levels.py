@@ -6,7 +6,7 @@ One pass records the features of all levels in one vector, so another choice of 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 if TYPE_CHECKING:
     from autotl.registration import Register
@@ -66,6 +66,28 @@ class Layout:
     """Number of means of the earlier stages. There are as many maxima of the earlier stages."""
     last_maxima: int
     """Number of maxima of the last stage."""
+    stages: tuple[int, ...] = ()
+    """Number of means, which is that of maxima, of each earlier stage."""
+    depths: tuple[int, ...] = ()
+    """Number of blocks whose output each earlier stage is."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Layout":
+        """The layout whose fields these are, as JSON has them. Raises TypeError for other fields."""
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+        return cls(**values)
+
+    def stage_slices(self) -> list[tuple[int, list[slice]]]:
+        """The number of blocks, and the positions of mean and maximum, of each earlier stage.
+
+        >>> Layout(output=5, means=3, last_maxima=4, stages=(1, 2), depths=(1, 3)).stage_slices()[1]
+        (3, [slice(6, 8, None), slice(9, 11, None)])
+        """
+        found, start = [], self.output
+        for depth, width in zip(self.depths, self.stages, strict=True):
+            found.append((depth, [slice(first, first + width) for first in (start, start + self.means)]))
+            start += width
+        return found
 
     @property
     def width(self) -> int:

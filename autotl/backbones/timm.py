@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotl.backbones.base import Backbone, Block, Preprocessing
+from autotl.backbones.base import Backbone, Block, Preprocessing, SourceHead
 from autotl.backbones.blocks import blocks_from_groups, groups_by_position
 from autotl.backbones.catalog import CURATED, datasets_in_tag
+from autotl.backbones.source_head import linear_head
 from autotl.backbones.stated_config import Stated, disagreements, read_folder_config, read_stated
 from autotl.backbones.timm_names import TimmName, checked_model_args, checked_preprocessing, list_options, parse_name
 from autotl.backbones.weights import cached, classifier_size, fetch, file_digest, read_tensors, weights_in_folder
@@ -93,9 +94,7 @@ class TimmBackbone(Backbone):
 
     @property
     def download(self) -> str | None:
-        if self.file or self.folder or self.is_cached or not self._location:
-            return None
-        return self._describe_download()
+        return None if self.is_cached or not self.location else self._describe_download()
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -176,6 +175,12 @@ class TimmBackbone(Backbone):
     def num_blocks(self) -> int:
         return len(self.blocks(self._build_on_meta(num_classes=0)))
 
+    def source_head(self) -> SourceHead | None:
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            return linear_head(self._build_whole())
+
     def config_files(self) -> dict[str, Path]:
         return {"config.json": self.folder / "config.json"} if self.folder else {}
 
@@ -194,11 +199,11 @@ class TimmBackbone(Backbone):
             raise AutotlError(
                 f"There are no weights in {str(self.folder)!r}. Save them there, as model.safetensors for example."
             )
-        if not self._location:
+        if not self.location:
             raise AutotlError(
                 f"timm has no pretrained weights for {self.name}. Give a file: {self.model}@path/to/weights.safetensors"
             )
-        return fetch(self._location)
+        return fetch(self.location)
 
     def state_dict(self) -> dict[str, "Tensor"]:
         """The pretrained tensors under timm's names, including the classifier's where the file has one."""
@@ -240,11 +245,13 @@ class TimmBackbone(Backbone):
             return self.file if self.file.is_file() else None
         if self.folder:
             return weights_in_folder(self.folder)
-        return cached(self._location) if self._location else None
+        return cached(self.location) if self.location else None
 
     @property
-    def _location(self) -> str | None:
-        """The hub repository or URL of timm's weights."""
+    def location(self) -> str | None:
+        """The hub repository or URL of timm's weights; None where the weights are a user's own."""
+        if self.file or self.folder:
+            return None
         if self._hub:
             return self._hub
         location = self._config.get("hf_hub_id") or self._config.get("url") or None
@@ -317,7 +324,7 @@ class TimmBackbone(Backbone):
         if megabytes is None:
             tensors = self._build_on_meta().state_dict().values()
             megabytes = max(1, round(sum(t.numel() * t.element_size() for t in tensors) / 1e6))
-        source = self._location if "://" in str(self._location) else f"{self._location} on the Hugging Face hub"
+        source = self.location if "://" in str(self.location) else f"{self.location} on the Hugging Face hub"
         return f"{source}, about {megabytes} MB"
 
     def _build_on_meta(self, **arguments: Any) -> "nn.Module":
@@ -331,8 +338,8 @@ class TimmBackbone(Backbone):
 
 def autotl_register_backbones(register: "Register[Backbone]") -> None:
     for entry in CURATED:
-        stated = ("pretrained_on", "license", "num_params", "hub", "megabytes", "size")
-        backbone = TimmBackbone(entry.name, **{name: getattr(entry, name) for name in stated})
+        stated = {n: getattr(entry, n) for n in ("pretrained_on", "license", "num_params", "hub", "megabytes", "size")}
+        backbone = TimmBackbone(entry.name, **stated)
         backbone.gmacs, backbone.top1 = entry.gmacs, entry.top1
         register(backbone)
 

@@ -13,7 +13,19 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from autotl._version import __version__
-from autotl.cli import backbones, cache, components, devices, doctor, new_plugin, predict, search
+from autotl.cli import (
+    align,
+    backbones,
+    cache,
+    components,
+    devices,
+    doctor,
+    explain,
+    export,
+    new_plugin,
+    predict,
+    search,
+)
 from autotl.cli.plugin_commands import plugin_commands
 from autotl.errors import AutotlError
 from autotl.escaping import escape_lines
@@ -135,7 +147,7 @@ def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
     Console(stderr=True).print(Text.assemble(("warning: ", "bold yellow"), escape_lines(message)), soft_wrap=True)
 
 
-for module in (search, predict, backbones, components, new_plugin, cache, doctor, devices):
+for module in (search, align, predict, explain, export, backbones, components, new_plugin, cache, doctor, devices):
     module.add_commands(app)
 
 

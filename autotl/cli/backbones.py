@@ -172,13 +172,13 @@ def _download(megabytes: int | None) -> str:
     return f"{megabytes} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
 
 
-def _parse_count(text: str | None) -> float | None:
-    """`10M`, `500k` or a number."""
+def _parse_count(text: str | None) -> int | None:
+    from autotl.config import parse_count
+
     if text is None:
         return None
-    factor = {"k": 1e3, "m": 1e6, "g": 1e9}.get(text.strip()[-1:].lower(), 1.0)
     try:
-        return float(text.strip().rstrip("kKmMgG")) * factor
+        return int(parse_count(text))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a number of parameters: 500k, 10M or 5000000.") from None
 

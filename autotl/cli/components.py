@@ -1,4 +1,4 @@
-"""`autotl heads`, `strategies`, `augmentations`, `losses`, `levels`, `plugins`: list components and their plugins."""
+"""`autotl heads`, `strategies`, `augmentations`, `losses`, `levels`, `scores`, `plugins`: list components."""
 
 import json
 import warnings
@@ -28,6 +28,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(augmentations)
     app.command()(losses)
     app.command()(levels)
+    app.command()(scores)
     app.command()(plugins)
 
 
@@ -112,6 +113,12 @@ def levels(as_json: Json = False) -> None:
     registry = _registry()
     rows = [{"name": one.name, "parts": list(one.parts)} for one in registry.levels.values()]
     _list(registry, "levels", rows, ("levels", "parts"), as_json=as_json)
+
+
+def scores(as_json: Json = False) -> None:
+    """List the transferability scores that `autotl align` computes for each backbone."""
+    registry = _registry()
+    _list(registry, "score", [{"name": name} for name in registry.scores], ("score",), as_json=as_json)
 
 
 def _list(

@@ -4,19 +4,24 @@ import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from autotl.escaping import escape
+from autotl.atomic_io import write_atomically
+from autotl.escaping import csv_cell, escape
 from autotl.ui.output import write_line
 
 if TYPE_CHECKING:
     from autotl.data.dataset import ImageDataset
 
 __all__ = ["add_commands"]
+
+SHOWN = 20
+"""Likely label errors that are printed."""
+COLUMNS = ("path", "label", "suggested", "label_probability", "suggested_probability", "subset")
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -28,20 +33,38 @@ def doctor(
     test: Annotated[str | None, typer.Option(metavar="DATA", help="Separate test images.")] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the split, as in a search.")] = 0,
     cache: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The cache's folder.")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Likely label errors, too, by the best head of this study of the images."),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write the likely label errors to a file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object.")] = False,
 ) -> None:
     """Find problems of labelled images that make scores unreliable: corrupt files; duplicates and near-duplicates,
     leakage between subsets, contradictory labels; rare classes, class imbalance and misspelt class names.
 
+    With --labels also the images whose labels are likely wrong, the likeliest first: confident learning on the answers
+    of a study's best head to images that it wasn't trained on.
+
     Changes nothing. The exit code is 1 if a search couldn't start.
     """
     import os
 
-    from autotl.config import default_cache
+    from autotl.config import default_cache, find_study
     from autotl.data.diagnosis import diagnose
+    from autotl.errors import AutotlError
     from autotl.folders import claim_cache
+    from autotl.model.file_prediction import refuse_folder
     from autotl.registry import load_registry
 
+    if csv and not labels:
+        raise AutotlError("--csv is for likely label errors: give a study of these images, too: --labels NAME")
+    if labels:
+        find_study(labels)  # a wrong name is an error before the images are read
+    if csv:
+        refuse_folder(csv)
     root = (cache or default_cache()).expanduser()
     claim_cache(root)
     errors = Console(stderr=True)
@@ -56,10 +79,19 @@ def doctor(
             progress=lambda done, total: status.update(f"{done:,} of {total:,} files"),
         )
 
+    wrong: list[dict[str, Any]] | None = None
+    if labels and not diagnosis.blocks_search:
+        from autotl.coordinator.label_errors import find_label_errors
+
+        with errors.status("predicting each image without it"):
+            wrong = find_label_errors(labels, data=data, test=test)
+        if csv:
+            _write_label_errors(csv, wrong)
     summary = _summary(diagnosis.dataset) if diagnosis.dataset else None
     if as_json:
         findings = [asdict(finding) for finding in diagnosis.findings]
-        write_line(json.dumps({"dataset": summary, "findings": findings}, indent=2))
+        more_content = {} if wrong is None else {"label_errors": wrong}
+        write_line(json.dumps({"dataset": summary, "findings": findings, **more_content}, indent=2))
         raise typer.Exit(int(diagnosis.blocks_search))
     console = Console()
     if summary:
@@ -73,7 +105,9 @@ def doctor(
         more = finding.count - len(finding.examples)
         if finding.examples and more > 0:
             console.print(Text(f"    and {more:,} more", "dim"))
-    if not diagnosis.findings:
+    if wrong is not None:
+        _print_label_errors(console, wrong, csv)
+    if not diagnosis.findings and not wrong:
         console.print(Text("No problems found.", "green"))
     raise typer.Exit(int(diagnosis.blocks_search))
 
@@ -89,3 +123,39 @@ def _summary(dataset: "ImageDataset") -> dict:
         "classes": {name: labels[name] for name in dataset.classes},
         "skipped": len(dataset.skipped),
     }
+
+
+def _print_label_errors(console: Console, wrong: list[dict[str, Any]], csv: Path | None) -> None:
+    """The likeliest label errors, and where all of them are."""
+    if not wrong:
+        console.print(Text("No label is likely wrong.", "green"))
+        return
+    one = len(wrong) == 1
+    text = (
+        f"{len(wrong):,} {'label is' if one else 'labels are'} likely wrong. Look at the image before you change one."
+    )
+    console.print(Text.assemble(("! ", "bold yellow"), text), soft_wrap=True)
+    for error in wrong[:SHOWN]:
+        line = (
+            f"    {error['path']}  {error['label']} {error['label_probability']:.3f}, "
+            f"rather {error['suggested']} {error['suggested_probability']:.3f}"
+        )
+        console.print(Text(escape(line), "dim"), soft_wrap=True)
+    if csv:
+        console.print(Text(f"    all of them in {escape(csv)}", "dim"), soft_wrap=True)
+    elif len(wrong) > SHOWN:
+        console.print(Text(f"    and {len(wrong) - SHOWN:,} more: --csv FILE.csv", "dim"))
+
+
+def _write_label_errors(file: Path, wrong: list[dict[str, Any]]) -> None:
+    import csv
+    import io
+
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for error in wrong:
+        writer.writerow(
+            [csv_cell(f"{error[name]:.6f}" if name.endswith("probability") else error[name]) for name in COLUMNS]
+        )
+    write_atomically(file, text.getvalue().encode(errors="surrogateescape"))

@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from autotl.cli.scaffold import COMPONENTS, new_plugin
+
 __all__ = ["add_commands"]
 
 plugin = typer.Typer(help="Write a plugin of your own.", no_args_is_help=True)
@@ -29,7 +31,7 @@ def new(
         typer.Option(
             "--component",
             metavar="COMPONENT",
-            help="backbone, head, strategy, augmentation, loss, levels, dataset, metric, engine or callback.",
+            help=f"{', '.join(COMPONENTS)}.",
         ),
     ],
     output: Annotated[
@@ -40,7 +42,6 @@ def new(
 
     [dim]Example: autotl plugin new our_cells --component backbone[/]
     """
-    from autotl.cli.scaffold import new_plugin
 
     folder = new_plugin(name, component, output)
     console = Console()

@@ -5,7 +5,7 @@ import time
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +14,10 @@ from rich.text import Text
 
 from autotl.escaping import escape
 from autotl.ui.output import write_line
+
+if TYPE_CHECKING:
+    from autotl.model.exported_classifier import ExportedClassifier
+    from autotl.model.image_model import ImageModel
 
 __all__ = ["add_commands"]
 
@@ -35,6 +39,20 @@ def predict(
         typer.Option(metavar="FILE.csv", help="Write path,label,probability[,label2,probability2…] to a file."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of classes for each image.")] = 3,
+    abstain_at: Annotated[
+        str | None,
+        typer.Option(metavar="1%", help="Answer 'unsure' where needed for at most this share of wrong answers."),
+    ] = None,
+    unknown_at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="2%", help="Answer 'unknown' to images unlike the training images; the share of false alarms."
+        ),
+    ] = None,
+    coverage: Annotated[
+        str | None,
+        typer.Option(metavar="90%", help="Name the classes that hold the true one for this share of the images."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Predict the classes of images. Their number is not limited: they are read as a stream.
@@ -45,20 +63,27 @@ def predict(
     from autotl.config import find_model
     from autotl.data.file_listing import FileListing
     from autotl.model.device import take_device
+    from autotl.model.doubt import Doubts
     from autotl.model.file_prediction import CsvFile, best_classes, find_images, more_than, refuse_folder
+    from autotl.model.image_model import MAX_UNCOMPILED
 
+    given = {"abstain_at": abstain_at, "unknown_at": unknown_at, "coverage": coverage}
+    wishes = {name: _share(name, text) for name, text in given.items() if text is not None}
     listing = FileListing()
     # a wrong name is an error before torch is imported
     folder, images = find_model(model), find_images(places, listing)
     if csv:
         refuse_folder(csv)
-    torch_device = take_device(device)
-    from autotl.model.image_model import MAX_UNCOMPILED, load
-
-    loaded = load(folder, torch_device)
     many, images = more_than(MAX_UNCOMPILED, images)
-    top = min(top, len(loaded.classes))
+    quick = None if wishes else _quick(folder, device, many=many)
+    loaded = quick or _loaded(folder, take_device(device))
+    doubts = Doubts(loaded, **wishes) if wishes else None  # type: ignore[arg-type]  # an export has no wishes
     errors = Console(stderr=True)
+    for note in doubts.notes() if doubts else []:
+        errors.print(Text(note, "yellow"), soft_wrap=True)
+    columns = ["answer"] * bool({"abstain_at", "unknown_at"} & wishes.keys()) + ["classes"] * ("coverage" in wishes)
+    top = min(top, len(loaded.classes))
+    measure: dict[str, Any] = {"measure": doubts.measure} if doubts else {}
     skipped: list[Path] = []
     done = 0
 
@@ -68,18 +93,21 @@ def predict(
         errors.print(Text(escape(f"skipped {path}: {' '.join(map(str, reason))}"), "yellow"), soft_wrap=True)
 
     typed = {place.expanduser() for place in places}
-    out = CsvFile(csv, top) if csv else None
+    out = CsvFile(csv, top, columns) if csv else None
     live = csv and errors.is_terminal
     with out or nullcontext(), errors.status("0 images") if live else nullcontext() as status:
         started = updated = time.monotonic()
-        for path, probabilities in loaded.stream(images, skip, many=many):
+        for path, row in loaded.stream(images, skip, many=many, **measure):
             done += 1
-            best = best_classes(probabilities, loaded.classes, top)
+            best = best_classes(row[: len(loaded.classes)], loaded.classes, top)
+            decision = doubts.decide(row) if doubts else None
+            cells = {"answer": decision.answer, "classes": "|".join(decision.classes)} if decision else {}
+            more = [cells[name] for name in columns]
             if out:
-                out.write(path, best)
+                out.write(path, best, more)
             else:
                 labels = [f"{escape(label)} {probability:.3f}" for label, probability in best]
-                write_line("  ".join([escape(path), *labels]))
+                write_line("  ".join([escape(path), *map(escape, more), *labels]))
             if status and (now := time.monotonic()) - updated > 0.5:
                 updated = now
                 status.update(f"{done:,} images, {done / (now - started):,.0f} images/s")
@@ -91,6 +119,39 @@ def predict(
         errors.print("No images found.")
     if skipped or not done:
         raise typer.Exit(1)
+
+
+def _loaded(folder: Path, device: str) -> "ImageModel":
+    from autotl.model.image_model import load
+
+    return load(folder, device)
+
+
+def _quick(folder: Path, device: str, *, many: bool) -> "ExportedClassifier | None":
+    """The model's export to OpenVINO or ONNX, if it is there and few images are to be predicted on a CPU: it needs
+    neither PyTorch nor scikit-learn, whose imports take seconds."""
+    from autotl.devices import parse_devices
+
+    if many or any(slot.is_accelerator for slot in parse_devices(device)):
+        return None
+    from autotl.model.exported_classifier import find_export
+    from autotl.registry import load_registry
+
+    return find_export(folder, load_registry().exporters)
+
+
+def _share(name: str, text: str) -> float:
+    """A share such as "1%" or "0.01"."""
+    from autotl.errors import AutotlError
+
+    try:
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        flag = "--" + name.replace("_", "-")
+        raise AutotlError(f"{flag} {text} is not a share between 0 % and 100 %: write {flag} 5%")
+    return share
 
 
 class Subset(StrEnum):
@@ -109,21 +170,30 @@ def evaluate(
     include_trained: Annotated[
         bool, typer.Option("--all", metavar="", help="Score images that the model was trained on, too.")
     ] = False,
+    csv: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Write what was predicted for each image, the worst first."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a model on labelled images: metrics, scores by class, and the confusion matrix."""
     from autotl.config import find_model
     from autotl.model.device import take_device
+    from autotl.model.file_prediction import refuse_folder
 
     folder = find_model(model)  # a wrong name is an error before torch is imported
+    if csv:
+        refuse_folder(csv)
     torch_device = take_device(device)
     from autotl import api
 
-    outcome = api.evaluate(folder, data, subset=subset.value, device=torch_device, include_trained=include_trained)
+    outcome = api.evaluate(
+        folder, data, subset=subset.value, device=torch_device, include_trained=include_trained, csv=csv
+    )
     if as_json:
         write_line(json.dumps(outcome, indent=2, default=float))
         return
-    from autotl.ui.rendering import scores_table
+    from autotl.ui.summary import scores_table
 
     console = Console()
     skipped = [f"skipped {file['path']}: {file['reason']}" for file in outcome["skipped"]]

@@ -70,6 +70,12 @@ COMPONENTS = {
         instance='autotl.Metric("$name", $name)',
         imports="import autotl\nfrom autotl import testing\nfrom $package import $name",
     ),
+    "score": Component(
+        "autotl/alignment/scores.py",
+        "Replace the score by yours. Then `autotl align photos/ --json` has it on every card.",
+        instance='autotl.Score("$name", $name)',
+        imports="import autotl\nfrom autotl import testing\nfrom $package import $name",
+    ),
     "engine": Component(
         "autotl/engines/base.py",
         "Replace `compile` by yours. The engine is preferred on devices for which `usable` returns True; "
@@ -79,6 +85,16 @@ COMPONENTS = {
     "callback": Component(
         "autotl/events.py",
         "Replace the methods by yours: `autotl.Callback` has one for each event of a search.",
+    ),
+    "exporter": Component(
+        "autotl/exports/base.py",
+        "Replace TorchScript by your format. Then: `autotl export photos --to $name`.",
+        article="an",
+    ),
+    "section": Component(
+        "autotl/page/base.py",
+        "Replace the elements that `build` returns by yours. From then on every report has them; "
+        "`autotl report NAME` writes that of an earlier search again.",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""`autotl search`, `replay`, `dashboard`."""
+"""`autotl search`, `replay`, `dashboard`, `report`."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.text import Text
+
+from autotl.escaping import escape
 
 __all__ = ["add_commands"]
 
@@ -18,6 +20,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(search)
     app.command()(replay)
     app.command()(dashboard)
+    app.command()(report)
 
 
 def _option(panel: str, metavar: str, description: str, *flags: str) -> Any:
@@ -87,6 +90,16 @@ def search(
     trial_timeout: Annotated[
         str | None, _option(LIMITS, "2m", "Maximum time of one trial, and without a message from its worker.")
     ] = None,
+    max_latency: Annotated[
+        str | None, _option(LIMITS, "20ms", "Most time for one image in the model's networks, without reading it.")
+    ] = None,
+    max_size: Annotated[str | None, _option(LIMITS, "50MB", "Maximum size of the model's weights as saved.")] = None,
+    max_parameters: Annotated[
+        str | None, _option(LIMITS, "10M", "Maximum number of parameters of the model's networks together.")
+    ] = None,
+    align: Annotated[
+        bool, _option(COMPONENTS, "", "Measure early which backbones suit the images; try those first.", "--align")
+    ] = False,
     devices: Annotated[
         str | None, _option(LIMITS, "auto", "Devices, with one worker for each: cpu*2, or cuda:0,cpu*4.")
     ] = None,
@@ -142,12 +155,16 @@ def search(
         time=time,
         trials=trials,
         trial_timeout=trial_timeout,
+        max_latency=max_latency,
+        max_size=max_size,
+        max_parameters=max_parameters,
         devices=devices,
         storage=storage,
         pool=pool,
         force=force or None,
         cache=cache,
         cache_size=cache_size,
+        align=align or None,
         strict_plugins=ctx.obj["strict"] or None,
     )
     from autotl import api
@@ -160,19 +177,25 @@ def search(
         api.search(config, progress=progress, extend=extend)
 
 
+def _show_warning(line: str) -> None:
+    Console(stderr=True).print(Text(escape(line), "yellow"), soft_wrap=True)
+
+
 Study = Annotated[str, typer.Argument(metavar="NAME", help="A study's name, or its folder.")]
+Images = Annotated[
+    str | None, typer.Option("--data", metavar="DATA", help="The study's images, where they have moved.")
+]
+TestImages = Annotated[
+    str | None, typer.Option(metavar="DATA", help="Its separate test images, where they have moved.")
+]
 Output = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that holds the studies.")]
 
 
 def replay(
     name: Study,
     number: Annotated[int, typer.Argument(metavar="NUMBER", help="The trial's number in the leaderboard.")],
-    images: Annotated[
-        str | None, typer.Option("--data", metavar="DATA", help="The study's images, where they have moved.")
-    ] = None,
-    test: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Its separate test images, where they have moved.")
-    ] = None,
+    images: Images = None,
+    test: TestImages = None,
     output: Output = Path("studies"),
 ) -> None:
     """Train a trial's recipe again and compare the validation scores."""
@@ -192,7 +215,9 @@ def replay(
 
 
 def dashboard(
-    name: Study,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A study's name, or its folder; by default all studies.")
+    ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="N", help="Port on 127.0.0.1; 0 takes a free one.")
     ] = 8080,
@@ -201,11 +226,36 @@ def dashboard(
     ] = False,
     output: Output = Path("studies"),
 ) -> None:
-    """Show a study in Optuna Dashboard, in the browser. Only the printed address, with its token, opens it."""
-    from autotl.config import find_study
+    """Show a study, or all studies side by side, in Optuna Dashboard, in the browser. Only the printed address, with
+    its token, opens it. It serves the reports, too, at /report/NAME."""
+    from autotl.config import find_studies, find_study
     from autotl.study.dashboard import dashboard_server
 
-    folder = find_study(name, output)
-    with dashboard_server(folder, port, read_only=read_only) as server, suppress(KeyboardInterrupt):
-        Console().print(Text(f"{server.url} shows {folder}. Ctrl-C ends it."), soft_wrap=True)
+    folder = find_study(name, output) if name else find_studies(output)
+    console = Console()
+    with (
+        dashboard_server(folder, port, read_only=read_only, log=_show_warning) as server,
+        suppress(KeyboardInterrupt),
+    ):
+        shown = folder if isinstance(folder, Path) else f"{len(folder)} studies of {output}, which it can't change"
+        console.print(Text(escape(f"{server.url} shows {shown}. Ctrl-C ends it.")), soft_wrap=True)
+        for study in [folder] if isinstance(folder, Path) else folder:
+            if (study / "report.html").is_file():
+                console.print(Text(escape(f"{server.report_url(study.name)} is the report.")), soft_wrap=True)
         server.serve_forever()
+
+
+def report(
+    name: Study,
+    images: Images = None,
+    test: TestImages = None,
+    output: Output = Path("studies"),
+) -> None:
+    """Write a study's report.html again, also while the search runs, and print its path."""
+    from autotl.config import find_study
+    from autotl.coordinator.report import report_study
+    from autotl.ui.output import write_line
+
+    folder = find_study(name, output)
+    file = report_study(folder, data=images, test=test, log=_show_warning)
+    write_line(str(file))

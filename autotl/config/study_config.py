@@ -20,6 +20,8 @@ from pydantic import (
     model_validator,
 )
 
+from autotl.config.limits import Limits, parse_count, parse_milliseconds
+
 __all__ = ["StudyConfig", "default_cache", "parse_bytes", "parse_seconds", "without_password"]
 
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -166,6 +168,20 @@ class StudyConfig(BaseModel):
         "The password comes from AUTOTL_STORAGE or .pgpass. Default: AUTOTL_STORAGE, or a journal in the study's "
         "folder.",
     )
+    max_latency: Annotated[float, BeforeValidator(parse_milliseconds)] | None = Field(
+        default=None,
+        description="Most time that the model may take for one image, in the passes of its networks, without reading "
+        "the file: 20ms, 0.02s or a number of milliseconds. Default: no limit.",
+    )
+    max_size: Annotated[StrictInt, BeforeValidator(parse_bytes), Field(ge=1)] | None = Field(
+        default=None,
+        description="Maximum size of the model's weights as saved: 50MB, 1GB or a number of bytes. Default: no limit.",
+    )
+    max_parameters: Annotated[StrictInt, BeforeValidator(parse_count), Field(ge=1)] | None = Field(
+        default=None,
+        description="Maximum number of parameters of the model's networks together: 500k, 10M or a number. "
+        "Default: no limit.",
+    )
     trial_timeout: Seconds | None = Field(
         default=None,
         description="Maximum time that a trial plans to train, and maximum time without a message from its worker "
@@ -177,6 +193,11 @@ class StudyConfig(BaseModel):
         default=None,
         description="Whether weights may be downloaded: never, ask or always. "
         "Default: ask at a terminal; elsewhere only for the backbones that are named.",
+    )
+    align: StrictBool = Field(
+        default=False,
+        description="Whether a search with a time limit measures early how near the images are to what each backbone "
+        "knows, in at most a tenth of its time, and tries the most promising backbones first. Experimental.",
     )
     without_plugins: list[str] = Field(default=[], description="Plugins to leave out, by name.")
     strict_plugins: StrictBool = Field(default=False, description="Stop at a broken plugin instead of leaving it out.")
@@ -230,6 +251,12 @@ class StudyConfig(BaseModel):
     @classmethod
     def _once_each(cls, names: list[str] | None) -> list[str] | None:
         return list(dict.fromkeys(names)) if names else names
+
+    @property
+    def limits(self) -> Limits:
+        """What the model may cost."""
+        megabytes = None if self.max_size is None else self.max_size / 1e6
+        return Limits(self.max_latency, megabytes, self.max_parameters)
 
     @property
     def forbids_downloads(self) -> bool:

@@ -16,7 +16,7 @@ from autotl.folders import is_study
 if TYPE_CHECKING:
     from autotl.registry import Registry
 
-__all__ = ["check_registered", "find_model", "find_study", "load_study_file", "study_config"]
+__all__ = ["check_registered", "find_model", "find_studies", "find_study", "load_study_file", "study_config"]
 
 MAX_STUDY_FILE_BYTES = 1_000_000
 
@@ -201,6 +201,16 @@ def find_study(name: str | Path, output: str | Path = "studies") -> Path:
     known = _studies(output)
     listing = nearest(str(name), known) + (f" Studies there: {', '.join(known)}." if known else "")
     raise AutotlError(f"There is no study {str(name)!r} under {output}/.{listing}")
+
+
+def find_studies(output: str | Path = "studies") -> list[Path]:
+    """The folders of all studies under `output`, by name. Raises AutotlError where there is none."""
+    folders = [Path(output) / name for name in _studies(output)]
+    if not folders:
+        raise AutotlError(f"There is no study under {output}/. Name another folder: --output FOLDER")
+    for folder in folders:
+        refuse_links_out(folder)
+    return folders
 
 
 def find_model(where: str | Path, output: str | Path = "studies") -> Path:

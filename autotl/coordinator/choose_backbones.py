@@ -8,14 +8,14 @@ from autotl.backbones.base import Backbone
 from autotl.backbones.catalog import CURATED
 from autotl.backbones.weights import forbidden_by
 from autotl.clock import Clock, SystemClock
-from autotl.config import StudyConfig
+from autotl.config import Limits, StudyConfig, format_cost
 from autotl.devices import Slot, threads_by_type
 from autotl.errors import AutotlError
 from autotl.registry import Registry
 from autotl.study.scheduler import MAX_ACTIVATION_SHARE
 from autotl.study.speed_estimates import assumed_pass_seconds
 
-__all__ = ["ASSUMED_BYTES_PER_SECOND", "DownloadPolicy", "choose_backbones", "worth_downloading"]
+__all__ = ["ASSUMED_BYTES_PER_SECOND", "DownloadPolicy", "choose_backbones", "network_costs", "worth_downloading"]
 
 NUM_SMALL = 3
 """How many of the shelf's backbones, the smallest, a search takes at least where the weights of none are here."""
@@ -87,7 +87,7 @@ def choose_backbones(
         kept: names that a resumed study began with, where it chose as this configuration does. Their order stays.
 
     Raises:
-        AutotlError: weights that can't be had.
+        AutotlError: weights that can't be had, or no backbone is within the limits of size and parameters.
     """
     policy = policy or DownloadPolicy(config)
     cached = [backbone for backbone in registry.backbones.values() if backbone.is_cached]
@@ -98,6 +98,7 @@ def choose_backbones(
         chosen = [registry.backbones[name] for name in kept]
     else:
         chosen = cached + worth_downloading(config, registry, slots, num_images, more=policy.wants_more)
+    chosen = _within_limits(chosen, config.limits, kept or (), log)
     missing = sorted((backbone for backbone in chosen if not backbone.is_cached), key=_size)
     for backbone in missing:
         if backbone.download is None:
@@ -117,6 +118,35 @@ def choose_backbones(
     if kept and {backbone.name for backbone in chosen} == set(kept):
         return sorted(chosen, key=lambda backbone: kept.index(backbone.name))
     return sorted(chosen, key=lambda backbone: (not backbone.is_cached, *_size(backbone)))
+
+
+def _within_limits(
+    chosen: Sequence[Backbone], limits: Limits, kept: Sequence[str], log: Callable[[str], None]
+) -> list[Backbone]:
+    """Leave out the backbones whose network alone exceeds the limits, with one line. Those of a resumed study stay
+    among its choices, which never change: the scheduler leaves them out."""
+    if limits.parameters is None and limits.megabytes is None:
+        return list(chosen)
+    over = {backbone.name: network_costs(backbone) for backbone in chosen if limits.exceeded(network_costs(backbone))}
+    if len(over) == len(chosen):
+        smallest = min(chosen, key=_size)
+        raise AutotlError(
+            f"No backbone is within {limits.describe()}. The smallest, {smallest.name}, has "
+            f"{limits.explain(over[smallest.name])}. Type {limits.remedy(over[smallest.name])}, or name a smaller one "
+            "with --backbone (autotl backbones --sort num-params)"
+        )
+    if over:
+        log(
+            f"Left out by {limits.describe()}: "
+            + ", ".join(f"{name} ({format_cost('parameters', costs['parameters'])})" for name, costs in over.items())
+        )
+    return [backbone for backbone in chosen if backbone.name not in over or backbone.name in kept]
+
+
+def network_costs(backbone: Backbone) -> dict[str, float]:
+    """The parameters and, at least, the megabytes of a backbone's network, in 32 bits, without building it."""
+    parameters = backbone.count_params()
+    return {"parameters": parameters, "megabytes": 4e-6 * parameters}
 
 
 def worth_downloading(

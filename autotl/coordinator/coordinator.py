@@ -31,6 +31,7 @@ from autotl.ui.progress import Progress, Snapshot, WorkerLine
 from autotl.workers.launcher import Ending
 from autotl.workers.messages import (
     Activity,
+    Aligned,
     Crashed,
     DeviceError,
     DiskIsFull,
@@ -43,8 +44,8 @@ from autotl.workers.messages import (
     PluginIsBroken,
     Probed,
     Ready,
-    Record,
     Recorded,
+    RunTrial,
     TrialEnded,
     TrialProgress,
 )
@@ -112,7 +113,7 @@ class Coordinator:
     def __post_init__(self) -> None:
         strict = self.config.strict_plugins
         self._callbacks = Callbacks(self.callbacks, self.plugin_callbacks, strict, self.watchdog, self.log)
-        self.scoreboard = Scoreboard(self.config.folder, self.metric)
+        self.scoreboard = Scoreboard(self.config.folder, self.metric, self.config.limits)
         self.time = SearchTime(
             self.config.time, self.started, self.num_test, self.clock, self.scheduler, self.scoreboard, self.interrupts
         )
@@ -206,7 +207,8 @@ class Coordinator:
         running = sum(worker.trial is not None for worker in self.pool.workers)
         # beyond the deadline one trial at a time, until the first is complete
         end = min(self.time.trials_end(), self.time.deadline()) if running else self.time.trials_end()
-        if self.scoreboard.hopeless or self.clock.now() >= end - MIN_TRIAL_SECONDS:
+        hopeless = self.scoreboard.hopeless or self.scheduler.excluded.issuperset(self.scheduler.choices.backbones)
+        if hopeless or self.clock.now() >= end - MIN_TRIAL_SECONDS:
             return False
         if self.config.trials is None:
             return True
@@ -218,8 +220,8 @@ class Coordinator:
         job = self.dispatcher.choose(worker, left)
         if job is None:
             worker.activity = "waiting for features"
-        elif isinstance(job, Record):
-            self.pool.give(worker, job, f"recording {job.recording.describe()}")
+        elif not isinstance(job, RunTrial):
+            self.pool.give(worker, job, job.describe())
         else:
             share = (
                 max(MIN_TRIAL_BUDGET, self.scheduler.time_share * self.config.time) if self.config.time else math.inf
@@ -269,6 +271,9 @@ class Coordinator:
                 self.supervisor.job_ended(worker)
             case Recorded():
                 self._recorded(worker, message)
+            case Aligned():
+                self.scheduler.align_with(message.advice)
+                self._job_ended(worker, message)
             case DeviceError(number, cause):
                 self._trial_ended(worker, number)
                 self.supervisor.device_error(worker, self.trials.get(number), cause)
@@ -276,6 +281,7 @@ class Coordinator:
                 worker.activity = text
             case HookCalled(plugin, hook):
                 worker.hook = worker.activity = f"plugin {plugin!r} in {hook}"
+                self.time.waits_for_hook |= hook == "autotl_trial_finished"
             case Log(text):
                 self._log_once(text, text)
             case PluginFailed(plugin, hook, text):
@@ -306,6 +312,9 @@ class Coordinator:
         if message.cause and self.clock.now() < self.time.trials_end():
             what = worker.recording.describe() if worker.recording else "features"
             self._log_once(f"{what} {message.cause}", f"{worker.slot.name}: recording {what}: {message.cause}")
+        self._job_ended(worker, message)
+
+    def _job_ended(self, worker: Worker, message: Recorded | Aligned) -> None:
         worker.idle()
         if message.is_device_error:
             self.supervisor.device_error(worker, None, message.cause)
@@ -320,9 +329,6 @@ class Coordinator:
         if TrialAttribute.NOT_RECORDED in trial.user_attrs:
             self.dispatcher.forget(trial)
             retry_trial(self.trials, trial)
-        self._trial_over(trial)
-
-    def _trial_over(self, trial: FrozenTrial) -> None:
         self.emit("on_trial_finished", self._count(trial))
 
     def _trial_lost(self, trial: FrozenTrial) -> None:
@@ -333,7 +339,11 @@ class Coordinator:
     def _count(self, trial: FrozenTrial, *, worker_lost: bool = False) -> TrialFinished:
         event = self.scoreboard.add(trial, worker_lost=worker_lost)
         extraction = trial.user_attrs.get(TrialAttribute.EXTRACTION_SECONDS, 0.0)
-        self.scheduler.finished(trial.params, event.seconds, event.value, extraction)
+        limits = self.config.limits
+        value = event.value if limits.keeps(trial.user_attrs) else None
+        self.scheduler.finished(trial.params, event.seconds, value, extraction)
+        if event.state == "pruned" and limits.exceeded(trial.user_attrs):  # with one pass and no head
+            self.scheduler.excluded.add(trial.params["backbone"])
         return event
 
     # -- what users see

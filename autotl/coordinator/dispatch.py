@@ -14,10 +14,11 @@ from optuna.trial import FrozenTrial
 
 from autotl.clock import Clock
 from autotl.engines.recorded import FeatureSource
+from autotl.study.advice import alignment_sample
 from autotl.study.needs import Recording, Work
 from autotl.study.scheduler import Scheduler
 from autotl.study.trials import Trials
-from autotl.workers.messages import Record, RunTrial
+from autotl.workers.messages import Align, Record, RunTrial
 from autotl.workers.pool import Worker, WorkerPool
 
 __all__ = ["Dispatcher"]
@@ -35,7 +36,7 @@ workers have more to choose from then."""
 EXPLORATION_SHARE = 0.25
 """Time for features that the portfolio doesn't have, as a share of the time for networks."""
 
-Job = RunTrial | Record
+Job = RunTrial | Record | Align
 
 
 @dataclass
@@ -57,14 +58,21 @@ class Dispatcher:
     _seconds: dict[bool, float] = field(default_factory=lambda: defaultdict(float))
     """Time of accelerators so far: that of recording, and that of trials."""
 
+    _has_ended: bool = False
+    """Whether a trial has ended."""
+
     def choose(self, worker: Worker, time_budget: float) -> Job | None:
-        """A job for an idle worker; None where it waits for features that are being recorded.
+        """A job for an idle worker; None where it waits for features that are being recorded, or for weights.
 
         A trial is RUNNING when this returns, and its job has no time budget yet.
 
         Args:
             time_budget: seconds until trials have to be done.
         """
+        if self.scheduler.unusable.issuperset(self.scheduler.choices.backbones):
+            return None
+        if job := self._alignment(worker, time_budget):
+            return job
         here = [other for other in self.pool.workers if other.slot.host == worker.slot.host]  # they share features
         sorts = {other.slot.is_accelerator for other in here if self._counts(other)}
         if worker.slot.is_accelerator and False in sorts:
@@ -79,8 +87,20 @@ class Dispatcher:
         trial = trial or self._trial(Work.ANY, time_budget)
         return RunTrial(trial.number, None) if trial else None
 
+    def _alignment(self, worker: Worker, time_budget: float) -> Align | None:
+        """The measurement of alignment: once, after the first trial has ended, where there is time for it."""
+        can_run = worker.slot.is_accelerator or not self.scheduler.choices.accelerator
+        if not (self.scheduler.aligns and can_run and self._has_ended):
+            return None
+        sample = alignment_sample(self.scheduler, time_budget)
+        if sample is None:
+            return None
+        self.scheduler.aligns = False
+        return Align(*sample)
+
     def ended(self, worker: Worker, source: FeatureSource | None = None) -> None:
         """A job has ended. `source` is where its features are, if it was to record some and has done so."""
+        self._has_ended |= worker.trial is not None
         if worker.slot.is_accelerator:
             self._seconds[worker.recording is not None] += self.clock.now() - worker.since
         if worker.recording is not None and source is not None:

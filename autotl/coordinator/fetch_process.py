@@ -13,6 +13,7 @@ import time
 from autotl.atomic_io import DiskFull
 from autotl.backbones.base import Backbone
 from autotl.backbones.download import HubUnreachable, reporting_to
+from autotl.backbones.weights import fetch
 from autotl.errors import AutotlError
 from autotl.ui.output import reserve_stdout, write_line
 
@@ -28,11 +29,10 @@ def fetch_weights(backbone: Backbone) -> None:
 
 
 def main(options: str) -> None:
-    """Download the weights of the backbone in `options`, a JSON object: `name`, `without_plugins`."""
+    """Download the weights that `options` names, a JSON object: `location`, or a backbone's `name` and
+    `without_plugins`."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     reserve_stdout()
-    from autotl.registry import load_registry
-
     asked = json.loads(options)
     written = 0.0
 
@@ -44,7 +44,12 @@ def main(options: str) -> None:
 
     try:
         with reporting_to(report):
-            fetch_weights(load_registry(asked["without_plugins"]).backbone(asked["name"]))
+            if "location" in asked:
+                fetch(asked["location"])
+            else:
+                from autotl.registry import load_registry
+
+                fetch_weights(load_registry(asked["without_plugins"]).backbone(asked["name"]))
     except DiskFull as error:
         write_line(json.dumps({"error": str(error), "disk": str(error.path)}))
     except HubUnreachable as error:
@@ -59,7 +64,8 @@ def main(options: str) -> None:
 
 def _end_with_parent() -> None:
     """The parent holds the other end of standard input until it ends, however it ends."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # not sys.stdin, whose lock a thread may not hold when the interpreter ends
+        pass
     os._exit(1)
 
 

@@ -129,7 +129,8 @@ class Fetching:
     def _start(self, backbone: Backbone) -> None:
         self.missing.remove(backbone)
         self.log(f"{backbone.name}: downloading its weights from {backbone.download}")
-        options = json.dumps({"name": backbone.name, "without_plugins": list(self.without_plugins)})
+        named = {"name": backbone.name, "without_plugins": list(self.without_plugins)}
+        options = json.dumps({"location": backbone.location} if backbone.location else named)
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "autotl.coordinator.fetch_process", options],
             stdin=subprocess.PIPE,

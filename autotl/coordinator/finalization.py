@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autotl.coordinator.coordinator import POLL_SECONDS, Coordinator
-from autotl.coordinator.scoreboard import why_none_succeeded
+from autotl.coordinator.scoreboard import why_none_is_within, why_none_succeeded
 from autotl.coordinator.supervisor import SILENCE_LIMIT
 from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError, NoTrialSucceeded
@@ -56,7 +56,12 @@ def finalize(search: Coordinator) -> Mapping[str, Any]:
 def require_success(search: Coordinator) -> None:
     """Raises NoTrialSucceeded with the distinct causes where no trial is complete, or KeyboardInterrupt after
     Ctrl-C."""
-    if search.scoreboard.counts["complete"]:
+    board, limits = search.scoreboard, search.config.limits
+    if board.best is None and (
+        board.nearest is not None or search.scheduler.excluded.issuperset(search.scheduler.choices.backbones)
+    ):
+        raise NoTrialSucceeded(why_none_is_within(limits, search.trials.all(), board.nearest))
+    if board.counts["complete"]:
         return
     if search.interrupts.moment is not None:
         raise KeyboardInterrupt
@@ -91,7 +96,8 @@ def _attempt(search: Coordinator, end: float, *, refit: bool) -> Mapping[str, An
                 if not worker.leaving:
                     search.log(f"{worker.slot.name}: {message.cause}{f' (see {message.log})' if message.log else ''}")
                 if worker is chosen:
-                    return search.result
+                    # a worker that crashes over the report or a plugin leaves a model that is saved and tested
+                    return search.result or (search.saved if search.tested is not None else None)
             else:
                 search.handle(worker, message)
         if search.result is not None:

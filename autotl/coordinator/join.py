@@ -6,7 +6,8 @@ from pathlib import Path
 
 from autotl.backbones.weights import no_downloads
 from autotl.clock import SystemClock
-from autotl.config import StudyConfig
+from autotl.config import StudyConfig, find_study, study_config
+from autotl.coordinator.setup import kept_config
 from autotl.coordinator.signals import handle_signals
 from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError
@@ -17,7 +18,7 @@ from autotl.workers.local import LocalLauncher
 from autotl.workers.pool import MAX_CRASHES, CrashCounter, WorkerPool
 from autotl.workers.rendezvous import Endpoint
 
-__all__ = ["join_search", "search_runs"]
+__all__ = ["join_search", "joined_config", "search_runs"]
 
 STABLE_SECONDS = 60.0
 """Seconds after which a worker counts as started well, and earlier crashes on its slot are forgotten."""
@@ -35,6 +36,19 @@ def search_runs(folder: Path) -> bool:
         return True
     except NoLocks as error:
         raise AutotlError(f"Whether a search runs in {folder} is unknown: {error.strerror}.") from error
+
+
+def joined_config(
+    study: StudyConfig | str | os.PathLike[str], output: str | os.PathLike[str] | None, devices: str | None
+) -> StudyConfig:
+    """The configuration of the search to join, from a study's name or folder, or from what was passed to it as data."""
+    if isinstance(study, StudyConfig):
+        return study
+    try:
+        folder = find_study(os.fspath(study), Path(output or "studies"))
+    except AutotlError:  # not a study: the location of its data
+        return study_config(os.fspath(study), output=output, devices=devices)
+    return kept_config(folder).model_copy(update={"devices": devices or "auto"})
 
 
 def join_search(config: StudyConfig, progress: Progress) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autotl.backbones.weights import no_downloads
 from autotl.config import StudyConfig, study_config
 from autotl.data.dataset import LabelledImage, join_names
+from autotl.data.inputs import IN_MEMORY, as_labelled_images
 from autotl.errors import AutotlError, DataError
 from autotl.escaping import escape
 
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
     from autotl.devices import Slot
     from autotl.recipe import Recipe
     from autotl.study.space import Choices
+    from autotl.trial.state import WorkerState
 
-__all__ = ["replay_trial"]
+__all__ = ["given_again", "open_state", "replay_trial", "require_chosen"]
 
 
 def replay_trial(
@@ -60,17 +63,70 @@ def replay_trial(
 def _replay(
     config: StudyConfig, trial: FrozenTrial, images: Sequence[LabelledImage] | None, log: Callable[[str], None]
 ) -> dict[str, Any]:
+    from autotl.engines.accelerator import deterministic
+    from autotl.recipe import Recipe
+    from autotl.study.study import TrialAttribute
+    from autotl.trial.folds import fit_folds, predicted
+
+    state = open_state(config, images, log)
+    context = state.context
+    recipe = Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE])
+    require_chosen(recipe, context.choices, trial.number, config.name)
+    with deterministic():
+        folds = min(trial.user_attrs.get(TrialAttribute.FOLDS, 1), context.split.num_folds)
+        fitted = fit_folds(state, recipe, math.inf, lambda fraction, score: None, folds=folds)
+    score = state.registry.metric(config.metric)(*predicted(state, fitted.probabilities))
+    return {"recorded": trial.value, "replayed": score, "metric": config.metric, "recipe": recipe.to_dict()}
+
+
+def given_again(
+    folder: Path,
+    data: str | os.PathLike[str] | Sequence[LabelledImage] | None,
+    test: str | os.PathLike[str] | None,
+) -> dict[str, Any]:
+    """`data`, `test` and `images` of a study whose images have moved, or were passed as a list and are passed again.
+
+    Args:
+        folder: the study's.
+
+    Raises:
+        AutotlError: the images were passed as a list, and aren't now.
+    """
+    from autotl.coordinator.setup import kept_config
+
+    if data is None and kept_config(folder).data == IN_MEMORY:
+        raise AutotlError(
+            f"The images of study {folder.name!r} were passed from Python, and no file lists them. Pass them again: "
+            "data=images"
+        )
+    listed = None if data is None or isinstance(data, str | os.PathLike) else as_labelled_images(data)
+    location = IN_MEMORY if listed is not None else data
+    return {
+        "data": None if location is None else os.fspath(location),  # type: ignore[arg-type]
+        "test": None if test is None else os.fspath(test),
+        "images": listed,
+    }
+
+
+def open_state(
+    config: StudyConfig, images: Sequence[LabelledImage] | None, log: Callable[[str], None]
+) -> "WorkerState":
+    """What a worker of a search that has ended would work with, in this process.
+
+    Args:
+        config: the study's.
+        images: the labelled images, where `config.data` is only a name for them.
+
+    Raises:
+        AutotlError: the images are missing or have changed, or the study's folder can't be written.
+    """
     import torch
 
     from autotl.clock import Deadline
     from autotl.coordinator.choose_backbones import DownloadPolicy
     from autotl.coordinator.setup import ImagesChanged, prepare
-    from autotl.engines.accelerator import deterministic
     from autotl.features.store import StoreUnavailable
-    from autotl.recipe import Recipe
     from autotl.registry import load_registry
-    from autotl.study.study import TrialAttribute
-    from autotl.trial.runner import train
     from autotl.trial.state import WorkerState
     from autotl.workers.messages import FromWorker, Log
 
@@ -94,16 +150,11 @@ def _replay(
         state = WorkerState.set_up(context, show, Deadline())
     except StoreUnavailable as error:
         raise AutotlError(
-            f"{config.folder} can't be written: a replay records features there. Copy the study's folder to another "
-            "place, and replay the copy."
+            f"{config.folder} can't be written: features are recorded there. Copy the study's folder to another place, "
+            "and name the copy."
         ) from error
     torch.set_num_threads(context.slot.threads)
-    recipe = Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE])
-    _require_chosen(recipe, context.choices, trial.number, config.name)
-    with deterministic():
-        result = train(state, recipe, math.inf, lambda fraction, score: None)
-    score = state.registry.metric(config.metric)(state.labels("validation"), result.probabilities)
-    return {"recorded": trial.value, "replayed": score, "metric": config.metric, "recipe": recipe.to_dict()}
+    return state
 
 
 def _slots(devices: str) -> "list[Slot]":
@@ -116,7 +167,7 @@ def _slots(devices: str) -> "list[Slot]":
     return [dataclasses.replace(first, device=device, device_type=device.split(":")[0]), *others]
 
 
-def _require_chosen(recipe: "Recipe", choices: "Choices", number: int, study: str) -> None:
+def require_chosen(recipe: "Recipe", choices: "Choices", number: int, study: str) -> None:
     """Raise AutotlError where a recipe, which may be a stranger's, names what its study doesn't choose from."""
     for component, name, known in (
         ("backbone", recipe.backbone, choices.backbones),

@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial
 from autotl.atomic_io import DiskFull, as_disk_full, format_bytes, refuse_links_out, same_disk
 from autotl.backbones.weights import no_downloads
 from autotl.clock import SystemClock
-from autotl.config import StudyConfig, check_registered, default_cache
+from autotl.config import StudyConfig, check_registered, default_cache, how_to_test
 from autotl.coordinator.callbacks import PLUGIN_CALL_SECONDS
-from autotl.coordinator.choose_backbones import DownloadPolicy
+from autotl.coordinator.choose_backbones import DownloadPolicy, network_costs
 from autotl.coordinator.coordinator import Coordinator
 from autotl.coordinator.extend import extension_of
 from autotl.coordinator.fetching import Fetching
@@ -29,6 +29,7 @@ from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, 
 from autotl.coordinator.signals import handle_signals
 from autotl.coordinator.watchdog import CallEnded, Watchdog
 from autotl.data.dataset import LabelledImage
+from autotl.data.splits import Split
 from autotl.devices import Slot, parse_devices, threads_by_type
 from autotl.errors import AutotlError
 from autotl.events import Callback, SearchStarted
@@ -128,13 +129,10 @@ def _run(
             shutil.copyfile(extends / SPLIT_FILE, config.folder / SPLIT_FILE)
         watchdog = stack.enter_context(Watchdog(interrupts, progress.log))
         # the workers start first: they import torch while the images are verified
-        # two that start at once are both late: in a short search the first one has the cores to itself
-        is_short = config.time is not None and config.time <= SHORT_SEARCH
         launcher, slots = open_launcher(config, registry, local, progress.log)
-        is_alone = is_short and not launcher.serves_study and not any(slot.is_accelerator for slot in slots)
-        num_first = 1 if is_alone else len(slots)
-        later = slots[num_first:]
-        pool = WorkerPool(launcher, slots[:num_first], clock)
+        # a cluster's processes have cores of their own, so they start together
+        first, later = (slots, []) if launcher.serves_study else _first_to_start(slots, config)
+        pool = WorkerPool(launcher, first, clock)
         try:
             policy = DownloadPolicy(config, progress.confirm, clock)
             try:
@@ -142,7 +140,10 @@ def _run(
             finally:
                 progress.checking(0, 0)
             started += policy.seconds_asked
-            slots = [*await_probes(pool, config, clock, progress.log), *later]
+            probed = await_probes(pool, config, clock, progress.log)
+            if probed != first:  # CPU workers take the place of an accelerator that doesn't work, and all have started
+                later = []
+            slots = [*probed, *later]
             context = with_slots(context, slots)
             fetching = Fetching(list(policy.missing), progress.log, config.without_plugins, clock)
             stack.callback(fetching.close)
@@ -183,6 +184,20 @@ def _run(
             shutil.rmtree(config.folder / "cache", ignore_errors=True)
 
 
+def _first_to_start(slots: list[Slot], config: StudyConfig) -> tuple[list[Slot], list[Slot]]:
+    """The slots whose workers start at once, and those whose workers start when one of the first is ready.
+
+    Workers that start together are all late. CPU workers have nothing to do before an accelerator has recorded
+    features, and in a short search without accelerators the first worker has the cores to itself.
+    """
+    accelerators = [slot for slot in slots if slot.is_accelerator]
+    if accelerators:
+        return accelerators, [slot for slot in slots if not slot.is_accelerator]
+    is_short = config.time is not None and config.time <= SHORT_SEARCH
+    num_first = 1 if is_short else len(slots)
+    return slots[:num_first], slots[num_first:]
+
+
 def _notify_ended(watchdog: Watchdog, registry: Registry, study: Study, trial: FrozenTrial) -> None:
     """Call the hooks of plugins for a trial whose worker is gone, in this process."""
     what = f"the plugins' hook for a {trial.state.name.lower()} trial"
@@ -221,7 +236,10 @@ def _scheduler(
         seed=config.seed,
         timed=config.time is not None,
     )
+    scheduler.aligns = config.align
     scheduler.missing = {name for name in context.choices.backbones if not registry.backbone(name).is_cached}
+    names = context.choices.backbones
+    scheduler.excluded = {n for n in names if config.limits.exceeded(network_costs(registry.backbone(n)))}
     return scheduler
 
 
@@ -241,8 +259,18 @@ def _search_started(config: StudyConfig, slots: Sequence[Slot], context: Context
         metric=config.metric,
         devices=tuple(slot.name for slot in slots),
         backbones=context.choices.backbones,
-        warnings=(*dataset.warnings, *split.warnings),
+        warnings=(*dataset.warnings, *split.warnings, *_untested(config, split)),
     )
+
+
+def _untested(config: StudyConfig, split: Split) -> list[str]:
+    """A warning where nobody has asked for a search without test images, and there are none."""
+    if len(split.test) or config.test == "none":
+        return []
+    return [
+        "There is no untouched test part: the validation images choose the model, so its score on them is too good. "
+        f"{how_to_test(config)}"
+    ]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The score of a running search: trials by state, the best one, and which fitted models are worth keeping."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -9,11 +10,12 @@ from shutil import rmtree
 
 from optuna.trial import FrozenTrial, TrialState
 
+from autotl.config import Limits
 from autotl.events import TrialFinished
 from autotl.metrics import Metric
 from autotl.study.study import TrialAttribute, trial_event
 
-__all__ = ["FINISHED_STATES", "HOPELESS_FAILURES", "Scoreboard", "why_none_succeeded"]
+__all__ = ["FINISHED_STATES", "HOPELESS_FAILURES", "Scoreboard", "why_none_is_within", "why_none_succeeded"]
 
 FINISHED_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 HOPELESS_FAILURES = 10
@@ -33,8 +35,12 @@ class Scoreboard:
 
     folder: Path
     metric: Metric
+    limits: Limits = field(default_factory=Limits)
     counts: dict[str, int] = field(default_factory=lambda: {"complete": 0, "pruned": 0, "failed": 0})
     best: TrialFinished | None = None
+    """Of the trials within the limits."""
+    nearest: FrozenTrial | None = None
+    """The complete trial that exceeds the limits least, as long as none is within."""
     recent: list[TrialFinished] = field(default_factory=list)
     causes: Counter[str] = field(default_factory=Counter)
     """Of trials that failed in this search, without the numbers in them."""
@@ -44,7 +50,8 @@ class Scoreboard:
     """Trials that ended with an earlier search: their recipes are retried beyond the trials that were asked for."""
     _kept: dict[tuple[str, str, str], TrialFinished] = field(default_factory=dict)
     """The trial whose fitted model is kept, by (strategy, backbone, head)."""
-    _log_loss: dict[int, float] = field(default_factory=dict)
+    _rank_of: dict[int, tuple[bool, float, float, int]] = field(default_factory=dict)
+    """By number of the complete trials; the best ranks lowest."""
 
     @property
     def num_finished(self) -> int:
@@ -57,31 +64,38 @@ class Scoreboard:
         self.counts[event.state] += 1
         if event.state == "failed" and not worker_lost:  # lost workers disable their device instead
             self.causes[NUMBERS.sub("#", event.cause) or "unknown"] += 1
-        better = event.value is not None and (
-            self.best is None or self.metric.better(event.value, self.best.value or 0.0)
-        )
-        if better:
-            event = trial_event(trial, is_best=True)
-            self.best = event
-        self.recent = [*self.recent, event][-NUM_RECENT:]
         if event.value is not None:
-            self._log_loss[event.number] = trial.user_attrs.get("log_loss", 0.0)
+            rank = self._rank_of[event.number] = self._rank(trial, event.value)
+            if not self.limits.keeps(trial.user_attrs):
+                self._note_nearest(trial)
+            elif self.best is None or rank < self._rank_of[self.best.number]:
+                event = self.best = trial_event(trial, is_best=True)
             self._keep_best(event)
+        self.recent = [*self.recent, event][-NUM_RECENT:]
         return event
+
+    def _note_nearest(self, trial: FrozenTrial) -> None:
+        def excess(some: FrozenTrial) -> float:
+            return max(self.limits.constraints(some.user_attrs).values())
+
+        if self.nearest is None or excess(trial) < excess(self.nearest):
+            self.nearest = trial
 
     def _keep_best(self, event: TrialFinished) -> None:
         key = event.strategy, event.backbone, event.head
         kept = self._kept.get(key)
         worse = event
-        if kept is None or self._rank(event) < self._rank(kept):
+        if kept is None or self._rank_of[event.number] < self._rank_of[kept.number]:
             self._kept[key], worse = event, kept or event
         if kept is not None:
             rmtree(self.folder / "trials" / f"{worse.number:05}", ignore_errors=True)
 
-    def _rank(self, event: TrialFinished) -> tuple[float, float, int]:
-        """Sorts the best first; equal scores by log loss, then by number."""
+    def _rank(self, trial: FrozenTrial, value: float) -> tuple[bool, float, float, int]:
+        """Sorts the best first, those beyond the limits last; equal scores by log loss, of which a trial may have none,
+        then by number."""
         sign = -1.0 if self.metric.greater_is_better else 1.0
-        return sign * (event.value or 0.0), self._log_loss[event.number], event.number
+        exceeds, loss = not self.limits.keeps(trial.user_attrs), trial.user_attrs.get("log_loss", math.inf)
+        return exceeds, sign * value, loss, trial.number
 
     @property
     def hopeless(self) -> bool:
@@ -93,6 +107,26 @@ class Scoreboard:
         """All trials so far are those of earlier searches."""
         self.earlier = self.num_finished
         self.causes.clear()
+
+
+def why_none_is_within(limits: Limits, trials: Iterable[FrozenTrial], nearest: FrozenTrial | None) -> str:
+    """The message for a search in which nothing is within the limits: what comes nearest, and what to type.
+
+    Args:
+        nearest: the complete trial that exceeds the limits least; None where no backbone is within.
+    """
+    if nearest is not None:
+        attributes = nearest.user_attrs
+        what = f"The nearest, trial {nearest.number} ({attributes.get(TrialAttribute.DESCRIPTION, '')}),"
+        more = limits.remedy(attributes) or "--time 10m, so that its costs can be measured"
+        return f"No trial is within {limits.describe()}. {what} takes {limits.explain(attributes)}. Type {more}"
+    over = [trial for trial in trials if limits.exceeded(trial.user_attrs)]
+    least = min(over, key=lambda trial: max(limits.constraints(trial.user_attrs).values()))
+    return (
+        f"No backbone is within {limits.describe()}. The nearest: {least.user_attrs.get(TrialAttribute.CAUSE, '')}. "
+        f"Type {limits.remedy(least.user_attrs)}, or add a smaller one: --backbone NAME (autotl backbones --sort "
+        "num-params)"
+    )
 
 
 def why_none_succeeded(trials: Iterable[FrozenTrial], disabled: Mapping[str, str], folder: Path, *, early: bool) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from autotl.clock import Clock
 from autotl.coordinator.scoreboard import Scoreboard
 from autotl.coordinator.signals import Interrupts
+from autotl.report.write import report_seconds
 from autotl.study.scheduler import Scheduler
 
 __all__ = ["SearchTime"]
@@ -34,7 +35,13 @@ class SearchTime:
     interrupts: Interrupts
     stopped: float = math.inf
     """The moment at which a callback asked the search to stop."""
+    waits_for_hook: bool = False
+    """Whether a trial is complete whose worker waits for a plugin's hook, so that the scoreboard doesn't count it."""
     _is_late: bool = False
+
+    @property
+    def _has_trial(self) -> bool:
+        return self.waits_for_hook or bool(self.scoreboard.counts["complete"])
 
     def deadline(self) -> float:
         """The moment at which trials have to be done, so that the model is saved and tested in time."""
@@ -44,7 +51,7 @@ class SearchTime:
         seconds_per_image = max(speeds.values(), default=self.scheduler.default_seconds_per_image)
         test_pass = self.num_test * seconds_per_image
         # two passes over the test images always; more, for averages over views and networks, where there is time
-        reserve = 10.0 + max(2.0 * test_pass, min(24.0 * test_pass, 0.1 * self.time))
+        reserve = 10.0 + report_seconds(self.time) + max(2.0 * test_pass, min(24.0 * test_pass, 0.1 * self.time))
         return min(self.stopped, self.started + self.time - min(reserve, 0.3 * self.time))
 
     def trials_end(self) -> float:
@@ -52,7 +59,7 @@ class SearchTime:
         complete."""
         if self.interrupts.moment is not None:
             return self.interrupts.moment
-        may_be_late = not self.scoreboard.counts["complete"] and self.scoreboard.num_finished < MAX_LATE_TRIALS
+        may_be_late = not self._has_trial and self.scoreboard.num_finished < MAX_LATE_TRIALS
         if self.time is None or math.isfinite(self.stopped) or not may_be_late:
             return self.deadline()
         return self.deadline() + OVERTIME_SECONDS
@@ -63,7 +70,7 @@ class SearchTime:
         late = self.clock.now() - self.deadline()
         if self.time is None or late < 0 or self.interrupts.moment is not None:
             return ""
-        if not self.scoreboard.counts["complete"]:
+        if not self._has_trial:
             self._is_late = True
             return "The time is up, and no trial is complete: the search ends when the first one is."
         if not self._is_late:

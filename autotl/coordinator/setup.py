@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -30,7 +31,7 @@ from autotl.study.storage import Journal, study_exists
 from autotl.study.study import StudyAttribute, load_study, open_study
 from autotl.workers.messages import Context
 
-__all__ = ["ImagesChanged", "begin_study", "kept_config", "library_versions", "prepare"]
+__all__ = ["ImagesChanged", "begin_study", "kept_config", "library_versions", "prepare", "study_split"]
 
 SUBSETS = ("train", "validation", "test")
 CONFIG_FILE = "study.json"
@@ -74,7 +75,7 @@ def prepare(
         progress=checking,
         confined=config.untrusted,
     )
-    split = _split(config, dataset)
+    split = study_split(config, dataset)
     backbones = choose_backbones(
         config,
         registry,
@@ -144,7 +145,11 @@ def begin_study(
     if config.storage:
         _use_database(config)
     is_resumed = journal.exists() and journal.stat().st_size > 0
-    study = open_study(config.folder, config.name, registry.metric(config.metric).direction, config.seed)
+    study = open_study(config.folder, config.name, registry.metric(config.metric).direction, config.seed, config.limits)
+    if study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([config.metric])  # the name of Optuna Dashboard's axes
     if is_resumed and StudyAttribute.CHOICES not in study.user_attrs:
         log(f"The study in {config.folder} was deleted from its journal: a new one begins.")
     _freeze_choices(study, context)
@@ -194,7 +199,7 @@ def kept_config(folder: Path) -> StudyConfig:
     return config.model_copy(update=places).from_stranger("data", "test")
 
 
-def _split(config: StudyConfig, dataset: ImageDataset) -> Split:
+def study_split(config: StudyConfig, dataset: ImageDataset) -> Split:
     """The study's own split where it has one: a resumed search never trains on its test images."""
     file = config.folder / SPLIT_FILE
     if not file.exists():

@@ -56,18 +56,20 @@ class Watchdog:
         self.interrupts, self.log = interrupts, log
         self._call: _Call | None = None
         self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
         self._signals = 0
         """Sent by this object and not yet handled."""
 
     def __enter__(self) -> Self:
         self.interrupts.is_foreign = self._end_call
-        threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self._closed.set()
+        self._thread.join()  # a signal that it sent later would reach the caller's own handler
 
     def call(self, what: str, seconds: float, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         """What `function` returns.

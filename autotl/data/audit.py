@@ -185,7 +185,7 @@ def _near_duplicates(dataset: ImageDataset, pairs: np.ndarray) -> Iterator[Findi
         drawn = np.flatnonzero(np.isin(subsets, ("", "train")))
         _, sizes = np.unique(connected(len(dataset), pairs)[drawn], return_counts=True)
         sizes = sizes[sizes > 1]
-        serious = sizes.sum() >= MANY_LOOKALIKES * len(drawn)
+        serious = bool(sizes.sum() >= MANY_LOOKALIKES * len(drawn))
         if serious:
             torn = round(float((1 - 0.8**sizes - 0.2**sizes).sum()))
             text += (

@@ -8,7 +8,6 @@ with Pillow and 3,500 with torchvision.
 
 import io
 import threading
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
 
 from autotl.data.plain_images import as_tensor, plain_header
 from autotl.data.preprocessing import crop_of, resized_sides, within_aspect_ratio
@@ -114,31 +112,98 @@ def decode_on_gpu(contents: Sequence[bytes], device: str) -> list[Tensor]:
 def preprocess_batch(images: Sequence[Tensor], preprocessing: "Preprocessing") -> Tensor:
     """The same as `autotl.data.preprocessing.preprocess`, on the device of the images.
 
+    Resizing and cropping are two matrix products, which the images of a batch share whatever their sizes: an operation
+    for each image would keep the thread that starts it busy for longer than the GPU.
+
     Args:
-        images: uint8 [3, height, width] each. Images of equal size are resized together.
+        images: uint8 [3, height, width] each.
 
     Returns:
         uint8 [n, size, size, 3].
     """
-    size = preprocessing.size
-    # few operations an image: the time of each is mostly that of its launch
-    result = torch.empty((len(images), 3, size, size), device=images[0].device)
-    by_shape: dict[torch.Size, list[int]] = defaultdict(list)
-    for number, image in enumerate(images):
-        by_shape[image.shape].append(number)
-    for numbers in by_shape.values():
-        pixels = images[numbers[0]][None] if len(numbers) == 1 else torch.stack([images[i] for i in numbers])
-        if not preprocessing.squash:
-            rows, columns = within_aspect_ratio(*pixels.shape[2:])
-            pixels = pixels[:, :, rows, columns]
-        sides = resized_sides(pixels.shape[2], pixels.shape[3], preprocessing)
-        resized = interpolate(pixels.float(), sides, mode=preprocessing.interpolation, antialias=True)
-        top, left, border = crop_of(sides, size)
-        if border:
-            resized = pad(resized, (border, border, border, border))
-        cropped = resized[:, :, top : top + size, left : left + size]
-        if len(numbers) == 1:
-            result[numbers[0]] = cropped[0]
-        else:
-            result[torch.tensor(numbers, device=result.device)] = cropped
+    parts = [image if preprocessing.squash else _without_ends(image) for image in images]
+    result = torch.empty((len(images), 3, preprocessing.size, preprocessing.size), device=images[0].device)
+    for numbers in _of_similar_size(parts):
+        resized = _resize_and_crop([parts[i] for i in numbers], preprocessing)
+        result[torch.tensor(numbers, device=result.device)] = resized
     return result.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _without_ends(image: Tensor) -> Tensor:
+    rows, columns = within_aspect_ratio(*image.shape[1:])
+    return image[:, rows, columns]
+
+
+def _of_similar_size(images: Sequence[Tensor]) -> Iterator[list[int]]:
+    """The numbers of the images in groups that take at most MAX_PIXELS_AT_ONCE pixels once all have one size."""
+    group: list[int] = []
+    height = width = 0
+    for number in sorted(range(len(images)), key=lambda i: tuple(images[i].shape)):
+        higher, wider = max(height, images[number].shape[1]), max(width, images[number].shape[2])
+        if group and (len(group) + 1) * higher * wider > MAX_PIXELS_AT_ONCE:
+            yield group
+            group, (higher, wider) = [], images[number].shape[1:]
+        group.append(number)
+        height, width = higher, wider
+    if group:
+        yield group
+
+
+def _resize_and_crop(images: Sequence[Tensor], preprocessing: "Preprocessing") -> Tensor:
+    """Images uint8 [3, height, width] to float32 [n, 3, size, size]."""
+    size = preprocessing.size
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    pixels = torch.zeros((len(images), 3, height, width), dtype=torch.uint8, device=images[0].device)
+    for padded, image in zip(pixels, images, strict=True):
+        padded[:, : image.shape[1], : image.shape[2]] = image
+    sides = [resized_sides(image.shape[1], image.shape[2], preprocessing) for image in images]
+    crops = [crop_of(resized, size) for resized in sides]
+    rows, columns = (
+        _weights(
+            [image.shape[1 + axis] for image in images],
+            [resized[axis] for resized in sides],
+            [crop[axis] - crop[2] for crop in crops],
+            (size, (height, width)[axis]),
+            preprocessing.interpolation,
+            pixels.device,
+        )
+        for axis in (0, 1)
+    )
+    return rows[:, None] @ pixels.float() @ columns[:, None].transpose(2, 3)
+
+
+def _weights(
+    lengths: Sequence[int],
+    resized: Sequence[int],
+    starts: Sequence[int],
+    shape: tuple[int, int],
+    interpolation: str,
+    device: torch.device,
+) -> Tensor:
+    """How much each pixel of a side counts for each pixel of the crop, as in `interpolate(antialias=True)`.
+
+    Args:
+        lengths: of the side, for each image.
+        resized: the side's length after resizing.
+        starts: where the crop begins in the resized side; less than 0 for a crop with a border.
+        shape: the crop's length, and the longest side's.
+
+    Returns:
+        float32 [n, *shape], 0 in the border.
+    """
+    length, side, start = (
+        torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in (lengths, resized, starts)
+    )
+    target = torch.arange(shape[0], device=device)[:, None] + start
+    pixel = torch.arange(shape[1], device=device) + 0.5
+    scale = length / side
+    distance = (pixel - (target + 0.5) * scale).abs() / scale.clamp(min=1)
+    if interpolation == "bilinear":
+        weights = (1 - distance).clamp(min=0)
+    else:  # Keys' cubic with a = -0.5, as Pillow has it
+        near = (1.5 * distance - 2.5) * distance**2 + 1
+        far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+        weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
+    weights = torch.where(pixel < length, weights, 0)
+    inside = (target >= 0) & (target < side)
+    return torch.where(inside, weights / weights.sum(2, keepdim=True), 0)

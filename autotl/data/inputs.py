@@ -14,7 +14,10 @@ from PIL import Image
 from autotl.data.dataset import LabelledImage, Subset, join_names
 from autotl.errors import InputError
 
-__all__ = ["as_images", "as_labelled_images", "as_labels"]
+__all__ = ["IN_MEMORY", "as_images", "as_labelled_images", "as_labels"]
+
+IN_MEMORY = "in-memory"
+"""`StudyConfig.data` of a search whose labelled images were passed as a list."""
 
 CHANNELS = (1, 3, 4)
 """Lengths of an array's axis that may hold channels: grey, RGB, RGBA."""

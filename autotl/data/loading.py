@@ -18,7 +18,7 @@ from autotl.data.subset_names import subset_of
 from autotl.data.verification import verify_files
 from autotl.errors import DataError, nearest
 
-__all__ = ["load_dataset"]
+__all__ = ["list_images", "load_dataset"]
 
 MAX_CLASS_NAMES = 12
 """Class names that a message lists."""
@@ -63,13 +63,13 @@ def load_dataset(
     with warnings.catch_warnings(record=True) as source_warnings:
         warnings.simplefilter("always")
         if images is None:
-            images = _list_images(location, sources, confined=location in confined)
+            images = list_images(location, sources, confined=location in confined)
         if test is not None:
             if any(image.subset == "test" for image in images):
                 raise DataError(
                     f"{location} already has test images. Remove the other location of test images, {test}."
                 )
-            test_images = _list_images(test, sources, confined=test in confined)
+            test_images = list_images(test, sources, confined=test in confined)
             images = [*images, *(replace(image, subset="test") for image in test_images)]
         on_problem = on_problem or _raise
         images = choose(images) if choose else images
@@ -121,7 +121,12 @@ def _raise(finding: Finding) -> None:
     raise DataError(finding.line())
 
 
-def _list_images(location: str, sources: Mapping[str, DatasetSource], *, confined: bool = False) -> list[LabelledImage]:
+def list_images(location: str, sources: Mapping[str, DatasetSource], *, confined: bool = False) -> list[LabelledImage]:
+    """The labelled images at a location, as its source lists them: no file is read.
+
+    Args:
+        confined: the location comes from a stranger. See `load_dataset`.
+    """
     matching = [source for source in sources.values() if source.matches(location)]
     if not matching:
         raise DataError(

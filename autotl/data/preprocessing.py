@@ -25,6 +25,7 @@ __all__ = [
     "load_views",
     "preprocess",
     "resized_sides",
+    "size_hint",
     "within_aspect_ratio",
 ]
 
@@ -107,6 +108,13 @@ def _resize(pixels: np.ndarray, size: tuple[int, int], interpolation: str) -> np
     return interpolate(batch, size, mode=interpolation, antialias=True).permute(0, 2, 3, 1)[0].numpy()
 
 
+def size_hint(preprocessing: "Preprocessing") -> int:
+    """Pixels along the shorter side at which a JPEG is decoded: twice the needed size. So decoded it resizes to nearly
+    the same pixels as at full size (as does Pillow's `reducing_gap=2`), and a view that crops half of the image still
+    has enough pixels."""
+    return 2 * math.floor(preprocessing.size / preprocessing.crop)
+
+
 def load_view(
     path: str | os.PathLike[str] | bytes,
     digest: str,
@@ -145,15 +153,18 @@ def load_views(
     *,
     trusted_only: bool = False,
     augmentations: Mapping[str, Augmentation] = BUILT_IN,
+    hint: int | None = None,
 ) -> dict[View, np.ndarray]:
-    """Like `load_view`, for several views of one image that is decoded once."""
-    # Twice the needed size: a JPEG decoded at reduced size then resizes to nearly the same pixels as at full size (as
-    # does Pillow's `reducing_gap=2`), and a view that crops half of the image still has enough pixels.
-    size_hint = 2 * math.floor(preprocessing.size / preprocessing.crop)
+    """Like `load_view`, for several views of one image that is decoded once.
+
+    Args:
+        hint: the size to decode at where it isn't `size_hint` of the preprocessing.
+    """
+    hint = hint or size_hint(preprocessing)
     # in searches, not in predictions: torchvision's decoder prints what is odd about a file
-    pixels = decode_plain(path, size_hint) if isinstance(path, bytes) and not trusted_only else None
+    pixels = decode_plain(path, hint) if isinstance(path, bytes) and not trusted_only else None
     if pixels is None:
-        image = decode(path, size_hint, trusted_only=trusted_only, keep_grey=True)
+        image = decode(path, hint, trusted_only=trusted_only, keep_grey=True)
     elif set(views) == {ORIGINAL}:
         return {ORIGINAL: preprocess(pixels, preprocessing)}
     else:

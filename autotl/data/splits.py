@@ -2,17 +2,18 @@
 forward in time."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from autotl.data.dataset import ImageDataset, join_names
+from autotl.data.folds import ALWAYS_TRAINED, draw_folds
 from autotl.data.near_duplicates import connected
 from autotl.errors import DataError
 from autotl.escaping import escape
 
-__all__ = ["Split", "make_split"]
+__all__ = ["Split", "connect", "connected_units", "make_split"]
 
 NUM_SUBSETS = 3
 NUM_DRAWS = 8
@@ -33,6 +34,31 @@ class Split:
     seed: int
     warnings: tuple[str, ...] = ()
     """What the user should know about this split, one line each."""
+    folds: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    """The fold of each training image, from 1; the validation images are fold 0. ALWAYS_TRAINED for images that no fold
+    holds out; empty where none does."""
+
+    @property
+    def development(self) -> np.ndarray:
+        """Sorted indices of the training and validation images."""
+        return np.sort(np.concatenate([self.train, self.validation]))
+
+    @property
+    def development_folds(self) -> np.ndarray:
+        """The fold of each of the `development` images."""
+        of_train = self.folds if len(self.folds) else np.full(len(self.train), ALWAYS_TRAINED)
+        order = np.argsort(np.concatenate([self.train, self.validation]), kind="stable")
+        return np.concatenate([of_train, np.zeros(len(self.validation), np.int64)])[order]
+
+    @property
+    def num_folds(self) -> int:
+        """The number of folds; 1 where only the validation images are held out."""
+        return 1 + max(0, int(self.folds.max(initial=0)))
+
+    def of_fold(self, fold: int) -> "Split":
+        """The split that holds out another fold in place of the validation images."""
+        images, folds = self.development, self.development_folds
+        return replace(self, train=images[folds != fold], validation=images[folds == fold], folds=self.folds[:0])
 
     def to_dict(self) -> dict[str, Any]:
         """The split as values for JSON."""
@@ -42,6 +68,7 @@ class Split:
             "test": self.test.tolist(),
             "seed": self.seed,
             "warnings": list(self.warnings),
+            "folds": self.folds.tolist(),
         }
 
     @classmethod
@@ -51,14 +78,19 @@ class Split:
         Raises:
             TypeError, ValueError, KeyError: `data` is something else.
         """
+        data = {"folds": [], **data}  # a study of an older format is told to be one later
         lines, seed = data["warnings"], data["seed"]
         if not (isinstance(lines, list) and all(isinstance(line, str) for line in lines) and isinstance(seed, int)):
             raise TypeError("its warnings or its seed are of another type")
-        for subset in ("train", "validation", "test"):
-            if not (isinstance(data[subset], list) and all(type(index) is int for index in data[subset])):
-                raise TypeError(f"{subset} is not a list of numbers")
-        train, validation, test = (np.array(data[subset], dtype=np.int64) for subset in ("train", "validation", "test"))
-        return cls(train, validation, test, seed, tuple(escape(line) for line in lines))
+        arrays = {}
+        for name in ("train", "validation", "test", "folds"):
+            if not (isinstance(data[name], list) and all(type(number) is int for number in data[name])):
+                raise TypeError(f"{name} is not a list of numbers")
+            arrays[name] = np.array(data[name], dtype=np.int64)
+        folds = arrays["folds"]
+        if len(folds) and (len(folds) != len(arrays["train"]) or not (folds >= ALWAYS_TRAINED).all()):
+            raise ValueError("its folds are not those of the training images")
+        return cls(**arrays, seed=seed, warnings=tuple(escape(line) for line in lines))
 
 
 def make_split(
@@ -80,6 +112,8 @@ def make_split(
     Where the images have times, the latest ones are held out instead: the test images are later than the validation
     images, and those later than the training images. A group is as late as its latest image. The earliest image of a
     class that the training images would lack is a training image.
+
+    The training images are divided into folds (see `autotl.data.folds`), unless they have times.
 
     Args:
         seed: the same seed and dataset give the same split. Times leave nothing to draw.
@@ -109,7 +143,17 @@ def make_split(
         train_indices, validation_indices = _hold_out(
             dataset, units, train_indices, validation_fraction, seed, "validation", remedy, warnings
         )
-    return Split(train_indices, validation_indices, test_indices, seed, tuple(dict.fromkeys(warnings)))
+    split = Split(train_indices, validation_indices, test_indices, seed, tuple(dict.fromkeys(warnings)))
+    if dataset.times:  # no fold may be earlier than what its model was trained on
+        return split
+    images = split.development
+    held_out = np.isin(images, split.validation)
+    return replace(split, folds=draw_folds(dataset.labels[images], units[images], held_out, seed))
+
+
+def connected_units(dataset: ImageDataset) -> np.ndarray:
+    """int64 [n]: one number for all images that stay together in a split: of one group, near-duplicates, equal."""
+    return _units(dataset, np.arange(len(dataset)), [])
 
 
 def _units(dataset: ImageDataset, indices: np.ndarray, warnings: list[str]) -> np.ndarray:
@@ -121,11 +165,11 @@ def _units(dataset: ImageDataset, indices: np.ndarray, warnings: list[str]) -> n
     Args:
         indices: of the images that are split.
     """
-    by_content = _connect(len(dataset), dataset.digests, dataset.groups)
+    by_content = connect(len(dataset), dataset.digests, dataset.groups)
     if not dataset.lookalikes:
         return by_content
     lookalikes = np.array(dataset.lookalikes)
-    units = _connect(len(dataset), by_content, lookalikes)
+    units = connect(len(dataset), by_content, lookalikes)
     alike = []
     for label in np.unique(dataset.labels[indices]):
         of_class = indices[dataset.labels[indices] == label]
@@ -141,10 +185,10 @@ def _units(dataset: ImageDataset, indices: np.ndarray, warnings: list[str]) -> n
     )
     alone = np.flatnonzero(np.isin(dataset.labels, alike))
     lookalikes[alone] = lookalikes.max() + 1 + np.arange(len(alone))
-    return _connect(len(dataset), by_content, lookalikes)
+    return connect(len(dataset), by_content, lookalikes)
 
 
-def _connect(n: int, *ids: Sequence[Any] | np.ndarray) -> np.ndarray:
+def connect(n: int, *ids: Sequence[Any] | np.ndarray) -> np.ndarray:
     """int64 [n]: one number for all images that share a value of any of `ids`, or a chain of them; "" is no value."""
     pairs = []
     for values in ids:

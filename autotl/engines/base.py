@@ -67,3 +67,9 @@ class Engine(ABC):
             cache: folder where the engine may keep what takes long to prepare, for other processes.
             key: identifies `module`, including its weights. Files in `cache` must be kept under it.
         """
+
+    def has_cached(self, size: int, cache: Path, key: str) -> bool:
+        """Whether `compile` finds in `cache` what takes long to prepare. The arguments are those of `compile`. The
+        default is no: few images are then left to PyTorch.
+        """
+        return False

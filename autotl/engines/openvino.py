@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from autotl.registration import Register
 
-__all__ = ["OpenVinoEngine"]
+__all__ = ["OpenVinoEngine", "load_openvino"]
 
 IMAGES_PER_INFERENCE = 4
 """Images in one inference request. With 32, EfficientNet-Lite0 takes 336 MB instead of 137, and a sixth more time."""
@@ -47,7 +47,7 @@ class OpenVinoEngine(Engine):
         return "bf16" if "BF16" in _capabilities() else "fp32"
 
     def version(self) -> str:
-        return f"openvino {_openvino().__version__}"
+        return f"openvino {load_openvino().__version__}"
 
     def compile(
         self,
@@ -59,10 +59,10 @@ class OpenVinoEngine(Engine):
         cache: Path | None = None,
         key: str = "",
     ) -> Compiled:
-        openvino = _openvino()
+        openvino = load_openvino()
         core = openvino.Core()
         if cache and key:
-            model = _cached(core, module, size, cache, f"{key}/{size}/{openvino.__version__}")
+            model = _cached(core, module, size, cache, _folder(size, cache, key))
         else:
             model = _convert(module, size)
         if precision == "bf16":
@@ -93,14 +93,17 @@ class OpenVinoEngine(Engine):
 
         return run
 
+    def has_cached(self, size: int, cache: Path, key: str) -> bool:
+        return _folder(size, cache, key).exists()
+
 
 @functools.cache
 def _capabilities() -> frozenset[str]:
     """What the CPU can do. Cached: the query takes as long as reading thousands of features, and each read needs it."""
-    return frozenset(_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    return frozenset(load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
-def _openvino() -> Any:
+def load_openvino() -> Any:
     """Import openvino without its telemetry, which reports each import and conversion over the network."""
     if "openvino" not in sys.modules:
         # None makes the import fail, as if the package weren't installed: openvino then uses its own stub.
@@ -115,7 +118,7 @@ def _convert(module: "nn.Module", size: int) -> Any:
     example = torch.zeros(1, size, size, 3, dtype=torch.uint8)  # converts five times faster than a batch of 32
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracing warns of each Python branch; `engine_cosine` checks the result
-        return _openvino().convert_model(module.eval().to("cpu"), example_input=example, input=[-1, size, size, 3])
+        return load_openvino().convert_model(module.eval().to("cpu"), example_input=example, input=[-1, size, size, 3])
 
 
 def _append_identity_convolution(model: Any) -> Any:
@@ -132,13 +135,18 @@ def _append_identity_convolution(model: Any) -> Any:
         return model
     ones = np.ones((shape[1].get_length(), 1, 1, 1, 1), np.float32)
     identity = ops.group_convolution(ops.unsqueeze(features, [2, 3]), ones, [1, 1], [0, 0], [0, 0], [1, 1])
-    return _openvino().Model([ops.squeeze(identity, [2, 3])], model.get_parameters())
+    return load_openvino().Model([ops.squeeze(identity, [2, 3])], model.get_parameters())
 
 
-def _cached(core: Any, module: "nn.Module", size: int, cache: Path, key: str) -> Any:
-    """The converted model from the folder `cache`. Under a file lock, the first process converts and stores it."""
-    openvino = _openvino()
-    folder = cache / f"openvino-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+def _folder(size: int, cache: Path, key: str) -> Path:
+    """Where `cache` has the module `key` as this version of OpenVINO has converted it."""
+    name = f"{key}/{size}/{load_openvino().__version__}"
+    return cache / f"openvino-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+
+def _cached(core: Any, module: "nn.Module", size: int, cache: Path, folder: Path) -> Any:
+    """The converted model from `folder`, in `cache`. Under a file lock, the first process converts and stores it."""
+    openvino = load_openvino()
     with ExitStack() as lock:
         try:
             cache.mkdir(parents=True, exist_ok=True)

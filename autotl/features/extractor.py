@@ -1,9 +1,5 @@
 """Extracts features from images: decodes and infers in parallel, records each feature once for all trials."""
 
-import functools
-import hashlib
-import importlib.metadata
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -30,19 +26,20 @@ from autotl.engines.parity import MIN_COSINE, engine_cosine
 from autotl.engines.torch import TorchEngine
 from autotl.errors import find_named
 from autotl.features.batching import batches
+from autotl.features.keys import LAYOUT_KEY, conversion_key, fact_file, library_versions
 from autotl.features.pixels import AcceleratorLoader, PixelLoader, decoder_of
 from autotl.features.pool import FeaturePool
 from autotl.features.progress import ExtractionProgress
 from autotl.features.resident import ResidentCache, Residents, ResidentSamples
 from autotl.features.sharing import StoreTimeout, extract_missing
-from autotl.features.store import FORMAT, FeatureStore, FeatureTable
+from autotl.features.store import FeatureStore, FeatureTable
 
 if TYPE_CHECKING:
     from torch import nn
 
     from autotl.backbones.graph_split import GraphSplit
 
-__all__ = ["FEATURE_DTYPE", "BackboneFeatures", "FeatureExtractor", "StoredSamples", "conversion_key"]
+__all__ = ["FEATURE_DTYPE", "BackboneFeatures", "FeatureExtractor", "StoredSamples"]
 
 COMPILE_SECONDS = 5.0
 """Seconds that compiling a network may take. It can't be interrupted, so it starts only with this much time left."""
@@ -50,27 +47,6 @@ FEATURE_DTYPE = "float16"
 """The dtype of recorded features: 11 bits of mantissa, more than the bf16 of any engine has."""
 BOUNDARY_BYTES = 4
 """Boundary activations are recorded if they take at most this many times the bytes of the image; else the image is."""
-
-
-@functools.cache
-def library_version(distribution: str) -> str:
-    """The version of an installed distribution, without importing it; "" where it isn't installed."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def library_versions() -> dict[str, str]:
-    """The versions of the libraries that build and run a backbone. Part of every key of what a network computes."""
-    return {name: library_version(name) for name in ("timm", "torch")}
-
-
-def conversion_key(backbone_digest: str, block: int | None = None) -> str:
-    """The key under which an engine caches a converted network: with all feature levels, or up to block `block`."""
-    network = f"levels-{FORMAT}" if block is None else str(block)
-    versions = "/".join(f"{name}-{version}" for name, version in library_versions().items())
-    return f"{backbone_digest}/{network}/{versions}"
 
 
 class StoredSamples:
@@ -186,10 +162,10 @@ class BackboneFeatures:
         """Which features belong to which levels. Kept in a file, so that no network is built for it again."""
         from autotl.backbones.graph_split import FeatureLevels
 
-        file = self._file("layout", {"format": FORMAT}, "json")
+        file = self.kept_file("layout", LAYOUT_KEY, "json")
         if file and file.exists():
             try:
-                return Layout(**read_sealed(file))
+                return Layout.from_dict(read_sealed(file))
             except (OSError, ValueError, TypeError):
                 pass  # damaged: measured and written again below
         layout = FeatureLevels(self.graph_split).layout(self.backbone.preprocessing.size)
@@ -198,8 +174,8 @@ class BackboneFeatures:
                 write_sealed(file, asdict(layout))
         return layout
 
-    def levels(self, subset: Literal["train", "validation", "test"], levels: str, view: View = ORIGINAL) -> np.ndarray:
-        """The features of `levels` [n, num_features], float32, in the order of the subset's images."""
+    def levels(self, subset: "str | np.ndarray", levels: str, view: View = ORIGINAL) -> np.ndarray:
+        """The features of `levels` [n, num_features], float32, in the order of the subset or of the indices."""
         slices = self.layout.slices(find_named("levels", levels, self.extractor.feature_levels))
         samples = self.samples(subset, view, None, (self.layout.width,), self.extractor.store)
         parts = [samples.table.read(samples.digests, "float32", part) for part in slices]
@@ -250,14 +226,14 @@ class BackboneFeatures:
         return tuple(activations.shape[1:]) if isinstance(activations, torch.Tensor) else None  # some pass tuples
 
     def samples(
-        self, subset: str, view: View, block: int | None, shape: tuple[int, ...], store: FeatureStore
+        self, subset: "str | np.ndarray", view: View, block: int | None, shape: tuple[int, ...], store: FeatureStore
     ) -> "StoredSamples":
         """The samples of a subset in the order of the split, after extracting those that aren't recorded yet."""
         extractor = self.extractor
         digests = self.digests(subset)
         decodes_only = block == 0
         if not decodes_only:
-            self._check_engine(subset)
+            self.check_engine(subset)
         label = "images" if decodes_only else self.backbone.name
         table = store.open(self._spec(view, block), shape, "uint8" if decodes_only else FEATURE_DTYPE, label)
         if missing := table.missing(digests):
@@ -273,13 +249,16 @@ class BackboneFeatures:
             self._compiled.clear()  # hundreds of MiB each; recompiling from the cached conversion is fast
         return StoredSamples(table, digests)
 
-    def digests(self, subset: str) -> DigestColumn:
-        """The digests of a subset's images, in the order of the split."""
-        return DigestColumn.of(self.extractor.dataset.digests).take(getattr(self.extractor.split, subset))
+    def _indices(self, subset: "str | np.ndarray") -> np.ndarray:
+        return getattr(self.extractor.split, subset) if isinstance(subset, str) else subset
 
-    def path_of(self, subset: str) -> Mapping[str, Path]:
+    def digests(self, subset: "str | np.ndarray") -> DigestColumn:
+        """The digests of a subset's images, in the order of the split."""
+        return DigestColumn.of(self.extractor.dataset.digests).take(self._indices(subset))
+
+    def path_of(self, subset: "str | np.ndarray") -> Mapping[str, Path]:
         """The image files of a subset, by digest."""
-        dataset, rows = self.extractor.dataset, getattr(self.extractor.split, subset)
+        dataset, rows = self.extractor.dataset, self._indices(subset)
         return ByDigest(DigestColumn.of(dataset.digests).take(rows), lambda i: dataset.paths[int(rows[i])])
 
     def _spec(self, view: View, block: int | None) -> dict[str, Any]:
@@ -288,9 +267,9 @@ class BackboneFeatures:
         spec = {"preprocessing": asdict(preprocessing), "view": view_key(view, extractor.augmentations), "block": block}
         if extractor.decodes and (decoder := decoder_of(view, preprocessing, extractor.augmentations)):
             spec["decoder"] = decoder
-        return spec if block == 0 else spec | {"backbone": self.backbone.digest} | self._engine_key()
+        return spec if block == 0 else spec | {"backbone": self.backbone.digest} | self.engine_key()
 
-    def _engine_key(self) -> dict[str, Any]:
+    def engine_key(self) -> dict[str, Any]:
         """Identifies what computes the features. Called for each read, so everything slow in it is cached."""
         device = self.extractor.device
         return {
@@ -306,7 +285,7 @@ class BackboneFeatures:
     ) -> Iterator[tuple[list[str], np.ndarray]]:
         extractor = self.extractor
         ran = "levels" if block is None else f"prefix-{block}" if block else "images"
-        run = self._compile(block) if block != 0 else None
+        run = self.compiled(block) if block != 0 else None
         began, done = time.monotonic(), 0
 
         loader = extractor.loader(self.backbone.preprocessing, view, path_of)
@@ -332,7 +311,7 @@ class BackboneFeatures:
         progress = ExtractionProgress(self.backbone.name, ran, str(view), done, total, rate)
         self.extractor.on_progress(progress)
 
-    def _check_engine(self, subset: str) -> None:
+    def check_engine(self, subset: "str | np.ndarray") -> None:
         """Once per backbone, compare the engine's features of real images with PyTorch's in fp32; if they differ,
         replace the engine by PyTorch in fp32."""
         if self._engine_is_checked:
@@ -349,9 +328,9 @@ class BackboneFeatures:
             self._compiled.clear()
         self._engine_is_checked = True
 
-    def _cosine(self, subset: str) -> float:
+    def _cosine(self, subset: "str | np.ndarray") -> float:
         """The engine's cosine, from a file of an earlier check or measured on some of the images."""
-        file = self._file("cosine", self._engine_key(), "json")
+        file = self.kept_file("cosine", self.engine_key(), "json")
         if file and file.exists():
             with suppress(OSError, ValueError, TypeError):  # damaged: measured and written again below
                 return float(read_sealed(file))
@@ -360,21 +339,18 @@ class BackboneFeatures:
             self.path_of(subset), self.backbone.preprocessing, ORIGINAL, extractor.augmentations, extractor.threads
         )
         images = loader.load(digests[:8])
-        cosine = engine_cosine(self._compile(None), self.network(None), images)
+        cosine = engine_cosine(self.compiled(None), self.network(None), images)
         if file:
             with suppress(OSError):  # the next process measures it again
                 write_sealed(file, cosine)
         return cosine
 
-    def _file(self, name: str, key: dict[str, Any], suffix: str) -> Path | None:
+    def kept_file(self, name: str, key: dict[str, Any], suffix: str) -> Path | None:
         """The file where a fact about this backbone under `key` is kept; None where nothing is kept."""
         folder = self.extractor.conversions
-        if folder is None:
-            return None
-        text = json.dumps(key | {"backbone": self.backbone.digest, "libraries": library_versions()}, sort_keys=True)
-        return folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.{suffix}"
+        return fact_file(folder, name, key, self.backbone.digest, suffix) if folder else None
 
-    def _compile(self, block: int | None) -> Compiled:
+    def compiled(self, block: int | None) -> Compiled:
         """The compiled network with all feature levels, or up to a block."""
         if block not in self._compiled:
             extractor = self.extractor

@@ -47,6 +47,9 @@ class StoredTable:
     """Seconds since the epoch."""
     in_use: bool
     """Whether a running process has the table open."""
+    shape: tuple[int, ...] = ()
+    """Of one row."""
+    dtype: str = ""
 
 
 class FeatureStore:
@@ -121,6 +124,8 @@ class FeatureStore:
                     num_rows=index_bytes // RECORD.itemsize,
                     last_used=content["used"] if content else 0.0,
                     in_use=bool(live_markers(folder)),
+                    shape=tuple(content["shape"]) if content else (),
+                    dtype=content["dtype"] if content else "",
                 )
             )
         return sorted(tables, key=lambda table: table.last_used)

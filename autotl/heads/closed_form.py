@@ -21,6 +21,7 @@ class Ridge(Head):
     name = "ridge"
     type = "estimator"
     max_train_samples = 20_000
+    predicts_folds = True
     trusted = (CLASSIFIER,)
 
     def suggest(self, space: Space) -> dict[str, Any]:
@@ -45,6 +46,7 @@ class KernelRidge(Head):
     name = "kernel_ridge"
     type = "estimator"
     max_train_samples = 20_000
+    predicts_folds = True
     trusted = (CLASSIFIER,)
 
     def suggest(self, space: Space) -> dict[str, Any]:

@@ -127,3 +127,19 @@ class Neighbours(ClassifierMixin, BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(1)]
+
+    def graded_votes(self, X: Any) -> np.ndarray:
+        """Logarithms of votes of all training samples, [n, num_classes], each vote weighted by a Gaussian of its
+        distance whose width is that of the k-th nearest. Unlike the votes of k neighbours they change with every
+        feature, which is what an explanation needs; they aren't what `predict_proba` answers."""
+        from scipy.special import logsumexp
+        from sklearn.metrics import pairwise_distances
+
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        distances = pairwise_distances(X, self.knn_._fit_X, metric=self.metric)
+        k = self.knn_.n_neighbors
+        width = float(np.mean(np.partition(distances, k - 1, axis=1)[:, k - 1])) or 1.0
+        votes = -0.5 * (distances / width) ** 2
+        of_class = [votes[:, self.knn_._y == number] for number in range(len(self.classes_))]
+        return np.stack([logsumexp(part, axis=1) for part in of_class], axis=1)

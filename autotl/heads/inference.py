@@ -5,7 +5,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MISSING", "average_logits", "logits", "probabilities", "reference_answers", "same_answers"]
+__all__ = [
+    "MISSING",
+    "average_logits",
+    "decision_logits",
+    "logits",
+    "probabilities",
+    "reference_answers",
+    "same_answers",
+]
 
 MISSING = -1e9
 """The logit of a class that an estimator had no training samples of. Finite, so that averages and temperatures work,
@@ -78,13 +86,18 @@ def _dense_logits(head: Any, features: np.ndarray, num_classes: int) -> np.ndarr
 def _estimator_logits(head: Any, features: np.ndarray, num_classes: int) -> np.ndarray:
     classes = np.asarray(head.classes_, dtype=np.int64)
     if hasattr(head, "decision_function"):
-        scores = np.asarray(head.decision_function(features), np.float64)
-        if scores.ndim == 1:  # two classes: positive for the second
-            scores = np.stack([-scores / 2, scores / 2], axis=1)
-    else:
-        # forests and neighbours count votes, which can be 0: clip at a hundredth of the uniform probability, because
-        # smaller counts carry no information and log 0 is infinite
-        scores = np.log(np.maximum(head.predict_proba(features), 0.01 / len(classes)))
-    all_scores = np.full((len(features), num_classes), MISSING)
+        return decision_logits(head.decision_function(features), classes, num_classes)
+    # forests and neighbours count votes, which can be 0: clip at a hundredth of the uniform probability, since smaller
+    # counts carry no information and log 0 is infinite
+    return decision_logits(np.log(np.maximum(head.predict_proba(features), 0.01 / len(classes))), classes, num_classes)
+
+
+def decision_logits(decision: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
+    """Logits, float64 [n, num_classes], from an estimator's decision function for its `classes`: [n] for two classes,
+    positive for the second, else [n, len(classes)]."""
+    scores = np.asarray(decision, np.float64)
+    if scores.ndim == 1:
+        scores = np.stack([-scores / 2, scores / 2], axis=1)
+    all_scores = np.full((len(scores), num_classes), MISSING)
     all_scores[:, classes] = scores
     return all_scores

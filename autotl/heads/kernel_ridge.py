@@ -56,6 +56,8 @@ class KernelRidgeClassifier(ClassifierMixin, BaseEstimator):
         alphas_, loo_log_losses_, loo_accuracies_: [30], the path: what was tried and how it did.
         alpha_: the chosen regularisation.
         loo_decision_: the decision function of the samples, each from a fit without its group. Not saved.
+        out_of_fold_decision_: the same without its fold, where there are folds, for the chosen regularisation; NaN for
+            the samples of no fold. Not saved.
     """
 
     def __init__(
@@ -72,8 +74,15 @@ class KernelRidgeClassifier(ClassifierMixin, BaseEstimator):
         self.class_weight = class_weight
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, groups: np.ndarray | None = None) -> "KernelRidgeClassifier":
-        """Fit samples [n, num_features] with labels [n]. Samples of one of the `groups` [n] are left out together."""
+    def fit(
+        self, X: Any, y: Any, groups: np.ndarray | None = None, folds: np.ndarray | None = None
+    ) -> "KernelRidgeClassifier":
+        """Fit samples [n, num_features] with labels [n].
+
+        Args:
+            groups: [n]; samples of one group are left out together, to choose the regularisation.
+            folds: [n]; samples of one fold are left out together, for `out_of_fold_decision_`. Negative: of no fold.
+        """
         if self.kernel not in KERNELS:
             raise ValueError(f"kernel = {self.kernel!r} is invalid. Use one of {', '.join(KERNELS)}.")
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
@@ -94,6 +103,11 @@ class KernelRidgeClassifier(ClassifierMixin, BaseEstimator):
         if groups is None or len(np.unique(groups)) < 2:
             groups = np.arange(len(X))
         self._choose(decomposition, targets, labels, weights, group_blocks(np.asarray(groups)))
+        if folds is not None:
+            left_out = [np.flatnonzero(folds == fold)[None] for fold in np.unique(folds[folds >= 0])]
+            scores = targets - decomposition.residuals(targets, self.alpha_, left_out)
+            self.out_of_fold_decision_ = self._decision(scores.astype(np.float64))
+            self.out_of_fold_decision_[folds < 0] = np.nan
         coef, intercept = decomposition.coefficients(targets, self.alpha_)
         self.coef_ = np.ascontiguousarray((coef if back is None else back @ coef) / self.temperature_, X.dtype)
         self.intercept_ = np.asarray(intercept / self.temperature_, X.dtype)
@@ -148,8 +162,12 @@ class KernelRidgeClassifier(ClassifierMixin, BaseEstimator):
             accuracies.append(float(weights @ (logits.argmax(1) == labels) / weights.sum()))
             if losses[-1] < least:
                 least, self.alpha_, self.temperature_ = losses[-1], alpha, temperature
-                self.loo_decision_ = scores / temperature if scores.shape[1] > 1 else scores[:, 0] / temperature
+                self.loo_decision_ = self._decision(scores)
         self.loo_log_losses_, self.loo_accuracies_ = np.array(losses), np.array(accuracies)
+
+    def _decision(self, scores: np.ndarray) -> np.ndarray:
+        """The decision function from scores [n, 1] or [n, num_classes]."""
+        return (scores if scores.shape[1] > 1 else scores[:, 0]) / self.temperature_
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Calibrated logits: [n] for two classes, positive for the second; else [n, num_classes]."""
@@ -199,7 +217,7 @@ class KernelRidgeClassifier(ClassifierMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "loo_decision_"}
+        return {name: value for name, value in state.items() if name not in ("loo_decision_", "out_of_fold_decision_")}
 
 
 def _inverse_root(gram: np.ndarray) -> np.ndarray:

@@ -63,6 +63,13 @@ class Decomposition:
     def _leave_out(self, left: np.ndarray, block: np.ndarray, shrink: np.ndarray, unit: np.ndarray) -> None:
         """Turn the residuals `left` of groups of one size, `block` [number, size], into leave-one-out residuals."""
         number, size = block.shape
+        if self.components is not None and size > 1 + len(self.values):
+            # the inverse of 1 - WWᵀ is 1 + W(1 - WᵀW)⁻¹Wᵀ, where W has fewer columns than rows
+            for rows in block:
+                factors = np.column_stack([unit[rows], self.vectors[rows] * np.sqrt(1 - shrink)]).astype(np.float64)
+                core = np.eye(factors.shape[1]) - factors.T @ factors
+                left[rows] += factors @ np.linalg.solve(core, factors.T @ left[rows])
+            return
         if size == 1:
             is_gram = self.components is None
             inner = self._squares @ shrink if is_gram else 1 - unit**2 - self._squares @ (1 - shrink)

@@ -1,13 +1,26 @@
 """What `autotl evaluate` says beside the scores: what they can't tell, and why they may be optimistic."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from autotl.data.dataset import join_names
 from autotl.metrics import Metric
 
-__all__ = ["on_trained_images", "what_is_unknown"]
+__all__ = ["on_trained_images", "scores_of_classes", "what_is_unknown"]
+
+
+def scores_of_classes(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """For each class: its name as `class`, `precision`, `recall`, `f1`, and the number of its images `n`."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    columns = precision_recall_fscore_support(
+        labels, probabilities.argmax(1), labels=np.arange(len(classes)), zero_division=0
+    )
+    names = ("precision", "recall", "f1", "n")
+    rows = zip(classes, *columns, strict=True)
+    return [{"class": name, **dict(zip(names, map(float, row), strict=True))} for name, *row in rows]
 
 
 def on_trained_images(count: int, total: int, *, included: bool) -> list[str]:

@@ -13,7 +13,7 @@ from autotl.data.file_listing import FileListing
 from autotl.errors import AutotlError
 from autotl.escaping import csv_cell
 
-__all__ = ["CsvFile", "best_classes", "find_images", "more_than", "refuse_folder"]
+__all__ = ["CsvFile", "best_classes", "find_images", "more_than", "refuse_folder", "unused_name"]
 
 
 def find_images(places: Iterable[Path], listing: FileListing | None = None) -> Iterator[Path]:
@@ -53,6 +53,16 @@ def best_classes(probabilities: np.ndarray, classes: Sequence[str], top: int) ->
     return [(classes[i], float(probabilities[i])) for i in order]
 
 
+def unused_name(file: Path, used: set[Path]) -> Path:
+    """`file`, or one numbered like `photo-2.png` where that is among `used`, to which the name is added."""
+    name, number = file, 1
+    while name in used:
+        number += 1
+        name = file.with_name(f"{file.stem}-{number}{file.suffix}")
+    used.add(name)
+    return name
+
+
 def refuse_folder(file: Path) -> None:
     """Raise AutotlError if `file` is a folder."""
     if file.is_dir():
@@ -60,7 +70,8 @@ def refuse_folder(file: Path) -> None:
 
 
 class CsvFile:
-    """Writes `path,label,probability`, then `label2,probability2` and so on up to `top`, one line for each image.
+    """Writes `path,label,probability`, then `label2,probability2` and so on up to `top`, and the columns `more`, one
+    line for each image.
 
     The lines go to `FILE.part`, which is renamed at the end of the `with` block: a file of the final name is complete.
     Where the block ends with an exception, `FILE.part` is removed.
@@ -69,7 +80,7 @@ class CsvFile:
         AutotlError: the file can't be written.
     """
 
-    def __init__(self, file: Path, top: int):
+    def __init__(self, file: Path, top: int, more: Sequence[str] = ()):
         refuse_folder(file)
         self.file, self.part = file, file.with_name(file.name + ".part")
         try:
@@ -77,13 +88,13 @@ class CsvFile:
         except OSError as error:
             raise AutotlError(f"{file} can't be written: {error.strerror}.") from None
         self.writer = csv.writer(self.stream)
-        more = [f"{column}{i}" for i in range(2, top + 1) for column in ("label", "probability")]
-        self.writer.writerow(["path", "label", "probability", *more])
+        others = [f"{column}{i}" for i in range(2, top + 1) for column in ("label", "probability")]
+        self.writer.writerow(["path", "label", "probability", *others, *more])
 
-    def write(self, path: Path, best: Sequence[tuple[str, float]]) -> None:
-        """Add the line of one image. `best` is what `best_classes` returned."""
+    def write(self, path: Path, best: Sequence[tuple[str, float]], more: Sequence[str] = ()) -> None:
+        """Add the line of one image. `best` is what `best_classes` returned, `more` the cells of its own columns."""
         cells = (x for label, probability in best for x in (csv_cell(label), f"{probability:.6f}"))
-        self.writer.writerow([csv_cell(str(path)), *cells])
+        self.writer.writerow([csv_cell(str(path)), *cells, *map(csv_cell, more)])
 
     def __enter__(self) -> "CsvFile":
         return self

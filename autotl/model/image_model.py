@@ -11,30 +11,40 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 import numpy as np
 from PIL import Image
 
-from autotl.atomic_io import refuse_links_out, replaced_folder, write_atomically
+from autotl.atomic_io import refuse_links_out, replaced_folder
 from autotl.backbones.base import Backbone
 from autotl.backbones.levels import Layout
 from autotl.backbones.weights import file_digest
-from autotl.data.augmentation import ORIGINAL, View, draw
-from autotl.data.decoding import UndecodableImage, UntrustedFormat, to_rgb
-from autotl.data.digests import digest_bytes, digest_file
+from autotl.data.augmentation import View
+from autotl.data.decoding import UndecodableImage
 from autotl.data.inputs import as_images
-from autotl.data.preprocessing import load_views, preprocess
+from autotl.data.preprocessing import size_hint
 from autotl.data.sandbox import SandboxedDecoder
-from autotl.engines.base import Compiled
-from autotl.engines.parity import checked_engine
 from autotl.engines.torch import TorchEngine
-from autotl.errors import AutotlError, DataError, InputError, find_named
-from autotl.features.batching import batches
-from autotl.features.extractor import conversion_key
+from autotl.errors import AutotlError, InputError, find_named
+from autotl.features.keys import conversion_key
+from autotl.model.card import write_card
 from autotl.model.device import resolve_device
+from autotl.model.doubt import Decision, Doubt, Doubts, load_doubt, save_doubt
 from autotl.model.files import require_sound
+from autotl.model.heat_maps import Explainer, HeatMap
 from autotl.model.manifest import FORMAT, read_model_manifest, write_manifest
-from autotl.model.member import Member, load_member, save_member
-from autotl.model.network import SharedNetwork, build_from_file, feature_network, load_backbone_state
+from autotl.model.member import Member, check_complete, load_member, save_member
+from autotl.model.network import (
+    Load,
+    Measure,
+    SharedNetwork,
+    build_from_file,
+    compile_features,
+    feature_network,
+    load_backbone_state,
+    predictions,
+)
+from autotl.model.opening import load_file, open_item
 from autotl.model.reference import SavedFeatures, check_features, reference_features, saved_versions
+from autotl.model.representation import Representation
 from autotl.model.requirements import check_plugins, required_plugins
-from autotl.model.saved_backbone import config_contents, find_backbones, weights_file, write_config
+from autotl.model.saved_backbone import config_contents, find_backbones, weights_file, write_backbone
 from autotl.model.training_images import load_trained_on, save_trained_on
 from autotl.registry import Registry, load_registry
 
@@ -51,7 +61,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class ImageModel:
+class ImageModel(Representation):
     """A classifier of images: one fitted recipe, or several whose probabilities are averaged by weight.
 
     It pickles and copies through its files, which `load` reads again: unpickling is as safe as the pickle's source.
@@ -69,12 +79,19 @@ class ImageModel:
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     conversions: Path | None = None
     """The folder where engines cache compiled networks."""
+    in_fp32: bool = False
+    """Compute networks with PyTorch in fp32, whatever is faster."""
     about: dict[str, Any] = field(default_factory=dict)
     """Further content of `model.json`: metric, versions, refitted trials."""
     trained_on: frozenset[str] = frozenset()
     """Digests of the images that trained or selected the model."""
+    on_features: Callable[[SharedNetwork, Any, dict[View, np.ndarray]], None] | None = field(default=None, repr=False)
+    """Called on any thread with a network, the images or paths of a batch, and the features that it computed."""
+    doubt: Doubt | None = None
+    """What `decide` needs; None for a model without held-out images."""
     _networks: dict[tuple[str, bool], SharedNetwork] = field(default_factory=dict, init=False, repr=False)
     """By `network_key` and `many`."""
+    _explainer: Explainer | None = field(default=None, init=False, repr=False)
     _modules: "dict[str, nn.Module]" = field(default_factory=dict, repr=False)
     """Filled by `read_into_memory`: the backbones' networks, by digest."""
     _configs: dict[str, dict[str, bytes]] = field(default_factory=dict, repr=False)
@@ -88,6 +105,11 @@ class ImageModel:
         """The model's registry, loaded on first use."""
         self.registry = self.registry or load_registry()
         return self.registry
+
+    @property
+    def size_hint(self) -> int:
+        """Pixels along the shorter side at which files are decoded: the same for all networks, see `decode`."""
+        return max(size_hint(backbone.preprocessing) for backbone in self.backbones.values())
 
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
         """The name of the most probable class of each image, [n]. Takes what `predict_proba` takes."""
@@ -112,6 +134,47 @@ class ImageModel:
         rows = [row for _, row in self._predicted(listed, self._open, many=len(listed) > MAX_UNCOMPILED)]
         return np.stack(rows) if rows else np.empty((0, len(self.classes)))
 
+    def explain(self, images: ImageLike | Iterable[ImageLike], label: str | None = None) -> list[HeatMap]:
+        """A heat map of each image: which of its places speak for a class, over all members by their weight.
+
+        Args:
+            images: as for `predict_proba`.
+            label: the class to explain; by default the one that is predicted for the image.
+
+        Raises:
+            AutotlError: the model has no such class; and as `predict_proba`.
+        """
+        if label is not None:
+            find_named("class", label, dict.fromkeys(self.classes))
+        listed = as_images(images)
+        if self._explainer is None:
+            self._explainer = Explainer(
+                self._by_network(), self.network_of, self.backbones, self._plugins.levels, self.device, self._decoder
+            )
+        return self._explainer.explain(listed, self.predict_proba(listed), self.classes, label)
+
+    def decide(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        abstain_at: float | None = None,
+        unknown_at: float | None = None,
+        coverage: float | None = None,
+    ) -> list[Decision]:
+        """Answers that may be "unsure" or "unknown", and prediction sets.
+
+        Args:
+            images: as for `predict_proba`.
+            abstain_at, unknown_at, coverage: as for `autotl.model.doubt.decide`.
+
+        Raises:
+            AutotlError: the model holds nothing to calibrate them on; and as `predict_proba`.
+        """
+        doubts = Doubts(self, abstain_at, unknown_at, coverage)
+        listed = list(enumerate(as_images(images)))
+        rows = self._predicted(listed, self._open, many=len(listed) > MAX_UNCOMPILED, measure=doubts.measure)
+        return [doubts.decide(row) for _, row in rows]
+
     def stream(
         self,
         paths: Iterable[Path],
@@ -119,6 +182,7 @@ class ImageModel:
         *,
         many: bool = True,
         checked: bool = False,
+        measure: Measure | None = None,
     ) -> Iterator[tuple[Path, np.ndarray]]:
         """Yield each path with its probabilities [num_classes], in order. Memory doesn't grow with their number.
 
@@ -129,11 +193,13 @@ class ImageModel:
             many: compile the networks with the fastest engine, which pays off from some hundred images.
             checked: the files were verified before. Other files of untrusted formats are first decoded in a child
                 process, because a hostile one may crash its decoder.
+            measure: of `autotl.model.doubt.Doubts`: its columns follow the probabilities.
         """
+        options = (self._plugins.augmentations, self._decoder, self.size_hint)
 
         def load(path: Path, backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
             try:
-                return self._load(path, backbone, views, checked=checked)
+                return load_file(path, backbone, views, *options, checked=checked)
             except UndecodableImage as error:
                 if on_skip is None:
                     raise UndecodableImage(f"{path}: {error}", error.path) from error
@@ -143,109 +209,54 @@ class ImageModel:
         if isinstance(paths, str | os.PathLike):
             raise InputError(f"paths is a single path, {os.fspath(paths)!r}: pass a list of paths.")
         skipped: dict[Path, str] = {}
-        for path, row in self._predicted(map(Path, paths), load, many=many):
+        for path, row in self._predicted(map(Path, paths), load, many=many, measure=measure):
             if path in skipped and on_skip:
                 on_skip(path, skipped[path])
             else:
                 yield path, row
 
     def _open(self, item: tuple[int, Any], backbone: Backbone, views: set[View]) -> dict[View, np.ndarray]:
-        """The views of a numbered image."""
-        number, image = item
-        if isinstance(image, str | os.PathLike | bytes):
-            try:
-                return self._load(image if isinstance(image, bytes) else Path(image), backbone, views)
-            except UndecodableImage as error:
-                name = f"images[{number}]" if isinstance(image, bytes) else image
-                raise UndecodableImage(f"{name}: {error}", error.path) from error
-        try:
-            picture = to_rgb(image)
-        except UndecodableImage as error:
-            raise UndecodableImage(f"images[{number}]: {error}") from error
-        except DataError as error:
-            raise InputError(f"images[{number}]: {error}") from error
-        augmentations = self._plugins.augmentations
-        digest = digest_bytes(picture.tobytes()) if views != {ORIGINAL} else ""
-        return {view: preprocess(draw(picture, digest, view, augmentations), backbone.preprocessing) for view in views}
-
-    def _load(
-        self, path: Path | bytes, backbone: Backbone, views: set[View], *, checked: bool = False
-    ) -> dict[View, np.ndarray]:
-        """The same views of a file, or of its content, as a search draws for it. Raises UndecodableImage."""
-        try:
-            digest = (
-                (digest_bytes(path) if isinstance(path, bytes) else digest_file(path)) if views != {ORIGINAL} else ""
-            )
-        except (OSError, ValueError):  # load_views raises UndecodableImage with the reason
-            digest = ""
-        augmentations = self._plugins.augmentations
-        if not checked:
-            try:
-                return load_views(
-                    path, digest, backbone.preprocessing, views, trusted_only=True, augmentations=augmentations
-                )
-            except UntrustedFormat:
-                self._decoder.verify(path)
-        return load_views(path, digest, backbone.preprocessing, views, augmentations=augmentations)
+        return open_item(item, backbone, views, self._plugins.augmentations, self._decoder, self.size_hint)
 
     def _predicted(
-        self, items: Iterable[T], load: Callable[[T, Backbone, set[View]], dict[View, np.ndarray]], *, many: bool
+        self, items: Iterable[T], load: Load[T], *, many: bool, measure: Measure | None = None
     ) -> Iterator[tuple[T, np.ndarray]]:
-        """Each item with its averaged probabilities. An item is decoded once for all networks with the same
-        preprocessing."""
+        """Each item with its averaged probabilities, and the columns of `measure`."""
         networks = self._compiled_networks(many=many)
-        backbone_of = {n.backbone.preprocessing: n.backbone for n in networks}
-        views_of = {p: {v for n in networks if n.backbone.preprocessing == p for v in n.views} for p in backbone_of}
-        total_weight = sum(member.weight for member in self.members)
-
-        def average(chunk: list[T]) -> np.ndarray:
-            loaded = {p: [load(item, b, views_of[p]) for item in chunk] for p, b in backbone_of.items()}
-            summed = np.zeros((len(chunk), len(self.classes)))
-            for network in networks:
-                images, size = loaded[network.backbone.preprocessing], network.backbone.preprocessing.size
-                blank = np.zeros((size, size, 3), np.uint8)  # in place of a skipped image
-                summed += network.probabilities(
-                    {view: np.stack([image.get(view, blank) for image in images]) for view in network.views}
-                )
-            return summed / total_weight
-
-        for chunk, rows in batches(items, average, self.threads):
-            yield from zip(chunk, rows, strict=True)
+        yield from predictions(networks, items, load, len(self.classes), self.threads, measure, self.on_features)
 
     def _compiled_networks(self, *, many: bool) -> list[SharedNetwork]:
         """One network for each distinct `network_key` of the members, compiled on first use."""
-        groups: dict[str, list[Member]] = {}
-        for member in self.members:
-            groups.setdefault(member.network_key, []).append(member)
+        groups = self._by_network()
         for key, members in groups.items():
             if (key, many) not in self._networks:
                 self._networks[key, many] = self._compile(members, many=many)
         return [self._networks[key, many] for key in groups]
 
-    def _compile(self, members: list[Member], *, many: bool) -> SharedNetwork:
-        from autotl.backbones.graph_split import Normalize
+    def _by_network(self) -> dict[str, list[Member]]:
+        groups: dict[str, list[Member]] = {}
+        for member in self.members:
+            groups.setdefault(member.network_key, []).append(member)
+        return groups
 
+    def _compile(self, members: list[Member], *, many: bool) -> SharedNetwork:
         first = members[0]
         backbone = self.backbones[first.backbone_digest]
-        feature_levels, layout = feature_network(self._module(first), backbone)
+        feature_levels, layout = feature_network(self.network_of(first), backbone)
         registry = self._plugins
         if self._saved:
             check_features(self._saved, self.members.index(first), feature_levels, backbone, registry)
         is_frozen = first.fitted.backbone_state is None
-        cache = self.conversions if is_frozen else None
-        engine = registry.engine(None, self.device) if many or (cache and cache.exists()) else TorchEngine()
-        network, size = Normalize(feature_levels, backbone.preprocessing).eval(), backbone.preprocessing.size
-        precision, key = engine.precision(self.device), conversion_key(first.backbone_digest) if is_frozen else ""
-        compiled = engine.compile(network, size, self.device, self.threads, precision, cache=cache, key=key)
-        if (engine.name, precision) != (TorchEngine.name, "fp32"):
-
-            def exact() -> Compiled:
-                return TorchEngine(bf16=False).compile(network, size, self.device, self.threads, "fp32")
-
-            compiled = checked_engine(compiled, network, exact, backbone.name)
+        cache, key = (self.conversions, conversion_key(first.backbone_digest)) if is_frozen else (None, "")
+        engine = registry.engine(None, self.device)
+        if self.in_fp32:
+            engine = TorchEngine(bf16=False)
+        elif not many and not (cache and engine.has_cached(backbone.preprocessing.size, cache, key)):
+            engine = TorchEngine()
+        compiled = compile_features(engine, feature_levels, backbone, self.device, self.threads, cache, key)
         return SharedNetwork(backbone, compiled, layout, members, registry.levels)
 
-    def _module(self, member: Member) -> "nn.Module":
+    def network_of(self, member: Member) -> "nn.Module":
         """The member's network in eval mode, with the weights that it was fitted with. The caller may change it."""
         module = self._backbone_module(member.backbone_digest)
         if member.fitted.backbone_state is not None:
@@ -282,17 +293,19 @@ class ImageModel:
     def _write(self, draft: Path) -> None:
         registry = self._plugins
         for digest in self.backbones:
-            self._save_backbone(digest, draft)
+            write_backbone(self._backbone_module(digest), self._config(digest), weights_file(draft, digest))
         features: dict[str, list[float]] = {}
         layouts: dict[str, Layout] = {}
         for i, member in enumerate(self.members):
             backbone, key = self.backbones[member.backbone_digest], member.network_key
             if key not in features:
-                network, layouts[key] = feature_network(self._module(member), backbone)
+                network, layouts[key] = feature_network(self.network_of(member), backbone)
                 features[key] = reference_features(network, backbone.preprocessing)
             levels = find_named("levels", member.fitted.levels, registry.levels)
             save_member(member, layouts[key].num_features(levels), draft / "members" / str(i))
         save_trained_on(self.trained_on, draft)
+        if self.doubt:
+            save_doubt(self.doubt, draft)
         files = {str(path.relative_to(draft)): file_digest(path) for path in sorted(draft.rglob("*")) if path.is_file()}
         write_manifest(
             draft / "model.json",
@@ -318,14 +331,7 @@ class ImageModel:
                 "about": self.about,
             },
         )
-
-    def _save_backbone(self, digest: str, draft: Path) -> None:
-        """Write the weights of a backbone, and what its network is built from."""
-        from safetensors.torch import save
-
-        module, file = self._backbone_module(digest), weights_file(draft, digest)
-        write_atomically(file, save({k: v.contiguous() for k, v in module.state_dict().items()}))
-        write_config(self._config(digest), file.with_suffix(""))
+        write_card(draft)
 
     def _config(self, digest: str) -> dict[str, bytes]:
         return self._configs[digest] if digest in self._configs else config_contents(self.backbones[digest])
@@ -385,15 +391,9 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
     backbones = find_backbones(folder, manifest, registry)
     weights = {digest: weights_file(folder, digest) for digest in backbones}
     members = [load_member(folder / "members" / str(i), registry) for i in range(manifest.members)]
-    for number, member in enumerate(members):
-        if member.backbone_digest not in backbones or member.num_classes != len(manifest.classes):
-            raise AutotlError(
-                f"{folder} is not a complete model: member {number} belongs to another one. "
-                "Copy the model's folder again."
-            )
-    if not sum(member.weight for member in members):
-        raise AutotlError(f"{folder} is not a complete model: the weight of each member is 0.")
+    check_complete(folder, members, backbones, len(manifest.classes))
     model = ImageModel(tuple(manifest.classes), members, backbones, weights, registry, device, about=manifest.about)
     model.trained_on = load_trained_on(folder, manifest.files)
+    model.doubt = load_doubt(folder, manifest.files)
     model._saved = SavedFeatures(folder, tuple(manifest.features), manifest.versions)
     return model

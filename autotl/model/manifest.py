@@ -68,6 +68,9 @@ class BackboneEntry(_Strict):
 
     name: Name
     digest: Digest
+    pretrained_on: str = "unknown"
+    license: str = "unknown"
+    """Of the weights."""
     preprocessing: PreprocessingEntry
     config_files: list[FileName] = Field(max_length=10)
     """The files in `backbones/DIGEST/` that describe the network; none where its name does."""

@@ -1,6 +1,6 @@
 """A member of a model: a fitted recipe, saved as `member.json`, its head, and its unfrozen blocks. No pickle."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from autotl.strategies.base import Fitted
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Member", "load_member", "save_member"]
+__all__ = ["Member", "check_complete", "load_member", "save_member"]
 
 FILES = ("head.safetensors", "head.skops")
 """Of a dense head, and of an estimator."""
@@ -124,6 +124,22 @@ def load_member(folder: Path, registry: Registry) -> Member:
         raise AutotlError(f"{folder / 'member.json'}: {error}") from error
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise AutotlError(f"{folder} is not a complete member of a model: {type(error).__name__}: {error}") from error
+
+
+def check_complete(folder: Path, members: Sequence[Member], backbones: Collection[str], num_classes: int) -> None:
+    """Check that members belong to one model of these backbones (by digest) and classes, and that any of them counts.
+
+    Raises:
+        AutotlError: they don't; `folder` is the model's.
+    """
+    for number, member in enumerate(members):
+        if member.backbone_digest not in backbones or member.num_classes != num_classes:
+            raise AutotlError(
+                f"{folder} is not a complete model: member {number} belongs to another one. "
+                "Copy the model's folder again."
+            )
+    if not sum(member.weight for member in members):
+        raise AutotlError(f"{folder} is not a complete model: the weight of each member is 0.")
 
 
 def _check_components(manifest: MemberManifest, registry: Registry) -> None:

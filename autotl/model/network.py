@@ -1,9 +1,9 @@
 """A network of a model: built from saved weights, compiled, and run once for all members that share it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -11,8 +11,11 @@ from autotl.backbones.base import Backbone
 from autotl.backbones.levels import Layout, Levels
 from autotl.backbones.limits import limited_build, tensor_shapes
 from autotl.data.augmentation import View
-from autotl.engines.base import Compiled
+from autotl.engines.base import Compiled, Engine
+from autotl.engines.parity import checked_engine
+from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, find_named
+from autotl.features.batching import batches
 from autotl.features.extractor import FEATURE_DTYPE
 from autotl.features.table import to_stored_dtype
 from autotl.model.member import Member
@@ -22,7 +25,18 @@ if TYPE_CHECKING:
 
     from autotl.backbones.graph_split import FeatureLevels
 
-__all__ = ["SharedNetwork", "build_from_file", "feature_network", "load_backbone_state"]
+__all__ = [
+    "Load",
+    "Measure",
+    "SharedNetwork",
+    "build_from_file",
+    "compile_features",
+    "feature_network",
+    "load_backbone_state",
+    "predictions",
+]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -41,17 +55,20 @@ class SharedNetwork:
         """The views that any of the members uses."""
         return {view for member in self.members for view in member.fitted.views}
 
-    def probabilities(self, images: Mapping[View, np.ndarray]) -> np.ndarray:
-        """The sum of the members' probabilities, each times its weight: [n, num_classes].
+    def features(self, images: Mapping[View, np.ndarray]) -> dict[View, np.ndarray]:
+        """All levels of each view, float32 [n, layout.width], rounded as the recorded features that heads are trained
+        on.
 
         Args:
             images: for each of `views`, uint8 [n, size, size, 3].
         """
-        # rounded as recorded features are, on which the heads were trained
-        features = {
+        return {
             view: to_stored_dtype(self.compiled(pixels), FEATURE_DTYPE).astype(np.float32)
             for view, pixels in images.items()
         }
+
+    def probabilities(self, features: Mapping[View, np.ndarray]) -> np.ndarray:
+        """The sum of the members' probabilities, each times its weight: [n, num_classes]."""
         total = np.zeros(())
         for member in self.members:
             slices = self.layout.slices(find_named("levels", member.fitted.levels, self.feature_levels))
@@ -60,6 +77,51 @@ class SharedNetwork:
             ]
             total = total + member.weight * member.probabilities(views)
         return total
+
+
+Load: TypeAlias = Callable[[T, Backbone, set[View]], dict[View, np.ndarray]]
+"""From an item to the views of its image, uint8 [size, size, 3]."""
+Measure: TypeAlias = Callable[[SharedNetwork, Mapping[View, np.ndarray]], list[np.ndarray]]
+"""From a network and its features of some views of n images to further columns [n, 1]."""
+
+
+def predictions(
+    networks: Sequence[SharedNetwork],
+    items: Iterable[T],
+    load: Load[T],
+    num_classes: int,
+    threads: int,
+    measure: Measure | None = None,
+    on_features: Callable[[SharedNetwork, Any, dict[View, np.ndarray]], None] | None = None,
+) -> Iterator[tuple[T, np.ndarray]]:
+    """Each item with the probabilities [num_classes] averaged over all members, followed by the columns of `measure`.
+    An item is decoded once for all networks with the same preprocessing.
+
+    Args:
+        load: from an item to its views, uint8 [size, size, 3]; those that it leaves out are black.
+        on_features: called on any thread with a network, the items of a batch, and the features that it computed.
+    """
+    backbone_of = {n.backbone.preprocessing: n.backbone for n in networks}
+    views_of = {p: {v for n in networks if n.backbone.preprocessing == p for v in n.views} for p in backbone_of}
+    total_weight = sum(member.weight for network in networks for member in network.members)
+
+    def average(chunk: list[T]) -> np.ndarray:
+        loaded = {p: [load(item, b, views_of[p]) for item in chunk] for p, b in backbone_of.items()}
+        summed, columns = np.zeros((len(chunk), num_classes)), []
+        for network in networks:
+            images, size = loaded[network.backbone.preprocessing], network.backbone.preprocessing.size
+            blank = np.zeros((size, size, 3), np.uint8)  # in place of a skipped image
+            features = network.features(
+                {view: np.stack([image.get(view, blank) for image in images]) for view in network.views}
+            )
+            if on_features:
+                on_features(network, chunk, features)
+            summed += network.probabilities(features)
+            columns += measure(network, features) if measure else []
+        return np.hstack([summed / total_weight, *columns])
+
+    for chunk, rows in batches(items, average, threads):
+        yield from zip(chunk, rows, strict=True)
 
 
 def build_from_file(backbone: Backbone, file: Path) -> "nn.Module":
@@ -112,6 +174,35 @@ def feature_network(module: "nn.Module", backbone: Backbone) -> "tuple[FeatureLe
             f"The network of {backbone.name} doesn't run on images of {backbone.preprocessing.size} pixels: "
             f"{type(error).__name__}: {reason} Copy the model's folder again."
         ) from error
+
+
+def compile_features(
+    engine: Engine,
+    features: "FeatureLevels",
+    backbone: Backbone,
+    device: str,
+    threads: int,
+    cache: Path | None,
+    key: str,
+) -> Compiled:
+    """Compile `feature_network`'s network for a device. An engine whose features differ from those of PyTorch in fp32
+    is replaced by that.
+
+    Args:
+        cache, key: as for `Engine.compile`.
+    """
+    from autotl.backbones.graph_split import Normalize
+
+    network, size = Normalize(features, backbone.preprocessing).eval(), backbone.preprocessing.size
+    precision = engine.precision(device)
+    compiled = engine.compile(network, size, device, threads, precision, cache=cache, key=key)
+    if (engine.name, precision) == (TorchEngine.name, "fp32"):
+        return compiled
+
+    def exact() -> Compiled:
+        return TorchEngine(bf16=False).compile(network, size, device, threads, "fp32")
+
+    return checked_engine(compiled, network, exact, backbone.name)
 
 
 def load_backbone_state(module: "nn.Module", state: "dict[str, Tensor]", backbone: str) -> None:

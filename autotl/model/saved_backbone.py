@@ -8,6 +8,7 @@ import copy
 import math
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autotl.atomic_io import read_json, write_atomically
 from autotl.backbones.base import Backbone
@@ -19,7 +20,10 @@ from autotl.model.manifest import BackboneEntry, ModelManifest
 from autotl.model.requirements import missing_plugin
 from autotl.registry import Registry
 
-__all__ = ["config_contents", "find_backbones", "weights_file", "write_config"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["config_contents", "find_backbones", "weights_file", "write_backbone"]
 
 SHORT = 16
 """Digits of a backbone's digest in the names of its files."""
@@ -34,9 +38,13 @@ def config_contents(backbone: Backbone) -> dict[str, bytes]:
     return {name: file.read_bytes() for name, file in backbone.config_files().items()}
 
 
-def write_config(contents: dict[str, bytes], folder: Path) -> None:
+def write_backbone(module: "nn.Module", contents: dict[str, bytes], file: Path) -> None:
+    """Write the weights of a backbone's network, and beside them the files that it is built from."""
+    from safetensors.torch import save
+
+    write_atomically(file, save({k: v.contiguous() for k, v in module.state_dict().items()}))
     for name, content in contents.items():
-        write_atomically(folder / name, content)
+        write_atomically(file.with_suffix("") / name, content)
 
 
 def find_backbones(folder: Path, manifest: ModelManifest, registry: Registry) -> dict[str, Backbone]:

@@ -77,6 +77,9 @@ class Task:
     refit_epochs: int | None = None
     """Set for the refit of a selected recipe, in which the validation images are training images too. A strategy that
     trains in epochs then trains exactly this many, regardless of the scores, and keeps the last."""
+    folds: np.ndarray | None = None
+    """Set where the head predicts folds (`Head.predicts_folds`): the fold of each training image, negative for images
+    that no fold holds out. The validation images are training images too, and the result is out of fold."""
     verdicts: Path | None = None
     """Folder that keeps measurements on which a recipe's parameters depend (see `strategies.precision`), so that a
     repeated search gives the same recipes. None: each process measures for itself."""
@@ -115,7 +118,8 @@ class Result:
 
     recipe: Recipe
     probabilities: np.ndarray
-    """Of the validation images, [n, num_classes], float64, rows sum to 1."""
+    """Of the validation images, [n, num_classes], float64, rows sum to 1. Where the task has folds, `Strategy.fit`
+    returns those of the training images, each from a fit without its fold, NaN for images of no fold."""
     fitted: Fitted
     history: list[dict[str, float]] = field(default_factory=list)
     """One entry per epoch: epoch, loss, score, seconds."""
@@ -132,6 +136,11 @@ class Strategy(ABC):
     samples_per_image: int = 1
     """The least number of training samples the strategy gives a head per image. Heads whose `max_train_samples` is
     exceeded are not combined with the strategy."""
+
+    cross_validated: bool = False
+    """Whether trials are fitted once for each fold, so that all images but the test images are predicted out of fold.
+    For strategies that read recorded features alone (`Features.levels`), and pass `Task.folds` on (see
+    `strategies.head_training.fit_head`)."""
 
     recorded_params: tuple[str, ...] = ()
     """Parameters that decide which features are recorded. Recording is a pass of the backbone over all images, so most

@@ -29,6 +29,7 @@ class ExtractAugment(Strategy):
     """More expensive than fast extraction, and augmentation works."""
 
     name = "extract_augment"
+    cross_validated = True
     samples_per_image = 2  # the original image and one view
     recorded_params = ("policy", "views")
 

@@ -18,6 +18,7 @@ class FastExtraction(Strategy):
     """Cheap, no GPU needed, no augmentation."""
 
     name = "fast_extraction"
+    cross_validated = True
 
     def suggest(self, space: Space, backbone: Backbone, head: Head) -> dict[str, Any]:
         return {"levels": space.categorical("levels", space.levels), **suggest_head_training(space, head)}

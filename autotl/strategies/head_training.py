@@ -73,29 +73,41 @@ def fit_head(
         labels: [n].
         views: test-time augmentation: predictions are averaged over these.
         groups: [n], the number of the image that each sample is of. By default `features` holds one view of all
-            training images in the order of the task, then the next view.
+            training images in the order of the task, then the next view. Where the task has folds, it does, and the
+            first of these views are `views`.
 
     Raises:
         OutOfTime: the deadline passed.
         optuna.TrialPruned: `report` raised it.
     """
-    from autotl.heads.inference import average_logits, probabilities
+    from autotl.heads.inference import average_logits, decision_logits, probabilities
 
-    validation = [task.features.levels("validation", levels, view) for view in views]
     head = task.head.build(recipe.head_params, features.shape[1], task.num_classes, recipe.seed)
     fitted = Fitted(levels, head, views=views)
+    if task.folds is not None:
+        num_images = len(task.train_labels)
+        grouped = {"groups": np.arange(len(labels)) % num_images} if _accepts(head.fit, "groups") else {}
+        head.fit(features, labels, folds=np.resize(task.folds, len(labels)), **grouped)
+        decision = head.out_of_fold_decision_[: len(views) * num_images]
+        of_views = decision_logits(decision, np.asarray(head.classes_), task.num_classes)
+        out_of_fold = of_views.reshape(len(views), num_images, -1).mean(0)
+        return Result(recipe, probabilities(out_of_fold, 1.0), fitted)
+    validation = [task.features.levels("validation", levels, view) for view in views]
     if task.head.type == "estimator":
         optional = {
             "groups": np.arange(len(labels)) % len(task.train_labels) if groups is None else groups,
             "on_progress": _progress_callback(head, validation, task, report),
         }
-        accepted = inspect.signature(head.fit).parameters
-        head.fit(features, labels, **{name: value for name, value in optional.items() if name in accepted})
+        head.fit(features, labels, **{name: value for name, value in optional.items() if _accepts(head.fit, name)})
         return Result(recipe, probabilities(average_logits(head, validation, task.num_classes), 1.0), fitted)
 
     trained = train_head(head, features, labels, validation, recipe.strategy_params, task, device, report, recipe.seed)
     executed = trained.executed_recipe(recipe)
     return Result(executed, trained.probabilities, fitted, trained.history, trained.best_epoch)
+
+
+def _accepts(function: Callable[..., Any], parameter: str) -> bool:
+    return parameter in inspect.signature(function).parameters
 
 
 def _progress_callback(

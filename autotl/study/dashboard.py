@@ -7,7 +7,7 @@ only with the token that is in the address it prints.
 
 import hmac
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -19,8 +19,18 @@ from autotl.errors import AutotlError
 
 __all__ = ["DashboardServer", "dashboard_server"]
 
+SANDBOX = (
+    "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+)
+"""Policy of a file in a study's folder, which may be a stranger's: it can't act as the dashboard, nor load anything."""
+
 HOSTS = {"127.0.0.1", "localhost"}
 READING = {"GET", "HEAD"}
+REPORT_FILE = "report.html"
+SANDBOX = (
+    "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+)
+"""Policy of a file in a study's folder, which may be a stranger's: it can't act as the dashboard, nor load anything."""
 
 
 class DashboardServer(ThreadingMixIn, WSGIServer):
@@ -33,6 +43,10 @@ class DashboardServer(ThreadingMixIn, WSGIServer):
     def url(self) -> str:
         """The address that opens the dashboard in a browser."""
         return f"http://127.0.0.1:{self.server_port}/dashboard?token={self.token}"
+
+    def report_url(self, study: str) -> str:
+        """The address that opens the report of a study."""
+        return f"http://127.0.0.1:{self.server_port}/report/{quote(study)}?token={self.token}"
 
 
 class _SilentHandler(WSGIRequestHandler):
@@ -47,8 +61,10 @@ class _Guard:
     The first request has the token in its address; it is answered by a cookie and the address without the token.
     """
 
-    def __init__(self, application: Callable[..., Iterable[bytes]], token: str, *, read_only: bool):
-        self.application, self.token, self.read_only = application, token, read_only
+    def __init__(
+        self, application: Callable[..., Iterable[bytes]], token: str, folders: Mapping[str, Path], *, read_only: bool
+    ):
+        self.application, self.token, self.folders, self.read_only = application, token, folders, read_only
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         host = environ.get("HTTP_HOST", "")
@@ -81,7 +97,28 @@ class _Guard:
             )
         if self.read_only and environ["REQUEST_METHOD"] not in READING:
             return _refuse(start_response, "405 Method Not Allowed", "The dashboard was started with --read-only.")
+        path = environ.get("PATH_INFO", "")
+        if path == "/report" or path.startswith("/report/"):
+            return self._report(path, start_response)
+        if path.startswith("/artifacts/"):
+            return self.application(environ, _sandboxed(start_response))
         return self.application(environ, start_response)
+
+    def _report(self, path: str, start_response: Callable[..., Any]) -> list[bytes]:
+        """The report of the study that the path names, or of the only one."""
+        name = path.removeprefix("/report").strip("/").encode("latin-1").decode("utf-8", "replace")
+        folder = self.folders.get(name) or (next(iter(self.folders.values())) if len(self.folders) == 1 else None)
+        try:
+            content = (folder / REPORT_FILE).read_bytes() if folder else None
+        except OSError:
+            content = None
+        if content is None:
+            return _refuse(
+                start_response, "404 Not Found", f"There is no report here. Write it: autotl report {name or 'NAME'}"
+            )
+        headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(content)))]
+        _sandboxed(start_response)("200 OK", headers)
+        return [content]
 
     def _is_token(self, value: str) -> bool:
         return hmac.compare_digest(value.encode(), self.token.encode())
@@ -94,6 +131,14 @@ def _host_name(host: str) -> str:
         return ""
 
 
+def _sandboxed(start_response: Callable[..., Any]) -> Callable[..., Any]:
+    def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+        added = [("Content-Security-Policy", SANDBOX), ("X-Content-Type-Options", "nosniff")]
+        return start_response(status, [*headers, *added], *more)
+
+    return start
+
+
 def _refuse(start_response: Callable[..., Any], status: str, reason: str) -> list[bytes]:
     content = f"{reason}\n".encode()
     headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(content)))]
@@ -101,11 +146,15 @@ def _refuse(start_response: Callable[..., Any], status: str, reason: str) -> lis
     return [content]
 
 
-def dashboard_server(folder: Path, port: int, *, read_only: bool = False) -> DashboardServer:
-    """A server that is bound to 127.0.0.1:`port` (0: any free port) and does not serve yet.
+def dashboard_server(
+    folder: Path | Sequence[Path], port: int, *, read_only: bool = False, log: Callable[[str], None] = lambda line: None
+) -> DashboardServer:
+    """A server that is bound to 127.0.0.1:`port` (0: any free port) and does not serve yet. It also serves reports.
 
     Args:
+        folder: a study's folder; or those of several, which are shown side by side and can't be changed.
         read_only: refuse all requests that could change the study.
+        log: is told which of several studies can't be read.
 
     Raises:
         AutotlError: optuna-dashboard isn't installed, the journal can't be read, or the port is in use.
@@ -114,6 +163,24 @@ def dashboard_server(folder: Path, port: int, *, read_only: bool = False) -> Das
         from optuna_dashboard import wsgi
     except ImportError:
         raise AutotlError("Optuna Dashboard isn't installed: pip install 'autotl[dashboard]'") from None
+    token = secrets.token_urlsafe(32)
+    if isinstance(folder, Path):
+        storage, store = _one(folder, read_only=read_only)
+        folders = {folder.name: folder}
+    else:
+        storage, store, folders = _several(folder, log)
+        read_only = True
+    application = _Guard(wsgi(storage, artifact_store=store), token, folders, read_only=read_only)
+    try:
+        server = make_server("127.0.0.1", port, application, server_class=DashboardServer, handler_class=_SilentHandler)
+    except OSError as error:
+        raise AutotlError(f"Port {port} can't be used: {error}. Take a free one: --port 0") from None
+    server.token = token
+    return server
+
+
+def _one(folder: Path, *, read_only: bool) -> tuple[Any, Any]:
+    """The storage and the artifact store of a study."""
     from optuna.artifacts import FileSystemArtifactStore
 
     from autotl.study.storage import open_storage
@@ -124,12 +191,26 @@ def dashboard_server(folder: Path, port: int, *, read_only: bool = False) -> Das
             artifacts.mkdir(exist_ok=True)  # FileSystemArtifactStore does not create it
         except OSError as error:
             raise AutotlError(f"{folder} can't be written: {error.strerror}. Only look at it: --read-only") from error
-    store = FileSystemArtifactStore(str(artifacts)) if artifacts.is_dir() else None
-    token = secrets.token_urlsafe(32)
-    application = _Guard(wsgi(open_storage(folder), artifact_store=store), token, read_only=read_only)
-    try:
-        server = make_server("127.0.0.1", port, application, server_class=DashboardServer, handler_class=_SilentHandler)
-    except OSError as error:
-        raise AutotlError(f"Port {port} can't be used: {error}. Take a free one: --port 0") from None
-    server.token = token
-    return server
+    return open_storage(folder), FileSystemArtifactStore(str(artifacts)) if artifacts.is_dir() else None
+
+
+def _several(folders: Sequence[Path], log: Callable[[str], None]) -> tuple[Any, Any, dict[str, Path]]:
+    """Storage and artifact store of all studies that can be read, and their folders by name."""
+    from autotl.study.combined_storage import CombinedArtifacts, CombinedStorage
+    from autotl.study.storage import open_storage
+
+    studies, readable = {}, {}
+    for folder in folders:
+        try:
+            storage = open_storage(folder)
+            numbers = [study._study_id for study in storage.get_all_studies()]
+        except AutotlError as error:
+            log(f"{folder.name} is left out: {error}")
+            continue
+        if not numbers:
+            log(f"{folder.name} is left out: its journal holds no study.")
+            continue
+        fullest = max(numbers, key=storage.get_n_trials)  # of one, but for a journal that several searches wrote
+        studies[folder.name], readable[folder.name] = (storage, fullest), folder
+    artifacts = [folder / "artifacts" for folder in readable.values() if (folder / "artifacts").is_dir()]
+    return CombinedStorage(studies), CombinedArtifacts(artifacts), readable

@@ -12,14 +12,16 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from autotl.config import Limits
 from autotl.study.space import seed_of
 
-__all__ = ["NUM_STARTUP_TRIALS", "ConditionalTPESampler"]
+__all__ = ["NO_LIMITS", "NUM_STARTUP_TRIALS", "ConditionalTPESampler"]
 
 NUM_STARTUP_TRIALS = 4
 """Finished trials of a group below which its parameters are drawn at random."""
 GroupKey = tuple[str, ...]
 """(), (strategy,) or (strategy, head)."""
+NO_LIMITS = Limits()
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -37,10 +39,12 @@ class ConditionalTPESampler(BaseSampler):
 
     Args:
         seed: the study's seed, the same in every process.
+        limits: what a trial may cost. One that costs more counts as worse than any other, by its attributes, so that a
+            resumed study may have other limits.
     """
 
-    def __init__(self, seed: int):
-        self._seed = seed
+    def __init__(self, seed: int, limits: Limits = NO_LIMITS):
+        self._seed, self._limits = seed, limits
         self._groups: dict[GroupKey, _Group] = {}
         self._learnt: set[int] = set()
         """Numbers of the finished trials that the groups have."""
@@ -98,7 +102,7 @@ class ConditionalTPESampler(BaseSampler):
             for name in trial.params:
                 names_by_group.setdefault(_group_of(trial.params, name), []).append(name)
             for key, names in names_by_group.items():
-                self._group(study, key).learn(trial, names)
+                self._group(study, key).learn(trial, names, self._limits)
 
 
 def _tpe_sampler(seed: int) -> TPESampler:
@@ -176,9 +180,11 @@ class _Group:
         self.space: dict[str, BaseDistribution] = {}
         """Distributions that all finished trials of the group share; parameters outside are drawn independently."""
 
-    def learn(self, trial: FrozenTrial, names: Collection[str]) -> None:
+    def learn(self, trial: FrozenTrial, names: Collection[str], limits: Limits) -> None:
         """Add a finished trial with its parameters of this group."""
         part = _part_of(trial, {name: trial.params[name] for name in names}, trial.distributions)
+        for cost, excess in limits.constraints(trial.user_attrs).items():
+            part.set_constraint(cost, excess)
         shared = part.distributions if not self._storage.finished else self.space
         self.space = {
             name: d for name, d in sorted(shared.items()) if part.distributions.get(name) == d and not d.single()

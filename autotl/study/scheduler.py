@@ -14,11 +14,12 @@ from statistics import median
 from typing import Any
 
 from autotl.registry import Registry
+from autotl.study.advice import Advice
 from autotl.study.needs import Needs, Recording, Work
 from autotl.study.pairs import PairStatistics
 from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio
 from autotl.study.space import Choices, seed_of
-from autotl.study.speed_estimates import assumed_pass_seconds, estimated_speed
+from autotl.study.speed_estimates import assumed_pass_seconds, estimated_speed, level_speeds
 
 __all__ = ["DEFAULT_SPEED", "Scheduler"]
 
@@ -36,7 +37,6 @@ REUSE_PROBABILITY = 0.8
 """Probability that a trial reuses recorded features where new ones would be cheap."""
 FREE_PAIR_PROBABILITY = 0.2
 """Probability that the choice of backbone and head is left to the sampler."""
-
 NUM_EXPLORED_VIEWS = 3
 """Views that are recorded of a policy which is not in the portfolio."""
 
@@ -91,6 +91,8 @@ class Scheduler:
         """Backbones that a trial has used, or may use."""
         self.missing: set[str] = set()
         """Backbones whose weights aren't on this machine, or not yet: no trial uses them."""
+        self.excluded: set[str] = set()
+        """Backbones that exceed the limits."""
         self.time_share = TRIAL_TIME_SHARE
         """Share of the whole search that the trial from the last `next` may plan for."""
         self.sampling = False
@@ -100,8 +102,20 @@ class Scheduler:
         self.pairs = PairStatistics(greater_is_better=greater_is_better)
         self._durations: dict[str, list[float]] = defaultdict(list)
         """Seconds of complete trials, by strategy."""
+        self.advice, self.aligns = Advice(), False
+        """What the measured alignment advises, and whether it is still to be measured."""
         self._speeds: dict[tuple[str, str, str], float] = {}
         """Last measured images per second and thread, by (backbone, what ran, device type)."""
+
+    @property
+    def unusable(self) -> set[str]:
+        return self.missing | self.excluded
+
+    def align_with(self, advice: Advice) -> None:
+        """Try what is left of the portfolio in the order that is advised. Nothing is left out."""
+        self.advice = advice
+        self.cheap_queue = sorted(map(advice.applied, self.cheap_queue), key=lambda p: advice.rank(p["backbone"]))
+        self.untried_expensive.sort(key=lambda candidate: advice.rank(candidate[0]))
 
     def finished(
         self, params: Mapping[str, Any], seconds: float, value: float | None, extraction_seconds: float = 0.0
@@ -160,7 +174,7 @@ class Scheduler:
     def _portfolio_trial(self, time_budget: float, suits: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
         """The next suitable recipe of the portfolio that there is time for: the cheap ones of a backbone, then its
         expensive ones, then those of the next backbone. Recipes of a backbone that is missing wait until it is here."""
-        for params in [params for params in self.cheap_queue if params["backbone"] not in self.missing]:
+        for params in [params for params in self.cheap_queue if params["backbone"] not in self.unusable]:
             is_new_backbone = params["backbone"] not in self.active_backbones
             if is_new_backbone and (expensive := self._expensive_trial(time_budget, suits)):
                 return expensive
@@ -174,13 +188,14 @@ class Scheduler:
 
     def _expensive_trial(self, time_budget: float, suits: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
         """The next suitable recipe of the expensive portfolio on an active backbone, as expensive as time allows."""
-        usable = self.active_backbones - self.missing
+        usable = self.active_backbones - self.unusable
         for candidate in [c for c in self.untried_expensive if c[0] in usable]:
             if any(map(suits, self.expensive_queue)):
                 break
             self.untried_expensive.remove(candidate)
             passes = self._affordable_passes(candidate[0], MAX_EXPENSIVE_SHARE * time_budget)
-            self.expensive_queue += expensive_portfolio(self.choices, self.registry, *candidate, passes)
+            recipes = expensive_portfolio(self.choices, self.registry, *candidate, passes)
+            self.expensive_queue += [self.advice.applied(params) for params in recipes]
         params = next(filter(suits, self.expensive_queue), None)
         if params is None:
             return None
@@ -206,8 +221,8 @@ class Scheduler:
         reusable = [
             params
             for params in self.extracted
-            if params["strategy"] == strategy and all(name in params for name in ("backbone", *recorded))
-            if params["backbone"] not in self.missing
+            if params["strategy"] == strategy and params.get("backbone", "") not in ("", *self.unusable)
+            if all(name in params for name in recorded)
         ]
         quick = [name for name in backbones if self._affordable_passes(name, MAX_NEW_FEATURES_SHARE * time_budget)]
         reuse = bool(recorded and reusable) and (not quick or rng.random() < REUSE_PROBABILITY)
@@ -240,6 +255,7 @@ class Scheduler:
 
     def _readable(self, strategy: str, recorded: Collection[Recording]) -> list[Recording]:
         """Those of the recorded features that a strategy's heads may learn from."""
+        recorded = [recording for recording in recorded if recording.backbone not in self.excluded]
         return [recording for recording in recorded if recording.views or not self.needs.reads_views(strategy)]
 
     def _choose_strategy(
@@ -293,12 +309,12 @@ class Scheduler:
         if not any(map(self.needs.reads_views, self.choices.strategies)):
             return None
         candidates = []
-        for backbone in filter(self.active_backbones.__contains__, self.choices.backbones):
+        for backbone in filter((self.active_backbones - self.excluded).__contains__, self.choices.backbones):
             views = min(NUM_EXPLORED_VIEWS, self._affordable_passes(backbone, MAX_NEW_FEATURES_SHARE * time_budget))
             candidates += [Recording(backbone, policy, views) for policy in self.choices.augmentations if views]
         most = {policy: self.registry.augmentations[policy].max_views for policy in self.choices.augmentations}
-        candidates = [replace(c, views=min(c.views, most[c.policy] or c.views)) for c in candidates]
-        candidates = [c for c in candidates if not c.is_in(attempted) and c not in given_up]
+        possible = (replace(c, views=min(c.views, most[c.policy] or c.views)) for c in candidates)
+        candidates = [c for c in possible if not c.is_in(attempted) and c not in given_up]
         return random.Random(seed_of(self.seed, number)).choice(candidates) if candidates else None
 
     def _strategy_fits(self, strategy: str, time_budget: float) -> bool:
@@ -314,14 +330,16 @@ class Scheduler:
         has_own_features = bool(self.registry.strategy(strategy).recorded_params)
         if strategy == self.choices.strategies[0] or not has_own_features:
             return True
-        if not self._level_speeds():  # all features may be in the store from an earlier search
+        if not level_speeds(self._speeds, self.threads):  # all features may be in the store from an earlier search
             return True
         return self.pass_seconds(self.choices.backbones[0]) <= MAX_ACTIVATION_SHARE * time_budget
 
     def _activate(self, backbone: str, time_budget: float) -> bool:
         """Whether trials may use the backbone: the first one always, others where there is time for a pass."""
-        may_use = backbone not in self.missing and (
-            not self.active_backbones or backbone in self.active_backbones or self.has_time_for(backbone, time_budget)
+        may_use = backbone not in self.unusable and (
+            not self.active_backbones - self.excluded
+            or backbone in self.active_backbones
+            or self.has_time_for(backbone, time_budget)
         )
         if may_use:
             self.active_backbones.add(backbone)
@@ -351,29 +369,21 @@ class Scheduler:
             AutotlError: the backbone's number of parameters is needed, unknown, and can't be counted.
         """
         num_images = self.num_images if num_images is None else num_images
-        by_type = self._level_speeds()
-        if not by_type:
+        if not (by_type := level_speeds(self._speeds, self.threads)):
             return assumed_pass_seconds(self.registry.backbone(backbone), num_images, self.threads)
         speed = sum(self.threads[name] * self._speed(backbone, name, speeds) for name, speeds in by_type.items())
         return num_images / speed
 
     def measured_speeds(self) -> dict[str, float]:
         """Seconds an image, with all threads, by backbone: of those that were measured."""
-        backbones = {backbone: None for measured in self._level_speeds().values() for backbone in measured}
+        by_type = level_speeds(self._speeds, self.threads)
+        backbones = dict.fromkeys(backbone for measured in by_type.values() for backbone in measured)
         return {backbone: self.pass_seconds(backbone, 1) for backbone in backbones}
 
     @property
     def default_seconds_per_image(self) -> float:
         """Seconds an image, with all threads, before anything was measured."""
         return 1 / (DEFAULT_SPEED * sum(self.threads.values()))
-
-    def _level_speeds(self) -> dict[str, dict[str, float]]:
-        """Measured images per second and thread of whole networks, by device type and backbone."""
-        speeds: dict[str, dict[str, float]] = {}
-        for (backbone, ran, device_type), speed in self._speeds.items():
-            if ran == "levels" and speed > 0 and device_type in self.threads:
-                speeds.setdefault(device_type, {})[backbone] = speed
-        return speeds
 
     def _speed(self, backbone: str, device_type: str, measured: Mapping[str, float]) -> float:
         """Images per second and thread of a backbone: `measured` on the device type, or estimated from others."""

@@ -1,10 +1,10 @@
 """How fast a backbone's features are extracted: from what was measured in this search, else from its multiply-adds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from autotl.backbones.base import Backbone
 
-__all__ = ["assumed_pass_seconds", "assumed_speed", "estimated_speed", "multiply_adds"]
+__all__ = ["assumed_pass_seconds", "assumed_speed", "estimated_speed", "level_speeds", "multiply_adds"]
 
 ASSUMED_RATE = {"cpu": 25.0, "cuda": 20_000.0, "xpu": 10_000.0, "mps": 1000.0}
 """Billions of multiply-adds a second before anything was measured, of one CPU thread or of one accelerator. Measured: a
@@ -54,6 +54,22 @@ def estimated_speed(
     if device_type != "cpu":
         rate = max(rate, ASSUMED_RATE.get(device_type, 0.0) / threads)
     return min(rate / cost, top_speed * max(1.0, multiply_adds(fastest) / cost))
+
+
+def level_speeds(
+    measured: Mapping[tuple[str, str, str], float], device_types: Container[str]
+) -> dict[str, dict[str, float]]:
+    """Measured images per second and thread of whole networks, by device type and backbone.
+
+    Args:
+        measured: by (backbone, what ran, device type).
+        device_types: those that count.
+    """
+    speeds: dict[str, dict[str, float]] = {}
+    for (backbone, ran, device_type), speed in measured.items():
+        if ran == "levels" and speed > 0 and device_type in device_types:
+            speeds.setdefault(device_type, {})[backbone] = speed
+    return speeds
 
 
 def assumed_pass_seconds(backbone: Backbone, num_images: int, threads: Mapping[str, int]) -> float:

@@ -8,14 +8,16 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from autotl import events
+from autotl.config import Limits
 from autotl.errors import AutotlError
 from autotl.study.database import kept_database
 from autotl.study.pruner import SameStrategyPruner
-from autotl.study.sampler import ConditionalTPESampler
+from autotl.study.sampler import NO_LIMITS, ConditionalTPESampler
 from autotl.study.storage import open_storage
 from autotl.study.validation import require_valid
 
 __all__ = [
+    "FOLD_FILE",
     "FORMAT",
     "StudyAttribute",
     "StudyDeleted",
@@ -27,8 +29,11 @@ __all__ = [
     "trial_event",
 ]
 
-FORMAT = 3
+FORMAT = 4
 """Increase when the names or the meaning of attributes or parameters change. A study of another format is refused."""
+
+FOLD_FILE = "out_of_fold.npy"
+"""The probabilities of the development images, in the folder of a trial whose model was kept."""
 
 STATES: dict[TrialState, events.TrialState] = {
     TrialState.COMPLETE: "complete",
@@ -52,7 +57,8 @@ class StudyAttribute:
 
 
 class TrialAttribute:
-    """User attributes of a trial in the journal. Scores on validation images are attributes too, by metric."""
+    """User attributes of a trial in the journal. Scores are attributes too, by metric: out of fold, of the images that
+    the trial has predicted."""
 
     DESCRIPTION = "description"
     """The recipe in one line."""
@@ -70,6 +76,15 @@ class TrialAttribute:
     """The slot that the trial ran on: `cuda:0`."""
     EPOCHS = "epochs"
     """Number of epochs trained."""
+    FOLDS = "folds"
+    """The number of folds that were predicted; 1 for the validation images alone. The trial's value and its scores are
+    of the images in these folds."""
+    HOLDOUT = "holdout"
+    """The score of the study's metric on the validation images, which all complete trials have predicted."""
+    FIT_SECONDS = "fit_seconds"
+    """Of one fit, without the extraction of features and without further folds."""
+    FITTED_ON_ALL = "fitted_on_all"
+    """Whether the fit that was kept has seen the validation images, too: it needs no refit."""
     BEST_EPOCH = "best_epoch"
     """The epoch whose weights were kept."""
     RETRY_OF = "retry_of"
@@ -92,12 +107,15 @@ class StudyDeleted(AutotlError):
         )
 
 
-def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize"], seed: int) -> optuna.Study:
+def open_study(
+    folder: Path, name: str, direction: Literal["maximize", "minimize"], seed: int, limits: Limits = NO_LIMITS
+) -> optuna.Study:
     """Open the study in `folder/journal.log`, or create it. Several processes may do so at once.
 
     Args:
         name: of a new study. An existing one keeps the name that it has in its journal, whatever its folder is called.
         seed: the study's seed, the same in every process.
+        limits: what a trial may cost.
 
     Raises:
         AutotlError: the journal can't be read, holds several studies or values that no search writes, or has a study
@@ -109,7 +127,7 @@ def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize
         study_name=_name_in_journal(storage, folder, name) or name,
         storage=storage,
         direction=direction,
-        sampler=ConditionalTPESampler(seed),
+        sampler=ConditionalTPESampler(seed, limits),
         pruner=SameStrategyPruner(),
         load_if_exists=True,
     )
@@ -118,7 +136,13 @@ def open_study(folder: Path, name: str, direction: Literal["maximize", "minimize
     return study
 
 
-def load_study(folder: Path, seed: int = 0, storage: BaseStorage | None = None, preferred: str = "") -> optuna.Study:
+def load_study(
+    folder: Path,
+    seed: int = 0,
+    limits: Limits = NO_LIMITS,
+    storage: BaseStorage | None = None,
+    preferred: str = "",
+) -> optuna.Study:
     """Open the study in `folder/journal.log`, whatever the folder is called.
 
     Args:
@@ -136,7 +160,7 @@ def load_study(folder: Path, seed: int = 0, storage: BaseStorage | None = None, 
     if name is None:
         raise StudyDeleted(folder)
     study = optuna.load_study(
-        study_name=name, storage=storage, sampler=ConditionalTPESampler(seed), pruner=SameStrategyPruner()
+        study_name=name, storage=storage, sampler=ConditionalTPESampler(seed, limits), pruner=SameStrategyPruner()
     )
     _require_format(study, folder)
     require_valid(study, folder)

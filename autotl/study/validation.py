@@ -33,6 +33,10 @@ class _TrialAttributes(BaseModel):
     extraction_seconds: float = Field(default=0.0, ge=0)
     device: Text = ""
     epochs: float | None = None
+    folds: int = Field(default=1, ge=1, le=1000)
+    holdout: float | None = None
+    fit_seconds: float = Field(default=0.0, ge=0)
+    fitted_on_all: bool = False
     best_epoch: int | None = Field(default=None, ge=0, le=1_000_000)
     retry_of: int | None = None
     resumes: int | None = None

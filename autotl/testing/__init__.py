@@ -16,12 +16,15 @@ from autotl.testing.callbacks import CALLBACK
 from autotl.testing.check import Check, Checks, ContractViolation
 from autotl.testing.datasets import DATASET
 from autotl.testing.engines import ENGINE
+from autotl.testing.exporters import EXPORTER
 from autotl.testing.heads import HEAD
 from autotl.testing.launchers import LAUNCHER
 from autotl.testing.levels import LEVELS
 from autotl.testing.losses import LOSS
 from autotl.testing.metrics import METRIC
 from autotl.testing.plugins import PLUGIN
+from autotl.testing.scores import SCORE
+from autotl.testing.sections import SECTION
 from autotl.testing.strategies import STRATEGY
 
 __all__ = [
@@ -34,12 +37,15 @@ __all__ = [
     "callback_checks",
     "dataset_checks",
     "engine_checks",
+    "exporter_checks",
     "head_checks",
     "launcher_checks",
     "levels_checks",
     "loss_checks",
     "metric_checks",
     "plugin_checks",
+    "score_checks",
+    "section_checks",
     "strategy_checks",
 ]
 
@@ -55,7 +61,10 @@ CHECKS = {
         ENGINE,
         DATASET,
         METRIC,
+        SCORE,
         CALLBACK,
+        EXPORTER,
+        SECTION,
         LAUNCHER,
         PLUGIN,
     )
@@ -90,8 +99,16 @@ dataset_checks = DATASET.parametrize()
 metric_checks = METRIC.parametrize()
 """`check(metric)`"""
 
+score_checks = SCORE.parametrize()
+"""`check(score)`"""
+
 callback_checks = CALLBACK.parametrize()
 """`check(callback)`"""
+
+exporter_checks = EXPORTER.parametrize()
+"""`check(exporter)`. Its example runs in a process of its own."""
+section_checks = SECTION.parametrize()
+"""`check(section)`"""
 
 launcher_checks = LAUNCHER.parametrize()
 """`check(launcher)`, or `check(launcher, slot=…)` for other workers than one on the CPU. Starts real processes."""

@@ -1,5 +1,6 @@
 """The last job of a search: select the members, refit them, save the model, and predict the test images once."""
 
+import copy
 import math
 import shlex
 import time
@@ -11,13 +12,19 @@ import numpy as np
 from autotl.clock import Deadline
 from autotl.errors import AutotlError
 from autotl.features.progress import ExtractionProgress
+from autotl.model.card import add_results
+from autotl.model.doubt import Doubt
 from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
+from autotl.report.write import report_seconds
+from autotl.trial.doubts import measure_doubt
 from autotl.trial.refit import EarlierModel, refit
+from autotl.trial.report import report
 from autotl.trial.results import SearchResults, TestPredictions, annotate_study
 from autotl.trial.runner import release_memory
 from autotl.trial.selection import SAVING_SECONDS, choose_members, kept_candidates
 from autotl.trial.state import WorkerState
+from autotl.trial.tested_features import OutputRecorder
 from autotl.workers.messages import NO_TIME_TO_TEST, Context, Finalize, Log, ModelSaved
 
 __all__ = ["finalize"]
@@ -28,6 +35,8 @@ PROGRESS_INTERVAL = 32
 """Number of predicted images between two messages."""
 STOP_SECONDS = 1.0
 """Remaining time in which test images are predicted no more: the scores are still to be written."""
+MIN_REPORT_SECONDS = 1.0
+"""Seconds for the report of a search whose time is up. After Ctrl-C it has only what needs no time."""
 MIN_TEST_SECONDS = 5.0
 """Seconds of predictions for a search whose time was up before them. After Ctrl-C there are none."""
 
@@ -37,7 +46,7 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     are predicted, and before plugins are notified: whatever takes too long there, the model is complete.
 
     Returns:
-        What `result.json` holds, with `leaderboard`, `members` and the path `model`.
+        What `result.json` holds, with `leaderboard`, `members`, and the paths `model` and `report`.
 
     Raises:
         AutotlError: no complete trial has a fitted model.
@@ -49,43 +58,71 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     torch.set_num_threads(state.context.cores)  # the other workers are idle
     state.extractor.threads = state.context.cores
     if state.link:
-        state.link.fetch("trials", "model")
+        state.link.fetch("trials", "model", "artifacts")
     candidates = kept_candidates(state)
     if not candidates:
-        raise AutotlError(f"No complete trial has a fitted model in {state.context.folder / 'trials'}")
+        within = f" within {state.context.config.limits.describe()}" if state.context.config.limits else ""
+        raise AutotlError(f"No complete trial has a fitted model{within} in {state.context.folder / 'trials'}")
     earlier = EarlierModel.of(state)
+    reserved = SAVING_SECONDS + report_seconds(state.context.config.time)
     members, prediction_seconds = choose_members(
-        state, candidates, job.seconds_per_image, deadline.remaining() - SAVING_SECONDS, earlier.folders
+        state, candidates, job.seconds_per_image, deadline.remaining() - reserved, earlier.folders
     )
-    refitted = earlier.reuse(state, members)
+    out_of_fold = {candidate.number: candidate.out_of_fold for candidate in candidates}
+    held_out = np.sum([member.weight * out_of_fold[member.trial] for member in members], axis=0)
+    results.selected(held_out)
+    chosen = [copy.copy(member) for member in members]
+    limits = state.context.config.limits
+    # a head that keeps its training images grows with them, so what an earlier search has fitted may be too large
+    fitted_on_all = sorted(c.number for c in candidates if c.fitted_on_all and c.number in {m.trial for m in members})
+    partly = [member for member in members if member.trial not in fitted_on_all]
+    refitted = [*fitted_on_all, *(earlier.reuse(state, partly) if limits.megabytes is None else [])]
     others = [member for member in members if member.trial not in refitted]
+    doubt = measure_doubt(state, members, held_out)
     state.extractor.release_networks()  # the model builds its own; both together may not fit into memory
     model, newly = None, []
-    if job.refit and others and deadline.remaining() > SAVING_SECONDS + prediction_seconds:
+    if job.refit and others and deadline.remaining() > reserved + prediction_seconds:
         # a fit inside of a library can't be interrupted: the model is there before it begins
-        model = _assemble(state, members, job, refitted)
+        model = _assemble(state, members, job, sorted(refitted), doubt)
         _save(state, results, model)
-        newly = refit(state, others, deadline.remaining() - SAVING_SECONDS - prediction_seconds)
+        newly = refit(state, others, deadline.remaining() - reserved - prediction_seconds)
     release_memory()
     if model is None or newly:
-        model = _assemble(state, members, job, sorted([*refitted, *newly]))
+        model = _assemble(state, members, job, sorted([*refitted, *newly]), doubt)
         # a user who has pressed Ctrl-C may not wait for the test images
         _save(state, results, model)
-    result = results.write(model, _predict_test_images(state, model, deadline, interrupted=job.interrupted))
+        if newly and limits.exceeded(results.costs(model)):
+            state.send(Log(f"The members are not fitted again with the validation images: {limits.describe()}"))
+            model = _assemble(state, chosen, job, fitted_on_all, doubt)
+            _save(state, results, model)
+    tested = _predict_test_images(state, model, deadline, interrupted=job.interrupted)
+    result = results.write(model, tested)
+    results.write_test_images(tested)
+    add_results(state.context.folder / "model", results.about(result))
+    state.publish("model/model.json", "model/README.md")
     state.send(ModelSaved(result, is_tested=True))  # a plugin may hang
     annotate_study(state.study, result)
-    state.registry.notify("autotl_search_finished", study=state.study, model=model)
-    return result
+    search = report(state, model, result, tested, _report_seconds(state, deadline, interrupted=job.interrupted))
+    state.registry.notify("autotl_search_finished", study=state.study, model=model, search=search)
+    return result | {"report": str(state.study_folder / search.report.name) if search.report else None}
+
+
+def _report_seconds(state: WorkerState, deadline: Deadline, *, interrupted: bool) -> float:
+    """Seconds that the report may take: within the deadline, but for what needs hardly any time."""
+    least = 0.0 if interrupted else MIN_REPORT_SECONDS
+    return max(least, min(report_seconds(state.context.config.time), deadline.remaining() - 0.5))
 
 
 def _save(state: WorkerState, results: SearchResults, model: ImageModel) -> None:
     """Save a model that isn't tested yet, with its results, and tell the coordinator."""
     model.save(state.context.folder / "model")
-    state.publish("model")
+    state.publish("model/model.json", "model/README.md")
     state.send(ModelSaved(results.write(model, None)))
 
 
-def _assemble(state: WorkerState, members: list[Member], job: Finalize, refitted: list[int]) -> ImageModel:
+def _assemble(
+    state: WorkerState, members: list[Member], job: Finalize, refitted: list[int], doubt: Doubt
+) -> ImageModel:
     config, dataset, split = state.context.config, state.context.dataset, state.context.split
     return ImageModel(
         dataset.classes,
@@ -102,6 +139,7 @@ def _assemble(state: WorkerState, members: list[Member], job: Finalize, refitted
             "refitted": refitted,
         },
         trained_on=frozenset(dataset.digests[i] for i in (*split.train, *split.validation)),
+        doubt=doubt,
     )
 
 
@@ -132,6 +170,7 @@ def _predict_test_images(
         skipped.add(path)
         state.send(Log(f"the test image {path} is skipped: {reason}"))
 
+    recorder = model.on_features = OutputRecorder(model)
     began = time.monotonic()
     for path, row in model.stream(paths, skip, many=total > MANY_IMAGES, checked=True):
         rows.append(row_of[path])
@@ -143,7 +182,11 @@ def _predict_test_images(
         if len(rows) % PROGRESS_INTERVAL == 0:
             speed = len(rows) / (time.monotonic() - began)
             state.send(ExtractionProgress("", "", "", len(rows), total, speed))
-    return TestPredictions(np.array(rows), np.stack(probabilities)) if rows else None
+    model.on_features = None
+    if not rows:
+        return None
+    features = recorder.outputs([path for path in paths if row_of[path] in set(rows)])
+    return TestPredictions(np.array(rows), np.stack(probabilities), features, recorder.backbone)
 
 
 def how_to_test_all(context: Context, folder: Path) -> str:

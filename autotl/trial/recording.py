@@ -6,6 +6,7 @@ from autotl.atomic_io import as_disk_full
 from autotl.data.augmentation import views_of
 from autotl.devices import is_device_error
 from autotl.engines.recorded import FeatureSource
+from autotl.features.latency import latency_of
 from autotl.features.sharing import StoreTimeout
 from autotl.features.store import StoreUnavailable
 from autotl.study.needs import Recording
@@ -49,6 +50,7 @@ def record(state: WorkerState, recording: Recording) -> bool:
 
 def _record(state: WorkerState, recording: Recording) -> FeatureSource:
     features = state.extractor.of(state.registry.backbone(recording.backbone))
+    latency_of(features)  # the workers that only read these features can't measure it
     levels = next(iter(state.context.choices.levels))  # any: the recorded features are those of all levels
     for view in views_of(recording.policy, recording.views, state.registry.augmentations):
         for subset in ("train", "validation"):

@@ -3,7 +3,7 @@
 After the selection the validation images are of no other use, and more images make a better classifier: a quarter more
 by default, half as many again in data sets with a large validation subset. What was chosen on the validation images is
 kept: the recipe, the number of epochs, the temperature. The members that an earlier search of the study has refitted
-are taken from its model.
+are taken from its model. Heads that predict folds by themselves were fitted on all images from the beginning.
 """
 
 import math
@@ -18,8 +18,8 @@ from autotl.errors import AutotlError
 from autotl.model.manifest import read_member_manifest, read_model_manifest
 from autotl.model.member import Member, load_member
 from autotl.study.study import TrialAttribute
-from autotl.trial.runner import train
 from autotl.trial.state import WorkerState
+from autotl.trial.training import train
 from autotl.workers.messages import Activity, Log
 
 __all__ = ["EarlierModel", "refit"]
@@ -90,8 +90,7 @@ def refit(state: WorkerState, members: list[Member], time_budget: float) -> list
 
     def expected_seconds(member: Member) -> float:
         attributes = trials[member.trial]
-        extraction = attributes.get(TrialAttribute.EXTRACTION_SECONDS, 0.0)
-        return growth * (attributes[TrialAttribute.SECONDS] - extraction)
+        return growth * float(attributes[TrialAttribute.FIT_SECONDS])
 
     refitted = []
     for member in sorted(members, key=expected_seconds):

@@ -1,26 +1,33 @@
 """What a search records about its outcome: `result.json`, the leaderboard, and the study's note."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.study import StudyDirection
-from optuna.trial import TrialState
 
-from autotl.atomic_io import write_atomically, write_json
-from autotl.escaping import csv_cell, escape_markdown
-from autotl.metrics import all_scores, majority_baseline
+from autotl.atomic_io import write_json
+from autotl.config import how_to_test
+from autotl.data.digests import digest_bytes
+from autotl.escaping import escape_markdown
+from autotl.features.latency import MEASURED
+from autotl.metrics import all_scores, confidence_intervals, majority_baseline
+from autotl.model.costs import total_costs
 from autotl.model.image_model import ImageModel
-from autotl.study.study import TrialAttribute, set_note
+from autotl.model.prediction_table import write_predictions
+from autotl.study.study import set_note
+from autotl.trial.costs import networks_of, part_of
+from autotl.trial.folds import predicted
+from autotl.trial.leaderboard import frontier, leaderboard, write_leaderboard
 from autotl.trial.state import WorkerState
+from autotl.trial.tried import never_tried, tried
 from autotl.workers.messages import SearchFacts
+
+SUBSETS = ("train", "validation", "test")
 
 __all__ = ["SearchResults", "TestPredictions", "annotate_study"]
 
@@ -33,6 +40,10 @@ class TestPredictions:
     """Their positions in the test subset, [n]."""
     probabilities: np.ndarray
     """[n, num_classes]."""
+    features: np.ndarray | None = None
+    """A frozen backbone's output for the first of them, [m, num_features]."""
+    backbone: str = ""
+    """The digest of that backbone."""
 
     __test__ = False  # no class of tests for pytest
 
@@ -48,6 +59,18 @@ class SearchResults:
         self.state, self.facts = state, facts
         self.clock = state.deadline.clock
         self.began = self.clock.now() - facts.elapsed
+        self.metric = state.registry.metric(state.context.config.metric)
+        self.trials = state.study.get_trials(deepcopy=False)
+        self._validation: dict[str, Any] = {"scores": None, "intervals": {}}
+
+    def selected(self, out_of_fold: np.ndarray) -> None:
+        """Score the selected model on the images that selected it.
+
+        Args:
+            out_of_fold: the probabilities of the development images by its members, none of which has seen the image
+                that it predicts, [n, num_classes]; NaN for images that a member hasn't predicted.
+        """
+        self._validation = self._scored(*predicted(self.state, out_of_fold))
 
     def write(self, model: ImageModel, tested: TestPredictions | None) -> dict[str, Any]:
         """Write `result.json` and `leaderboard.csv`; returns the result with the leaderboard, without NaN.
@@ -56,23 +79,76 @@ class SearchResults:
             model: saved in the study's folder.
             tested: the predicted test images; None where none was predicted.
         """
-        result = _without_nan(self._result(tested) | {"refitted": model.about["refitted"]})
-        write_json(self.state.context.folder / "result.json", result)
-        rows = _leaderboard(self.state.study, {member.trial for member in model.members})
-        _write_leaderboard(self.state.context.folder / "leaderboard.csv", rows)
-        self.state.publish("result.json", "leaderboard.csv")
+        state, limits = self.state, self.state.context.config.limits
+        rows = leaderboard(state.study, state.registry.metrics, limits, {member.trial for member in model.members})
+        costs = self.costs(model)
+        scores, maximize = self._validation["scores"] or {}, self.metric.greater_is_better
+        cheaper = frontier(rows, scores.get(self.metric.name), costs["milliseconds"], maximize=maximize)
+        result = _without_nan(
+            self._result(rows[0], tested)
+            | {"costs": costs, "frontier": cheaper}
+            | {"refitted": model.about["refitted"]}
+        )
+        write_json(state.context.folder / "result.json", result)
+        write_leaderboard(state.context.folder / "leaderboard.csv", rows)
+        state.publish("result.json", "leaderboard.csv")
         members = [{"trial": m.trial, "weight": m.weight, "description": m.recipe.describe()} for m in model.members]
-        return result | {"leaderboard": rows, "members": members, "model": str(self.state.study_folder / "model")}
+        saved = str(state.study_folder / "model")
+        return result | {"leaderboard": _without_nan(rows), "members": members, "model": saved}
 
-    def _result(self, tested: TestPredictions | None) -> dict[str, Any]:
-        context, split = self.state.context, self.state.context.split
-        best = self.state.study.best_trial
-        test, baseline = None, None
+    def costs(self, model: ImageModel) -> dict[str, Any]:
+        """What a model that is saved in the study's folder costs (see `autotl.model.costs`)."""
+        folder = self.state.context.folder / "model"
+        networks = networks_of(self.trials, {member.recipe.backbone for member in model.members}, self.state.registry)
+        parts = [
+            part_of(
+                folder / "members" / str(i), member.recipe.backbone, member.network_key, map(str, member.fitted.views)
+            )
+            for i, member in enumerate(model.members)
+        ]
+        return total_costs(parts, networks)
+
+    def about(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model's folder says of its search, as `autotl.model.card.add_results` takes it."""
+        context = self.state.context
+        digests = {subset: [context.dataset.digests[i] for i in getattr(context.split, subset)] for subset in SUBSETS}
+        return {
+            **{key: result[key] for key in ("test", "baseline", "images", "seconds")},
+            "intervals": result.get("intervals", {}).get("test", {}),
+            "date": datetime.now(UTC).date().isoformat(),
+            "data": context.dataset.name,
+            "split": {subset: digest_bytes("".join(sorted(listed)).encode()) for subset, listed in digests.items()},
+        }
+
+    def write_test_images(self, tested: TestPredictions | None) -> None:
+        """Write `test_images.csv`: what was predicted for each test image, the worst first."""
+        file = self.state.context.folder / "test_images.csv"
+        if tested is None:  # that of an earlier search is of another model
+            file.unlink(missing_ok=True)
+            self.state.publish(file.name)
+            return
+        context = self.state.context
+        labels = self.state.labels("test")[tested.rows]
+        paths = [context.dataset.paths[i] for i in context.split.test[tested.rows]]
+        write_predictions(file, paths, labels, tested.probabilities, context.dataset.classes)
+        self.state.publish(file.name)
+
+    def _scored(self, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+        intervals = confidence_intervals(labels, probabilities, self.metric)
+        return {
+            "scores": all_scores(labels, probabilities, self.metric),
+            "intervals": {name: asdict(interval) for name, interval in intervals.items()},
+        }
+
+    def _result(self, best: Mapping[str, Any], tested: TestPredictions | None) -> dict[str, Any]:
+        context, split, registry = self.state.context, self.state.context.split, self.state.registry
+        test: dict[str, Any] = {"scores": None, "intervals": {}}
+        baseline = None
         if tested is not None:
             labels = self.state.labels("test")[tested.rows]
-            metric = self.state.registry.metric(context.config.metric)
-            test = all_scores(labels, tested.probabilities, metric)
-            baseline = majority_baseline(self.state.labels("train"), labels, len(context.dataset.classes), metric)
+            test = self._scored(labels, tested.probabilities)
+            baseline = majority_baseline(self.state.labels("train"), labels, len(context.dataset.classes), self.metric)
+        heads_of = {name: context.choices.heads_for(name, registry) for name in context.choices.strategies}
         return {
             "study": context.config.name,
             "metric": context.config.metric,
@@ -84,15 +160,18 @@ class SearchResults:
                 "skipped": len(context.dataset.skipped),
             },
             "trials": dict(self.facts.trials),
-            "best": {
-                "number": best.number,
-                "recipe": best.user_attrs[TrialAttribute.RECIPE],
-                "validation": best.value,
-            },
-            "test": test,
+            "best": {"number": best["trial"], "recipe": json.loads(best["recipe"]), "validation": best["value"]},
+            "validation": self._validation["scores"],
+            "test": test["scores"],
             "baseline": baseline,
+            "intervals": {"validation": self._validation["intervals"], "test": test["intervals"]},
             "seconds": round(self.clock.now() - self.began, 1),
             "versions": dict(self.facts.versions),
+            "remedy": how_to_test(context.config) if not len(split.test) else None,
+            "limits": context.config.limits.describe(),
+            "latency": f"{MEASURED}, on {context.slot.device}",
+            "tried": tried(self.trials, maximize=self.metric.greater_is_better),
+            "never_tried": never_tried(self.trials, context.choices, heads_of),
         }
 
 
@@ -107,45 +186,52 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def _leaderboard(study: optuna.Study, members: set[int]) -> list[dict[str, Any]]:
-    """A row for each complete trial, best first."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    maximize = study.direction == StudyDirection.MAXIMIZE
-    ranked = sorted(complete, key=lambda trial: trial.value or 0.0, reverse=maximize)
-    rows = []
-    for rank, trial in enumerate(ranked, 1):
-        recipe = trial.user_attrs[TrialAttribute.RECIPE]
-        rows.append(
-            {
-                "rank": rank,
-                "trial": trial.number,
-                "value": trial.value,
-                "strategy": recipe["strategy"],
-                "backbone": recipe["backbone"],
-                "head": recipe["head"],
-                "seconds": trial.user_attrs[TrialAttribute.SECONDS],
-                "in_model": trial.number in members,
-                "description": trial.user_attrs[TrialAttribute.DESCRIPTION],
-                "recipe": json.dumps(recipe, sort_keys=True),
-            }
-        )
-    return rows
-
-
-def _write_leaderboard(file: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
-    write_atomically(file, text.getvalue().encode())
-
-
 def annotate_study(study: optuna.Study, result: Mapping[str, Any]) -> None:
-    """Set the note that Optuna Dashboard shows for the study: its best trial, and the model's score on test images."""
-    test, best, metric = result["test"], result["best"], result["metric"]
+    """Set the note that Optuna Dashboard shows for the study: a summary in Markdown."""
+    set_note(study, None, _note(result))
+
+
+def _note(result: Mapping[str, Any]) -> str:
+    """The scores on the test images beside the majority's, the model's members, and the best trial of each strategy."""
+    test, baseline, best, metric = result["test"], result["baseline"] or {}, result["best"], result["metric"]
+    images, trials = result["images"], result["trials"]
     score = "no test images"
     if test:
         name = metric if test.get(metric) is not None else "accuracy"
         score = f"test {name} {test[name]:.4f} on {test['n']} images"
     text = f"Best: trial {best['number']}, validation {metric} {best['validation']:.4f}. The model: {score}."
-    set_note(study, None, escape_markdown(text))
+    lines = [escape_markdown(text), ""]
+    if test:
+        lines += _head("on untouched test images", "model", "always the most frequent class")
+        for name in dict.fromkeys([metric, "accuracy", *test]):
+            if name != "n" and test.get(name) is not None:
+                other = baseline.get(name)
+                lines.append(_row(name, f"{test[name]:.4f}", "" if other is None else f"{other:.4f}"))
+        lines.append("")
+    tested = f"test {test['n']:,} of {images['test']:,}" if test else "no test images"
+    lines += [
+        f"Images: training {images['train']:,}, validation {images['validation']:,}, {tested}. "
+        f"Trials: {', '.join(f'{n:,} {state}' for state, n in trials.items())}. {result['seconds']:,.0f} s.",
+        "",
+        *_head("trial", "weight in the model", "recipe"),
+        *(_row(m["trial"], f"{m['weight']:.3f}", m["description"]) for m in result["members"]),
+        "",
+        *_head("best of", "trial", "validation", "seconds", "recipe"),
+    ]
+    first: dict[str, Mapping[str, Any]] = {}
+    for row in result["leaderboard"]:
+        first.setdefault(row["strategy"], row)
+    for strategy, row in first.items():
+        seconds, value = f"{row['seconds']:.1f}", f"{row['value']:.4f}"
+        lines.append(_row(strategy, row["trial"], value, seconds, row["description"]))
+    return "\n".join(lines)
+
+
+def _head(*names: str) -> list[str]:
+    """The first lines of a table in Markdown."""
+    return [_row(*names), "|" + "---|" * len(names)]
+
+
+def _row(*cells: object) -> str:
+    """A line of a table in Markdown, its texts escaped."""
+    return f"| {' | '.join(map(escape_markdown, cells))} |"

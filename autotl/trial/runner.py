@@ -6,8 +6,9 @@ import math
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
-from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -22,22 +23,18 @@ from autotl.features.sharing import StoreTimeout
 from autotl.features.store import StoreUnavailable
 from autotl.model.member import Member, save_member
 from autotl.recipe import Recipe
-from autotl.strategies.base import OutOfTime, Report, Result, Task
+from autotl.strategies.base import OutOfTime, Report, Result
 from autotl.study.pruner import STEPS
 from autotl.study.space import suggest
-from autotl.study.study import TrialAttribute, set_note, take_trial
+from autotl.study.study import FOLD_FILE, TrialAttribute, set_note, take_trial
+from autotl.trial.costs import part_of, record_costs, require_affordable
 from autotl.trial.events import notify_ended
+from autotl.trial.folds import OutOfFold, fit_folds, predicted
+from autotl.trial.rivals import why_not_promising
 from autotl.trial.state import WorkerState
-from autotl.workers.messages import (
-    DeviceError,
-    Log,
-    TrialEnded,
-    TrialProgress,
-    TrialStarted,
-    member_folder,
-)
+from autotl.workers.messages import DeviceError, TrialEnded, TrialProgress, TrialStarted, member_folder
 
-__all__ = ["release_memory", "run_trial", "train"]
+__all__ = ["release_memory", "run_trial"]
 
 MAX_CAUSE_LENGTH = 500
 """Characters of a trial's cause: the study keeps the traceback too."""
@@ -121,14 +118,17 @@ def _run(state: WorkerState, trial: optuna.Trial, time_budget: float) -> tuple[R
     state.send(TrialStarted(trial.number, recipe.strategy, recipe.backbone, recipe.head, description))
     trial.set_user_attr(TrialAttribute.DESCRIPTION, description)
     trial.set_user_attr(TrialAttribute.RECIPE, recipe.to_dict())
-    report = _reporter(state, trial)
+    network = require_affordable(state, trial, recipe.backbone)
+    arguments = state, recipe, time_budget, _reporter(state, trial), _judge(state, trial, recipe)
     try:
-        result = train(state, recipe, time_budget, report)
+        fitted = fit_folds(*arguments)
     except StoreUnavailable as error:
         state.replace_cache(error)
-        result = train(state, recipe, time_budget, report)
-    value = state.registry.metric(state.context.config.metric)(state.labels("validation"), result.probabilities)
-    _record(state, trial, result, value)
+        fitted = fit_folds(*arguments)
+    value = state.registry.metric(state.context.config.metric)(*predicted(state, fitted.probabilities))
+    folder, result = _record(state, trial, fitted, value), fitted.result
+    key = recipe.backbone if result.fitted.backbone_state is None else f"{recipe.backbone}/{trial.number}"
+    record_costs(state, trial, part_of(folder, recipe.backbone, key, map(str, result.fitted.views)), network)
     return result, value
 
 
@@ -152,61 +152,31 @@ def _reporter(state: WorkerState, trial: optuna.Trial) -> Report:
     return report
 
 
-def train(
-    state: WorkerState, recipe: Recipe, time_budget: float, report: Report, refit_epochs: int | None = None
-) -> Result:
-    """Train a recipe, in a trial, a replay or a refit, and calibrate its probabilities.
+def _judge(state: WorkerState, trial: optuna.Trial, recipe: Recipe) -> Callable[[np.ndarray, int, bool], None]:
+    """The trial's `judge(out_of_fold, folds, has_time)`: reports its score, and raises TrialPruned where others are
+    ahead."""
+    metric = state.registry.metric(state.context.config.metric)
 
-    Args:
-        time_budget: seconds of training to plan for.
-        refit_epochs: exact number of epochs, for a refit (see `Task.refit_epochs`).
-    """
-    backbone = state.registry.backbone(recipe.backbone)
-    features = state.extractor.of(backbone)
-    task = Task(
-        backbone=backbone,
-        head=state.registry.head(recipe.head),
-        num_classes=len(state.context.dataset.classes),
-        train_labels=state.labels("train"),
-        validation_labels=state.labels("validation"),
-        metric=state.registry.metric(state.context.config.metric),
-        features=features,
-        threads=state.context.slot.threads,
-        deadline=state.deadline,
-        time_budget=time_budget,
-        log=lambda line: state.send(Log(line)),
-        refit_epochs=refit_epochs,
-        verdicts=state.extractor.conversions,
-        augmentations=state.registry.augmentations,
-        losses=state.registry.losses,
-        build=lambda: deepcopy(features.graph_split.module),
-    )
-    result = state.registry.strategy(recipe.strategy).fit(recipe, task, state.context.slot.device, report)
-    _calibrate(result, task.validation_labels)
-    return result
+    def judge(out_of_fold: np.ndarray, folds: int, has_time: bool) -> None:  # noqa: FBT001 - a callback
+        score = metric.score_or_nan(*predicted(state, out_of_fold))
+        if math.isfinite(score):
+            trial.report(score, STEPS + folds)
+        if cause := why_not_promising(state, recipe, out_of_fold, folds, has_time=has_time):
+            raise optuna.TrialPruned(cause)
+
+    return judge
 
 
-def _calibrate(result: Result, labels: np.ndarray) -> None:
-    """Fit a temperature, which changes no decision, so that the probabilities of all heads can be averaged. Support
-    vector machines have no probabilities of their own."""
-    from autotl.heads.calibration import fit_temperature
-    from autotl.heads.inference import MISSING, probabilities
-
-    with np.errstate(divide="ignore"):  # the head's own logits, up to a constant in each row
-        logits = np.maximum(np.log(result.probabilities), MISSING)
-    result.fitted.temperature = fit_temperature(logits, labels)
-    result.probabilities = probabilities(logits, result.fitted.temperature)
-
-
-def _record(state: WorkerState, trial: optuna.Trial, result: Result, value: float) -> None:
-    """Save the fitted model and set the trial's attributes; Optuna refuses attributes of a trial that is told."""
-    context, recipe = state.context, result.recipe
+def _record(state: WorkerState, trial: optuna.Trial, fitted: OutOfFold, value: float) -> Path:
+    """Save the fitted model and set the trial's attributes; Optuna refuses attributes of a trial that is told. Returns
+    the model's folder."""
+    context, result, recipe = state.context, fitted.result, fitted.result.recipe
     backbone = state.registry.backbone(recipe.backbone)
     num_classes = len(context.dataset.classes)
     member = Member(recipe, result.fitted, backbone.digest, num_classes, trial=trial.number, validation=value)
     num_features = state.extractor.of(backbone).num_features(result.fitted.levels)
     folder = member_folder(context.folder, trial.number)
-    write_atomically(folder / "validation.npy", lambda file: np.save(file, result.probabilities))
+    write_atomically(folder / FOLD_FILE, lambda file: np.save(file, fitted.probabilities))
     save_member(member, num_features, folder)
     state.publish(f"trials/{folder.name}")
 
@@ -217,40 +187,36 @@ def _record(state: WorkerState, trial: optuna.Trial, result: Result, value: floa
         trial.set_user_attr(TrialAttribute.EPOCHS, len(result.history))
     if result.best_epoch:
         trial.set_user_attr(TrialAttribute.BEST_EPOCH, result.best_epoch)
-    for name, score in _scores(state, result.probabilities).items():
+    trial.set_user_attr(TrialAttribute.FOLDS, fitted.folds)
+    trial.set_user_attr(TrialAttribute.FIT_SECONDS, round(fitted.fit_seconds, 3))
+    trial.set_user_attr(TrialAttribute.FITTED_ON_ALL, fitted.fitted_on_all)
+    for name, score in _scores(state, *predicted(state, fitted.probabilities)).items():
         trial.set_user_attr(name, round(score, 6))
+    metric = state.registry.metric(context.config.metric)
+    if math.isfinite(holdout := metric.score_or_nan(state.labels("validation"), result.probabilities)):
+        trial.set_user_attr(TrialAttribute.HOLDOUT, round(holdout, 6))
     _upload_history(state, trial, result)
     text = escape_markdown(f"{context.config.metric}: {recipe.describe()}")
     set_note(state.study, trial, f"**{value:.4f}** {text}")
+    return folder
 
 
-def _scores(state: WorkerState, probabilities: np.ndarray) -> dict[str, float]:
-    """Scores on the validation images by metric, without those that can't be computed: they only inform."""
-    labels = state.labels("validation")
+def _scores(state: WorkerState, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Scores by metric, without those that can't be computed: they only inform."""
     scores = {name: metric.score_or_nan(labels, probabilities) for name, metric in state.registry.metrics.items()}
     return {name: score for name, score in scores.items() if not math.isnan(score)}
 
 
 def _upload_history(state: WorkerState, trial: optuna.Trial, result: Result) -> None:
-    """Upload the learning curve as a small table that Optuna Dashboard shows. Weights are never uploaded: an artifact
-    store has no way to delete them."""
+    """Upload the learning curve as a picture that Optuna Dashboard shows. Weights are never uploaded: an artifact store
+    has no way to delete them."""
     if not result.history:
         return
-    from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+    from autotl.page.charts import Series, curves, standalone
 
-    artifacts = state.context.folder / "artifacts"
-    artifacts.mkdir(exist_ok=True)
-    names = list(result.history[0])
-    lines = [",".join(names), *(",".join(f"{epoch[name]:.6g}" for name in names) for epoch in result.history)]
-    table = state.context.folder / "cache" / f"curve-{trial.number}.csv"
-    table.parent.mkdir(parents=True, exist_ok=True)
-    table.write_text("\n".join(lines) + "\n")
-    artifact = upload_artifact(
-        artifact_store=FileSystemArtifactStore(str(artifacts)),
-        file_path=str(table),
-        study_or_trial=trial,
-        mimetype="text/csv",
-        storage=state.study._storage,
-    )
-    state.publish(f"artifacts/{artifact}")
-    table.unlink()
+    epochs = [float(epoch["epoch"]) for epoch in result.history]
+    for name in ("score", "loss"):
+        values = [epoch.get(name, math.nan) for epoch in result.history]
+        if any(math.isfinite(value) for value in values):
+            drawing = curves([Series(name, epochs, values)], ("epoch", name))
+            state.upload_picture(trial, f"{name}.svg", standalone(drawing))

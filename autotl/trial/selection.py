@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from optuna.trial import TrialState
 
 from autotl.errors import AutotlError
+from autotl.model.costs import Part, total_costs
 from autotl.model.ensemble import select
 from autotl.model.manifest import read_member_manifest
 from autotl.model.member import Member, load_member
+from autotl.study.study import FOLD_FILE, TrialAttribute
+from autotl.trial.costs import networks_of, size_of
+from autotl.trial.folds import predicted
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import Log, member_folder
 
@@ -34,29 +38,33 @@ class Candidate:
     folder: Path
     number: int
     value: float
-    """Score on the validation images."""
+    """Score on the images that it has predicted."""
     backbone: str
     head: str
     tuned: bool
     """Whether blocks of the backbone were unfrozen."""
     views: tuple[str, ...]
     """Test-time augmentation."""
-    validation: np.ndarray
-    """Probabilities of the validation images, [n, num_classes]."""
-
-    @property
-    def group(self) -> tuple[str, str, bool]:
-        """Candidates of one group make similar errors: averaging them gains little."""
-        return self.backbone, self.head, self.tuned
+    out_of_fold: np.ndarray
+    """Probabilities of the development images, [n, num_classes]; NaN for images that it hasn't predicted."""
+    num_bytes: int = 0
+    """Of its head and of unfrozen blocks, as saved."""
+    fitted_on_all: bool = False
+    """Whether it was fitted on all development images."""
 
     @property
     def network_key(self) -> str:
         """Candidates with the same key share one pass over the images for each view."""
         return f"{self.backbone}/{self.number}" if self.tuned else self.backbone
 
+    @property
+    def part(self) -> Part:
+        """What it needs to predict."""
+        return Part(self.backbone, self.network_key, self.views, self.num_bytes)
+
 
 def kept_candidates(state: WorkerState) -> list[Candidate]:
-    """All candidates, best first; equal scores in the order of their log losses.
+    """The candidates within the limits of the search, best first; equal scores in the order of their log losses.
 
     Folders of trials that are not complete are ignored: a worker may have died after it saved a model and before it
     told the trial. A folder that can't be read costs a line in the log.
@@ -68,28 +76,33 @@ def kept_candidates(state: WorkerState) -> list[Candidate]:
         if not (folder / "member.json").exists():
             continue
         try:
-            candidates.append(_read_candidate(state, folder))
+            on_all = bool(trial.user_attrs.get(TrialAttribute.FITTED_ON_ALL))
+            candidates.append(replace(_read_candidate(state, folder), fitted_on_all=on_all))
         except (AutotlError, OSError, ValueError, MemoryError) as error:
             state.send(Log(f"Trial {trial.number} is left out of the model: {error}"))
     sign = -1 if state.registry.metric(state.context.config.metric).greater_is_better else 1
-    log_loss, labels = state.registry.metric("log_loss"), state.labels("validation")
+    log_loss = state.registry.metric("log_loss")
 
     def rank(candidate: Candidate) -> tuple[float, float, int]:
-        # on few validation images many scores are equal
-        loss = log_loss.score_or_nan(labels, candidate.validation)
+        # on few images many scores are equal
+        loss = log_loss.score_or_nan(*predicted(state, candidate.out_of_fold))
         return sign * candidate.value, math.inf if math.isnan(loss) else loss, candidate.number
 
-    return sorted(candidates, key=rank)
+    limits = state.context.config.limits
+    networks = networks_of(complete, {c.backbone for c in candidates}, state.registry) if limits else {}
+    affordable = [c for c in candidates if not limits or limits.keeps(total_costs([c.part], networks))]
+    return sorted(affordable, key=rank)
 
 
 def _read_candidate(state: WorkerState, folder: Path) -> Candidate:
     manifest = read_member_manifest(folder)
-    validation = np.load(folder / "validation.npy", allow_pickle=False)
-    shape = len(state.labels("validation")), len(state.context.dataset.classes)
-    if validation.shape != shape or manifest.validation is None:
-        raise ValueError(f"its validation probabilities have the shape {validation.shape}, not {shape}")
-    if not np.isfinite(validation).all():
-        raise ValueError("its validation probabilities are not finite")
+    out_of_fold = np.load(folder / FOLD_FILE, allow_pickle=False)
+    shape = len(state.context.split.development), len(state.context.dataset.classes)
+    if out_of_fold.shape != shape or manifest.validation is None:
+        raise ValueError(f"its out-of-fold probabilities have the shape {out_of_fold.shape}, not {shape}")
+    rows = ~np.isnan(out_of_fold[:, 0])
+    if not np.isfinite(out_of_fold[rows]).all() or not rows[state.context.split.development_folds == 0].all():
+        raise ValueError("its probabilities are not finite")
     return Candidate(
         folder=folder,
         number=manifest.trial,
@@ -98,7 +111,8 @@ def _read_candidate(state: WorkerState, folder: Path) -> Candidate:
         head=manifest.recipe.head,
         tuned=manifest.tuned,
         views=tuple(f"{view.policy}-{view.number}" for view in manifest.views),
-        validation=validation,
+        out_of_fold=out_of_fold,
+        num_bytes=size_of(folder),
     )
 
 
@@ -109,7 +123,8 @@ def choose_members(
     time_limit: float = math.inf,
     earlier: Collection[int] = (),
 ) -> tuple[list[Member], float]:
-    """The members of the model, with their weights, and the estimated seconds to predict the test images.
+    """The members of the model, which together keep the limits of the search, with their weights, and the estimated
+    seconds to predict the test images.
 
     Args:
         candidates: best first.
@@ -119,7 +134,9 @@ def choose_members(
         earlier: trial numbers of the members of the model that an earlier search has left. They may be chosen together
             whatever the limit, so that a search with less time doesn't make a smaller model.
     """
-    num_test = len(state.context.split.test)
+    num_test, limits = len(state.context.split.test), state.context.config.limits
+    trials = state.study.get_trials(deepcopy=False) if limits else ()
+    networks = networks_of(trials, {c.backbone for c in candidates}, state.registry) if limits else {}
 
     def estimated_seconds(chosen: Collection[int]) -> float:
         members = [candidates[i] for i in chosen]
@@ -130,14 +147,14 @@ def choose_members(
         return loading + num_test * sum(speeds)
 
     def is_allowed(chosen: frozenset[int]) -> bool:
+        if limits and not limits.keeps(total_costs([candidates[i].part for i in chosen], networks)):
+            return False
         is_earlier = all(candidates[i].number in earlier for i in chosen)
         return is_earlier or estimated_seconds(chosen) <= time_limit
 
     weights = select(
-        [candidate.validation for candidate in candidates],
-        [candidate.group for candidate in candidates],
-        state.labels("validation"),
-        state.registry.metric(state.context.config.metric),
+        [candidate.out_of_fold for candidate in candidates],
+        state.labels("development"),
         state.context.config.ensemble,
         is_allowed,
     )

@@ -19,6 +19,7 @@ from autotl.features.pool import FeaturePool
 from autotl.features.resident import ResidentCache, free_memory
 from autotl.features.store import FeatureStore, StoreUnavailable
 from autotl.registry import Registry, load_registry
+from autotl.study.artifacts import upload_picture
 from autotl.study.storage import open_storage
 from autotl.study.study import load_study
 from autotl.trial.study_link import StudyLink
@@ -63,10 +64,8 @@ class WorkerState:
         registry = load_registry(config.without_plugins, strict=config.strict_plugins)
         registry.on_plugin_failure = lambda plugin, hook, text: send(PluginFailed(plugin, hook, text))
         registry.on_notify = lambda plugin, hook: send(HookCalled(plugin, hook))
-        if link:
-            study = load_study(context.folder, config.seed, link.storage(config.storage), config.name)
-        else:
-            study = load_study(context.folder, config.seed, open_storage(context.folder, wait=True))
+        storage = link.storage(config.storage) if link else open_storage(context.folder, wait=True)
+        study = load_study(context.folder, config.seed, config.limits, storage, config.name if link else "")
         study_cache = context.folder / "cache"  # the coordinator removes it when the search ends
         engine = registry.engine(config.engine, slot.device)
         extractor = FeatureExtractor(
@@ -105,6 +104,11 @@ class WorkerState:
         """Send files and folders that this worker has written to the study's folder, where that is on another host."""
         if self.link:
             self.link.publish(*names)
+
+    def upload_picture(self, trial: optuna.Trial | None, name: str, svg: str) -> None:
+        """Upload a drawing as an artifact of a trial, or of the study where `trial` is None."""
+        artifact = upload_picture(self.study, trial, self.context.folder, name, svg)
+        self.publish(f"artifacts/{artifact}")
 
     def source(self) -> FeatureSource:
         """What another worker needs to know to read the features that this one records."""
@@ -145,8 +149,8 @@ class WorkerState:
         self.extractor.move_to(store, study_cache / "engines")
         self.send(Log(_cache_warning(error)))
 
-    def labels(self, subset: Literal["train", "validation", "test"]) -> np.ndarray:
-        """Class indices of the images of a subset, [n]."""
+    def labels(self, subset: Literal["train", "validation", "test", "development"]) -> np.ndarray:
+        """Class indices of the images of a subset, or of all but the test images, [n]."""
         return self.context.dataset.labels[getattr(self.context.split, subset)]
 
 

@@ -72,10 +72,12 @@ class StudyLink:
         return bool(self.ask(lambda n: ClaimBucket(n, table, bucket)))
 
     def publish(self, *names: str) -> None:
-        """Send files or folders to the study's folder. Each replaces what is there, once it is whole."""
+        """Send files or folders to the study's folder. Each replaces what is there, once it is whole; a file that
+        is not here is removed there."""
         for name in names:
             local, upload = self.folder / name, secrets.token_hex(8)
-            for file in sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else [local]:
+            files = sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else [local]
+            for file in files if local.exists() else []:
                 self._send(upload, file, file.relative_to(self.folder).as_posix())
             self.ask(lambda n, u=upload, path=name: PlaceFiles(n, u, path))  # type: ignore[misc]
 
@@ -90,7 +92,7 @@ class StudyLink:
                 offset, chunk = offset + len(chunk), content.read(CHUNK_BYTES)
 
     def fetch(self, *names: str) -> None:
-        """Bring folders of the study here. A file that is here with the same size is not fetched again."""
+        """Bring folders or files of the study here. A file that is here with the same size is not fetched again."""
         for name in names:
             for path, size in self.ask(lambda n, folder=name: ListFiles(n, folder)).items():  # type: ignore[misc]
                 local = self.folder / path

@@ -30,6 +30,7 @@ from autotl.errors import BrokenPlugin
 from autotl.workers.codec import ProtocolError, decode, encode
 from autotl.workers.messages import (
     FROM_COORDINATOR,
+    Align,
     Context,
     Crashed,
     DiskIsFull,
@@ -51,8 +52,9 @@ from autotl.workers.requests import Answer, Request
 
 __all__ = ["Jobs", "Mailbox", "main", "serve"]
 
-EARLY_IMPORTS = ("torch", "timm", "optuna", "sklearn.linear_model", "sklearn.svm", "skops.io")
-"""Modules that take seconds to import: a worker imports them while the coordinator verifies the images."""
+EARLY_IMPORTS = ("torch", "sklearn.linear_model", "sklearn.svm", "skops.io", "timm", "optuna")
+"""Modules that take seconds to import: a worker imports them while the coordinator verifies the images. skops.io comes
+before timm: it looks for each of its 800 types in all modules that are imported, of which timm brings two thousand."""
 
 
 class Channel(Protocol):
@@ -134,11 +136,12 @@ class Jobs:
     def __init__(self, context: Context, mailbox: Mailbox, site: Site | None = None):
         import torch
 
-        from autotl.trial import finalize, recording, runner
+        from autotl.trial import aligning, finalize, recording, runner
         from autotl.trial.state import WorkerState
         from autotl.trial.study_link import StudyLink
 
         self._run_trial, self._record, self._finalize = runner.run_trial, recording.record, finalize.finalize
+        self._align = aligning.align
         torch.set_num_threads(context.slot.threads)
         link = StudyLink(mailbox.ask, site) if site else None
         self.state = WorkerState.set_up(context, mailbox.send, mailbox.deadline, link)
@@ -151,6 +154,10 @@ class Jobs:
     def record(self, job: Record) -> bool:
         """Whether the process can go on (see `autotl.trial.recording.record`)."""
         return self._record(self.state, job.recording)
+
+    def align(self, job: Align) -> bool:
+        """Whether the process can go on (see `autotl.trial.aligning.align`)."""
+        return self._align(self.state, job)
 
     def finalize(self, job: Finalize) -> Mapping[str, Any]:
         """What `result.json` holds (see `autotl.trial.finalize.finalize`)."""
@@ -178,6 +185,9 @@ def serve(mailbox: Mailbox, begin: Callable[[Context, Mailbox], Jobs] = Jobs) ->
                         return False
                 case Record() if jobs:
                     if not jobs.record(message):
+                        return False
+                case Align() if jobs:
+                    if not jobs.align(message):
                         return False
                 case Finalize() if jobs:
                     mailbox.send(Finalized(jobs.finalize(message)))

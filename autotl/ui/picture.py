@@ -9,7 +9,8 @@ from rich.console import Console, Group, RenderableType
 from autotl.errors import AutotlError
 from autotl.events import EpochEnded, SearchFinished, SearchStarted, TrialFinished, TrialStarted
 from autotl.ui.progress import Progress, Snapshot
-from autotl.ui.rendering import Screen, headline_table, summary
+from autotl.ui.rendering import Screen, headline_table
+from autotl.ui.summary import summary
 
 __all__ = ["PAGE_WIDTH", "PictureReporter", "draw_page"]
 

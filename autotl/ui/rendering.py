@@ -1,12 +1,10 @@
-"""What a search looks like: rich renderables made of events, snapshots and results. Nothing is printed here.
+"""What a running search looks like: rich renderables made of events and snapshots. Nothing is printed here.
 
 Names come from users and plugins, so they are wrapped in `Text`: rich would read `[red]` in a plain string as markup.
 """
 
 import re
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.cells import cell_len
@@ -21,6 +19,7 @@ from autotl.events import SearchStarted, TrialFinished
 from autotl.ui.progress import Snapshot, WorkerLine
 
 __all__ = [
+    "MAX_WIDTH",
     "Screen",
     "format_clock",
     "format_counts",
@@ -28,9 +27,7 @@ __all__ = [
     "format_score",
     "headline_rows",
     "headline_table",
-    "scores_table",
     "shorten",
-    "summary",
     "worker_text",
 ]
 
@@ -248,90 +245,3 @@ def _trial_cells(trial: TrialFinished, *, wide: bool) -> list[str]:
     if not wide:
         return [trial.backbone, trial.strategy, cause or trial.head]
     return [" · ".join(filter(None, [trial.backbone, trial.strategy, cause])) if cause else trial.description]
-
-
-def summary(result: Mapping[str, Any], width: int = 80, rows: int = 8) -> RenderableType:
-    """The end of a search: leaderboard, test scores beside the majority baseline, and the next command to type.
-
-    Args:
-        result: what `result.json` holds, with `leaderboard`, `members` and the path `model`.
-        rows: of the leaderboard.
-    """
-    width = min(width, MAX_WIDTH)
-    trials, leaderboard = result["trials"], result.get("leaderboard") or []
-    counts = format_counts(trials["complete"], trials["pruned"], trials["failed"])
-    parts: list[RenderableType] = [
-        Text.assemble(
-            (escape(result["study"]), "bold"),
-            f"  {sum(trials.values())} trials in {format_clock(result['seconds'])}",
-            (f" · {counts}", "dim"),
-        )
-    ]
-    if leaderboard:
-        parts += ["", _leaderboard(leaderboard[:rows], escape(result["metric"]))]
-        parts += ["", Text("best recipe", "dim"), Text(escape(leaderboard[0]["description"]))]
-    parts += ["", *_scores(result), ""]
-    members = result.get("members") or []
-    if model := result.get("model"):
-        of = f"  {len(members)} trials combined" if len(members) > 1 else ""
-        if result.get("refitted"):
-            of += f"{',' if of else ' '} fitted again with the validation images"
-        path = _below_current_folder(Path(model))
-        parts.append(Text.assemble(("model    ", "dim"), escape(path), (of, "dim"), overflow="fold"))
-        command = f"autotl predict {shlex.quote(str(path))} IMAGES"
-        parts.append(Text.assemble(("predict  ", "dim"), (escape(command), "bold cyan"), overflow="fold"))
-    return Padding(Group(*parts), (1, 0, 0, 0))
-
-
-def _below_current_folder(path: Path) -> Path:
-    """A path relative to the current folder, if it lies below."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _leaderboard(rows: Sequence[Mapping[str, Any]], metric: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column(Text(metric if len(metric) <= 8 else "score"), justify="right", no_wrap=True)
-    for name in ("backbone", "strategy", "head"):  # these columns shrink on a narrow terminal
-        table.add_column(name, overflow="ellipsis")
-    table.add_column("trial", justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            str(row["rank"]),
-            format_score(row["value"]),
-            *(Text(escape(row[name])) for name in ("backbone", "strategy", "head")),
-            str(row["trial"]),
-            format_duration(row["seconds"]),
-            style="bold green" if row["rank"] == 1 else "",
-        )
-    return table
-
-
-def _scores(result: Mapping[str, Any]) -> list[RenderableType]:
-    test, best = result.get("test"), result.get("best") or {}
-    total = result.get("images", {}).get("test")
-    if test is not None:
-        asked = {str(result["metric"]): None}  # its row is there even where the test images have no such score
-        of = f" of {total:,}" if total and total > test["n"] else ""
-        return [scores_table(asked | test, result.get("baseline"), f"test ({test['n']:,}{of} images)")]
-    reason = "The test images were not predicted" if total else "There are no test images"
-    validation = format_score(best.get("validation"))
-    return [
-        Text.assemble(("validation  ", "dim"), (validation, "bold green"), f" {escape(result['metric'])}"),
-        Text(f"{reason}: the validation score is optimistic, because it chose the model.", "yellow"),
-    ]
-
-
-def scores_table(scores: Mapping[str, float | None], baseline: Mapping[str, float] | None, title: str) -> Table:
-    """Scores by name, beside those of always predicting the most frequent class."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column(Text(title))
-    table.add_column("model", justify="right", style="bold green")
-    if baseline:
-        table.add_column("majority class", justify="right", style="dim")
-    for name, value in scores.items():
-        if name != "n":
-            cells = [format_score(baseline.get(name))] if baseline else []
-            table.add_row(Text(escape(name).replace("_", " ").replace("f1", "F1")), format_score(value), *cells)
-    return table

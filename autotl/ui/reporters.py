@@ -31,8 +31,8 @@ from autotl.ui.rendering import (
     format_score,
     headline_rows,
     headline_table,
-    summary,
 )
+from autotl.ui.summary import summary
 
 __all__ = [
     "JsonReporter",

@@ -16,6 +16,7 @@ from autotl.devices import Slot
 from autotl.engines.probe import ProbeResult
 from autotl.engines.recorded import FeatureSource
 from autotl.features.progress import ExtractionProgress
+from autotl.study.advice import Advice
 from autotl.study.needs import Recording
 from autotl.study.space import Choices
 from autotl.workers.requests import REQUESTS, Answer, Request
@@ -121,6 +122,26 @@ class Record:
 
     recording: Recording
 
+    def describe(self) -> str:
+        """What the worker does, in words for people."""
+        return f"recording {self.recording.describe()}"
+
+
+@dataclass(frozen=True)
+class Align:
+    """Job: measure how near the images are to what each backbone knows, and write alignment.json. Answered by
+    Aligned."""
+
+    backbones: tuple[str, ...]
+    num_images: int
+    """Of the sample."""
+    time_budget: float
+    """Seconds for all backbones."""
+
+    def describe(self) -> str:
+        """What the worker does, in words for people."""
+        return "measuring alignment"
+
 
 @dataclass(frozen=True)
 class Finalize:
@@ -207,6 +228,18 @@ class Recorded:
 
 
 @dataclass(frozen=True)
+class Aligned:
+    """Align is done, or given up."""
+
+    advice: Advice = field(default_factory=Advice)
+    """Empty where nothing was measured."""
+    cause: str = ""
+    """Why it was given up."""
+    is_device_error: bool = False
+    """The worker's process ends: it cannot be trusted further."""
+
+
+@dataclass(frozen=True)
 class DeviceError:
     """The trial is told as failed by an accelerator error. The worker's process ends: it cannot be trusted further."""
 
@@ -283,7 +316,7 @@ class Crashed:
     traceback: str
 
 
-ToWorker: TypeAlias = Setup | SetDeadline | RunTrial | Record | Finalize | Stop | Answer
+ToWorker: TypeAlias = Setup | SetDeadline | RunTrial | Record | Align | Finalize | Stop | Answer
 FromWorker: TypeAlias = (
     Hello
     | Probed
@@ -292,6 +325,7 @@ FromWorker: TypeAlias = (
     | TrialProgress
     | TrialEnded
     | Recorded
+    | Aligned
     | DeviceError
     | ExtractionProgress
     | Activity
@@ -306,7 +340,7 @@ FromWorker: TypeAlias = (
     | Request
 )
 
-FROM_COORDINATOR = {cls.__name__: cls for cls in (Setup, SetDeadline, RunTrial, Record, Finalize, Stop, Answer)}
+FROM_COORDINATOR = {cls.__name__: cls for cls in (Setup, SetDeadline, RunTrial, Record, Align, Finalize, Stop, Answer)}
 FROM_WORKER = {
     cls.__name__: cls
     for cls in (
@@ -318,6 +352,7 @@ FROM_WORKER = {
             TrialProgress,
             TrialEnded,
             Recorded,
+            Aligned,
             DeviceError,
             Activity,
             HookCalled,

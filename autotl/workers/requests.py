@@ -36,7 +36,7 @@ class ExchangeLogs:
 
 @dataclass(frozen=True)
 class ListFiles:
-    """The answer is the size in bytes of each file in a folder and below it, by path."""
+    """The answer is the size in bytes of each file in a folder and below it, or of a file, by path."""
 
     number: int
     folder: str
@@ -67,7 +67,8 @@ class WriteFile:
 
 @dataclass(frozen=True)
 class PlaceFiles:
-    """Move an uploaded file or folder to its path. It replaces what is there."""
+    """Move an uploaded file or folder to its path. It replaces what is there; a file of which nothing was uploaded is
+    removed."""
 
     number: int
     upload: str

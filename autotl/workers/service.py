@@ -42,7 +42,10 @@ OPERATIONS = {
     JournalOperation.SET_TRIAL_SYSTEM_ATTR,
 }
 """Of a trial that runs, and the study's notes. Workers create and delete neither studies nor trials."""
-FILES = re.compile(r"trials/\d{5,}(/.+)?|model(/.+)?|artifacts(/.+)?|result\.json|leaderboard\.csv|trials")
+FILES = re.compile(
+    r"trials(/\d{5,}(/.+)?)?|model(/.+)?|artifacts(/.+)?"
+    r"|(result|alignment)\.json|(leaderboard|test_images)\.csv|report\.html|test\.npz"
+)
 INCOMING = "cache/incoming"
 """Where files grow until they are whole; the coordinator removes the study's cache when the search ends."""
 
@@ -80,7 +83,8 @@ class StudyService:
                 return self._exchange(logs, first)
             case ListFiles(_, folder):
                 root = self._path(folder)
-                files = (path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+                found = [root] if root.is_file() else root.rglob("*")
+                files = (path for path in found if path.is_file() and not path.is_symlink())
                 return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in files}
             case ReadFile(_, path, offset):
                 with self._path(path).open("rb") as file:
@@ -132,6 +136,9 @@ class StudyService:
     def _place(self, incoming: Path, name: str) -> None:
         path, uploaded = self._path(name), incoming / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not uploaded.exists():
+            path.unlink(missing_ok=True)
+            return
         if uploaded.is_dir() and path.exists():
             path.rename(incoming / "replaced")
         uploaded.replace(path)

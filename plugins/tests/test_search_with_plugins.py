@@ -74,14 +74,15 @@ def test_a_search_uses_components_of_four_plugins(few_cells: str, tmp_path: Path
         devices="cpu*1",
         trials=3,  # at least one with each backbone
     )
-    assert result.result["trials"] == {"complete": 3, "pruned": 0, "failed": 0}
+    trials = result.result["trials"]
+    assert (trials["failed"], sum(trials.values())) == (0, 3)
     assert result.result["images"] == {"train": 72, "validation": 18, "test": 30, "skipped": 0}
     assert set(result.result["versions"]) >= ALL
     with (result.folder / "leaderboard.csv").open() as file:
         assert {row["backbone"] for row in csv.DictReader(file)} == set(backbones)
     assert result.result["test"]["accuracy"] >= 0.7  # the majority has 0.5
     suffixes = {path.suffix for path in (result.folder / "model").rglob("*") if path.is_file()}
-    assert suffixes <= {".json", ".safetensors", ".skops", ".digests"}
+    assert suffixes <= {".json", ".safetensors", ".skops", ".digests", ".md"}
     cells = load_registry().datasets[few_cells].images(few_cells)
     assert set(autotl.load(result.folder / "model").predict([cell.path for cell in cells[:4]])) <= {
         "functional",

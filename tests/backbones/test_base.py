@@ -93,7 +93,7 @@ def test_a_counted_number_is_pickled_with_the_backbone(tmp_path: Path) -> None:
     backbone = TimmBackbone(f"test_resnet@{tmp_path / 'missing.safetensors'}")
     count = backbone.count_params()
     copy: Any = pickle.loads(pickle.dumps(backbone))  # noqa: S301  # pickled here
-    assert vars(copy)["_counted_params"] == count == 372_688
+    assert vars(copy)["_counted"][0] == count == 372_688
 
 
 @pytest.mark.parametrize(

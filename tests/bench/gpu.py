@@ -394,7 +394,7 @@ def _search(ground: Ground, seconds: float, *options: str) -> dict[str, Any]:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         took = time.time() - began
         say(f"$ {' '.join(command[2:5])} … {' '.join(options)}: exit {done.returncode} after {took:.0f} s")
-        say("\n".join(done.stdout.splitlines()[-25:]))
+        say("\n".join(done.stdout.splitlines()[-200:]))
         if not (folder / "bench" / "journal.log").exists():
             return {"exit": done.returncode, "complete": 0, "by": {}, "first": None, "busy": None, "test": None}
         trials = [t for t in load_study(folder / "bench").get_trials(deepcopy=False) if t.state.name == "COMPLETE"]

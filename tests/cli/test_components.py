@@ -62,6 +62,7 @@ def test_a_backbone_is_shown_with_its_blocks(run: Callable[..., Result]) -> None
         ("augmentations", {"name": "flip", "views": 1, "plugin": "data.augmentation"}, "crop_colour"),
         ("losses", {"name": "cross_entropy", "plugin": "strategies.losses"}, "cross_entropy"),
         ("levels", {"name": "last", "parts": ["output"], "plugin": "backbones.levels"}, "inner+max"),
+        ("scores", {"name": "knn", "plugin": "alignment.scores"}, "leep"),
     ],
 )
 def test_what_a_search_chooses_from_is_listed(

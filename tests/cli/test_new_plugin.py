@@ -74,7 +74,10 @@ def test_what_it_adds_passes_the_checks_of_its_component(component, tmp_path, mo
         **registry.heads,
         **registry.engines,
         **registry.metrics,
+        **registry.scores,
         **registry.callbacks,
+        **registry.exporters,
+        **registry.report_sections,
     }["our_own"]
     for check in CHECKS[component]:
         check(added)

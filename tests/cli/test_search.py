@@ -36,6 +36,7 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "seed": (["--seed", "5"], 5),
     "test": (["--test", "none"], "none"),
     "strict_images": (["--strict-images"], True),
+    "align": (["--align"], True),
     "engine": (["--engine", "torch"], "torch"),
     "ensemble": (["--ensemble", "1"], 1),
     "cache": (["--cache", "store"], Path("store")),
@@ -43,6 +44,9 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "trial_timeout": (["--trial-timeout", "2m"], 120.0),
     "offline": (["--offline"], True),
     "download": (["--download", "always"], "always"),
+    "max_latency": (["--max-latency", "20ms"], 20.0),
+    "max_size": (["--max-size", "50MB"], 50 * 10**6),
+    "max_parameters": (["--max-parameters", "10M"], 10**7),
 }
 
 
@@ -201,6 +205,40 @@ def test_a_dashboard_that_reads_only_changes_nothing(dashboard: Callable[..., An
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         assert dashboard("/api/studies/0", method, read_only=True, Cookie=COOKIE)[0] == 405
     assert json.loads(dashboard("/api/studies", read_only=True, Cookie=COOKIE)[1])["study_summaries"]
+
+
+def test_the_dashboard_serves_the_report_in_a_sandbox(dashboard: Callable[..., Any], study: Path) -> None:
+    status, text, _ = dashboard("/report", Cookie=COOKIE)
+    assert (status, text) == (404, "There is no report here. Write it: autotl report NAME\n")
+    (study / "report.html").write_text("<p>the report</p>")
+    for path in ("/report", "/report/", "/report/cells"):
+        status, text, headers = dashboard(path, Cookie=COOKIE)
+        assert (status, text) == (200, "<p>the report</p>")
+        assert headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")
+    assert dashboard("/report/cells")[0] == 403
+    assert dashboard("/artifacts/0/abc", Cookie=COOKIE)[2]["Content-Security-Policy"].startswith("sandbox")
+
+
+def test_all_studies_side_by_side_can_only_be_read(study: Path) -> None:
+    pytest.importorskip("optuna_dashboard")
+    from autotl.study.dashboard import dashboard_server
+
+    lines: list[str] = []
+    broken = study.parent / "broken"
+    broken.mkdir(exist_ok=True)
+    (broken / "journal.log").write_text("no journal\n")
+    with dashboard_server([broken, study], 0, log=lines.append) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        cookie = {"Cookie": COOKIE.format(server=server)}
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+        connection.request("GET", "/api/studies", headers=cookie)
+        names = [summary["study_name"] for summary in json.loads(connection.getresponse().read())["study_summaries"]]
+        connection.request("DELETE", "/api/studies/0", headers=cookie)
+        assert connection.getresponse().status == 405
+        server.shutdown()
+    assert names == ["cells"]
+    assert lines[0].startswith("broken is left out: ")
 
 
 def test_a_port_that_is_taken_is_an_error(study: Path) -> None:

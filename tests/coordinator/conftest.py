@@ -66,7 +66,9 @@ class StubScheduler:
     """Wants one trial after the other, and keeps what it learns."""
 
     time_share, default_seconds_per_image = 0.5, 0.01
-    choices = SimpleNamespace(accelerator=False)
+    choices = SimpleNamespace(accelerator=False, backbones=("resnet18",))
+    unusable, excluded = frozenset(), set()
+    aligns = False
 
     def __init__(self):
         self.speeds, self.results, self.budgets = [], [], []

@@ -106,7 +106,9 @@ class SimulatedScheduler:
     """Always wants another trial."""
 
     time_share, default_seconds_per_image = 0.1, 0.01
-    choices = SimpleNamespace(accelerator=False)
+    choices = SimpleNamespace(accelerator=False, backbones=("resnet18",))
+    unusable, excluded = frozenset(), set()
+    aligns = False
 
     def __init__(self):
         self.finished_trials = Counter()

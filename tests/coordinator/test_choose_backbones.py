@@ -202,3 +202,23 @@ def test_a_resumed_study_keeps_its_backbones_and_their_order(lite: Registry) -> 
     assert lines == [f"Without their weights: {RESNET}. Nothing is downloaded."]
     named = config(backbones=kept[::-1])
     assert names(choose_backbones(named, lite, print, policy=DownloadPolicy(named), kept=kept)) == kept
+
+
+# limits
+
+
+def test_backbones_beyond_a_limit_are_left_out_with_one_line(lite: Registry) -> None:
+    chosen, _, lines = choose(lite, backbones=["efficientnet_lite0", "efficientnet_lite2"], max_parameters="4M")
+    assert chosen == ["efficientnet_lite0"]
+    assert lines == ["Left out by --max-parameters 4M: efficientnet_lite2 (4.81M parameters)"]
+
+
+def test_where_no_backbone_is_within_the_limits_the_error_says_what_to_type(lite: Registry) -> None:
+    with pytest.raises(AutotlError, match=r"No backbone is within --max-size 5MB\. The smallest, .*--max-size 14MB"):
+        choose(lite, backbones=["efficientnet_lite0"], max_size="5MB")
+
+
+def test_a_resumed_study_keeps_its_choices_whatever_the_limits(lite: Registry) -> None:
+    kept = ["efficientnet_lite0", "efficientnet_lite2"]
+    chosen = choose_backbones(config(backbones=kept, max_parameters="4M"), lite, lambda line: None, kept=kept)
+    assert names(chosen) == kept

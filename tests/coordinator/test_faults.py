@@ -29,28 +29,26 @@ class Kills(Head):
             os.kill(os.getpid(), signal.SIGKILL)
         return LogisticRegression(C=params["C"])
 
-class KillsTheThird(Head):
-    name, type = "kills_the_third", "estimator"
+class KillsTheRefit(Head):
+    name, type = "kills_the_refit", "estimator"
     def suggest(self, space): return {}
     def build(self, params, num_features, num_classes, seed):
         from sklearn.linear_model import LogisticRegression
         fit = LogisticRegression.fit
-        if not hasattr(fit, "counts"):  # each fit counts; heads are also built to check saved ones
-            def counted(self, *args, **kwargs):
-                with open(os.environ["AUTOTL_TEST_MARK"], "a") as mark:
-                    mark.write("x")
-                if os.path.getsize(mark.name) > 2:
+        if not hasattr(fit, "kills"):
+            def killing(self, features, *args, **kwargs):
+                if len(features) == 96:  # training and validation images: no fold has as many
                     os.kill(os.getpid(), signal.SIGKILL)
-                return fit(self, *args, **kwargs)
-            counted.counts = True
-            LogisticRegression.fit = counted
+                return fit(self, features, *args, **kwargs)
+            killing.kills = True
+            LogisticRegression.fit = killing
         return LogisticRegression()
 
 @autotl.hookimpl
 def autotl_register_heads(register):
     register(Fails())
     register(Kills())
-    register(KillsTheThird())
+    register(KillsTheRefit())
 """
 
 
@@ -88,6 +86,6 @@ def test_a_worker_that_is_lost_while_it_fits_the_model_again_costs_no_model(
 ):
     install_plugin("faults", FAULTS)
     monkeypatch.setenv("AUTOTL_TEST_MARK", str(tmp_path / "mark"))
-    found = search(str(cells), output=tmp_path / "studies", trials=2, **small | {"heads": ["kills_the_third"]})
+    found = search(str(cells), output=tmp_path / "studies", trials=2, **small | {"heads": ["kills_the_refit"]})
     assert found.result["refitted"] == []
     assert found.result["test"]["accuracy"] > 0.5

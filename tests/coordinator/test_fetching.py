@@ -1,6 +1,7 @@
 """Downloads beside a search: one process at a time, from a hub on loopback."""
 
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -167,3 +168,17 @@ def test_a_full_disk_is_reported_as_such(fetching: Fetching) -> None:
             fetching.fetch_first(list(fetching.missing), all_of_them=False, required=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_process_that_knows_where_the_weights_are_imports_neither_timm_nor_torch(hub: LocalHub) -> None:
+    code = (
+        "import sys; from autotl.coordinator.fetch_process import main; "
+        f'main(\'{{"location": "timm/{NAMES[0]}"}}\'); '
+        "sys.exit(bool({'timm', 'torch'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        *_, last = process.stdout  # the process ends where its standard input does
+        assert last == '{"error": null}\n'
+        assert process.wait() == 0

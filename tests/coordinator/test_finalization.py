@@ -20,17 +20,16 @@ def finished(one):
 
 
 def answer_finalize(one, *replies):
-    """`replies`: for each Finalize the messages that come back, or "crash"."""
+    """`replies`: for each Finalize the messages that come back; "crash", alone or as the last one, ends the worker."""
     replies = iter(replies)
 
     def send(worker, message):
         one.launcher.sent.append((worker, message))
         if isinstance(message, Finalize):
             reply = next(replies)
-            if reply == "crash":
+            one.launcher.deliver(worker, [] if reply == "crash" else [m for m in reply if m != "crash"])
+            if "crash" in reply:
                 one.launcher.dead.add(worker)
-            else:
-                one.launcher.deliver(worker, reply)
 
     one.launcher.send = send
 
@@ -78,6 +77,13 @@ def test_a_worker_that_crashes_over_the_model_is_replaced_and_nothing_is_refitte
     answer_finalize(one, "crash", [Finalized({"second": True})])
     assert finalize(one.search) == {"second": True}
     assert [job.refit for job in finalizes(one)] == [True, False]
+
+
+def test_a_worker_that_crashes_over_the_report_leaves_the_tested_model(scene):
+    one = finished(scene(trials=2))
+    answer_finalize(one, [ModelSaved({"test": 1}, is_tested=True), "crash"])
+    assert finalize(one.search) == {"test": 1}
+    assert len(finalizes(one)) == 1
 
 
 def test_where_every_worker_crashes_over_the_model_the_error_says_that_trials_are_kept(scene):

@@ -29,65 +29,57 @@ def test_without_a_search_there_is_none_to_join(cells, tmp_path):
 
 
 @pytest.fixture
-def running(cells, small_flags, until, tmp_path):
-    """The command of a search, and its process, which has finished a trial and searches on for five minutes."""
+def started(cells, small_flags, tmp_path):
+    """`started(*more)`: a process of a search of five minutes."""
     places = [str(cells), "--output", str(tmp_path), "--test", "none"]
     command = [sys.executable, "-m", "autotl", "search", *places, *small_flags]
-    first = subprocess.Popen([*command, "--time", "5m"], stdout=subprocess.DEVNULL)
-    try:
-        until(lambda: list(tmp_path.glob("cells/trials/*/member.json")), 60)
-        yield command, first
-    finally:
-        first.kill()
+    processes = []
+
+    def start(*more):
+        process = subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.stdout.close()
 
 
-@pytest.fixture
-def joined(running, until, tmp_path):
-    """Of a second process with `--join` whose worker has completed a trial: that process, and the first."""
-    command, first = running
-    second = subprocess.Popen([*command, "--join"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        until(lambda: any(is_complete and "@" in device for device, is_complete in devices(tmp_path / "cells")), 90)
-        yield second, first
-    finally:
-        second.kill()
+def complete_devices(folder):
+    return {t.user_attrs.get("device", "") for t in trials(folder) if t.state == TrialState.COMPLETE}
 
 
-def devices(folder):
-    return [(trial.user_attrs.get("device", ""), trial.state == TrialState.COMPLETE) for trial in trials(folder)]
+def test_joined_workers_take_tickets_and_ctrl_c_takes_some_out_or_ends_the_search_with_a_model(
+    started, until, tmp_path
+):
+    folder = tmp_path / "cells"
+    first = started("--time", "5m")
+    until(lambda: list(folder.glob("trials/*/member.json")), 60)
+    second, third = started("--join"), started("--join")
+    until(lambda: len({name for name in complete_devices(folder) if name.startswith("cpu:0@")}) == 2, 120)
+    assert "cpu:0" in complete_devices(folder)
+    assert [process.poll() for process in (first, second, third)] == [None] * 3
 
-
-def test_workers_that_join_take_tickets_and_end_with_the_search_and_ctrl_c_leaves_a_model(joined, tmp_path):
-    second, first = joined
-    assert second.poll() is None
-    first.send_signal(signal.SIGINT)
-    output, _ = second.communicate(timeout=60)
-    assert second.returncode == 0, output
-    assert "joined the search" in output
-    assert first.wait(60) == 0
-    assert autotl.load(tmp_path / "cells" / "model", device="cpu").classes == ("defective", "functional")
-    used = {device for device, _ in devices(tmp_path / "cells")}
-    assert "cpu:0" in used
-    assert any(name.startswith("cpu:0@") for name in used)
-
-
-def test_ctrl_c_takes_joined_workers_out_and_the_search_goes_on(joined, until, tmp_path):
-    second, first = joined
-    assert first.poll() is None
     began = time.monotonic()
     second.send_signal(signal.SIGINT)
     output, _ = second.communicate(timeout=30)
     assert time.monotonic() - began < 10
     assert second.returncode in (0, 130), output
     assert "Traceback" not in output
-    n_before = len(trials(tmp_path / "cells"))
-    until(lambda: len(trials(tmp_path / "cells")) > n_before + 1, 30)
-    assert first.poll() is None
-    first.send_signal(signal.SIGINT)
-    assert first.wait(60) == 0
-    states = {trial.state for trial in trials(tmp_path / "cells")}
-    assert not states & {TrialState.RUNNING, TrialState.FAIL}
     assert "left the search, which goes on" in output
+    n_before = len(trials(folder))
+    until(lambda: len(trials(folder)) > n_before + 1, 30)
+    assert [process.poll() for process in (first, third)] == [None] * 2
+
+    first.send_signal(signal.SIGINT)
+    output, _ = third.communicate(timeout=60)
+    assert third.returncode == 0, output
+    assert "joined the search" in output
+    output, _ = first.communicate(timeout=60)
+    assert first.returncode == 0, output
+    assert autotl.load(folder / "model", device="cpu").classes == ("defective", "functional")
+    assert not {trial.state for trial in trials(folder)} & {TrialState.RUNNING, TrialState.FAIL}
 
 
 def _number_before(taken) -> int:

@@ -3,7 +3,8 @@
 import optuna
 import pytest
 
-from autotl.coordinator.scoreboard import HOPELESS_FAILURES, Scoreboard
+from autotl.config import Limits
+from autotl.coordinator.scoreboard import HOPELESS_FAILURES, Scoreboard, why_none_is_within
 from autotl.metrics import Metric
 
 ACCURACY = Metric("accuracy", lambda labels, probabilities: 0.0)
@@ -78,3 +79,23 @@ def test_two_causes_are_not(board):
     for number in range(2 * HOPELESS_FAILURES):
         add(cause=f"ValueError: {number % 2}")
     assert not scoreboard.hopeless
+
+
+def test_a_trial_without_log_loss_is_no_better_than_its_equals(board, tmp_path):
+    scoreboard, add = board()
+    add(0.5)
+    add(0.5, log_loss=0.4)
+    assert kept(tmp_path) == [1]
+    assert scoreboard.best.number == 1
+
+
+def test_a_trial_beyond_the_limits_is_never_the_best(board, tmp_path):
+    scoreboard, add = board()
+    scoreboard.limits = Limits(milliseconds=20.0)
+    add(0.9, milliseconds=30.0)
+    assert scoreboard.best is None
+    message = why_none_is_within(scoreboard.limits, [], scoreboard.nearest)
+    assert "takes 30 ms an image, and --max-latency allows 20. Type --max-latency 31ms" in message
+    add(0.5, milliseconds=10.0)
+    assert scoreboard.best.number == 1
+    assert kept(tmp_path) == [1]

@@ -36,6 +36,7 @@ def test_result_json_holds_what_is_promised(found):
     result = json.loads((found.folder / "result.json").read_text())
     assert set(result) == {
         "study", "metric", "classes", "images", "trials", "best", "refitted", "test", "baseline", "seconds", "versions",
+        "validation", "intervals", "remedy", "limits", "latency", "tried", "never_tried", "costs", "frontier",
     }  # fmt: skip
     assert result["images"] == {"train": 76, "validation": 20, "test": 24, "skipped": 0}
     assert sum(result["trials"].values()) == 8
@@ -50,7 +51,7 @@ def test_the_model_beats_the_majority_on_images_it_never_saw(found):
 
 def test_the_folder_holds_no_pickle(found):
     kinds = {path.suffix for path in (found.folder / "model").rglob("*") if path.is_file()}
-    assert kinds <= {".json", ".safetensors", ".skops", ".digests"}
+    assert kinds <= {".json", ".safetensors", ".skops", ".digests", ".md"}
 
 
 def test_the_saved_model_predicts_the_classes(found, cells):
@@ -70,7 +71,14 @@ def test_trials_carry_readable_attributes(found):
 
 
 def test_a_fine_tuned_trial_leaves_its_learning_curve_as_an_artifact(found):
-    assert list((found.folder / "artifacts").iterdir())
+    from optuna.artifacts import get_all_artifact_meta
+
+    names = {meta.filename for meta in get_all_artifact_meta(found.study)}
+    assert names >= {"confusion-test.svg", "score-over-time.svg", "score-and-cost.svg"}
+    trial = next(t for t in found.study.trials if t.params.get("strategy") == "fine_tuning" and t.value is not None)
+    curves = get_all_artifact_meta(trial, storage=found.study._storage)
+    assert (curves[0].filename, curves[0].mimetype) == ("score.svg", "image/svg+xml")
+    assert found.study.metric_names == ["accuracy"]
 
 
 @pytest.mark.parametrize("strategy", ["fast_extraction", "extract_augment", "fine_tuning"])

@@ -24,7 +24,7 @@ def of():
     return make
 
 
-@pytest.mark.parametrize(("time", "num_test", "reserved"), [(10, 0, 3), (600, 0, 10), (600, 100, 70), (600, 1000, 180)])
+@pytest.mark.parametrize(("time", "num_test", "reserved"), [(10, 0, 3), (600, 0, 25), (600, 100, 85), (600, 1000, 180)])
 def test_time_is_reserved_for_the_model_and_its_test(of, time, num_test, reserved) -> None:
     search = of(time, complete=1, num_test=num_test)
     assert search.deadline() - search.started == pytest.approx(time - reserved)
@@ -35,6 +35,9 @@ def test_the_deadline_is_soft_until_a_trial_is_complete(of) -> None:
     search = of(10)
     assert search.trials_end() == search.deadline() + OVERTIME_SECONDS
     search.scoreboard.num_finished = MAX_LATE_TRIALS
+    assert search.trials_end() == search.deadline()
+    search = of(10)
+    search.waits_for_hook = True
     assert search.trials_end() == search.deadline()
     search = of(10)
     search.stopped = search.started + 1

@@ -26,6 +26,7 @@ OPTIONS = {
     "strategies": ["fast_extraction"],
     "heads": ["logistic_regression", "linear"],
     "devices": "cpu",
+    "engine": "torch",  # it converts nothing
     "test": "none",
 }
 
@@ -85,7 +86,7 @@ def test_a_search_goes_on_without_a_backbone_that_cannot_be_had(hub: LocalHub, c
     hub.entries[f"timm/{LATER}", "model.safetensors"].damaged = True
     progress = Recorder()
     result = search(
-        str(cells), output=tmp_path, backbones=[LATER, FIRST], time=120, trials=12, progress=progress, **OPTIONS
+        str(cells), output=tmp_path, backbones=[LATER, FIRST], time=120, trials=4, progress=progress, **OPTIONS
     )
     assert backbones_of(result.study) == {FIRST}
     assert not [trial for trial in result.study.trials if trial.state == TrialState.FAIL]
@@ -98,7 +99,7 @@ def test_without_a_network_a_search_goes_on_with_what_is_here(hub: LocalHub, cel
     hub.close()
     progress = Recorder()
     result = search(
-        str(cells), output=tmp_path, backbones=[LATER, FIRST], time=120, trials=12, progress=progress, **OPTIONS
+        str(cells), output=tmp_path, backbones=[LATER, FIRST], time=120, trials=4, progress=progress, **OPTIONS
     )
     assert backbones_of(result.study) == {FIRST}
     (line,) = [line for line in progress.lines if "left out" in line]

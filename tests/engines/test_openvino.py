@@ -105,12 +105,12 @@ def test_bf16_features_are_close_to_fp32(resnet, images):
 def test_maps_are_pooled_in_bf16(tiny, monkeypatch):
     compiled = []
 
-    class Core(engine_module._openvino().Core):
+    class Core(engine_module.load_openvino().Core):
         def compile_model(self, *args):
             compiled.append(super().compile_model(*args))
             return compiled[-1]
 
-    monkeypatch.setattr(engine_module._openvino(), "Core", Core)
+    monkeypatch.setattr(engine_module.load_openvino(), "Core", Core)
     backbone = tiny("test_efficientnet")
     module = backbone.build()
     levels = Normalize(FeatureLevels(GraphSplit(module, backbone.blocks(module))), backbone.preprocessing)
@@ -128,7 +128,7 @@ def test_the_identity_convolution_changes_no_feature(images, pooled):
     appended = engine_module._append_identity_convolution(model)
     assert (appended is not model) == pooled  # maps already end in a convolution
     assert appended.output(0).get_partial_shape() == model.output(0).get_partial_shape()
-    core, exact = engine_module._openvino().Core(), {"INFERENCE_PRECISION_HINT": "f32"}
+    core, exact = engine_module.load_openvino().Core(), {"INFERENCE_PRECISION_HINT": "f32"}
     assert np.array_equal(*(core.compile_model(m, "CPU", exact)(images)[0] for m in (model, appended)))
 
 

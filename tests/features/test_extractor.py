@@ -18,6 +18,7 @@ from autotl.data.preprocessing import load_view
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, DataError
 from autotl.features import extractor as extract
+from autotl.features import keys
 from autotl.features.extractor import FeatureExtractor
 from autotl.features.progress import ExtractionProgress
 from autotl.features.store import FeatureStore
@@ -305,8 +306,8 @@ def test_features_of_another_library_version_are_extracted_again(
     library: str, counting: FeatureExtractor, tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counting.of(tiny("test_resnet")).levels("train", "last")
-    versions = extract.library_version
-    monkeypatch.setattr(extract, "library_version", lambda name: "99" if name == library else versions(name))
+    versions = keys.library_version
+    monkeypatch.setattr(keys, "library_version", lambda name: "99" if name == library else versions(name))
     other = another_process(counting)
     other.of(tiny("test_resnet")).levels("train", "last")
     assert other.engine.images == 36
@@ -366,7 +367,7 @@ def test_a_cosine_is_not_used_for_another_engine_version_device_type_or_library(
     assert cosine_files("cpu", "other 1") == 1
     assert cosine_files("cpu", "other 1") == 1
     if change == "library version":
-        monkeypatch.setattr(extract, "library_version", lambda name: "99")
+        monkeypatch.setattr(keys, "library_version", lambda name: "99")
     device = "cuda:0" if change == "device type" else "cpu"
     assert cosine_files(device, "other 2" if change == "engine version" else "other 1") == 2
 

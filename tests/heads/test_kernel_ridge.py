@@ -64,6 +64,30 @@ def test_leave_one_out_decisions_equal_refits(kernel, num_classes, class_weight,
     np.testing.assert_allclose(model.loo_decision_, expected, atol=2e-3 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+@pytest.mark.parametrize("num_features", [12, 90])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_out_of_fold_decisions_equal_refits_of_the_same_regularisation(kernel, num_features, class_weight):
+    x, y = blobs(3, 80, num_features)
+    folds = np.arange(80) % 4 - 1
+    model = KernelRidgeClassifier(kernel, power=0.8, class_weight=class_weight).fit(x, y, folds=folds)
+    expected = refitted_decision(model, x, y, np.where(folds < 0, 4, folds))[folds >= 0]
+    np.testing.assert_allclose(model.out_of_fold_decision_[folds >= 0], expected, atol=2e-3 * np.abs(expected).max())
+    assert np.isnan(model.out_of_fold_decision_[folds < 0]).all()
+
+
+def test_the_samples_of_a_fold_may_be_fewer_than_the_landmarks(monkeypatch):
+    monkeypatch.setattr(kernel_ridge, "MAX_EXACT", 50)
+    monkeypatch.setattr(kernel_ridge, "LANDMARKS", 30)
+    x, y = blobs(3, 120)
+    few, many = (
+        KernelRidgeClassifier("rbf", random_state=0).fit(x, y, folds=np.arange(120) % number) for number in (2, 40)
+    )
+    few_right, many_right = ((model.out_of_fold_decision_.argmax(1) == y).mean() for model in (few, many))
+    assert few.alpha_ == many.alpha_
+    assert 0.6 < few_right <= many_right + 0.05
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("num_features", [12, 300])
 def test_the_leave_one_out_loss_is_that_of_the_decisions(kernel, num_features):

@@ -7,7 +7,7 @@ from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
 from autotl.recipe import Recipe
 from autotl.registry import load_registry
-from autotl.trial.runner import _calibrate
+from autotl.trial.folds import calibrated
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def fitted(task, torch_only, kept):
         params = {**implementation.defaults(problem.head), **params}
         recipe = Recipe(backbone.name, strategy, head, 3, params, problem.head.defaults())
         result = implementation.fit(recipe, problem, "cpu", lambda fraction, score: None)
-        _calibrate(result, problem.validation_labels)
+        result.probabilities, result.fitted.temperature = calibrated(result.probabilities, problem.validation_labels)
         return Member(result.recipe, result.fitted, backbone.digest, 3, trial=7), result.probabilities
 
     return fit

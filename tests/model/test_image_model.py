@@ -16,6 +16,7 @@ from PIL import Image
 from autotl.backbones.timm import autotl_find_backbone
 from autotl.data.decoding import UndecodableImage
 from autotl.data.sandbox import SandboxedDecoder
+from autotl.engines.openvino import OpenVinoEngine
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, InputError
 from autotl.heads.inference import MISSING, probabilities
@@ -23,7 +24,7 @@ from autotl.model.image_model import load
 from autotl.recipe import Recipe
 from autotl.registry import Plugin, load_registry
 from autotl.strategies.base import Fitted, Result
-from autotl.trial.runner import _calibrate
+from autotl.trial.folds import calibrated
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode adds no test folder
 from forging import seal
@@ -48,7 +49,13 @@ def test_a_saved_and_loaded_model_predicts_what_its_trial_predicted(
     folder = make(backbone, member).save(tmp_path / "model")
     loaded = load(folder, registry=torch_only)
     np.testing.assert_allclose(loaded.predict_proba(validation), expected, atol=1e-3)
-    assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {".json", ".safetensors", ".skops", ".digests"}
+    assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {
+        ".json",
+        ".safetensors",
+        ".skops",
+        ".digests",
+        ".md",
+    }
 
 
 @pytest.mark.parametrize("spread", [1, 30, 90])
@@ -57,7 +64,7 @@ def test_the_temperature_calibrates_the_logits_of_the_head(spread):
     rng = np.random.default_rng(0)
     logits, labels = spread * rng.standard_normal((40, 3)), rng.integers(3, size=40)
     result = Result(Recipe("a", "b", "c", 1), probabilities(logits, 1.0), Fitted("last", head=None))
-    _calibrate(result, labels)
+    result.probabilities, result.fitted.temperature = calibrated(result.probabilities, labels)
     np.testing.assert_allclose(result.probabilities, probabilities(logits, result.fitted.temperature), atol=1e-9)
 
 
@@ -66,7 +73,7 @@ def test_a_class_without_training_images_has_probability_zero():
     logits, labels = rng.standard_normal((40, 3)), rng.integers(2, size=40)
     logits[:, 2] = MISSING
     result = Result(Recipe("a", "b", "c", 1), probabilities(logits, 1.0), Fitted("last", head=None))
-    _calibrate(result, labels)
+    result.probabilities, result.fitted.temperature = calibrated(result.probabilities, labels)
     assert (result.probabilities[:, 2] == 0).all()
 
 
@@ -389,3 +396,24 @@ def test_a_fast_engine_predicts_the_same_for_many_images(frozen, validation, tmp
         warnings.simplefilter("error", UserWarning)
         rows = dict(fast.stream(validation))
     np.testing.assert_allclose(np.stack(list(rows.values())), frozen.predict_proba(validation), atol=0.05)
+
+
+def test_few_images_are_predicted_with_a_fast_engine_only_where_it_has_converted_this_network(
+    frozen, validation, tmp_path, monkeypatch
+):
+    compiled = []
+    compile_network = OpenVinoEngine.compile
+
+    def recorded(self, *args, **kwargs):
+        compiled.append(kwargs["key"])
+        return compile_network(self, *args, **kwargs)
+
+    monkeypatch.setattr(OpenVinoEngine, "compile", recorded)
+    fast = replace(frozen, registry=load_registry(), conversions=tmp_path / "engines")
+    (fast.conversions / "openvino-of-another-network").mkdir(parents=True)
+    fast.predict(validation[:2])
+    assert compiled == []
+    dict(fast.stream(validation, many=True))
+    assert len(compiled) == 1
+    replace(fast).predict(validation[:2])
+    assert compiled == compiled[:1] * 2

@@ -10,6 +10,7 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
+from autotl.config import Limits
 from autotl.study.sampler import NUM_STARTUP_TRIALS, ConditionalTPESampler
 from autotl.study.study import open_study
 
@@ -251,3 +252,20 @@ def test_a_draw_after_a_thousand_trials_is_fast():
     for _ in range(5):
         suggest(study.ask())
     assert (time.process_time() - started) / 5 < 0.1  # about 10 ms
+
+
+def test_it_learns_to_keep_limits():
+    """The best scores are beyond the limit, which a quarter of the values keeps."""
+
+    def within(limits: Limits) -> int:
+        study = optuna.create_study(direction="maximize", sampler=ConditionalTPESampler(0, limits))
+        for _ in range(60):
+            trial = study.ask()
+            trial.suggest_categorical("strategy", ("fast",))
+            views = trial.suggest_int("fast.views", 1, 20)
+            trial.set_user_attr("milliseconds", 2.0 * views)
+            study.tell(trial, views / 20)
+        return sum(trial.params["fast.views"] <= 5 for trial in study.trials[30:])
+
+    assert within(Limits(milliseconds=10.0)) >= 15
+    assert within(Limits()) <= 5

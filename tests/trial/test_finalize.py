@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from autotl.clock import Deadline
 from autotl.errors import AutotlError
 from autotl.features.progress import ExtractionProgress
 from autotl.model.image_model import load
+from autotl.testing.scripted import VirtualClock
 from autotl.trial import finalize as module
 from autotl.trial.finalize import finalize
 from autotl.workers.messages import Finalize, Log, ModelSaved, SearchFacts
@@ -45,27 +47,49 @@ def test_the_model_is_saved_and_tested(finished, messages):
     result = finalize(finished, Finalize(None, {}, FACTS))
     folder = finished.context.folder
     written = json.loads((folder / "result.json").read_text())
-    assert result == written | {key: result[key] for key in ("leaderboard", "members", "model")}
+    assert result == written | {key: result[key] for key in ("leaderboard", "members", "model", "report")}
     assert result["test"]["n"] == 12
     assert result["test"]["accuracy"] > 0.5
     assert result["refitted"] == sorted(member["trial"] for member in result["members"])
     assert [row["trial"] for row in result["leaderboard"] if row["in_model"]]
     assert result["seconds"] >= 100
+    assert result["report"] == str(folder / "report.html")
+    page = (folder / "report.html").read_text()
+    assert "get the right class with 95 % confidence: only 12 images were tested." in page
+    assert "nearest training images" in page
     model = load(folder / "model", registry=finished.registry)
     assert model.about["refitted"] == result["refitted"]
     predicted = model.predict_proba([finished.context.dataset.paths[i] for i in finished.context.split.test])
     assert (predicted.argmax(1) == finished.labels("test")).mean() == pytest.approx(result["test"]["accuracy"])
 
 
+def test_what_was_predicted_for_the_test_images_is_kept(finished):
+    result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
+    folder = finished.context.folder
+    lines = (folder / "test_images.csv").read_text().splitlines()
+    with np.load(folder / "test.npz", allow_pickle=False) as kept:
+        probabilities = kept["probabilities"]
+    assert (len(lines), probabilities.shape) == (13, (12, 3))
+    in_the_file = [float(line.split(",")[3]) for line in lines[1:]]
+    assert sorted(probabilities.max(1)) == pytest.approx(sorted(in_the_file), abs=1e-6)
+    about = load(folder / "model", registry=finished.registry).about
+    assert about["test"] == result["test"]
+    assert set(about["split"]) == {"train", "validation", "test"}
+    assert "are classified right" in (folder / "model" / "README.md").read_text()
+
+
 def test_the_model_is_announced_before_the_test_images_are_predicted(finished, messages, monkeypatch):
     monkeypatch.setattr(module, "PROGRESS_INTERVAL", 5)
     result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
     saved, tested = of_type(messages, ModelSaved)
-    assert (saved.is_tested, tested.is_tested, tested.result) == (False, True, result)
+    assert (saved.is_tested, tested.is_tested) == (False, True)
+    assert tested.result | {"report": result["report"]} == result
     assert saved.result["test"] is None
-    assert saved.result | {"test": result["test"], "baseline": result["baseline"], "seconds": 0} == result | {
-        "seconds": 0
+    of_test = ("test", "baseline", "intervals", "seconds", "report")
+    assert {k: v for k, v in saved.result.items() if k not in of_test} == {
+        k: v for k, v in result.items() if k not in of_test
     }
+    assert saved.result["intervals"] == result["intervals"] | {"test": {}}
     after = messages[messages.index(saved) + 1 :]
     assert [(m.backbone, m.done, m.total) for m in of_type(after, ExtractionProgress)] == [("", 5, 12), ("", 10, 12)]
 
@@ -81,9 +105,9 @@ def test_without_a_time_limit_selection_and_refit_have_none(finished, limits):
 
 
 def test_time_for_saving_and_predictions_is_kept_from_selection_and_refit(finished, limits):
+    finished.deadline = Deadline(clock=VirtualClock())  # a loaded machine takes seconds between the two
     finalize(finished, Finalize(60.0, {}, FACTS))
-    assert limits["selection"] == pytest.approx(60 - 5, abs=2)
-    assert limits["refit"] == pytest.approx(60 - 5 - 7, abs=2)
+    assert limits == {"selection": 60 - 5 - 15, "refit": 60 - 5 - 15 - 7}
 
 
 def test_an_interrupted_search_skips_test_images_that_take_too_long(finished, messages):
@@ -112,6 +136,17 @@ def test_where_the_time_is_up_some_test_images_are_predicted_and_the_rest_is_nam
         "Tested on 1 of 12 test images: the time was up. The same search command with a longer --time tests on all of "
         "them."
     ]
+
+
+def test_a_report_that_fails_costs_a_line(finished, messages, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr("autotl.trial.report.write_report", fail)
+    result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
+    assert result["report"] is None
+    assert result["test"]["n"] == 12
+    assert [m.text for m in of_type(messages, Log)] == ["The report could not be written: RuntimeError: no luck"]
 
 
 def test_separate_test_images_are_tested_with_evaluate(finished, tmp_path):
@@ -144,7 +179,7 @@ def test_without_test_images_there_are_no_test_scores(finished):
     assert (result["test"], result["baseline"], result["images"]["test"]) == (None, None, 0)
 
 
-def every_allowed(probabilities, groups, labels, metric, limit, allowed):
+def every_allowed(probabilities, labels, limit, allowed):
     """Instead of `select`: as many candidates as there is time for."""
     chosen = []
     for i in range(len(probabilities)):

@@ -73,7 +73,7 @@ def test_fast_fits_come_first(finished, members, monkeypatch):
     trials = []
     monkeypatch.setattr(module, "train", lambda state, recipe, *more: trials.append(recipe.head) or 1 / 0)
     slow, fast = members["linear", True], members["knn", False]
-    attributes = [{"seconds": 9.0, "extraction_seconds": 1.0}, {}, {"seconds": 10.0, "extraction_seconds": 1.5}]
+    attributes = [{"fit_seconds": 8.0}, {}, {"fit_seconds": 8.5}]
     stored = [type("Trial", (), {"number": n, "user_attrs": a}) for n, a in enumerate(attributes)]
     monkeypatch.setattr(finished.study, "get_trials", lambda deepcopy: stored)
     refit(finished, [slow, fast], math.inf)

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from autotl.clock import Deadline
 from autotl.config import StudyConfig
 from autotl.recipe import Recipe
+from autotl.study.space import Choices
 from autotl.testing.scripted import VirtualClock
 from autotl.trial import results as module
 from autotl.trial.results import SearchResults, TestPredictions, annotate_study
@@ -22,16 +23,31 @@ from autotl.workers.messages import FROM_WORKER, Finalized, SearchFacts
 FACTS = SearchFacts(100.0, {"complete": 3, "pruned": 1, "failed": 0}, {"torch": "2"})
 RECIPE = Recipe("resnet18", "fast_extraction", "linear", 7, {"levels": "last"}, {"dropout": 0.2})
 KEYS = [
-    *("study", "metric", "classes", "images", "trials", "best", "test", "baseline", "seconds", "versions"),
-    *("refitted", "leaderboard", "members", "model"),
+    *("study", "metric", "classes", "images", "trials", "best", "validation", "test", "baseline", "intervals"),
+    *("seconds", "versions", "remedy", "limits", "latency", "tried", "never_tried", "costs", "frontier", "refitted"),
+    *("leaderboard", "members", "model"),
 ]
 COLUMNS = [
-    *("rank", "trial", "value", "strategy", "backbone", "head", "seconds", "in_model", "description", "recipe"),
+    *("rank", "trial", "value", "accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"),
+    *("strategy", "backbone", "head", "seconds", "milliseconds", "batch_milliseconds", "megabytes", "parameters"),
+    *("passes", "folds", "holdout", "within_limits", "in_model", "description", "recipe"),
 ]
 
 
-def tell(study, value, state=TrialState.COMPLETE):
+CATEGORIES = {
+    "strategy": ("fast_extraction", "fine_tuning"),
+    "backbone": ("resnet18", "resnet50.tv_in1k"),
+    "fast_extraction.head": ("linear", "knn"),
+}
+
+
+def tell(study, value, state=TrialState.COMPLETE, **attributes):
+    study.enqueue_trial({name: values[0] for name, values in CATEGORIES.items()})
     trial = study.ask()
+    for name, values in CATEGORIES.items():
+        trial.suggest_categorical(name, values)
+    for name, attribute in attributes.items():
+        trial.set_user_attr(name, attribute)
     trial.set_user_attr("recipe", RECIPE.to_dict())
     trial.set_user_attr("description", RECIPE.describe())
     trial.set_user_attr("seconds", 1.5)
@@ -49,6 +65,8 @@ def stub_state(patches, registry, tmp_path):
     config = StudyConfig(data="patches", name="study", output=tmp_path, trials=4)
     config.folder.mkdir()
     context = SimpleNamespace(config=config, folder=config.folder, dataset=dataset, split=split)
+    context.choices = Choices(CATEGORIES["backbone"], CATEGORIES["strategy"], ("linear", "knn"), 36, 3)
+    context.slot = SimpleNamespace(device="cpu")
     return SimpleNamespace(
         context=context,
         registry=registry,
@@ -61,7 +79,11 @@ def stub_state(patches, registry, tmp_path):
 
 
 def model_of(*trials):
-    members = [SimpleNamespace(trial=trial, weight=1 / len(trials), recipe=RECIPE) for trial in trials]
+    fitted = SimpleNamespace(views=("original",))
+    members = [
+        SimpleNamespace(trial=trial, weight=1 / len(trials), recipe=RECIPE, fitted=fitted, network_key="a")
+        for trial in trials
+    ]
     return SimpleNamespace(members=members, about={"refitted": [trials[0]]})
 
 
@@ -84,7 +106,7 @@ def test_a_result_has_all_its_keys(stub_state):
 def test_the_file_holds_the_result_without_leaderboard_and_model(stub_state):
     result = write(stub_state)
     written = json.loads((stub_state.context.folder / "result.json").read_text())
-    assert written == {key: result[key] for key in KEYS[:11]}
+    assert written == {key: result[key] for key in KEYS[:20]}
 
 
 def test_complete_trials_are_ranked_best_first(stub_state):
@@ -148,8 +170,12 @@ def test_a_score_that_is_not_finite_becomes_none(stub_state, monkeypatch, score)
 def test_the_note_of_the_study_names_the_best_trial_and_the_test_accuracy(stub_state, monkeypatch, test, score):
     notes = []
     monkeypatch.setattr(module, "set_note", lambda study, trial, text: notes.append(text))
-    annotate_study(stub_state.study, write(stub_state) | {"test": test})
-    assert notes == [f"Best: trial 1, validation accuracy 0.8750. The model: {score}."]
+    result = write(stub_state) | {"test": test}
+    annotate_study(stub_state.study, result)
+    assert notes[0].startswith(f"Best: trial 1, validation accuracy 0.8750. The model: {score}.\n")
+    member = result["members"][0]
+    assert f"| {member['trial']} | {member['weight']:.3f} | {member['description']} |\n" in notes[0]
+    assert "| fast_extraction | 1 | 0.8750 | 1.5 | resnet18 · " in notes[0]
 
 
 def test_the_note_of_the_study_holds_no_markup_of_a_metrics_name(stub_state, monkeypatch):
@@ -157,3 +183,61 @@ def test_the_note_of_the_study_holds_no_markup_of_a_metrics_name(stub_state, mon
     monkeypatch.setattr(module, "set_note", lambda study, trial, text: notes.append(text))
     annotate_study(stub_state.study, write(stub_state) | {"metric": "![x](http://a.example/b)<script>"})
     assert r"\!\[x\](http://a.example/b)\<script\>" in notes[0]
+
+
+# costs, ties, intervals, and what was tried
+
+
+def test_of_equal_scores_the_smaller_log_loss_ranks_first_and_none_last(stub_state):
+    stub_state.study = optuna.create_study(direction="maximize")
+    for attributes in ({}, {"log_loss": 0.4}, {"log_loss": 0.3}):
+        tell(stub_state.study, 0.5, **attributes)
+    assert [row["trial"] for row in write(stub_state)["leaderboard"]] == [2, 1, 0]
+
+
+def test_trials_beyond_the_limits_rank_last(stub_state):
+    stub_state.context.config = stub_state.context.config.model_copy(update={"max_latency": 5.0})
+    stub_state.study = optuna.create_study(direction="maximize")
+    for value, milliseconds in ((0.9, 8.0), (0.5, 4.0), (0.7, None)):
+        tell(stub_state.study, value, milliseconds=milliseconds, batch_milliseconds=milliseconds, passes=1)
+    rows = write(stub_state)["leaderboard"]
+    assert [(row["trial"], row["within_limits"]) for row in rows] == [(1, True), (0, False), (2, False)]
+
+
+def test_the_models_costs_are_those_of_its_distinct_networks_and_views(stub_state):
+    stub_state.study = optuna.create_study(direction="maximize")
+    for value in (0.5, 0.6, 0.7):
+        tell(stub_state.study, value, milliseconds=8.0, batch_milliseconds=6.0, passes=2)
+    costs = write(stub_state)["costs"]
+    assert (costs["milliseconds"], costs["batch_milliseconds"], costs["passes"]) == (4.0, 3.0, 1)
+    assert (costs["parameters"], costs["megabytes"]) == (11_176_512, 44.745)
+
+
+def test_faster_trials_are_told_with_what_they_lose(stub_state):
+    stub_state.study = optuna.create_study(direction="maximize")
+    for value, milliseconds in ((0.9, 10.0), (0.8, 10.0), (0.7, 2.0), (0.6, 3.0)):
+        tell(stub_state.study, value, milliseconds=milliseconds, batch_milliseconds=1.0, passes=1)
+    results = SearchResults(stub_state, FACTS)
+    results.selected(np.eye(3)[stub_state.labels("development")])
+    [entry] = results.write(model_of(0, 1), stub_state.context.folder / "model", None)["frontier"]
+    assert (entry["trial"], entry["speedup"], entry["loss"]) == (2, 5.0, pytest.approx(0.3))
+
+
+def test_what_was_tried_and_what_never_was(stub_state):
+    result = write(stub_state)
+    assert result["tried"]["backbone"] == [{"name": "resnet18", "trials": 4, "seconds": 6.0, "best": 0.875}]
+    assert result["tried"]["unfrozen_blocks"][0]["name"] == "0"
+    assert result["never_tried"] == {
+        "backbone": ["resnet50.tv_in1k"],
+        "strategy": ["fine_tuning"],
+        "head": ["knn"],
+        "combination": [],
+    }
+
+
+def test_scores_have_intervals(stub_state):
+    result = write(stub_state, np.eye(3)[stub_state.labels("test")])
+    interval = result["intervals"]["test"]["accuracy"]
+    assert (interval["high"], interval["method"]) == (1.0, "Wilson")
+    assert interval["low"] == pytest.approx(0.7575, abs=1e-4)  # 12 of 12
+    assert result["intervals"]["test"]["macro_f1"]["method"] == "bootstrap"

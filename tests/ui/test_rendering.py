@@ -10,7 +10,8 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from autotl.ui.progress import WorkerLine
-from autotl.ui.rendering import Screen, format_clock, format_duration, headline_table, shorten, summary, worker_text
+from autotl.ui.rendering import Screen, format_clock, format_duration, headline_table, shorten, worker_text
+from autotl.ui.summary import summary
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode adds no test folder
 from example_search import FAILED, FINISHED, IDLE, PRUNED, RESULT, SCORES, SHORT, SNAPSHOT, STARTED, TRAINING

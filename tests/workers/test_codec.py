@@ -14,6 +14,7 @@ from autotl.devices import Slot
 from autotl.engines.probe import ProbeResult
 from autotl.engines.recorded import FeatureSource
 from autotl.features.progress import ExtractionProgress
+from autotl.study.advice import Advice
 from autotl.study.needs import Recording
 from autotl.study.space import Choices
 from autotl.workers.codec import ProtocolError, decode, encode
@@ -21,6 +22,8 @@ from autotl.workers.messages import (
     FROM_COORDINATOR,
     FROM_WORKER,
     Activity,
+    Align,
+    Aligned,
     Context,
     Crashed,
     DeviceError,
@@ -94,6 +97,8 @@ MESSAGES = [
     ClaimBucket(8, "0" * 64, 31),
     Answer(6, "/9j/"),
     Answer(7, error="ValueError: not a file of a trial"),
+    Align(("resnet18", "lite0"), 256, 6.5),
+    Aligned(Advice(("lite0", "resnet18"), 2), "", is_device_error=False),
 ]
 
 

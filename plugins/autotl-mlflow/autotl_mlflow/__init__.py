@@ -44,8 +44,10 @@ def _log_ended(study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> None
 
 
 @autotl.hookimpl
-def autotl_search_finished(study: "optuna.Study", model: "ImageModel | None") -> None:
+def autotl_search_finished(
+    study: "optuna.Study", model: "ImageModel | None", search: "autotl.FinishedSearch | None"
+) -> None:
     if os.environ.get("MLFLOW_TRACKING_URI"):
         from autotl_mlflow.tracking import log_search
 
-        log_search(study, model)
+        log_search(study, model, search)

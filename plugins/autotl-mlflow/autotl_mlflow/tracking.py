@@ -20,6 +20,7 @@ from autotl.locks import FileLock
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from autotl.events import FinishedSearch
     from autotl.model.image_model import ImageModel
 
 __all__ = ["log_search", "log_trial"]
@@ -54,12 +55,14 @@ def log_trial(study: optuna.Study, trial: FrozenTrial, history: list[dict[str, f
         raise
 
 
-def log_search(study: optuna.Study, model: "ImageModel | None") -> None:
-    """Log the trials that were missed during the search, and the model."""
+def log_search(study: optuna.Study, model: "ImageModel | None", search: "FinishedSearch | None" = None) -> None:
+    """Log the trials that were missed during the search, its outcome, and the model."""
     with Tracking.of(study).locked() as tracking:
         for trial in study.get_trials(deepcopy=False):
             if trial.state in STATUS:
                 tracking.log(trial, [])
+        if search is not None:
+            tracking.log_outcome(search)
         tracking.finish(model)
 
 
@@ -137,6 +140,26 @@ class Tracking:
         self.client.set_terminated(run.info.run_id, STATUS[trial.state], ended)
         self.logged.add(trial.number)
 
+    def log_outcome(self, search: "FinishedSearch") -> None:
+        """Log the scores on the test images and the baseline's, the images, leaderboard, report and a description."""
+        from mlflow.entities import Dataset, DatasetInput, Metric
+
+        now, result = int(time.time() * 1000), search.result
+        scores = [(f"{kind}.{name}", v) for kind in ("test", "baseline") for name, v in (result[kind] or {}).items()]
+        if result["best"]["validation"] is not None:
+            scores.append(("validation", result["best"]["validation"]))
+        metrics = [Metric(name, float(value), now, 0) for name, value in scores if value is not None]
+        self.client.log_batch(self.run, metrics=[*metrics, Metric("seconds", result["seconds"], now, 0)])
+        digest = hashlib.sha256("".join(sorted(search.dataset.digests)).encode()).hexdigest()[:16]
+        profile = json.dumps({"images": result["images"], "classes": list(search.dataset.classes)[:200]})
+        source = json.dumps({"uri": str(search.data)})
+        images = Dataset(_short(search.dataset.name), digest, "local", source, profile=profile)
+        self.client.log_inputs(self.run, [DatasetInput(images)])
+        for file in (search.folder / "leaderboard.csv", search.folder / "result.json", search.report):
+            if file is not None and file.is_file():
+                self.client.log_artifact(self.run, str(file))
+        self.client.set_tag(self.run, "mlflow.note.content", _description(search))
+
     def finish(self, model: "ImageModel | None") -> None:
         """Complete the study's run: its choices, its best score, and the model in the form that MLflow loads."""
         from mlflow.entities import Metric, Param
@@ -165,6 +188,19 @@ class Tracking:
             token = page.token
             if not token:
                 return
+
+
+def _description(search: "FinishedSearch") -> str:
+    """What MLflow shows above a run, in Markdown."""
+    from autotl.escaping import escape_markdown
+
+    result = search.result
+    score = "no test images"
+    if test := result["test"]:
+        name = result["metric"] if test.get(result["metric"]) is not None else "accuracy"
+        score = f"test {name} {test[name]:.4f} on {test['n']} images"
+    lines = [f"{result['study']}: {score}.", *(f"trial {m['trial']}: {m['description']}" for m in result["members"])]
+    return "\n\n".join(map(escape_markdown, lines))
 
 
 def save_model(model: "ImageModel", folder: Path) -> Path:

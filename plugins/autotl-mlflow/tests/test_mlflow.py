@@ -27,12 +27,14 @@ from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 from safetensors.torch import save_file
 
+import autotl
 from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
 from autotl.recipe import Recipe
 from autotl.registry import load_registry
 from autotl.strategies.base import Fitted, Result
 from autotl.testing import Check, plugin_checks
+from autotl.testing.searches import finished_search
 
 pytestmark = pytest.mark.slow
 
@@ -171,7 +173,7 @@ def test_workers_that_log_at_once_create_one_run_of_the_study(experiment: Callab
 def test_the_end_of_a_search_logs_the_other_trials(experiment: Callable[[], list[Any]]) -> None:
     study = study_of(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE)
     finished(study, 0)
-    autotl_search_finished(study=study, model=None)
+    autotl_search_finished(study=study, model=None, search=None)
     trials = children(experiment())
     statuses = {name: run.info.status for name, run in trials.items()}
     assert statuses == {"trial 0": "FINISHED", "trial 1": "KILLED", "trial 2": "FAILED", "trial 3": "FINISHED"}
@@ -186,6 +188,37 @@ def test_the_end_of_a_search_logs_the_other_trials(experiment: Callable[[], list
         "fail": 1,
     }
     assert parent.data.tags["autotl.best_trial"] == "0"
+
+
+def test_the_outcome_of_a_search_is_logged_with_its_images_and_its_report(
+    experiment: Callable[[], list[Any]], tmp_path: Path
+) -> None:
+    record = finished_search(tmp_path / "example")
+    assert record.dataset
+    assert record.split
+    assert record.result
+    (tmp_path / "example" / "report.html").write_text("<p>the report</p>")
+    (tmp_path / "example" / "leaderboard.csv").write_text("rank,trial\n")
+    more = {"best": {"number": 3, "validation": 0.8}, "baseline": {"accuracy": 0.5, "n": 6}}
+    search = autotl.FinishedSearch(
+        record.folder,
+        {**record.result, **more},
+        "photos/",
+        record.dataset,
+        record.split,
+        record.tested,
+        record.validated,
+        record.folder / "report.html",
+    )
+    autotl_search_finished(study=study_of(TrialState.COMPLETE), model=None, search=search)
+    (parent,) = parents(experiment())
+    scores = {name: parent.data.metrics[name] for name in ("test.accuracy", "baseline.accuracy", "validation")}
+    assert scores == {"test.accuracy": 0.8, "baseline.accuracy": 0.5, "validation": 0.8}
+    assert parent.data.tags["mlflow.note.content"].startswith("example: test accuracy 0.8000 on 6 images.")
+    assert {a.path for a in MlflowClient().list_artifacts(parent.info.run_id)} == {"report.html", "leaderboard.csv"}
+    (images,) = parent.inputs.dataset_inputs
+    assert images.dataset.name == "photographs"
+    assert json.loads(images.dataset.profile)["images"]["test"] == 6
 
 
 def test_pruned_and_failed_trials_are_logged_when_they_end(experiment: Callable[[], list[Any]]) -> None:
@@ -203,9 +236,9 @@ def test_a_resumed_study_continues_in_its_run_and_another_of_its_name_has_its_ow
 ) -> None:
     study = study_of(TrialState.COMPLETE)
     finished(study, 0)
-    autotl_search_finished(study=study, model=None)
+    autotl_search_finished(study=study, model=None, search=None)
     study.tell(study.ask(), 0.9)
-    autotl_search_finished(study=study, model=None)
+    autotl_search_finished(study=study, model=None, search=None)
     assert len(parents(experiment())) == 1
     assert sorted(children(experiment())) == ["trial 0", "trial 1"]
     finished(study_of(TrialState.COMPLETE), 0)
@@ -233,7 +266,7 @@ def test_the_model_is_loaded_from_the_server_and_predicts(
     experiment: Callable[[], list[Any]], model: ImageModel, tmp_path: Path
 ) -> None:
     study = study_of(TrialState.COMPLETE)
-    autotl_search_finished(study=study, model=model)
+    autotl_search_finished(study=study, model=model, search=None)
     (parent,) = parents(experiment())
     loaded = pyfunc.load_model(f"runs:/{parent.info.run_id}/model")
     paths = []
@@ -244,7 +277,7 @@ def test_the_model_is_loaded_from_the_server_and_predicts(
     np.testing.assert_allclose(table[["dark", "light"]].to_numpy(), model.predict_proba(paths), atol=1e-6)
     assert table["label"].tolist() == model.predict(paths).tolist()
     files = [Path(f) for f in _all_artifacts(parent.info.run_id, "model")]
-    assert {f.suffix for f in files} <= {".safetensors", ".skops", ".json", ".txt", ".yaml", ""}  # "": MLmodel
+    assert {f.suffix for f in files} <= {".safetensors", ".skops", ".json", ".md", ".txt", ".yaml", ""}  # "": MLmodel
     requirements = next(f for f in files if f.name == "requirements.txt")
     assert {"autotl==0.1.0", "autotl-mlflow"} <= set(text_of(parent, str(requirements)).split())
 
@@ -285,7 +318,7 @@ def test_without_an_address_the_plugin_does_not_import_mlflow(tmp_path: Path) ->
         "import sys, optuna\nfrom autotl_mlflow import autotl_search_finished, autotl_trial_finished\n"
         "study = optuna.create_study(); study.tell(study.ask(), 1.0)\n"
         "autotl_trial_finished(study=study, trial=study.trials[0], result=None)\n"
-        "autotl_search_finished(study=study, model=None)\n"
+        "autotl_search_finished(study=study, model=None, search=None)\n"
         "print('mlflow' in sys.modules)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}

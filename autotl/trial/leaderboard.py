@@ -1,0 +1,106 @@
+"""The leaderboard of a study: its complete trials with scores and costs, and those that are faster than the model."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from autotl.atomic_io import write_atomically
+from autotl.config import Limits
+from autotl.escaping import csv_cell
+from autotl.model.costs import COSTS
+from autotl.study.study import TrialAttribute
+
+__all__ = ["frontier", "leaderboard", "write_leaderboard"]
+
+MIN_SPEEDUP = 1.25
+"""How many times as fast as the next slower entry of the frontier an entry is at least."""
+MAX_FRONTIER = 4
+
+
+def leaderboard(
+    study: optuna.Study, metrics: Collection[str], limits: Limits, members: Collection[int]
+) -> list[dict[str, Any]]:
+    """A row for each complete trial, best first: those within the limits, by score, then by log loss.
+
+    A trial without a log loss comes after those of equal score that have one.
+
+    Args:
+        metrics: names of the scores that get a column each.
+        members: numbers of the trials that the model is made of.
+    """
+    sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+
+    def rank(trial: FrozenTrial) -> tuple[bool, float, float, int]:
+        loss = trial.user_attrs.get("log_loss")
+        exceeds = not limits.keeps(trial.user_attrs)
+        return exceeds, sign * (trial.value or 0.0), math.inf if loss is None else loss, trial.number
+
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [_row(place, trial, metrics, limits, members) for place, trial in enumerate(sorted(complete, key=rank), 1)]
+
+
+def _row(
+    place: int, trial: FrozenTrial, metrics: Collection[str], limits: Limits, members: Collection[int]
+) -> dict[str, Any]:
+    attributes = trial.user_attrs
+    recipe = attributes[TrialAttribute.RECIPE]
+    first = {"rank": place, "trial": trial.number, "value": trial.value}
+    others = {
+        "strategy": recipe["strategy"],
+        "backbone": recipe["backbone"],
+        "head": recipe["head"],
+        "seconds": attributes[TrialAttribute.SECONDS],
+        **{name: attributes.get(name) for name in COSTS},
+        "folds": attributes.get(TrialAttribute.FOLDS),
+        "holdout": attributes.get(TrialAttribute.HOLDOUT),
+        "within_limits": limits.keeps(attributes),
+        "in_model": trial.number in members,
+        "description": attributes[TrialAttribute.DESCRIPTION],
+        "recipe": json.dumps(recipe, sort_keys=True),
+    }
+    scores = {name: attributes.get(name) for name in metrics if name not in first | others}
+    return first | scores | others
+
+
+def write_leaderboard(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rows as CSV; what is None is an empty cell."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
+    write_atomically(file, text.getvalue().encode())
+
+
+def frontier(
+    rows: Sequence[Mapping[str, Any]], model_value: float | None, model_milliseconds: float | None, *, maximize: bool
+) -> list[dict[str, Any]]:
+    """The trials that are faster than the model and than any better trial, the best first.
+
+    Args:
+        rows: of the leaderboard.
+        model_value: the model's score on the validation images, which chose the trials as well.
+        model_milliseconds: its latency. Without either nothing can be compared.
+
+    Returns:
+        For each its `trial`, `value`, costs and `description`; `loss`, by which its score is worse than the model's;
+        and `speedup`, how many times as fast it is.
+    """
+    if model_value is None or not model_milliseconds:
+        return []
+    fastest, entries = model_milliseconds, []
+    for row in rows:
+        milliseconds = row["milliseconds"]
+        if milliseconds and row["within_limits"] and milliseconds * MIN_SPEEDUP <= fastest:
+            fastest = milliseconds
+            kept = {name: row[name] for name in ("trial", "value", *COSTS, "description")}
+            loss = (model_value - row["value"]) * (1 if maximize else -1)
+            entries.append(kept | {"loss": loss, "speedup": model_milliseconds / milliseconds})
+    return entries[:MAX_FRONTIER]

@@ -1,0 +1,46 @@
+"""Resizing in a graph gives the pixels of `preprocess`, for any size of image."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from autotl.backbones.base import Preprocessing
+from autotl.data.preprocessing import preprocess
+from autotl.errors import AutotlError
+from autotl.exports.resize import Resize
+
+GREY = (0.5, 0.5, 0.5)
+SIZES = [(300, 300), (97, 333), (224, 256), (1, 1), (1, 700), (40, 900), (3, 2), (900, 700)]
+
+
+def prepared_otherwise(size, crop, interpolation, squash=False):
+    return Preprocessing(size, crop, interpolation, GREY, GREY, squash)
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        prepared_otherwise(160, 0.875, "bicubic"),
+        prepared_otherwise(96, 1.0, "bilinear"),
+        prepared_otherwise(64, 0.9, "bicubic", squash=True),
+        prepared_otherwise(64, 1.2, "bilinear"),  # with a black border
+        prepared_otherwise(96, 0.95, "lanczos"),
+    ],
+    ids=lambda p: f"{p.size}-{p.crop}-{p.interpolation}",
+)
+def test_pixels_are_those_of_the_preprocessing(preprocessing):
+    resize = Resize(preprocessing)
+    for height, width in SIZES:
+        image = np.array(Image.fromarray(data.astronaut()).resize((width, height)))
+        expected = preprocess(image, preprocessing).astype(int)
+        pixels = resize(torch.from_numpy(image)[None])[0].numpy()
+        differences = np.abs(pixels - expected)
+        assert differences.max() <= 1, (height, width)
+        assert (differences > 0).mean() < 1e-3, (height, width)
+
+
+def test_the_nearest_pixel_is_refused():
+    with pytest.raises(AutotlError, match="Images are resized by 'nearest'"):
+        Resize(prepared_otherwise(64, 1.0, "nearest"))
