@@ -37,5 +37,5 @@ class DaskCluster(Cluster):
 
 
 @hookimpl
-def autotl_register_launchers(register):
+def autotl_register_launchers(register: Any) -> None:
     register(DaskCluster())

@@ -20,8 +20,8 @@ def report(dask_worker: Any) -> dict[str, Any]:
 class SlotActor:
     """One trial process. Dask ends an actor by forgetting it; the process ends with it."""
 
-    def __init__(self, slot: dict[str, Any], *given: Any):
-        self._process = RelayedProcess(Slot(**slot), *given)
+    def __init__(self, slot: Slot, *given: Any):
+        self._process = RelayedProcess(slot, *given)
         weakref.finalize(self, self._process.end)
         self._early: dict[int, bytes] = {}
         self._next = 0

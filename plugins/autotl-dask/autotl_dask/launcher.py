@@ -7,8 +7,8 @@ import re
 import secrets
 import threading
 import time
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from distributed import Client, LocalCluster
@@ -24,13 +24,10 @@ from autotl_dask.actor import SlotActor, report
 
 __all__ = ["DaskLauncher", "connect"]
 
-CONNECT_SECONDS = 20.0
-JOIN_SECONDS = 60.0
-"""Seconds that a new cluster gets for its first worker."""
-TAKE_SECONDS = 10.0
-"""Seconds that an actor waits for a message before it answers with none."""
-END_SECONDS = 5.0
-"""Seconds that all processes get to end when the launcher is closed."""
+CONNECT_SECONDS, JOIN_SECONDS = 20.0, 60.0
+"""Seconds for the connection to a scheduler, and for the first worker of a new cluster."""
+TAKE_SECONDS, END_SECONDS = 10.0, 5.0
+"""Seconds that an actor waits for a message before it answers with none, and that all processes get to end."""
 REJOIN_SECONDS = 30.0
 """Seconds that a search without any worker waits for a host: Dask's nannies restart a killed worker in a few."""
 
@@ -38,27 +35,25 @@ REJOIN_SECONDS = 30.0
 def connect(where: str, site: StudySite, client: Client | None) -> "DaskLauncher":
     """The launcher for `tcp://host:8786`, `tls://…` or `local*4`. A `client` is used, and left open, where given."""
     if client is not None:
-        return DaskLauncher(client, site, [])
+        return DaskLauncher(client, site, ExitStack())
     local = re.fullmatch(r"local(?:\*([1-9]\d{0,2}))?", where)
     if not local and not re.match(r"(tcp|tls|ws|wss|ucx)://", where):
         example = "Type dask:tcp://HOST:8786, dask:tls://HOST:8786, or dask:local*4 for four workers on this machine."
         raise AutotlError(f"--devices dask:{where}: not the address of a scheduler. {example}")
     for name in ("batched", "client", "core", "nanny", "scheduler", "worker"):
         logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)  # the search says what a loss means
-    opened: list[Any] = []
-    try:
-        if local:
-            options = {"n_workers": int(local[1])} if local[1] else {}
-            options |= {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": False}
-            opened.append(LocalCluster(host="127.0.0.1", **options))
-        opened.insert(0, Client(opened[0] if local else where, timeout=CONNECT_SECONDS, set_as_default=False))
-    except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
-        for thing in opened:
-            thing.close()
-        remedy = "Start one: dask scheduler; and on each host: dask worker tcp://SCHEDULER:8786"
-        cause = f"{type(error).__name__}: {str(error)[:200]}"
-        raise AutotlError(f"--devices dask:{where}: no scheduler answers there ({cause}). {remedy}") from error
-    return DaskLauncher(opened[0], site, opened)
+    with ExitStack() as opened:
+        try:
+            scheduler: Any = where
+            if local:
+                options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": False}
+                scheduler = opened.enter_context(closing(LocalCluster(n_workers=int(local[1] or 0) or None, **options)))
+            client = opened.enter_context(closing(Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)))
+        except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
+            remedy = "Start one: dask scheduler; and on each host: dask worker tcp://SCHEDULER:8786"
+            cause = f"{type(error).__name__}: {str(error)[:200]}"
+            raise AutotlError(f"--devices dask:{where}: no scheduler answers there ({cause}). {remedy}") from error
+        return DaskLauncher(client, site, opened.pop_all())
 
 
 @dataclass(eq=False)
@@ -80,7 +75,7 @@ class DaskLauncher(Launcher):
 
     serves_study = True
 
-    def __init__(self, client: Client, site: StudySite, opened: list[Any]):
+    def __init__(self, client: Client, site: StudySite, opened: ExitStack):
         self.client, self.site, self._opened = client, site, opened
         self._slots = HostSlots()
         self._remotes: dict[str, _Remote] = {}
@@ -89,6 +84,7 @@ class DaskLauncher(Launcher):
         """Reports of Dask workers that have come, by their addresses; None for one that is gone."""
         self._lost_at = time.monotonic()
         client.subscribe_topic("all", self._heard)
+        opened.callback(client.unsubscribe_topic, "all")
         try:
             with suppress(TimeoutError):  # the search says that there is none
                 client.wait_for_workers(1, timeout=JOIN_SECONDS)
@@ -100,8 +96,6 @@ class DaskLauncher(Launcher):
                 raise
             cause = f"A host of the cluster can't run trials: {type(error).__name__}: {error}"
             raise AutotlError(f"{cause}. Install there what is installed here: {how_versions_differ({})}") from error
-
-    # -- hosts
 
     def _add(self, address: str, host: dict[str, Any]) -> None:
         if differing := how_versions_differ(host["versions"]):
@@ -142,8 +136,6 @@ class DaskLauncher(Launcher):
     def may_grow(self) -> bool:
         return self.client.status == "running" and time.monotonic() - self._lost_at < REJOIN_SECONDS
 
-    # -- processes
-
     def start(self, slot: Slot) -> str:
         token = secrets.token_hex(8)
         remote = self._remotes[token] = _Remote(slot, self._slots.address_of(slot))
@@ -156,12 +148,10 @@ class DaskLauncher(Launcher):
 
     def _relay(self, token: str, remote: _Remote) -> None:
         """Create the actor, and pass on what it says until it ends."""
-        slot = {**asdict(remote.slot), "environment": dict(remote.slot.environment)}
-        given = (slot, str(self.site.cache), boot_id(), dict(self.site.environment))
+        given = (remote.slot, str(self.site.cache), boot_id(), dict(self.site.environment))
         future: Any = None
         try:
-            place = {"workers": [remote.address], "allow_other_workers": False, "key": f"autotl-{token}"}
-            future = self.client.submit(SlotActor, *given, actor=True, pure=False, **place)
+            future = self.client.submit(SlotActor, *given, actor=True, workers=[remote.address], key=f"autotl-{token}")
             remote.actor = future.result()
             if remote.ending:
                 self._call(remote, "end")
@@ -191,13 +181,12 @@ class DaskLauncher(Launcher):
                 remote.num_sent += 1
 
     def receive(self, timeout: float) -> list[tuple[str, FromWorker]]:
-        messages: list[tuple[str, FromWorker]] = []
+        items: list[tuple[str, FromWorker] | None] = []
         with suppress(queue.Empty):
-            item = self._messages.get(timeout=max(timeout, 1e-6))
+            items.append(self._messages.get(timeout=max(timeout, 1e-6)))
             while True:
-                messages += [item] if item else []
-                item = self._messages.get_nowait()
-        return messages
+                items.append(self._messages.get_nowait())
+        return [item for item in items if item]
 
     def alive(self, worker: str) -> bool:
         return self._remotes[worker].ending is None
@@ -206,9 +195,8 @@ class DaskLauncher(Launcher):
         remote = self._remotes[worker]
         if not remote.ending:
             remote.ending = Ending("the worker was killed")
-            with suppress(Exception):  # gone already
-                if remote.actor is not None:
-                    self._call(remote, "end")
+            with suppress(Exception):  # gone already, or not there yet: `_relay` ends it
+                self._call(remote, "end")
 
     def how_it_ended(self, worker: str) -> Ending:
         return self._remotes[worker].ending or Ending("it has not ended")
@@ -221,7 +209,4 @@ class DaskLauncher(Launcher):
             if remote.relay:
                 remote.relay.join(max(0.0, end - time.monotonic()))
         with suppress(Exception):  # the scheduler is gone
-            self.client.unsubscribe_topic("all")
-        for thing in self._opened:
-            with suppress(Exception):  # gone already
-                thing.close()
+            self._opened.close()
