@@ -14,10 +14,11 @@ from autotl.study.database import kept_database
 from autotl.study.storage import Journal
 from autotl.workers.launcher import Launcher
 from autotl.workers.local import LocalLauncher
+from autotl.workers.messages import Context
 from autotl.workers.rendezvous import Rendezvous
 from autotl.workers.service import StudyService
 
-__all__ = ["cluster_of", "devices_text", "open_launcher", "study_service"]
+__all__ = ["backbone_digests", "cluster_of", "devices_text", "open_launcher", "study_service"]
 
 
 def cluster_of(devices: str, registry: Registry) -> tuple[Cluster, str] | None:
@@ -75,3 +76,9 @@ def study_service(folder: Path, images: Sequence[Path]) -> StudyService:
     with suppress(OSError):
         (folder / "cache").mkdir(exist_ok=True)
     return StudyService(folder, None if kept_database(folder) else Journal(folder), images)
+
+
+def backbone_digests(context: Context, registry: Registry) -> dict[str, str]:
+    """The digests of a search's backbones whose weights are on this machine, by name."""
+    backbones = [registry.backbone(name) for name in context.choices.backbones]
+    return {backbone.name: backbone.digest for backbone in backbones if backbone.is_cached}

@@ -23,7 +23,7 @@ from autotl.coordinator.extend import extension_of
 from autotl.coordinator.fetching import Fetching
 from autotl.coordinator.finalization import finalize
 from autotl.coordinator.join import search_runs
-from autotl.coordinator.launching import cluster_of, open_launcher, study_service
+from autotl.coordinator.launching import backbone_digests, cluster_of, open_launcher, study_service
 from autotl.coordinator.probing import await_probes, with_slots
 from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, prepare
 from autotl.coordinator.signals import handle_signals
@@ -172,6 +172,7 @@ def _run(
             search.start(_search_started(config, slots, context))
             if launcher.serves_study:
                 pool.service = study_service(context.folder, context.dataset.paths)
+                context = replace(context, backbone_digests=backbone_digests(context, registry))
             pool.set_up(context)
             interrupts.searching = True
             search.run()

@@ -41,14 +41,21 @@ class FeaturePool:
 
     Args:
         address: `file:///nfs/features`, `s3://bucket/features`, `gs://…`; credentials are those that fsspec finds.
-        claim: whether this host may extract a bucket of a table, so that no other does. By default it may always.
+        claim: whether this host may extract a bucket of a table, so that no other does until it is released. By
+            default it may always.
+        release: gives a claimed bucket back.
 
     Raises:
         AutotlError: no such file system, or its package isn't installed.
     """
 
-    def __init__(self, address: str, claim: Callable[[str, int], bool] = lambda table, bucket: True):
-        self.address, self.claim = address, claim
+    def __init__(
+        self,
+        address: str,
+        claim: Callable[[str, int], bool] = lambda table, bucket: True,
+        release: Callable[[str, int], None] = lambda table, bucket: None,
+    ):
+        self.address, self.claim, self.release = address, claim, release
         try:
             import fsspec
 
@@ -87,10 +94,17 @@ class FeaturePool:
         self._seen.add(path)
         try:
             self._system.makedirs(folder, exist_ok=True)
-            if not self._system.exists(path):
+            if not self._is_whole(path, len(content)):
                 self._system.pipe_file(path, content)
         except Exception as error:  # each file system has its own exceptions
             raise AutotlError(f"--pool {self.address} can't be written: {type(error).__name__}: {error}") from error
+
+    def _is_whole(self, path: str, size: int) -> bool:
+        """Whether an object is there with its whole content; one that was cut off is to be uploaded again."""
+        try:
+            return bool(self._system.size(path) == size)
+        except FileNotFoundError:
+            return False
 
     def verify(self, *, remove: bool = False) -> Iterator[PooledObject]:
         """Read every object. One that is torn or damaged has no rows; it is removed where `remove` is set."""

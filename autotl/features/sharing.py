@@ -83,7 +83,7 @@ class BucketClaims:
     def __iter__(self) -> Iterator[str]:
         for bucket in sorted(self._buckets, key=lambda b: (b - self._start) % self._table.num_buckets):
             claim = ExitStack()
-            if claim.enter_context(self._table.claim(bucket)) and self._may_extract(bucket):
+            if claim.enter_context(self._table.claim(bucket)) and self._may_extract(bucket, claim):
                 digests = self._table.missing(self._buckets[bucket])  # another process may have recorded some
                 self._claims[bucket] = claim, set(digests)
                 self._extracted[bucket] = list(digests)
@@ -92,11 +92,12 @@ class BucketClaims:
             else:
                 claim.close()
 
-    def _may_extract(self, bucket: int) -> bool:
-        """Whether no other host extracts the bucket; what others have recorded is here then."""
+    def _may_extract(self, bucket: int, claim: ExitStack) -> bool:
+        """Whether no other host extracts the bucket until `claim` is closed; what others have recorded is here then."""
         if self._pool is None:
             return True
-        may = self._pool.claim(self._table.folder.name, bucket)
+        if may := self._pool.claim(self._table.folder.name, bucket):
+            claim.callback(self._pool.release, self._table.folder.name, bucket)
         self._pool.fetch(self._table)
         return may
 

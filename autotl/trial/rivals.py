@@ -14,7 +14,7 @@ from autotl.trial.folds import calibrated
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import member_folder
 
-__all__ = ["why_not_promising"]
+__all__ = ["may_be_kept", "why_not_promising"]
 
 SMALLER = 0.999
 """Factor by which a log loss has to be smaller than another one: the same recipe trained again isn't ahead."""
@@ -52,6 +52,15 @@ def why_not_promising(
     if folds == 1 and (ahead := _pairs_ahead(complete, recipe, score, metric)) >= _num_pairs(state):
         return f"behind {ahead} pairs of backbone and head after 1 of {state.context.split.num_folds} folds"
     return ""
+
+
+def may_be_kept(state: WorkerState, recipe: Recipe, value: float) -> bool:
+    """Whether a complete trial may be the best of its strategy, backbone and head: only then is its model of use,
+    but for limits, beyond which the others may be."""
+    complete = state.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    kept = _best_of_kind(state.study, complete, recipe)
+    metric = state.registry.metric(state.context.config.metric)
+    return bool(state.context.config.limits) or kept is None or not metric.better(kept.value or 0.0, value)
 
 
 def read_out_of_fold(state: WorkerState, number: int) -> np.ndarray | None:

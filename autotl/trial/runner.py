@@ -30,7 +30,7 @@ from autotl.study.study import FOLD_FILE, TrialAttribute, set_note, take_trial
 from autotl.trial.costs import part_of, record_costs, require_affordable
 from autotl.trial.events import notify_ended
 from autotl.trial.folds import OutOfFold, fit_folds, predicted
-from autotl.trial.rivals import why_not_promising
+from autotl.trial.rivals import may_be_kept, why_not_promising
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import DeviceError, TrialEnded, TrialProgress, TrialStarted, member_folder
 
@@ -178,7 +178,9 @@ def _record(state: WorkerState, trial: optuna.Trial, fitted: OutOfFold, value: f
     folder = member_folder(context.folder, trial.number)
     write_atomically(folder / FOLD_FILE, lambda file: np.save(file, fitted.probabilities))
     save_member(member, num_features, folder)
-    state.publish(f"trials/{folder.name}")
+    if state.link:  # what can't enter the model isn't sent: it would be removed when the trial has ended
+        is_whole = may_be_kept(state, recipe, value)
+        state.publish(f"trials/{folder.name}" if is_whole else f"trials/{folder.name}/{FOLD_FILE}")
 
     if recipe.digest != Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE]).digest:  # time cut it short
         trial.set_user_attr(TrialAttribute.RECIPE, recipe.to_dict())

@@ -22,7 +22,7 @@ from autotl.registry import Registry, load_registry
 from autotl.study.artifacts import upload_picture
 from autotl.study.storage import open_storage
 from autotl.study.study import load_study
-from autotl.trial.study_link import StudyLink
+from autotl.trial.study_link import StudyLink, require_same_weights
 from autotl.workers.messages import Context, FromWorker, HookCalled, Log, PluginFailed
 
 __all__ = ["Send", "WorkerState"]
@@ -62,6 +62,8 @@ class WorkerState:
         context = link.localize(context) if link else context
         config, slot = context.config, context.slot
         registry = load_registry(config.without_plugins, strict=config.strict_plugins)
+        if link:
+            require_same_weights(context, registry)
         registry.on_plugin_failure = lambda plugin, hook, text: send(PluginFailed(plugin, hook, text))
         registry.on_notify = lambda plugin, hook: send(HookCalled(plugin, hook))
         storage = link.storage(config.storage) if link else open_storage(context.folder, wait=True)
@@ -157,7 +159,7 @@ class WorkerState:
 def _pool(config: StudyConfig, link: StudyLink | None) -> FeaturePool | None:
     if not config.pool:
         return None
-    return FeaturePool(config.pool, link.claim) if link else FeaturePool(config.pool)
+    return FeaturePool(config.pool, link.claim, link.release) if link else FeaturePool(config.pool)
 
 
 def _cache_warning(error: StoreUnavailable) -> str:

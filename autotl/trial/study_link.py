@@ -12,6 +12,8 @@ from optuna.storages import BaseStorage
 
 from autotl.clusters import Site
 from autotl.data.members import member_path, register_reader
+from autotl.errors import AutotlError, HostUnfit
+from autotl.registry import Registry
 from autotl.study.database import open_database
 from autotl.study.served import ServedJournal
 from autotl.study.storage import storage_on
@@ -28,9 +30,23 @@ from autotl.workers.requests import (
     WriteFile,
 )
 
-__all__ = ["StudyLink"]
+__all__ = ["StudyLink", "require_same_weights"]
 
 SERVED = ".served"
+
+
+def require_same_weights(context: Context, registry: Registry) -> None:
+    """Raises HostUnfit where the weights of a backbone are missing here, or are not those of the coordinator."""
+    for name, digest in context.backbone_digests.items():
+        try:
+            ours = registry.backbone(name).digest
+        except AutotlError as error:
+            raise HostUnfit(f"backbone {name} can't be used there: {error}") from error
+        if ours != digest:
+            raise HostUnfit(
+                f"backbone {name} has other weights there (digest {ours[:12]}, here {digest[:12]}). Copy the file from "
+                "here, or leave the backbone out"
+            )
 
 
 class StudyLink:
@@ -70,6 +86,10 @@ class StudyLink:
     def claim(self, table: str, bucket: int) -> bool:
         """Whether this worker, and no other of the search, is to extract a bucket of a table of features."""
         return bool(self.ask(lambda n: ClaimBucket(n, table, bucket)))
+
+    def release(self, table: str, bucket: int) -> None:
+        """Let other workers extract what a claimed bucket still lacks."""
+        self.ask(lambda n: ClaimBucket(n, table, bucket, release=True))
 
     def publish(self, *names: str) -> None:
         """Send files or folders to the study's folder. Each replaces what is there, once it is whole; a file that

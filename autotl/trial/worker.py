@@ -26,7 +26,8 @@ from autotl.atomic_io import as_disk_full
 from autotl.clock import Deadline
 from autotl.clusters import Site
 from autotl.devices import Slot
-from autotl.errors import BrokenPlugin
+from autotl.engines.probe import ProbeResult
+from autotl.errors import BrokenPlugin, HostUnfit
 from autotl.workers.codec import ProtocolError, decode, encode
 from autotl.workers.messages import (
     FROM_COORDINATOR,
@@ -203,6 +204,8 @@ def serve(mailbox: Mailbox, begin: Callable[[Context, Mailbox], Jobs] = Jobs) ->
 
 def _last_message(error: BaseException, folder: Path | None) -> FromWorker:
     """The message about an exception that ends the process."""
+    if isinstance(error, HostUnfit):
+        return Probed(ProbeResult("", usable=False, reason=str(error)))
     if isinstance(error, BrokenPlugin):  # --strict-plugins
         return PluginIsBroken(str(error))
     if folder and (full := as_disk_full(error, folder)):

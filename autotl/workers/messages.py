@@ -71,6 +71,8 @@ class Context:
     slot: Slot
     cores: int
     """CPU cores of the whole search: the finalizing worker uses all of them while the others rest."""
+    backbone_digests: Mapping[str, str] = field(default_factory=dict)
+    """Of the backbones that are on the coordinator's machine, by name: workers elsewhere must have the same."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ class Hello:
 
 @dataclass(frozen=True)
 class Probed:
-    """The worker has asked its device whether it works, before Setup. It ends where the device isn't usable."""
+    """The worker has asked its device whether it works, before Setup; during Setup, where its host can't run trials of
+    this search. It ends where the device isn't usable."""
 
     probe: ProbeResult
 

@@ -90,6 +90,8 @@ class ClaimBucket:
     number: int
     table: str
     bucket: int
+    release: bool = False
+    """Give the bucket back instead: what was extracted is in the pool."""
 
 
 @dataclass(frozen=True)

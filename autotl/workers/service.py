@@ -71,11 +71,18 @@ class StudyService:
     def answer(self, worker: str, request: Request) -> Answer:
         """The answer to a worker's request, with an error where it is refused or fails."""
         if isinstance(request, ClaimBucket):
-            return Answer(request.number, self._claims.setdefault((request.table, request.bucket), worker) == worker)
+            return Answer(request.number, self._claim(worker, request))
         try:
             return Answer(request.number, self._value(request))
         except (AutotlError, OSError, ValueError, IndexError, LookupError) as error:
             return Answer(request.number, error=f"{type(error).__name__}: {error}"[:500])
+
+    def _claim(self, worker: str, request: ClaimBucket) -> bool:
+        bucket = request.table, request.bucket
+        holds = self._claims.setdefault(bucket, worker) == worker
+        if holds and request.release:
+            del self._claims[bucket]
+        return holds
 
     def _value(self, request: Request) -> Any:
         match request:

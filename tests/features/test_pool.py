@@ -1,5 +1,6 @@
 """Features that hosts share through objects: nothing torn is read, and nothing is extracted twice."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,6 +55,32 @@ def test_a_torn_upload_is_never_read(pool, tmp_path):
     checked = list(FeaturePool(pool.address).verify(remove=True))
     assert sum(one.num_rows == 0 for one in checked) == len(objects)
     assert all(one.num_rows for one in FeaturePool(pool.address).verify())
+
+
+def test_an_upload_that_was_cut_off_is_made_again(pool, tmp_path):
+    table, digests = host(tmp_path, "a"), digests_of(40)
+    extract_missing(table, digests, Computing(), pool=pool)
+    (first, *_) = (p for p in (tmp_path / "pool").rglob("*") if p.is_file())
+    first.write_bytes(first.read_bytes()[:-1])
+    shutil.rmtree(tmp_path / "a")
+    extract_missing(host(tmp_path, "a"), digests, Computing(), pool=FeaturePool(pool.address))
+    assert all(one.num_rows for one in FeaturePool(pool.address).verify())
+
+
+def test_a_claimed_bucket_is_released_once_it_is_in_the_pool(pool, tmp_path):
+    held = set()
+
+    def claim(table, bucket):
+        held.add(bucket)
+        return True
+
+    def release(table, bucket):
+        held.remove(bucket)
+        assert any(path.name.startswith(f"{bucket:02}-") for path in (tmp_path / "pool").rglob("*"))
+
+    table = host(tmp_path, "a")
+    extract_missing(table, digests_of(100), Computing(), pool=FeaturePool(pool.address, claim, release))
+    assert not held
 
 
 def test_objects_of_another_shape_are_left_alone(pool, tmp_path):

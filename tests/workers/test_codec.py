@@ -95,6 +95,7 @@ MESSAGES = [
     PlaceFiles(5, "0123456789abcdef", "trials/00001"),
     ReadImage(6, 41),
     ClaimBucket(8, "0" * 64, 31),
+    ClaimBucket(9, "0" * 64, 31, release=True),
     Answer(6, "/9j/"),
     Answer(7, error="ValueError: not a file of a trial"),
     Align(("resnet18", "lite0"), 256, 6.5),

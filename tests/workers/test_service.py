@@ -136,6 +136,25 @@ def test_a_bucket_is_extracted_by_one_worker_until_that_is_gone(service):
     assert service.answer("b", ClaimBucket(2, "table", 3)).value
 
 
+def test_a_bucket_is_given_back_by_whoever_holds_it(service):
+    assert service.answer("a", ClaimBucket(1, "table", 3)).value
+    assert not service.answer("b", ClaimBucket(1, "table", 3, release=True)).value
+    assert not service.answer("b", ClaimBucket(2, "table", 3)).value
+    service.answer("a", ClaimBucket(2, "table", 3, release=True))
+    assert service.answer("b", ClaimBucket(3, "table", 3)).value
+
+
+def test_a_file_of_which_nothing_was_uploaded_is_removed(service, folder):
+    (folder / "test_images.csv").write_text("of another model")
+    assert not service.answer("w", PlaceFiles(1, UPLOAD, "test_images.csv")).error
+    assert not (folder / "test_images.csv").exists()
+
+
+def test_one_file_is_listed_alone(service):
+    listed = service.answer("w", ListFiles(1, "trials/00001/member.json")).value
+    assert listed == {"trials/00001/member.json": 2}
+
+
 def test_a_thousand_mutated_messages_are_refused_or_harmless(service, folder):
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and "lock" not in p.name}
     messages = [
