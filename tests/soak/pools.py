@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -18,9 +19,7 @@ from autotl.features.pool import FeaturePool
 from autotl.features.sharing import extract_missing
 from autotl.features.store import FeatureStore
 
-SHAPE, IMAGES_A_KILL, KILLS, CHUNKS = (2048,), 640, int(os.environ.get("AUTOTL_SOAK_KILLS", "200")), 64
-LIFE = 0.25
-"""Seconds within which a host is killed."""
+SHAPE, IMAGES_A_KILL, KILLS, CHUNKS = (2048,), 640, int(os.environ.get("AUTOTL_SOAK_KILLS", "200")), 8
 
 
 def _digests(first: int) -> list[str]:
@@ -94,11 +93,16 @@ def _start(folder: Path, name: str, first: int) -> int:
 def pool_uploads_killed_200_times(folder: Path) -> Outcome:
     """Two hosts with a cache of their own; one of them is killed at a random moment, and starts again."""
     rng, torn, killed = random.Random(0), 0, set()
+    began = time.monotonic()
+    os.waitpid(_start(folder, "c", 0), 0)
+    life = (time.monotonic() - began) / 2  # two share the work
+    shutil.rmtree(folder / "pool")
+    (folder / "extracted").unlink()
     for kill in range(KILLS):
         first = kill * IMAGES_A_KILL
         pids = {name: _start(folder, name, first) for name in ("a", "b")}
         victim = rng.choice("ab")
-        time.sleep(rng.uniform(0.0, LIFE))
+        time.sleep(rng.uniform(0.0, life))
         os.kill(pids[victim], signal.SIGKILL)
         _, status = os.waitpid(pids[victim], 0)
         if os.WIFSIGNALED(status):

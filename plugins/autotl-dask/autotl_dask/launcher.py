@@ -46,7 +46,7 @@ def connect(where: str, site: StudySite, client: Client | None) -> "DaskLauncher
         try:
             scheduler: Any = where
             if local:
-                options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": False}
+                options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.CRITICAL}
                 scheduler = opened.enter_context(closing(LocalCluster(n_workers=int(local[1] or 0) or None, **options)))
             client = opened.enter_context(closing(Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)))
         except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
