@@ -94,17 +94,9 @@ class FeaturePool:
         self._seen.add(path)
         try:
             self._system.makedirs(folder, exist_ok=True)
-            if not self._is_whole(path, len(content)):
-                self._system.pipe_file(path, content)
+            self._system.pipe_file(path, content)  # one that is there was damaged, or it would have been fetched
         except Exception as error:  # each file system has its own exceptions
             raise AutotlError(f"--pool {self.address} can't be written: {type(error).__name__}: {error}") from error
-
-    def _is_whole(self, path: str, size: int) -> bool:
-        """Whether an object is there with its whole content; one that was cut off is to be uploaded again."""
-        try:
-            return bool(self._system.size(path) == size)
-        except FileNotFoundError:
-            return False
 
     def verify(self, *, remove: bool = False) -> Iterator[PooledObject]:
         """Read every object. One that is torn or damaged has no rows; it is removed where `remove` is set."""

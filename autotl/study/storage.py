@@ -9,6 +9,7 @@ process that opens the study. A file keeps none, and backends with snapshots are
 
 import json
 import os
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import RawIOBase
@@ -46,6 +47,8 @@ class Journal(JournalFileBackend):
     def __init__(self, folder: Path):
         self.file = folder / "journal.log"
         self.lock = FileLock(folder / ".journal.lock", poll_interval=0.002)
+        self._begins = array("Q", [0])
+        """Where each line that `read_lines` has seen begins in the file, and the next."""
         super().__init__(str(self.file))
 
     @contextmanager
@@ -96,6 +99,19 @@ class Journal(JournalFileBackend):
             if full := as_disk_full(error, self.file, len(lines)):
                 raise full from error
             raise
+
+    def read_lines(self, first: int) -> str:
+        """The logs from number `first` on as they are written, a line each, but for a torn last line. Many processes
+        read the same ones, so they are not parsed."""
+        with self.file.open("rb") as file:
+            file.seek(self._begins[-1])
+            for line in file:
+                if line.endswith(b"\n"):
+                    self._begins.append(self._begins[-1] + len(line))
+            if first >= len(self._begins):
+                return ""
+            file.seek(self._begins[first])
+            return file.read(self._begins[-1] - self._begins[first]).decode()
 
 
 def _write_all(file: RawIOBase, content: bytes) -> None:

@@ -116,7 +116,7 @@ def _report_seconds(state: WorkerState, deadline: Deadline, *, interrupted: bool
 def _save(state: WorkerState, results: SearchResults, model: ImageModel) -> None:
     """Save a model that isn't tested yet, with its results, and tell the coordinator."""
     model.save(state.context.folder / "model")
-    state.publish("model/model.json", "model/README.md")
+    state.publish("model")
     state.send(ModelSaved(results.write(model, None)))
 
 

@@ -1,6 +1,7 @@
 """A worker's link to a study whose folder it can't read: its coordinator serves journal, files and images."""
 
 import base64
+import json
 import os
 import secrets
 from collections.abc import Callable
@@ -81,7 +82,11 @@ class StudyLink:
         """The study's storage: what the coordinator serves, or a database, which this host reaches by itself."""
         if database:
             return open_database(database, wait=True)
-        return storage_on(ServedJournal(lambda logs, first: self.ask(lambda n: ExchangeLogs(n, tuple(logs), first))))
+        return storage_on(ServedJournal(self._exchange))
+
+    def _exchange(self, logs: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
+        lines = self.ask(lambda n: ExchangeLogs(n, tuple(logs), first))
+        return [json.loads(line) for line in lines.split("\n") if line]
 
     def claim(self, table: str, bucket: int) -> bool:
         """Whether this worker, and no other of the search, is to extract a bucket of a table of features."""

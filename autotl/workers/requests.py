@@ -27,7 +27,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ExchangeLogs:
-    """Append to the study's journal; the answer is every log from number `first` on."""
+    """Append to the study's journal; the answer is every log from number `first` on, as JSON, a line each."""
 
     number: int
     logs: tuple[Mapping[str, Any], ...]

@@ -12,11 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from optuna.storages.journal import BaseJournalBackend
 from optuna.storages.journal._storage import JournalOperation  # noqa: PLC2701 (not exported)
 
 from autotl.data.members import read_image
 from autotl.errors import AutotlError
+from autotl.study.storage import Journal
 from autotl.workers.requests import (
     CHUNK_BYTES,
     Answer,
@@ -59,7 +59,7 @@ class StudyService:
         images: the image files, by their index in the data set.
     """
 
-    def __init__(self, folder: Path, journal: BaseJournalBackend | None, images: Sequence[Path]):
+    def __init__(self, folder: Path, journal: Journal | None, images: Sequence[Path]):
         self.folder, self.journal, self.images = folder, journal, images
         self._claims: dict[tuple[str, int], str] = {}
         """The worker that extracts each bucket of a table of features."""
@@ -106,15 +106,17 @@ class StudyService:
                     raise IndexError(index)
                 return base64.b64encode(read_image(self.images[index])).decode()
 
-    def _exchange(self, logs: Sequence[Mapping[str, Any]], first: int) -> list[dict[str, Any]]:
+    def _exchange(self, logs: Sequence[Mapping[str, Any]], first: int) -> str:
         if self.journal is None:
             raise ValueError("the study is in a database")
+        if first < 0:
+            raise ValueError(f"there is no log {first}")
         for log in logs:
             if log.get("op_code") not in OPERATIONS or not isinstance(log.get("worker_id"), str):
                 raise ValueError(f"a worker may not do this: {log!r:.200}")
         if logs:
             self.journal.append_logs([_on_this_clock(log) for log in logs])
-        return list(self.journal.read_logs(first))
+        return self.journal.read_lines(first)
 
     def _path(self, relative: str) -> Path:
         """The path of a file that workers may read and write. Raises ValueError for another, and for a link."""

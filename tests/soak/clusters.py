@@ -31,12 +31,12 @@ def _run(folder: Path, strike: Callable[[Cluster, int], None], *, resumes: bool)
     options = ("--devices", f"dask:{cluster.address}", "--trials", str(TRIALS_A_RUN))
     try:
         process = study.search(*options, seconds=2.0)
-        begun = wait_for(lambda: _complete(study) >= 2, 240)
+        begun = wait_for(lambda: _complete(study) >= 2, 600)
         family = [pid for name in cluster.processes for pid in cluster.family(name)]
         trials_then = [pid for pid in family if "autotl.trial.worker" in command_of(pid)]
         strike(cluster, process.pid)
         if resumes:
-            process.wait(300)
+            process.wait(600)
             orphans = not wait_for(lambda: not any(alive(pid) for pid in trials_then), 10)
             if "scheduler" not in cluster.processes or cluster.processes["scheduler"].poll() is not None:
                 cluster.close()
@@ -45,7 +45,7 @@ def _run(folder: Path, strike: Callable[[Cluster, int], None], *, resumes: bool)
             process = study.search(*options, seconds=0.5)
         else:
             orphans = False
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=900)
         states = study.states()
         lost = [t for t in study.trials() if t.state.name == "FAIL"]
         retried = sum("retry_of" in t.user_attrs or "resumes" in t.user_attrs for t in study.trials())

@@ -29,14 +29,14 @@ def _search(folder: Path, stop: bool) -> Outcome:
         study = Study(folder)
         study.environment["AUTOTL_STORAGE"] = os.environ["AUTOTL_STORAGE"] = server.whole_url
         process = study.search("--devices", "cpu*2", "--trials", str(TRIALS), seconds=3.0)
-        begun = wait_for(lambda: _complete(study) >= 2, 240)
+        begun = wait_for(lambda: _complete(study) >= 2, 600)
         server.stop()
         running, stopped = False, time.monotonic()
         if not stop:
             time.sleep(20)
             server.start()
             running = True
-        output, _ = process.communicate(timeout=500)
+        output, _ = process.communicate(timeout=900)
         waited = time.monotonic() - stopped
         shown = PASSWORD in output or any(
             PASSWORD.encode() in file.read_bytes() for file in study.folder.rglob("*") if file.is_file()

@@ -16,6 +16,7 @@ import crowding  # noqa: F401
 import databases  # noqa: F401
 import disks  # noqa: F401
 import forged_models  # noqa: F401
+import idle_workers  # noqa: F401
 import killing  # noqa: F401
 import millions  # noqa: F401
 import mutations  # noqa: F401

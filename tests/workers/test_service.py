@@ -50,7 +50,7 @@ def served(service):
         answer = service.answer("w", decode(encode(requests[-1]), FROM_WORKER))
         if answer.error:
             raise OSError(answer.error)
-        return json.loads(json.dumps(answer.value))
+        return [json.loads(line) for line in answer.value.splitlines()]
 
     return storage_on(ServedJournal(exchange)), requests
 
