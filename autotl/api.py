@@ -29,7 +29,7 @@ def search(
     output: str | os.PathLike[str] | None = None,
     time: str | float | None = None,
     trials: int | None = None,
-    devices: str | None = None,
+    devices: object = None,
     force: bool | None = None,
     backbones: str | Sequence[str] | None = None,
     strategies: str | Sequence[str] | None = None,
@@ -44,6 +44,8 @@ def search(
     joined: int | None = None,
     cache: str | os.PathLike[str] | None = None,
     cache_size: str | int | None = None,
+    pool: str | None = None,
+    storage: str | None = None,
     trial_timeout: str | float | None = None,
     max_latency: str | float | None = None,
     max_size: str | int | None = None,
@@ -71,7 +73,8 @@ def search(
         time: time budget: "90s", "10m", "1h30m" or seconds ("10m" where `trials` is None too).
         trials: maximum number of trials (no limit).
         devices: where trials run, one worker each: "cpu", "cpu*2", "cuda:0,cuda:1", "cuda:0,cpu*4" ("auto": every GPU
-            that works, and CPU workers beside it for heads on recorded features).
+            that works, and CPU workers beside it for heads on recorded features). Or a cluster that a plugin knows, by
+            its address, "dask:tcp://host:8786", or by its client.
         force: start all workers that `devices` asks for, however few cores and memory there are.
         backbones: names of pretrained networks to search (those that need no download, and those of autotl's own list
             that are worth their download here).
@@ -87,6 +90,9 @@ def search(
         joined: maximum number of backbones whose recorded features one head sees side by side (3); 1 joins none.
         cache: folder of recorded features (the user's cache folder).
         cache_size: maximum size of the cache: "20GB", "512MB" or bytes ("20GB").
+        pool: where hosts share recorded features, `file:///FOLDER` or `s3://BUCKET/FOLDER` (nowhere).
+        storage: a database for the study, `postgresql+psycopg://USER@HOST/DATABASE`, without its password, which comes
+            from the environment variable AUTOTL_STORAGE or from .pgpass (a journal in the study's folder).
         trial_timeout: maximum time of a trial (none, and 1 h without a message of its worker).
         max_latency: most time for one image in the model's networks, without reading it: "20ms" or milliseconds (none).
         max_size: maximum size of the model's weights as saved: "50MB" or bytes (none).
@@ -131,7 +137,7 @@ def search(
         output=output,
         time=time,
         trials=trials,
-        devices=devices,
+        devices=None if devices is None else _devices_text(devices, without_plugins or ()),
         force=force,
         backbones=backbones,
         strategies=strategies,
@@ -146,6 +152,8 @@ def search(
         joined=joined,
         cache=cache,
         cache_size=cache_size,
+        pool=pool,
+        storage=storage,
         trial_timeout=trial_timeout,
         max_latency=max_latency,
         max_size=max_size,
@@ -163,6 +171,16 @@ def search(
         config, progress or default_progress(), extend=extend, images=images, callbacks=tuple(callbacks)
     )
     return SearchResult(studies / result["study"], result)
+
+
+def _devices_text(devices: object, without_plugins: Sequence[str]) -> str:
+    """`devices` as `--devices` has it. A cluster's client is known to its plugin alone."""
+    if isinstance(devices, str):
+        return devices
+    from autotl.coordinator.launching import devices_text
+    from autotl.registry import load_registry
+
+    return devices_text(devices, load_registry(without_plugins))
 
 
 def join(
@@ -290,7 +308,7 @@ def evaluate(
     skipped = {s.path: s.reason for s in dataset.skipped}
     trained = known_images(loaded.trained_on, folder, dataset.digests, location, refuse_all=not include_trained)
     chosen = np.flatnonzero(include_trained | ~trained)
-    paths = [dataset.paths[i] for i in chosen]
+    paths = [dataset.paths[int(i)] for i in chosen]
     rows = loaded.stream(paths, skipped.__setitem__, many=len(paths) > MAX_UNCOMPILED, checked=True)
     probabilities = np.array([row for _, row in rows])
     if not len(probabilities):

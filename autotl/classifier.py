@@ -244,7 +244,9 @@ def _study_folder(output: str | os.PathLike[str] | None, name: str, scratch: Pat
     try:
         yield folder
     except BaseException:
-        if not (folder / "journal.log").exists():
+        from autotl.study.storage import study_exists
+
+        if not study_exists(folder):
             shutil.rmtree(folder, ignore_errors=True)
         raise
 

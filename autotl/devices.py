@@ -5,12 +5,20 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autotl.errors import AutotlError, nearest
 from autotl.hardware import GIB, Machine, detect
 
-__all__ = ["Slot", "is_device_error", "is_out_of_memory", "parse_devices", "slots_without", "threads_by_type"]
+__all__ = [
+    "Slot",
+    "is_device_error",
+    "is_out_of_memory",
+    "parse_devices",
+    "slots_without",
+    "threads_by_type",
+    "with_threads",
+]
 
 MEMORY_PER_SLOT = 3 * GIB
 """Peak memory of a worker."""
@@ -37,7 +45,7 @@ class Slot:
     """One place for a worker process."""
 
     name: str
-    """For users: `cpu:0`, `cuda:1`, `cuda:0#2` (the second slot on that GPU), `mps`."""
+    """For users: `cpu:0`, `cuda:1`, `cuda:0#2` (the second slot on that GPU), `mps`; `node7/cuda:1` on a cluster."""
     device_type: str
     """`cpu`, `cuda` (NVIDIA's GPUs, and AMD's with PyTorch for ROCm), `mps` or `xpu` (Intel's GPUs)."""
     device: str
@@ -55,6 +63,11 @@ class Slot:
     @property
     def is_accelerator(self) -> bool:
         return self.device_type != "cpu"
+
+    @property
+    def host(self) -> str:
+        """The host of a cluster's slot: `node7` for `node7/cuda:0`; "" on the coordinator's machine."""
+        return self.name.rpartition("/")[0]
 
 
 def parse_devices(text: str, machine: Machine | None = None, *, force: bool = False) -> list[Slot]:
@@ -89,6 +102,12 @@ def slots_without(slots: Sequence[Slot], failed: Collection[str], machine: Machi
     machine = machine or detect()
     sound = [slot.place for slot in slots if slot.is_accelerator and slot.place not in failed]
     return _slots(_auto(sound, machine), machine)
+
+
+def with_threads(slot: Slot, threads: int) -> Slot:
+    """The slot with another share of the CPU cores."""
+    environment = {**slot.environment, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+    return replace(slot, threads=threads, environment=environment)
 
 
 def threads_by_type(slots: Iterable[Slot]) -> dict[str, int]:

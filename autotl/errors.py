@@ -9,6 +9,7 @@ __all__ = [
     "AutotlError",
     "BrokenPlugin",
     "DataError",
+    "HostUnfit",
     "InputError",
     "MetricError",
     "NoTrialSucceeded",
@@ -40,6 +41,10 @@ class MetricError(AutotlError):
 
 class BrokenPlugin(AutotlError):
     """A plugin failed while --strict-plugins was given."""
+
+
+class HostUnfit(AutotlError):
+    """A host of a cluster can't run trials of a search."""
 
 
 class UnknownName(AutotlError):

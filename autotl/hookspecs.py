@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from autotl.alignment.scores import Score
     from autotl.backbones.base import Backbone
     from autotl.backbones.levels import Levels
+    from autotl.clusters import Cluster
     from autotl.data.augmentation import Augmentation
     from autotl.data.dataset import DatasetSource
     from autotl.engines.base import Engine
@@ -103,6 +104,12 @@ def autotl_register_callbacks(register: "Register[Callback]") -> None:
     """Add listeners for the events of a search: `register(MyCallback())`. Their methods run in the coordinator's
     process, on its one thread; the search waits for them, for at most a minute. An exception in a method costs one
     warning, and a method that does not return is not called again."""
+
+
+@hookspec
+def autotl_register_launchers(register: "Register[Cluster]") -> None:
+    """Add clusters whose hosts run workers: `register(MyCluster())`, for `--devices NAME:…`. The connection to a
+    cluster is made by a search that asks for it, not here."""
 
 
 @hookspec

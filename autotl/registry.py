@@ -14,6 +14,7 @@ from autotl.alignment.scores import Score
 from autotl.backbones.base import Backbone
 from autotl.backbones.joined import JoinedBackbone, with_size
 from autotl.backbones.levels import Levels
+from autotl.clusters import Cluster
 from autotl.data.augmentation import Augmentation
 from autotl.data.dataset import DatasetSource
 from autotl.discovery import cause_of, disabled_line, disabled_names, distribution_of, installed_plugins, traced
@@ -81,6 +82,7 @@ class Registry:
         self.metrics: dict[str, Metric] = {}
         self.scores: dict[str, Score] = {}
         self.callbacks: dict[str, Callback] = {}
+        self.clusters: dict[str, Cluster] = {}
         self.exporters: dict[str, Exporter] = {}
         self.report_sections: dict[str, ReportSection] = {}
         self.plugins: list[Plugin] = []
@@ -114,6 +116,7 @@ class Registry:
             ("metric", "autotl_register_metrics", self.metrics, Metric),
             ("score", "autotl_register_scores", self.scores, Score),
             ("callback", "autotl_register_callbacks", self.callbacks, Callback),
+            ("cluster", "autotl_register_launchers", self.clusters, Cluster),
             ("exporter", "autotl_register_exporters", self.exporters, Exporter),
             ("section", "autotl_register_report_sections", self.report_sections, ReportSection),
         )

@@ -80,6 +80,31 @@ def show(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> No
 
 
 @cache.command()
+def pool(
+    address: Annotated[str, typer.Argument(metavar="URL", help="file:///FOLDER, s3://BUCKET/FOLDER, …")],
+    remove: Annotated[bool, typer.Option("--remove", metavar="", help="Remove objects that are damaged.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check every object of a pool, where hosts share recorded features. A damaged object is never read by a search."""
+    from autotl.atomic_io import format_bytes
+    from autotl.features.pool import FeaturePool
+
+    found = list(FeaturePool(address).verify(remove=remove))
+    damaged = [one for one in found if not one.num_rows]
+    num_rows, num_bytes = sum(one.num_rows for one in found), sum(one.num_bytes for one in found)
+    if as_json:
+        listed = [one.path for one in damaged]
+        _print({"pool": address, "objects": len(found), "rows": num_rows, "bytes": num_bytes, "damaged": listed})
+        return
+    console = Console()
+    for one in damaged:
+        console.print(Text(f"{one.path} is damaged{' and was removed' if remove else ''}", "yellow"), soft_wrap=True)
+    result = f"{len(damaged):,} damaged" if damaged else "none damaged"
+    text = f"{_count(len(found), 'object')} with {_count(num_rows, 'row')} ({format_bytes(num_bytes)}): {result}"
+    console.print(Text(text), soft_wrap=True)
+
+
+@cache.command()
 def verify(ctx: typer.Context, folder: Folder = None, as_json: Json = False) -> None:
     """Check every recorded row and converted network against its checksum. What is damaged is removed, and made again
     when needed."""

@@ -110,6 +110,12 @@ def search(
     force: Annotated[
         bool, _option(LIMITS, "", "Start all workers of --devices, however few cores and memory.", "--force")
     ] = False,
+    pool: Annotated[
+        str | None, _option(LIMITS, "URL", "Where hosts share features: file:///FOLDER or s3://BUCKET/FOLDER.")
+    ] = None,
+    storage: Annotated[
+        str | None, _option(LIMITS, "URL", "Database for the study: postgresql+psycopg://USER@HOST/DATABASE.")
+    ] = None,
     cache: Annotated[Path | None, _option(LIMITS, "FOLDER", "Folder for recorded features.")] = None,
     cache_size: Annotated[str | None, _option(LIMITS, "20GB", "Maximum size of the cache.")] = None,
     join: Annotated[bool, _option(LIMITS, "", "Add workers to the running search of this study.", "--join")] = False,
@@ -158,6 +164,8 @@ def search(
         max_size=max_size,
         max_parameters=max_parameters,
         devices=devices,
+        storage=storage,
+        pool=pool,
         force=force or None,
         cache=cache,
         cache_size=cache_size,

@@ -2,7 +2,7 @@
 
 from autotl.config.advice import how_to_test
 from autotl.config.limits import Limits, format_cost, parse_count
-from autotl.config.study_config import StudyConfig, default_cache, parse_bytes, parse_seconds
+from autotl.config.study_config import StudyConfig, default_cache, parse_bytes, parse_seconds, without_password
 from autotl.config.study_file import (
     check_registered,
     find_model,
@@ -27,4 +27,5 @@ __all__ = [
     "parse_count",
     "parse_seconds",
     "study_config",
+    "without_password",
 ]

@@ -22,7 +22,7 @@ from pydantic import (
 
 from autotl.config.limits import Limits, parse_count, parse_milliseconds
 
-__all__ = ["StudyConfig", "default_cache", "parse_bytes", "parse_seconds"]
+__all__ = ["StudyConfig", "default_cache", "parse_bytes", "parse_seconds", "without_password"]
 
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 SUBSET_FOLDERS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
@@ -52,6 +52,18 @@ def parse_bytes(value: Any) -> Any:
             raise ValueError("not a size")
         return int(float(parts[1]) * _SIZES[parts[2]])
     return value
+
+
+def without_password(url: str) -> str:
+    """The URL of a database without the password in it."""
+    url = re.sub(r"(?<=://)([^:@/]*):[^@]*@", r"\1@", url)
+    url = re.sub(r"(?<=[?&])password=[^&]*&?", "", url)
+    return url.rstrip("?&")
+
+
+def _default_storage() -> str | None:
+    whole = os.environ.get("AUTOTL_STORAGE")
+    return without_password(whole) if whole else None
 
 
 def default_cache() -> Path:
@@ -151,6 +163,18 @@ class StudyConfig(BaseModel):
     cache_size: Annotated[StrictInt, BeforeValidator(parse_bytes)] = Field(
         default=20 * 10**9, ge=0, description="Maximum size of the cache: 20GB, 512MB or a number of bytes."
     )
+    pool: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Where hosts share recorded features: file:///FOLDER, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.",
+    )
+    storage: str | None = Field(
+        default_factory=_default_storage,
+        min_length=1,
+        description="A database for the study, as SQLAlchemy names it: postgresql+psycopg://USER@HOST/DATABASE. "
+        "The password comes from AUTOTL_STORAGE or .pgpass. Default: AUTOTL_STORAGE, or a journal in the study's "
+        "folder.",
+    )
     max_latency: Annotated[float, BeforeValidator(parse_milliseconds)] | None = Field(
         default=None,
         description="Most time that the model may take for one image, in the passes of its networks, without reading "
@@ -215,6 +239,15 @@ class StudyConfig(BaseModel):
         if info.data.get("offline") and download not in (None, "never"):
             raise ValueError("offline is set, which forbids downloads: leave one of them out")
         return download
+
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _holds_no_secret(cls, url: Any) -> Any:
+        if isinstance(url, str) and without_password(url) != url:
+            raise ValueError("it has a password, which others would see: put the whole URL into AUTOTL_STORAGE instead")
+        if isinstance(url, str) and "://" not in url:
+            raise ValueError("not the URL of a database: postgresql+psycopg://USER@HOST/DATABASE")
+        return url
 
     @field_validator("output", "cache")
     @classmethod

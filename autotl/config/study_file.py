@@ -72,6 +72,12 @@ def load_study_file(path: str | Path, **overrides: Any) -> StudyConfig:
     for key in ("data", "test"):
         if isinstance(values.get(key), str):
             values[key] = _located(values[key], path.parent)
+    if found := {"storage", "pool"} & (values.keys() - overrides.keys()):
+        key = sorted(found)[0]
+        raise AutotlError(
+            f"{place(key)}: study files can come from untrusted sources, so they name no {key}: give --{key} on the "
+            "command line."
+        )
     for key in values.keys() - overrides.keys():
         for location in _paths_in(key, values[key]):
             _refuse_outside(key, location, path.parent, place(key))
@@ -93,6 +99,11 @@ def _paths_in(key: str, value: Any) -> list[str]:
 
 def _refuse_outside(key: str, location: str, folder: Path, place: str) -> None:
     """Raises AutotlError unless `location` is in the current folder or in `folder`, the study file's."""
+    if "://" in location:
+        raise AutotlError(
+            f"{place}: {key} = {location!r} is an address. Study files can come from untrusted sources, so give it on "
+            f"the command line: --{key} {location}"
+        )
     try:
         target = Path(location).expanduser().resolve()
     except (OSError, ValueError, RuntimeError) as error:  # a NUL character, a cycle of links
@@ -147,7 +158,8 @@ def _error_line(error: Any, values: Mapping[str, Any], place: Any) -> str | None
     if error["type"] == "missing":
         return f"{place(key)}: {key} is missing. {description}"
     reason = error["msg"].removeprefix("Value error, ").rstrip(".")
-    return f"{place(key)}: {key} = {_toml(values.get(key))} is invalid: {reason}. {description}"
+    shown = "(not shown)" if key == "storage" else _toml(values.get(key))
+    return f"{place(key)}: {key} = {shown} is invalid: {reason}. {description}"
 
 
 def _toml(value: Any) -> str:
@@ -185,7 +197,7 @@ def find_study(name: str | Path, output: str | Path = "studies") -> Path:
         AutotlError: no such study, with the nearest name; or a link in the folder leads out of it.
     """
     for folder in (Path(output) / name, Path(name)):
-        if (folder / "journal.log").is_file() and is_study(folder):
+        if _has_study(folder) and is_study(folder):
             refuse_links_out(folder)
             return folder
     known = _studies(output)
@@ -221,4 +233,8 @@ def find_model(where: str | Path, output: str | Path = "studies") -> Path:
 
 
 def _studies(output: str | Path) -> list[str]:
-    return sorted(p.parent.name for p in Path(output).glob("*/journal.log") if is_study(p.parent))
+    return sorted(p.name for p in Path(output).glob("*") if _has_study(p) and is_study(p))
+
+
+def _has_study(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("journal.log", "storage.json"))

@@ -170,7 +170,7 @@ class Coordinator:
 
     def _over(self) -> bool:
         if not self.pool.workers:
-            return True
+            return self.clock.now() >= self.time.trials_end() or not self.pool.launcher.may_grow()
         busy = any(worker.busy for worker in self.pool.workers)
         self.acknowledge_interrupt()
         if line := self.time.lateness():

@@ -73,7 +73,8 @@ class Dispatcher:
             return None
         if job := self._alignment(worker, time_budget):
             return job
-        sorts = {other.slot.is_accelerator for other in self.pool.workers if self._counts(other)}
+        here = [other for other in self.pool.workers if other.slot.host == worker.slot.host]  # they share features
+        sorts = {other.slot.is_accelerator for other in here if self._counts(other)}
         if worker.slot.is_accelerator and False in sorts:
             return self._for_accelerator(time_budget)
         if not worker.slot.is_accelerator and True in sorts:

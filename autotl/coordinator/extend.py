@@ -13,6 +13,7 @@ from autotl.config import StudyConfig
 from autotl.errors import AutotlError
 from autotl.registry import Registry
 from autotl.study.space import suggest
+from autotl.study.storage import study_exists
 from autotl.study.study import StudyAttribute, TrialAttribute, load_study
 from autotl.workers.messages import Context, member_folder
 
@@ -24,7 +25,7 @@ def extension_of(config: StudyConfig) -> StudyConfig:
 
     Raises AutotlError where there is no study to extend, and where its trials have another metric.
     """
-    if not (config.folder / "journal.log").exists():
+    if not study_exists(config.folder):
         raise AutotlError(f"There is no study {config.name!r} in {config.output} to extend: leave --extend out.")
     was, now = load_study(config.folder).user_attrs.get(StudyAttribute.CHOICES, {}).get("metric"), config.metric
     if was != now:

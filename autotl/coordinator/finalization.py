@@ -10,8 +10,10 @@ from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError, NoTrialSucceeded
 from autotl.events import SearchFinished
 from autotl.workers.launcher import Ending
+from autotl.workers.local import LocalLauncher
 from autotl.workers.messages import NO_TIME_TO_TEST, Finalize, SearchFacts
 from autotl.workers.pool import MAX_CRASHES, Worker, remaining_or_none
+from autotl.workers.rendezvous import Rendezvous
 
 __all__ = ["finalize", "require_success"]
 
@@ -79,7 +81,7 @@ def _attempt(search: Coordinator, end: float, *, refit: bool) -> Mapping[str, An
         for worker, message in pool.poll(POLL_SECONDS):
             if isinstance(message, Ending):
                 crashes += not (worker.leaving or message.left)
-                pool.drop(worker)
+                pool.drop(worker, slot_lost=message.slot_lost)
                 if not worker.leaving:
                     search.log(f"{worker.slot.name}: {message.cause}{f' (see {message.log})' if message.log else ''}")
                 if worker is chosen:
@@ -91,7 +93,11 @@ def _attempt(search: Coordinator, end: float, *, refit: bool) -> Mapping[str, An
             return search.result
         own = [worker for worker in pool.workers if not worker.joined and search.supervisor.usable(worker)]
         if not own:
-            pool.add(_sound_slot(search))
+            slot = _sound_slot(search)
+            if pool.launcher.serves_study and not slot.host:
+                search.log("The cluster is gone: this machine makes the model.")
+                pool.fall_back(LocalLauncher(search.config.folder / "logs", Rendezvous(search.config.folder)))
+            pool.add(slot)
         if chosen is None:
             idle = [worker for worker in own if worker.ready and not worker.busy]
             # an accelerator predicts the test images, and has its own features for a refit

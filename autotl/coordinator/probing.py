@@ -53,6 +53,12 @@ def await_probes(
     if not failed:
         return pool.slots
     lines = [f"{place} is not used: {reason}" for place, reason in failed.items()]
+    if pool.launcher.serves_study and len(failed) < len({slot.place for slot in pool.slots}):
+        for line in lines:
+            log(line)
+        for worker in [worker for worker in pool.workers if worker.slot.place in failed]:
+            pool.drop(worker, slot_lost=True)
+        return pool.slots
     if config.devices != "auto":
         raise AutotlError(f"--devices {config.devices!r}: {'; '.join(lines)}. Type --devices auto to do without.")
     for line in lines:

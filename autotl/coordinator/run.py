@@ -23,6 +23,7 @@ from autotl.coordinator.extend import extension_of
 from autotl.coordinator.fetching import Fetching
 from autotl.coordinator.finalization import finalize
 from autotl.coordinator.join import search_runs
+from autotl.coordinator.launching import backbone_digests, cluster_of, open_launcher, study_service
 from autotl.coordinator.probing import await_probes, with_slots
 from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, prepare
 from autotl.coordinator.signals import handle_signals
@@ -36,15 +37,14 @@ from autotl.folders import claim_cache, claim_study
 from autotl.locks import FileLock, Timeout
 from autotl.registry import Registry, load_registry
 from autotl.study.scheduler import Scheduler
+from autotl.study.storage import study_exists
 from autotl.study.study import TrialAttribute
 from autotl.study.trials import StudyTrials
 from autotl.trial.events import notify_ended
 from autotl.ui.progress import Progress
 from autotl.workers.forking import can_fork
-from autotl.workers.local import LocalLauncher
 from autotl.workers.messages import Context
 from autotl.workers.pool import WorkerPool
-from autotl.workers.rendezvous import Rendezvous
 
 __all__ = ["run_search"]
 
@@ -116,7 +116,8 @@ def _run(
     registry = load_registry(config.without_plugins, strict=config.strict_plugins)
     check_registered(config, registry)
     claim_cache(config.cache)
-    slots = parse_devices(config.devices, force=config.force)
+    # a wrong name is refused before a folder is made
+    local = [] if cluster_of(config.devices, registry) else parse_devices(config.devices, force=config.force)
     extends = config.folder if extend else None
     if extends:
         if search_runs(extends):
@@ -130,8 +131,10 @@ def _run(
             shutil.copyfile(extends / SPLIT_FILE, config.folder / SPLIT_FILE)
         watchdog = stack.enter_context(Watchdog(interrupts, progress.log))
         # the workers start first: they import torch while the images are verified
-        first, later = _first_to_start(slots, config)
-        pool = WorkerPool(LocalLauncher(config.folder / "logs", Rendezvous(config.folder)), first, clock)
+        launcher, slots = open_launcher(config, registry, local, progress.log)
+        # a cluster's processes have cores of their own, so they start together
+        first, later = (slots, []) if launcher.serves_study else _first_to_start(slots, config)
+        pool = WorkerPool(launcher, first, clock)
         try:
             policy = DownloadPolicy(config, progress.confirm, clock)
             try:
@@ -169,6 +172,9 @@ def _run(
             )
             search.resume()
             search.start(_search_started(config, slots, context))
+            if launcher.serves_study:
+                pool.service = study_service(context.folder, context.dataset.paths)
+                context = replace(context, backbone_digests=backbone_digests(context, registry))
             pool.set_up(context)
             interrupts.searching = True
             search.run()
@@ -212,7 +218,7 @@ def _with_weights(context: Context, registry: Registry, fetching: Fetching) -> C
     backbones = [registry.backbone(name) for name in choices.backbones]
     untimed = config.time is None
     fetching.fetch_first(backbones, all_of_them=untimed, required=untimed and config.backbones is not None)
-    if (config.folder / "journal.log").exists():
+    if study_exists(config.folder):
         return context
     here = [backbone.name for backbone in backbones if backbone.is_cached]
     later = [] if untimed else [name for name in choices.backbones if name not in here]
@@ -295,6 +301,6 @@ def _exclusive(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if is_new and not (folder / "journal.log").exists():
+        if is_new and not study_exists(folder):
             shutil.rmtree(folder, ignore_errors=True)
         lock.release()

@@ -29,8 +29,9 @@ from autotl.escaping import csv_cell, escape
 from autotl.folders import is_cache
 from autotl.recipe import JOIN
 from autotl.registry import Registry
+from autotl.study.database import keep_database, kept_database, open_database
 from autotl.study.space import Choices
-from autotl.study.storage import Journal
+from autotl.study.storage import Journal, study_exists
 from autotl.study.study import StudyAttribute, load_study, open_study
 from autotl.workers.messages import Context
 
@@ -123,7 +124,7 @@ def prepare(
 def _kept_backbones(config: StudyConfig, registry: Registry, log: Callable[[str], None]) -> list[str] | None:
     """The names that a study began with, in their order; None for a new study, for one that chose otherwise (by name,
     where this configuration names none, or the other way round), and where one of them is gone."""
-    if not (config.folder / "journal.log").exists():
+    if not study_exists(config.folder):
         return None
     _repair_journal(config.folder, log)
     try:
@@ -139,7 +140,7 @@ def _kept_backbones(config: StudyConfig, registry: Registry, log: Callable[[str]
 
 
 def _repair_journal(folder: Path, log: Callable[[str], None]) -> None:
-    if Journal(folder).repair():
+    if (folder / "journal.log").exists() and Journal(folder).repair():
         log("the journal ended in a torn line, which was cut; the journal as it was is beside it: journal.log.torn")
 
 
@@ -156,6 +157,8 @@ def begin_study(
     """
     _repair_journal(config.folder, log)
     journal = config.folder / "journal.log"
+    if config.storage:
+        _use_database(config)
     is_resumed = journal.exists() and journal.stat().st_size > 0
     study = open_study(config.folder, config.name, registry.metric(config.metric).direction, config.seed, config.limits)
     if study.metric_names is None:
@@ -171,6 +174,23 @@ def begin_study(
     if extends:
         log(take_over(extends, study, context, registry))
     return study
+
+
+def _use_database(config: StudyConfig) -> None:
+    """Let a new study be in the database that `config` names. Raises AutotlError where it is, or can be, no new one."""
+    url = str(config.storage)
+    kept = kept_database(config.folder)
+    if kept == (url, config.name) or (kept and kept[0] == url):
+        return
+    if kept or study_exists(config.folder):
+        where = kept[0] if kept else config.folder / "journal.log"
+        raise AutotlError(f"Study {config.name!r} is in {where}, not in {url}. Leave out --storage, or give a --name.")
+    if any(study.study_name == config.name for study in open_database(url).get_all_studies()):
+        raise AutotlError(
+            f"{url} has a study called {config.name!r}, whose folder is not {config.folder}. Give a --name of its own, "
+            "or --output with the folder that holds its files."
+        )
+    keep_database(config.folder, url, config.name)
 
 
 def library_versions(registry: Registry) -> dict[str, str]:

@@ -177,7 +177,9 @@ class Supervisor:
             self._over(worker.trial, ending.cause, state, retry=not late)
         elif not worker.leaving and not worker.killed:
             self.log(f"{worker.slot.name}: {ending.cause}{f' (see {ending.log})' if ending.log else ''}")
-        if worker.leaving or ending.left or (worker.killed and (late or worker.hook)):
+        if ending.slot_lost:
+            self.pool.drop(worker, slot_lost=True)
+        elif worker.leaving or ending.left or (worker.killed and (late or worker.hook)):
             self._replace(worker, late=late)
         elif self.crashes.crashed(worker.slot.place) and not late:
             self._disable(worker, ending.cause)

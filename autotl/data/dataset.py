@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # `autotl --help` imports the plugins that register a dataset; NumPy would take half of its time
     import numpy as np
@@ -80,27 +80,42 @@ class DatasetSource(ABC):
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Labelled images, all decodable."""
+    """Labelled images, all decodable. The sequences are kept as columns (`autotl.data.columns`), which behave like
+    tuples: a million images take less than 100 MiB."""
 
     name: str
     classes: tuple[str, ...]
-    paths: tuple[Path, ...]
+    paths: Sequence[Path]
     labels: "np.ndarray"
     """int64 [n]: indices into `classes`."""
-    digests: tuple[str, ...]
+    digests: Sequence[str]
     """Digest of each file's bytes: 32 hex digits."""
-    subsets: tuple[Subset, ...]
-    groups: tuple[str, ...]
+    subsets: Sequence[Subset]
+    groups: Sequence[str]
     """Group of each image; "" if it has none."""
-    times: tuple[float | None, ...] = ()
+    times: Sequence[float | None] = ()
     """Time of each image; empty if no image has one."""
-    lookalikes: tuple[int, ...] = ()
+    lookalikes: Sequence[int] = ()
     """Number of the near-duplicates that each image belongs to, which no other images have; empty if they were not
     searched for."""
     skipped: tuple[Skipped, ...] = ()
     findings: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()
     """Warnings of the source and the texts of the serious findings, one line each."""
+
+    def __post_init__(self) -> None:
+        from autotl.data.columns import DigestColumn, PathColumn, as_column, codes, numbers
+
+        columns: dict[str, Any] = {
+            "paths": PathColumn,
+            "digests": DigestColumn,
+            "subsets": codes,
+            "groups": codes,
+            "times": numbers,
+            "lookalikes": numbers,
+        }
+        for name, make in columns.items():
+            object.__setattr__(self, name, as_column(getattr(self, name), make))
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -27,6 +27,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from autotl.data.members import is_member, read_image
 from autotl.errors import DataError
 
 __all__ = [
@@ -154,6 +155,8 @@ def _refuse_large(image: Image.Image, max_pixels: int) -> None:
 
 
 def _open(path: str | os.PathLike[str] | bytes, *, trusted_only: bool) -> Image.Image:
+    if not isinstance(path, bytes) and is_member(os.fspath(path)):
+        path = read_image(Path(path))
     if not isinstance(path, bytes):
         mode = os.stat(path).st_mode  # noqa: PTH116 - takes any path-like, and is called for every image
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

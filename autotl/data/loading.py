@@ -129,7 +129,9 @@ def list_images(location: str, sources: Mapping[str, DatasetSource], *, confined
     """
     matching = [source for source in sources.values() if source.matches(location)]
     if not matching:
-        raise DataError(_not_a_dataset(location, sorted(set(sources) - {"folder", "manifest"})))
+        raise DataError(
+            _not_a_dataset(location, sorted(set(sources) - {"folder", "manifest", "parquet", "tar", "remote"}))
+        )
     source = matching[-1]
     if len(matching) > 1 and location == source.name:
         warnings.warn(

@@ -30,6 +30,7 @@ from autotl.data.decoding import (
     verify,
 )
 from autotl.data.digests import DIGEST_BYTES, digest_file
+from autotl.data.members import is_image_file
 
 __all__ = ["DECODE_TIMEOUT", "SandboxedDecoder", "child_environment"]
 
@@ -242,7 +243,7 @@ def _limits(arguments: Sequence[str]) -> ImageLimits:
 def _answer(path: Path, limits: ImageLimits) -> bytes:
     digest = bytes(DIGEST_BYTES)
     with suppress(OSError, ValueError):
-        if path.is_file():  # opening a pipe would wait for a writer
+        if is_image_file(path):  # opening a pipe would wait for a writer
             digest = bytes.fromhex(digest_file(path))
     try:
         inspect(path, limits)

@@ -1,4 +1,5 @@
-"""The built-in dataset sources: a folder of class folders, and a manifest (`autotl.data.manifests`).
+"""The built-in dataset sources: a folder of class folders, a manifest (`autotl.data.manifests`), Parquet and tar files
+(`autotl.data.containers`), and addresses (`autotl.data.remote`).
 
 A source calls `warnings.warn` for anything that it leaves out; `load_dataset` shows these warnings to the user.
 """
@@ -11,9 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autotl.data.containers import ParquetSource, TarSource
 from autotl.data.dataset import DatasetSource, LabelledImage, Subset, join_names
 from autotl.data.file_listing import FileListing, Parents, common_extensions, format_counts
 from autotl.data.manifests import ManifestSource
+from autotl.data.remote import RemoteSource
 from autotl.data.subset_names import class_name, means_unlabelled, subset_of
 from autotl.errors import DataError
 
@@ -45,8 +48,17 @@ class FolderSource(DatasetSource):
 
 
 def autotl_register_datasets(register: "Register[DatasetSource]") -> None:
-    register(FolderSource())
-    register(ManifestSource())
+    local = (FolderSource(), ManifestSource(), ParquetSource(), TarSource())
+
+    def list_local(location: str) -> list[LabelledImage]:
+        source = next((source for source in reversed(local) if source.matches(location)), None)
+        if source is None:
+            raise DataError(f"{location} is neither a folder, nor a manifest, Parquet file or tar archive.")
+        return source.images(location)
+
+    for source in local:
+        register(source)
+    register(RemoteSource(list_local))
 
 
 FOLD = re.compile(r"(?:cv|k|x)?[ _-]?(?:fold|part|partition|split)s?[ _-]?\d+", re.IGNORECASE)

@@ -15,6 +15,7 @@ import PIL
 
 from autotl.data.decoding import UndecodableImage
 from autotl.data.digests import digest_file
+from autotl.data.members import containing_file, is_image_file
 from autotl.data.sandbox import SandboxedDecoder
 
 __all__ = ["Verification", "verify_files"]
@@ -100,7 +101,7 @@ def _verify_part(decoder: SandboxedDecoder, paths: Sequence[Path]) -> list[Verif
 
 def _verify(decoder: SandboxedDecoder, path: Path) -> Verification:
     try:
-        digest = digest_file(path) if path.is_file() else ""  # opening a pipe would wait for a writer
+        digest = digest_file(path) if is_image_file(path) else ""  # opening a pipe would wait for a writer
     except (OSError, ValueError):
         digest = ""  # decoder.verify raises the reason
     try:
@@ -117,7 +118,9 @@ def _result(digest: str, answer: bytes | UndecodableImage) -> Verification:
 
 def _state(path: Path) -> _FileState | None:
     try:
-        status = path.stat()  # before its bytes are read, so that a change in between is noticed by the next run
+        status = containing_file(
+            path
+        ).stat()  # before its bytes are read, so that a change in between is noticed by the next run
     except (OSError, ValueError):
         return None
     absolute = os.path.abspath(path)  # noqa: PTH100 - keeps symbolic links

@@ -17,6 +17,7 @@ from autotl.backbones.levels import Layout, Levels
 from autotl.clock import Deadline
 from autotl.data.augmentation import BUILT_IN as BUILT_IN_AUGMENTATIONS
 from autotl.data.augmentation import ORIGINAL, Augmentation, View, view_key
+from autotl.data.columns import ByDigest, DigestColumn
 from autotl.data.dataset import ImageDataset
 from autotl.data.splits import Split
 from autotl.engines.accelerator import is_accelerator, to_host
@@ -27,6 +28,7 @@ from autotl.errors import find_named
 from autotl.features.batching import batches
 from autotl.features.keys import LAYOUT_KEY, conversion_key, fact_file, library_versions
 from autotl.features.pixels import AcceleratorLoader, PixelLoader, decoder_of
+from autotl.features.pool import FeaturePool
 from autotl.features.progress import ExtractionProgress
 from autotl.features.resident import ResidentCache, Residents, ResidentSamples
 from autotl.features.sharing import StoreTimeout, extract_missing
@@ -56,13 +58,13 @@ class StoredSamples:
     """
 
     def __init__(self, table: FeatureTable, digests: Sequence[str]):
-        self.table, self.digests = table, np.array(digests)
+        self.table, self.digests = table, DigestColumn.of(digests)
 
     def __len__(self) -> int:
         return len(self.digests)
 
     def __getitem__(self, chosen: slice | np.ndarray, /) -> np.ndarray:
-        return self.table.read(self.digests[chosen].tolist())
+        return self.table.read(self.digests.take(chosen))
 
 
 @dataclass
@@ -92,6 +94,8 @@ class FeatureExtractor:
     decodes: bool = False  # whether the device's GPU decodes images
     resident: ResidentCache | None = None
     """What stays in an accelerator's memory; None on CPUs."""
+    pool: FeaturePool | None = None
+    """Where hosts share features; not the boundary activations."""
     extraction_seconds: float = 0.0
     """Seconds spent in extraction so far, including the time waiting for other processes."""
     _features: dict[str, "BackboneFeatures"] = field(default_factory=dict, init=False)
@@ -174,8 +178,7 @@ class BackboneFeatures:
         """The features of `levels` [n, num_features], float32, in the order of the subset or of the indices."""
         slices = self.layout.slices(find_named("levels", levels, self.extractor.feature_levels))
         samples = self.samples(subset, view, None, (self.layout.width,), self.extractor.store)
-        digests = samples.digests.tolist()
-        parts = [samples.table.read(digests, "float32", part) for part in slices]
+        parts = [samples.table.read(samples.digests, "float32", part) for part in slices]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def recorded(self, subset: str, view: View = ORIGINAL) -> StoredSamples | None:
@@ -246,7 +249,8 @@ class BackboneFeatures:
                 return self._compute(claimed, len(missing), self.path_of(subset), view, block)
 
             began = time.monotonic()
-            extract_missing(table, digests, compute, extractor.deadline, start=extractor.first_bucket)
+            pool = extractor.pool if store is extractor.store else None
+            extract_missing(table, digests, compute, extractor.deadline, start=extractor.first_bucket, pool=pool)
             extractor.extraction_seconds += time.monotonic() - began
         if not is_accelerator(extractor.device):
             self._compiled.clear()  # hundreds of MiB each; recompiling from the cached conversion is fast
@@ -255,14 +259,14 @@ class BackboneFeatures:
     def _indices(self, subset: "str | np.ndarray") -> np.ndarray:
         return getattr(self.extractor.split, subset) if isinstance(subset, str) else subset
 
-    def digests(self, subset: "str | np.ndarray") -> list[str]:
+    def digests(self, subset: "str | np.ndarray") -> DigestColumn:
         """The digests of a subset's images, in the order of the split."""
-        return [self.extractor.dataset.digests[i] for i in self._indices(subset)]
+        return DigestColumn.of(self.extractor.dataset.digests).take(self._indices(subset))
 
-    def path_of(self, subset: "str | np.ndarray") -> dict[str, Path]:
+    def path_of(self, subset: "str | np.ndarray") -> Mapping[str, Path]:
         """The image files of a subset, by digest."""
-        dataset = self.extractor.dataset
-        return {dataset.digests[i]: dataset.paths[i] for i in self._indices(subset)}
+        dataset, rows = self.extractor.dataset, self._indices(subset)
+        return ByDigest(DigestColumn.of(dataset.digests).take(rows), lambda i: dataset.paths[int(rows[i])])
 
     def _spec(self, view: View, block: int | None) -> dict[str, Any]:
         """Everything that determines a row except the image. Decoded images don't depend on engine and device."""
@@ -284,7 +288,7 @@ class BackboneFeatures:
         }
 
     def _compute(
-        self, digests: Iterable[str], total: int, path_of: dict[str, Path], view: View, block: int | None
+        self, digests: Iterable[str], total: int, path_of: Mapping[str, Path], view: View, block: int | None
     ) -> Iterator[tuple[list[str], np.ndarray]]:
         extractor = self.extractor
         ran = "levels" if block is None else f"prefix-{block}" if block else "images"

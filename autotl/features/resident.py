@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -117,9 +117,9 @@ class Source(Protocol):
     backbone: Backbone
     engine: Engine
 
-    def digests(self, subset: str) -> list[str]: ...
+    def digests(self, subset: str) -> Sequence[str]: ...
 
-    def path_of(self, subset: str) -> dict[str, Path]: ...
+    def path_of(self, subset: str) -> Mapping[str, Path]: ...
 
     def network(self, block: int | None) -> "nn.Module": ...
 

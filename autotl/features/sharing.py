@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 
 from autotl.clock import Deadline
+from autotl.data.columns import DigestColumn
 from autotl.errors import AutotlError
+from autotl.features.pool import FeaturePool
 from autotl.features.table import FeatureTable
 
 __all__ = ["Compute", "StoreTimeout", "extract_missing"]
 
+POOL_POLL = 1.0
+"""Seconds between looks into a pool for what other hosts extract."""
 Compute = Callable[[Iterator[str]], Iterator[tuple[list[str], np.ndarray]]]
 """Image digests to batches of (digests, rows [n, *shape]). Every digest that was taken must come back in a batch."""
 
@@ -27,6 +31,7 @@ def extract_missing(
     deadline: Deadline | None = None,
     poll: float = 0.05,
     start: int = 0,
+    pool: FeaturePool | None = None,
 ) -> int:
     """Extract all images that the table doesn't hold yet; return how many this process extracted.
 
@@ -40,6 +45,7 @@ def extract_missing(
         poll: seconds between looks at the progress of other processes.
         start: the bucket to begin with; another for each process that shares the work. It decides which images are in
             a batch together, and a feature's last bits depend on that: it must be the same in a repeated search.
+        pool: where other hosts' rows are fetched before they are extracted here, and where complete buckets go.
 
     Raises:
         StoreTimeout: the deadline has passed. What was recorded stays.
@@ -47,7 +53,9 @@ def extract_missing(
     deadline = deadline or Deadline()
     num_extracted = 0
     while missing := table.missing(digests):
-        with closing(BucketClaims(table, missing, start)) as claims:
+        if pool and pool.fetch(table):
+            continue
+        with closing(BucketClaims(table, missing, start, pool)) as claims:
             with closing(_close_with(compute(iter(claims)))) as batches:
                 for names, rows in batches:
                     num_extracted += table.append(names, rows)
@@ -57,7 +65,7 @@ def extract_missing(
                 raise RuntimeError(f"no rows were returned for {len(pending)} of the images taken: {pending[0]}")
         if table.missing(missing):
             _raise_if_passed(deadline, table, digests)
-            deadline.clock.sleep(max(0.0, min(poll, deadline.remaining())))
+            deadline.clock.sleep(max(0.0, min(POOL_POLL if pool else poll, deadline.remaining())))
     return num_extracted
 
 
@@ -65,23 +73,33 @@ class BucketClaims:
     """Iterates over the missing images, bucket by bucket. A bucket is claimed when its turn comes, and held until all
     its images are recorded. Buckets that another process holds are skipped."""
 
-    def __init__(self, table: FeatureTable, missing: list[str], start: int = 0):
-        self._table, self._start = table, start
-        self._buckets: dict[int, list[str]] = {}
-        for digest in missing:
-            self._buckets.setdefault(table.bucket(digest), []).append(digest)
+    def __init__(self, table: FeatureTable, missing: DigestColumn, start: int = 0, pool: FeaturePool | None = None):
+        self._table, self._start, self._pool = table, start, pool
+        of = missing.bytes[:, -1] % table.num_buckets
+        self._buckets = {int(bucket): missing.take(of == bucket) for bucket in np.unique(of)}
         self._claims: dict[int, tuple[ExitStack, set[str]]] = {}  # the lock and the images not recorded yet
+        self._extracted: dict[int, list[str]] = {}
 
     def __iter__(self) -> Iterator[str]:
         for bucket in sorted(self._buckets, key=lambda b: (b - self._start) % self._table.num_buckets):
             claim = ExitStack()
-            if claim.enter_context(self._table.claim(bucket)):
+            if claim.enter_context(self._table.claim(bucket)) and self._may_extract(bucket, claim):
                 digests = self._table.missing(self._buckets[bucket])  # another process may have recorded some
                 self._claims[bucket] = claim, set(digests)
+                self._extracted[bucket] = list(digests)
                 self._release_if_done(bucket)
                 yield from digests
             else:
                 claim.close()
+
+    def _may_extract(self, bucket: int, claim: ExitStack) -> bool:
+        """Whether no other host extracts the bucket until `claim` is closed; what others have recorded is here then."""
+        if self._pool is None:
+            return True
+        if may := self._pool.claim(self._table.folder.name, bucket):
+            claim.callback(self._pool.release, self._table.folder.name, bucket)
+        self._pool.fetch(self._table)
+        return may
 
     def done(self, digests: Sequence[str]) -> None:
         """Note that these images are recorded, and release the buckets that are complete."""
@@ -92,6 +110,9 @@ class BucketClaims:
     def _release_if_done(self, bucket: int) -> None:
         claim, pending = self._claims[bucket]
         if not pending:
+            extracted = self._extracted.pop(bucket, [])
+            if self._pool and extracted:
+                self._pool.publish(self._table, bucket, extracted)
             claim.close()
             del self._claims[bucket]
 

@@ -15,14 +15,8 @@ from typing import Any
 import numpy as np
 
 from autotl.atomic_io import as_disk_full, format_bytes, write_atomically
-from autotl.features.table import (
-    RECORD,
-    FeatureTable,
-    StoreFull,
-    StoreUnavailable,
-    TableIndex,
-    live_markers,
-)
+from autotl.features.index import RECORD, TableIndex
+from autotl.features.table import FeatureTable, StoreFull, StoreUnavailable, live_markers
 from autotl.locks import FileLock
 
 __all__ = ["FeatureStore", "FeatureTable", "StoreFull", "StoreUnavailable", "StoredTable"]

@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import sys
-import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -20,13 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from autotl.atomic_io import as_disk_full
+from autotl.data.columns import DigestColumn
 from autotl.errors import AutotlError
+from autotl.features.index import RECORD, TableIndex
 from autotl.locks import FileLock
 from autotl.locks import Timeout as LockTimeout
 
-__all__ = ["RECORD", "FeatureTable", "StoreFull", "StoreUnavailable", "TableIndex", "live_markers", "to_stored_dtype"]
+__all__ = ["FeatureTable", "StoreFull", "StoreUnavailable", "live_markers", "to_stored_dtype"]
 
-RECORD = np.dtype([("digest", "u1", 16), ("row", "<u8"), ("crc", "<u4"), ("seal", "<u4")])
 SEAL = 0x4C544F41  # makes a record of zeros, which a lost write can leave, invalid
 CAST_CHUNK = 32_767
 """Numbers cast at a time: they fit in the CPU's cache, and PyTorch casts up to this many on one thread. Waking its
@@ -49,23 +49,6 @@ def to_stored_dtype(rows: np.ndarray, dtype: str) -> np.ndarray:
         largest = np.finfo(dtype).max
         rows = np.clip(rows, -largest, largest)
     return rows.astype(dtype, casting="same_kind")
-
-
-class TableIndex:
-    """A process's copy of a folder's index. It outlives a use of the folder: the next use reads only the records that
-    were added since, and checks no row twice."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.row_of: dict[str, int] = {}
-        """Image digest to row number."""
-        self.unchecked: dict[str, int] = {}
-        """Image digest to checksum, of the rows that this process hasn't used yet."""
-        self.bytes_read = 0
-        """Bytes of the index file that are in the dictionaries."""
-        self.next_row = 0
-        self.num_rows = 0
-        """Rows in `rows.bin` at the last refresh."""
 
 
 class FeatureTable:
@@ -103,15 +86,20 @@ class FeatureTable:
         """The number of images that have a row."""
         with self._index.lock:
             self._refresh()
-            return len(self._index.row_of)
+            return len(self._index.digests())
 
-    def missing(self, digests: Sequence[str]) -> list[str]:
+    def missing(self, digests: Sequence[str]) -> DigestColumn:
         """The digests that have no undamaged row, without duplicates, in their order."""
+        column = DigestColumn.of(digests)
         with self._index.lock:
-            self._refresh()
-            unique = dict.fromkeys(digests)
-            self._forget_damaged(unique)
-            return [d for d in unique if d not in self._index.row_of]
+            missing = column.take(self._rows_of(column) < 0)
+        _, first = np.unique(missing.bytes.view("V16").ravel(), return_index=True)
+        return missing if len(first) == len(missing) else missing.take(np.sort(first))
+
+    def _rows_of(self, digests: DigestColumn) -> np.ndarray:
+        """The row of each image, -1 where it has none. A row is checked before this process first uses it."""
+        self._refresh()
+        return self._index.rows_of(digests, lambda row, crc: zlib.crc32(self._mapped()[row]) == crc)
 
     def read(self, digests: Sequence[str], dtype: str | None = None, features: slice = slice(None)) -> np.ndarray:
         """The rows [n, *shape] of `digests`, in this order.
@@ -125,9 +113,10 @@ class FeatureTable:
             KeyError: an image has no row. Call `extract_missing` first.
         """
         with self._index.lock:
-            if missing := self.missing(digests):
-                raise KeyError(f"{len(missing)} of {len(digests)} images have no row here, the first is {missing[0]}")
-            rows = np.fromiter((self._index.row_of[d] for d in digests), np.int64, len(digests))
+            rows = self._rows_of(DigestColumn.of(digests))
+            if missing := int((rows < 0).sum()):
+                first = digests[int(np.argmax(rows < 0))]
+                raise KeyError(f"{missing} of {len(digests)} images have no row here, the first is {first}")
             source = self._mapped()[:, features]
         if dtype is None or np.dtype(dtype) == self.dtype:
             contiguous = len(rows) and bool((np.diff(rows) == 1).all())
@@ -160,8 +149,7 @@ class FeatureTable:
                     self._make_room(len(new) * (self.row_bytes + RECORD.itemsize))
                     self._write([digests[i] for i in new], np.ascontiguousarray(rows[new]))
                     self._refresh()
-                    for i in new:  # this process has just written it, so it needs no check
-                        self._index.unchecked.pop(digests[i], None)
+                    self._index.mark_sound(DigestColumn([digests[i] for i in new]))
         except OSError as error:
             raise self._as_autotl_error(error, len(digests)) from error
         return len(new)
@@ -193,10 +181,9 @@ class FeatureTable:
     def drop_damaged(self) -> list[str]:
         """Check every row, remove the damaged ones from the index, and return their image digests."""
         with FileLock(self.folder / "write.lock", thread_local=False), self._index.lock:
-            self._index.row_of, self._index.unchecked, self._index.bytes_read = {}, {}, 0
+            self._index.clear()
             self._refresh()
-            recorded = list(self._index.row_of)
-            damaged = self.missing(recorded)
+            damaged = list(self.missing(self._index.digests()))
             if damaged:
                 records = np.fromfile(self._index_file, RECORD)
                 dropped = {bytes.fromhex(d) for d in damaged}
@@ -245,10 +232,8 @@ class FeatureTable:
         self._index.next_row = max(self._index.next_row, int(records["row"].max()) + 1)
         self._index.num_rows = num_rows
         records = records[records["row"] < num_rows]  # a power cut can lose the end of `rows.bin`
-        digits = records["digest"].tobytes().hex()
-        digests = [digits[i : i + 32] for i in range(0, len(digits), 32)]
-        self._index.row_of.update(zip(digests, records["row"].tolist(), strict=True))
-        self._index.unchecked.update(zip(digests, records["crc"].tolist(), strict=True))
+        if len(records):
+            self._index.add(records)
 
     def _mapped(self) -> np.ndarray:
         """Memory map of all rows, including torn ones that have no record."""
@@ -256,15 +241,6 @@ class FeatureTable:
             shape = (self._index.num_rows, *self.shape)
             self._map = np.asarray(np.memmap(self._rows_file, self.dtype, "r", shape=shape))
         return self._map
-
-    def _forget_damaged(self, digests: dict[str, None]) -> None:
-        """Check the rows that this process uses for the first time; those with a wrong checksum count as missing."""
-        if not self._index.unchecked:
-            return
-        for digest in digests:  # in their own order, which is close to that of the rows on disk
-            crc = self._index.unchecked.pop(digest, None)
-            if crc is not None and zlib.crc32(self._mapped()[self._index.row_of[digest]]) != crc:
-                del self._index.row_of[digest]
 
     def _as_autotl_error(self, error: OSError, num_rows: int) -> AutotlError:
         if full := as_disk_full(error, self.folder.parent, num_rows * (self.row_bytes + RECORD.itemsize)):

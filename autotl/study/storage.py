@@ -9,13 +9,14 @@ process that opens the study. A file keeps none, and backends with snapshots are
 
 import json
 import os
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._base import BaseJournalSnapshot  # noqa: PLC2701 (not exported)
 from optuna.storages.journal._storage import JournalOperation  # noqa: PLC2701 (not exported)
@@ -24,8 +25,9 @@ from autotl.atomic_io import as_disk_full, write_atomically
 from autotl.errors import AutotlError
 from autotl.escaping import escape
 from autotl.locks import FileLock, NoLocks
+from autotl.study.database import kept_database, open_database
 
-__all__ = ["Journal", "open_storage", "storage_on"]
+__all__ = ["Journal", "open_storage", "storage_on", "study_exists"]
 
 SYNCED_OPERATIONS = {
     JournalOperation.CREATE_STUDY,
@@ -45,6 +47,8 @@ class Journal(JournalFileBackend):
     def __init__(self, folder: Path):
         self.file = folder / "journal.log"
         self.lock = FileLock(folder / ".journal.lock", poll_interval=0.002)
+        self._begins = array("Q", [0])
+        """Where each line that `read_lines` has seen begins in the file, and the next."""
         super().__init__(str(self.file))
 
     @contextmanager
@@ -96,6 +100,19 @@ class Journal(JournalFileBackend):
                 raise full from error
             raise
 
+    def read_lines(self, first: int) -> str:
+        """The logs from number `first` on as they are written, a line each, but for a torn last line. Many processes
+        read the same ones, so they are not parsed."""
+        with self.file.open("rb") as file:
+            file.seek(self._begins[-1])
+            for line in file:
+                if line.endswith(b"\n"):
+                    self._begins.append(self._begins[-1] + len(line))
+            if first >= len(self._begins):
+                return ""
+            file.seek(self._begins[first])
+            return file.read(self._begins[-1] - self._begins[first]).decode()
+
 
 def _write_all(file: RawIOBase, content: bytes) -> None:
     left = memoryview(content)
@@ -123,8 +140,19 @@ def storage_on(backend: BaseJournalBackend) -> JournalStorage:
     return JournalStorage(backend)
 
 
-def open_storage(folder: Path) -> JournalStorage:
-    """The storage of the study in `folder`. Raises AutotlError where the journal can't be read."""
+def study_exists(folder: Path) -> bool:
+    """Whether a study was begun in `folder`, in a journal or in a database."""
+    return (folder / "journal.log").exists() or kept_database(folder) is not None
+
+
+def open_storage(folder: Path, *, wait: bool = False) -> BaseStorage:
+    """The storage of the study in `folder`. Raises AutotlError where its journal or its database can't be read.
+
+    Args:
+        wait: for a database that can't be reached now.
+    """
+    if database := kept_database(folder):
+        return open_database(database[0], wait=wait)
     journal = Journal(folder)
     try:
         return storage_on(journal)

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autotl import events
 from autotl.config import Limits
 from autotl.errors import AutotlError
+from autotl.study.database import kept_database
 from autotl.study.pruner import SameStrategyPruner
 from autotl.study.sampler import NO_LIMITS, ConditionalTPESampler
 from autotl.study.storage import open_storage
@@ -148,8 +149,18 @@ def open_study(
     return study
 
 
-def load_study(folder: Path, seed: int = 0, limits: Limits = NO_LIMITS) -> optuna.Study:
+def load_study(
+    folder: Path,
+    seed: int = 0,
+    limits: Limits = NO_LIMITS,
+    storage: BaseStorage | None = None,
+    preferred: str = "",
+) -> optuna.Study:
     """Open the study in `folder/journal.log`, whatever the folder is called.
+
+    Args:
+        storage: the study's, where this process can't read the folder.
+        preferred: the study's name, where the storage has several.
 
     Raises:
         StudyDeleted: the journal holds no study.
@@ -157,8 +168,8 @@ def load_study(folder: Path, seed: int = 0, limits: Limits = NO_LIMITS) -> optun
             of another format.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = open_storage(folder)
-    name = _name_in_journal(storage, folder, folder.name)
+    storage = storage or open_storage(folder)
+    name = _name_in_journal(storage, folder, preferred or folder.name)
     if name is None:
         raise StudyDeleted(folder)
     study = optuna.load_study(
@@ -172,16 +183,19 @@ def load_study(folder: Path, seed: int = 0, limits: Limits = NO_LIMITS) -> optun
 def take_trial(study: optuna.Study, number: int) -> optuna.Trial:
     """The running trial with this number, which the coordinator has created for this process, to draw the parameters
     that it doesn't fix. (`Study.ask` would take whichever waiting trial is the first.)"""
+    study.get_trials(deepcopy=False)  # Optuna's cache of a database knows no trial of another process before
     return optuna.Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
 
 
 def _name_in_journal(storage: BaseStorage, folder: Path, preferred: str) -> str | None:
-    """The name of the journal's study; None where it holds none.
+    """The name of the journal's study; None where it holds none. In a database, the name that the folder keeps.
 
     Of several studies, the one with trials is meant, else the one called `preferred`: a search that was moved could
     once leave an empty study beside its own.
     """
     studies = storage.get_all_studies()
+    if database := kept_database(folder):
+        return next((study.study_name for study in studies if study.study_name == database[1]), None)
     tried = [study for study in studies if storage.get_n_trials(study._study_id)]
     names = [study.study_name for study in tried or studies]
     if len(names) < 2:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from autotl.data.dataset import DatasetSource, LabelledImage, Subset
+from autotl.data.members import is_image_file
 from autotl.testing.check import Checks, Unexpected, expect
 
 __all__ = ["DATASET"]
@@ -37,7 +38,7 @@ def lists_labelled_images(source: DatasetSource, location: str | None = None) ->
         expect(isinstance(image.path, Path), f"the path {image.path!r} is a {type(image.path).__name__}")
         expect(isinstance(image.label, str) and image.label.strip(), f"{image.path} has the label {image.label!r}")
         expect(image.subset in get_args(Subset), f"{image.path} is in subset {image.subset!r}")
-    missing = [image.path for image in images if not image.path.is_file()]
+    missing = [image.path for image in images if not is_image_file(image.path)]
     expect(not missing, f"{len(missing)} of {len(images)} files don't exist: {missing[0] if missing else ''}")
     expect(len({image.label for image in images}) >= 2, f"all images have the label {images[0].label!r}")
     repeated = [path for path, count in Counter(image.path for image in images).items() if count > 1]

@@ -40,6 +40,7 @@ def align(state: WorkerState, job: Align) -> bool:
             seed=context.config.seed,
         )
         write_json(context.folder / ALIGNMENT_FILE, alignment.to_dict())
+        state.publish(ALIGNMENT_FILE)
     except Exception as error:
         if full := as_disk_full(error, context.folder):
             raise full from error

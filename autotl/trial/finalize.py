@@ -49,6 +49,8 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     results = SearchResults(state, job.facts)
     torch.set_num_threads(state.context.cores)  # the other workers are idle
     state.extractor.threads = state.context.cores
+    if state.link:
+        state.link.fetch("trials", "model", "artifacts")
     candidates = kept_candidates(state)
     if not candidates:
         within = f" within {state.context.config.limits.describe()}" if state.context.config.limits else ""
@@ -77,40 +79,46 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     others = [member for member in members if member.trial not in refitted and sample is None]
     doubt = measure_doubt(state, members, held_out, sample)
     state.extractor.release_networks()  # the model builds its own; both together may not fit into memory
-    folder = state.context.folder / "model"
     model, newly = None, []
     if job.refit and others and deadline.remaining() > reserved + prediction_seconds:
         # a fit inside of a library can't be interrupted: the model is there before it begins
         model = _assemble(state, members, job, sorted(refitted), doubt)
-        state.send(ModelSaved(results.write(model, model.save(folder), None)))
+        _save(state, results, model)
         newly = refit(state, others, deadline.remaining() - reserved - prediction_seconds)
     release_memory()
     if model is None or newly:
         model = _assemble(state, members, job, sorted([*refitted, *newly]), doubt)
         # a user who has pressed Ctrl-C may not wait for the test images
-        model.save(folder)
-        if newly and limits.exceeded(results.costs(model, folder)):
+        _save(state, results, model)
+        if newly and limits.exceeded(results.costs(model)):
             state.send(Log(f"The members are not fitted again with the validation images: {limits.describe()}"))
             model = _assemble(state, chosen, job, fitted_on_all, doubt)
-            model.save(folder)
-        state.send(ModelSaved(results.write(model, folder, None)))
+            _save(state, results, model)
     tested = predict_test_images(state, model, deadline, interrupted=job.interrupted)
-    result = results.write(model, folder, tested)
+    result = results.write(model, tested)
     results.write_test_images(tested)
-    add_results(folder, results.about(result))
+    add_results(state.context.folder / "model", results.about(result))
+    state.publish("model/model.json", "model/README.md")
     state.send(ModelSaved(result, is_tested=True))  # a plugin may hang
     annotate_study(state.study, result)
     search = report(state, model, result, tested, _report_seconds(state, deadline, interrupted=job.interrupted))
     state.registry.notify("autotl_search_finished", study=state.study, model=model, search=search)
     if not job.interrupted:
         quick_start(state, model, min(deadline.remaining(), QUICK_START_SHARE * job.facts.elapsed))
-    return result | {"report": str(search.report) if search.report else None}
+    return result | {"report": str(state.study_folder / search.report.name) if search.report else None}
 
 
 def _report_seconds(state: WorkerState, deadline: Deadline, *, interrupted: bool) -> float:
     """Seconds that the report may take: within the deadline, but for what needs hardly any time."""
     least = 0.0 if interrupted else MIN_REPORT_SECONDS
     return max(least, min(report_seconds(state.context.config.time), deadline.remaining() - 0.5))
+
+
+def _save(state: WorkerState, results: SearchResults, model: ImageModel) -> None:
+    """Save a model that isn't tested yet, with its results, and tell the coordinator."""
+    model.save(state.context.folder / "model")
+    state.publish("model")
+    state.send(ModelSaved(results.write(model, None)))
 
 
 def _assemble(

@@ -10,10 +10,9 @@ from autotl.events import FinishedSearch
 from autotl.model.image_model import ImageModel
 from autotl.page.charts import standalone
 from autotl.report.heat import heat_maps_within
-from autotl.report.held_out import HeldOut, save_test
+from autotl.report.held_out import TEST_FILE, HeldOut, save_test
 from autotl.report.record import SearchRecord
 from autotl.report.write import study_pictures, write_report
-from autotl.study.artifacts import upload_picture
 from autotl.trial.results import TestPredictions
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import Activity, Log
@@ -63,9 +62,11 @@ def report(
     try:
         if held_out is not None:
             save_test(context.folder, held_out, context.dataset.digests)
+            state.publish(TEST_FILE)
         file = write_report(record, lambda line: state.send(Log(line)))
+        state.publish(file.name)
         for name, figure in study_pictures(record).items():
-            upload_picture(state.study, None, context.folder, f"{name}.svg", standalone(figure.svg))
+            state.upload_picture(None, f"{name}.svg", standalone(figure.svg))
     except Exception as error:
         traceback.print_exc()
         state.send(Log(f"The report could not be written: {type(error).__name__}: {error}"[:500]))

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,16 +77,16 @@ class SearchResults:
         self._validation = self._scored(*predicted(self.state, out_of_fold))
         self._gain = gain(self.state, out_of_fold, self.facts.elapsed / 2)
 
-    def write(self, model: ImageModel, folder: Path, tested: TestPredictions | None) -> dict[str, Any]:
+    def write(self, model: ImageModel, tested: TestPredictions | None) -> dict[str, Any]:
         """Write `result.json` and `leaderboard.csv`; returns the result with the leaderboard, without NaN.
 
         Args:
-            folder: where the model was saved.
+            model: saved in the study's folder.
             tested: the predicted test images; None where none was predicted.
         """
         state, limits = self.state, self.state.context.config.limits
         rows = leaderboard(state.study, state.registry.metrics, limits, {member.trial for member in model.members})
-        costs = self.costs(model, folder)
+        costs = self.costs(model)
         scores, maximize = self._validation["scores"] or {}, self.metric.greater_is_better
         cheaper = frontier(rows, scores.get(self.metric.name), costs["milliseconds"], maximize=maximize)
         result = _without_nan(
@@ -97,11 +96,14 @@ class SearchResults:
         )
         write_json(state.context.folder / "result.json", result)
         write_leaderboard(state.context.folder / "leaderboard.csv", rows)
+        state.publish("result.json", "leaderboard.csv")
         members = [{"trial": m.trial, "weight": m.weight, "description": m.recipe.describe()} for m in model.members]
-        return result | {"leaderboard": _without_nan(rows), "members": members, "model": str(folder)}
+        saved = str(state.study_folder / "model")
+        return result | {"leaderboard": _without_nan(rows), "members": members, "model": saved}
 
-    def costs(self, model: ImageModel, folder: Path) -> dict[str, Any]:
-        """What the model saved in `folder` costs (see `autotl.model.costs`)."""
+    def costs(self, model: ImageModel) -> dict[str, Any]:
+        """What a model that is saved in the study's folder costs (see `autotl.model.costs`)."""
+        folder = self.state.context.folder / "model"
         backbones = {name for member in model.members for name in member.recipe.backbones}
         parts = [part_of(folder / "members" / str(i), member) for i, member in enumerate(model.members)]
         return total_costs(parts, networks_of(self.trials, backbones, self.state.registry))
@@ -123,11 +125,13 @@ class SearchResults:
         file = self.state.context.folder / "test_images.csv"
         if tested is None:  # that of an earlier search is of another model
             file.unlink(missing_ok=True)
+            self.state.publish(file.name)
             return
         context = self.state.context
         labels = self.state.labels("test")[tested.rows]
         paths = [context.dataset.paths[i] for i in context.split.test[tested.rows]]
         write_predictions(file, paths, labels, tested.probabilities, context.dataset.classes)
+        self.state.publish(file.name)
 
     def _scored(self, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
         intervals = confidence_intervals(labels, probabilities, self.metric)

@@ -10,12 +10,12 @@ from autotl.metrics import Metric, log_loss
 from autotl.recipe import Recipe
 from autotl.study.fold_file import read_fold_file
 from autotl.study.pairs import NUM_TUNED_PAIRS
-from autotl.study.study import TrialAttribute
+from autotl.study.study import FOLD_FILE, TrialAttribute
 from autotl.trial.folds import calibrated
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import member_folder
 
-__all__ = ["why_not_promising"]
+__all__ = ["may_be_kept", "why_not_promising"]
 
 SMALLER = 0.999
 """Factor by which a log loss has to be smaller than another one: the same recipe trained again isn't ahead."""
@@ -56,12 +56,24 @@ def why_not_promising(
     return ""
 
 
+def may_be_kept(state: WorkerState, recipe: Recipe, value: float) -> bool:
+    """Whether a complete trial may be the best of its strategy, backbone and head: only then is its model of use,
+    but for limits, beyond which the others may be."""
+    complete = state.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    kept = _best_of_kind(state.study, complete, recipe)
+    metric = state.registry.metric(state.context.config.metric)
+    return bool(state.context.config.limits) or kept is None or not metric.better(kept.value or 0.0, value)
+
+
 def read_out_of_fold(state: WorkerState, number: int) -> np.ndarray | None:
     """What a complete trial predicted of the development images, [n, num_classes]; None where it wasn't kept, or can't
     be read."""
     shape = len(state.context.split.development), len(state.context.dataset.classes)
+    file = member_folder(state.context.folder, number) / FOLD_FILE
     try:
-        return read_fold_file(member_folder(state.context.folder, number), shape)
+        if state.link and not file.exists():
+            state.link.fetch(file.relative_to(state.context.folder).as_posix())
+        return read_fold_file(file.parent, shape)
     except (OSError, ValueError):
         return None
 

@@ -26,14 +26,13 @@ from autotl.model.costs import Part
 from autotl.model.member import Member, save_member
 from autotl.recipe import Recipe
 from autotl.strategies.base import OutOfTime, Report, Result
-from autotl.study.artifacts import upload_picture
 from autotl.study.pruner import STEPS
 from autotl.study.space import suggest
 from autotl.study.study import FOLD_FILE, TrialAttribute, set_note, take_trial
 from autotl.trial.costs import part_of, record_costs, require_affordable, time_backbones
 from autotl.trial.events import notify_ended
 from autotl.trial.folds import OutOfFold, fit_folds, predicted
-from autotl.trial.rivals import why_not_promising
+from autotl.trial.rivals import may_be_kept, why_not_promising
 from autotl.trial.sampling import on_all_images, sampled
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import DeviceError, TrialEnded, TrialProgress, TrialStarted, member_folder
@@ -196,6 +195,9 @@ def _record(state: WorkerState, trial: optuna.Trial, fitted: OutOfFold, value: f
     folder = member_folder(context.folder, trial.number)
     write_atomically(folder / FOLD_FILE, lambda file: np.save(file, fitted.probabilities))
     save_member(member, num_features, folder)
+    if state.link:  # what can't enter the model isn't sent: it would be removed when the trial has ended
+        is_whole = may_be_kept(state, recipe, value)
+        state.publish(f"trials/{folder.name}" if is_whole else f"trials/{folder.name}/{FOLD_FILE}")
 
     if recipe.digest != Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE]).digest:  # time cut it short
         trial.set_user_attr(TrialAttribute.RECIPE, recipe.to_dict())
@@ -239,4 +241,4 @@ def _upload_history(state: WorkerState, trial: optuna.Trial, result: Result) -> 
         values = [epoch.get(name, math.nan) for epoch in result.history]
         if any(math.isfinite(value) for value in values):
             drawing = curves([Series(name, epochs, values)], ("epoch", name))
-            upload_picture(state.study, trial, state.context.folder, f"{name}.svg", standalone(drawing))
+            state.upload_picture(trial, f"{name}.svg", standalone(drawing))

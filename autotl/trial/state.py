@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, TypeAlias
 from zlib import crc32
 
@@ -9,14 +10,19 @@ import numpy as np
 import optuna
 
 from autotl.clock import Deadline
+from autotl.config import StudyConfig
 from autotl.engines import micro_batch
 from autotl.engines.accelerator import is_accelerator
 from autotl.engines.recorded import FeatureSource, RecordedEngine
 from autotl.features.extractor import FeatureExtractor
+from autotl.features.pool import FeaturePool
 from autotl.features.resident import ResidentCache, free_memory
 from autotl.features.store import FeatureStore, StoreUnavailable
 from autotl.registry import Registry, load_registry
+from autotl.study.artifacts import upload_picture
+from autotl.study.storage import open_storage
 from autotl.study.study import load_study
+from autotl.trial.study_link import StudyLink, require_same_weights
 from autotl.workers.messages import Context, FromWorker, HookCalled, Log, PluginFailed
 
 __all__ = ["Send", "WorkerState"]
@@ -39,6 +45,8 @@ class WorkerState:
     registry: Registry
     study: optuna.Study
     extractor: FeatureExtractor
+    link: StudyLink | None = None
+    """To the study of a coordinator on another host."""
     _readers: dict[FeatureSource, FeatureExtractor] = field(default_factory=dict)
     """Extractors that only read, by whose features they read."""
     untimed_backbones: set[str] = field(default_factory=set)
@@ -46,7 +54,7 @@ class WorkerState:
     timed_backbones: set[str] = field(default_factory=set)
 
     @classmethod
-    def set_up(cls, context: Context, send: Send, deadline: Deadline) -> "WorkerState":
+    def set_up(cls, context: Context, send: Send, deadline: Deadline, link: StudyLink | None = None) -> "WorkerState":
         """Load plugins, open the study and prepare the extraction of features.
 
         Raises:
@@ -54,11 +62,15 @@ class WorkerState:
         """
         from autotl.data.device_images import can_decode
 
+        context = link.localize(context) if link else context
         config, slot = context.config, context.slot
         registry = load_registry(config.without_plugins, strict=config.strict_plugins)
+        if link:
+            require_same_weights(context, registry)
         registry.on_plugin_failure = lambda plugin, hook, text: send(PluginFailed(plugin, hook, text))
         registry.on_notify = lambda plugin, hook: send(HookCalled(plugin, hook))
-        study = load_study(context.folder, config.seed, config.limits)
+        storage = link.storage(config.storage) if link else open_storage(context.folder, wait=True)
+        study = load_study(context.folder, config.seed, config.limits, storage, config.name if link else "")
         study_cache = context.folder / "cache"  # the coordinator removes it when the search ends
         engine = registry.engine(config.engine, slot.device)
         extractor = FeatureExtractor(
@@ -75,6 +87,7 @@ class WorkerState:
             log=lambda line: send(Log(line)),
             augmentations=registry.augmentations,
             feature_levels=registry.levels,
+            pool=_pool(config, link),
             first_bucket=crc32(slot.name.encode()),
             decodes=engine.takes_tensors and can_decode(slot.device),
             resident=ResidentCache(lambda: free_memory(slot.device)) if is_accelerator(slot.device) else None,
@@ -85,7 +98,22 @@ class WorkerState:
             extractor.conversions = config.cache / "engines"
         except StoreUnavailable as error:
             send(Log(_cache_warning(error)))
-        return cls(context, send, deadline, registry, study, extractor)
+        return cls(context, send, deadline, registry, study, extractor, link)
+
+    @property
+    def study_folder(self) -> Path:
+        """The study's folder, on the coordinator's machine where that is another one."""
+        return self.link.home if self.link else self.context.folder
+
+    def publish(self, *names: str) -> None:
+        """Send files and folders that this worker has written to the study's folder, where that is on another host."""
+        if self.link:
+            self.link.publish(*names)
+
+    def upload_picture(self, trial: optuna.Trial | None, name: str, svg: str) -> None:
+        """Upload a drawing as an artifact of a trial, or of the study where `trial` is None."""
+        artifact = upload_picture(self.study, trial, self.context.folder, name, svg)
+        self.publish(f"artifacts/{artifact}")
 
     def source(self) -> FeatureSource:
         """What another worker needs to know to read the features that this one records."""
@@ -129,6 +157,12 @@ class WorkerState:
     def labels(self, subset: Literal["train", "validation", "test", "development"]) -> np.ndarray:
         """Class indices of the images of a subset, or of all but the test images, [n]."""
         return self.context.dataset.labels[getattr(self.context.split, subset)]
+
+
+def _pool(config: StudyConfig, link: StudyLink | None) -> FeaturePool | None:
+    if not config.pool:
+        return None
+    return FeaturePool(config.pool, link.claim, link.release) if link else FeaturePool(config.pool)
 
 
 def _cache_warning(error: StoreUnavailable) -> str:

@@ -83,7 +83,7 @@ def _predict(
         rows.append(row_of[path])
         probabilities.append(row)
         if deadline.remaining() < STOP_SECONDS and least.passed() and len(rows) + len(skipped) < total:
-            remedy = how_to_test_all(state.context)
+            remedy = how_to_test_all(state.context, state.study_folder)
             state.send(Log(f"Tested on {len(rows):,} of {total:,} test images: the time was up. {remedy}"))
             break
         if len(rows) % PROGRESS_INTERVAL == 0:
@@ -92,9 +92,9 @@ def _predict(
     return np.array(rows, dtype=np.int64), np.stack(probabilities) if rows else np.empty((0, len(model.classes)))
 
 
-def how_to_test_all(context: Context) -> str:
-    """What to type to test the model on all test images."""
-    config, model = context.config, shlex.quote(str(context.folder / "model"))
+def how_to_test_all(context: Context, folder: Path) -> str:
+    """What to type to test the model on all test images. `folder` is the study's."""
+    config, model = context.config, shlex.quote(str(folder / "model"))
     if config.test not in (None, "none") and Path(str(config.test)).exists():
         return (
             f"All of them: autotl evaluate {model} {shlex.quote(str(Path(str(config.test)).absolute()))} --subset all"

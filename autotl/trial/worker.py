@@ -17,14 +17,18 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import count
 from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any, Protocol
 
 from autotl.atomic_io import as_disk_full
 from autotl.clock import Deadline
+from autotl.clusters import Site
 from autotl.devices import Slot
-from autotl.errors import BrokenPlugin
+from autotl.engines.probe import ProbeResult
+from autotl.errors import BrokenPlugin, HostUnfit
 from autotl.workers.codec import ProtocolError, decode, encode
 from autotl.workers.messages import (
     FROM_COORDINATOR,
@@ -47,6 +51,7 @@ from autotl.workers.messages import (
     Stop,
     ToWorker,
 )
+from autotl.workers.requests import Answer, Request
 
 __all__ = ["Jobs", "Mailbox", "main", "serve"]
 
@@ -81,6 +86,8 @@ class Mailbox:
         self._channel, self._on_disconnect = channel, on_disconnect
         self._sending = threading.Lock()
         self._received: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        self._answers: dict[int, queue.SimpleQueue[Answer]] = {}
+        self._numbers = count()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, message: FromWorker) -> None:
@@ -93,13 +100,33 @@ class Mailbox:
         """The next message that is not SetDeadline; waits for it."""
         return self._received.get()
 
+    def ask(self, request: Callable[[int], Request]) -> Any:
+        """Send the request that `request` makes of a number, and wait for the value of its answer. Any thread may ask.
+
+        Raises:
+            OSError: the coordinator refuses, or the connection is broken.
+        """
+        number = next(self._numbers)
+        answers = self._answers[number] = queue.SimpleQueue[Answer]()
+        try:
+            self.send(request(number))
+            answer = answers.get()
+        finally:
+            del self._answers[number]
+        if answer.error:
+            raise OSError(f"the coordinator refused a request: {answer.error}")
+        return answer.value
+
     def _listen(self) -> None:
         try:
             while True:
                 message = decode(self._channel.recv_bytes(), FROM_COORDINATOR)
                 if isinstance(message, Setup | SetDeadline):
                     self.deadline.move(_seconds(message.remaining))
-                if not isinstance(message, SetDeadline):
+                if isinstance(message, Answer):
+                    if waiting := self._answers.get(message.number):
+                        waiting.put(message)
+                elif not isinstance(message, SetDeadline):
                     self._received.put(message)
         except (EOFError, OSError):
             self._on_disconnect()
@@ -111,16 +138,18 @@ class Mailbox:
 class Jobs:
     """The jobs of a worker, whose libraries are imported when it is created."""
 
-    def __init__(self, context: Context, mailbox: Mailbox):
+    def __init__(self, context: Context, mailbox: Mailbox, site: Site | None = None):
         import torch
 
         from autotl.trial import aligning, finalize, recorded_test, recording, runner
         from autotl.trial.state import WorkerState
+        from autotl.trial.study_link import StudyLink
 
         self._run_trial, self._record, self._finalize = runner.run_trial, recording.record, finalize.finalize
         self._align, self._record_test = aligning.align, recorded_test.record_test
         torch.set_num_threads(context.slot.threads)
-        self.state = WorkerState.set_up(context, mailbox.send, mailbox.deadline)
+        link = StudyLink(mailbox.ask, site) if site else None
+        self.state = WorkerState.set_up(context, mailbox.send, mailbox.deadline, link)
         gc.freeze()  # the garbage collection after each trial skips the million objects of the libraries
 
     def run_trial(self, job: RunTrial) -> bool:
@@ -186,6 +215,8 @@ def serve(mailbox: Mailbox, begin: Callable[[Context, Mailbox], Jobs] = Jobs) ->
 
 def _last_message(error: BaseException, folder: Path | None) -> FromWorker:
     """The message about an exception that ends the process."""
+    if isinstance(error, HostUnfit):
+        return Probed(ProbeResult("", usable=False, reason=str(error)))
     if isinstance(error, BrokenPlugin):  # --strict-plugins
         return PluginIsBroken(str(error))
     if folder and (full := as_disk_full(error, folder)):
@@ -202,7 +233,7 @@ def main(address: str) -> None:
     """Connect to the coordinator and do its jobs.
 
     The environment holds AUTOTL_WORKER_KEY, the key of the connection in hexadecimal digits, and AUTOTL_WORKER, the
-    fields of Hello as JSON.
+    fields of Hello as JSON; `site` with them where the worker can't read the study's folder.
     """
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
@@ -218,7 +249,8 @@ def main(address: str) -> None:
     if not ask_device(mailbox, slot.device, time.monotonic() - began):
         os._exit(0)  # no crash; immediately, since a driver that doesn't work may hang at a normal interpreter shutdown
     threading.Thread(target=import_modules, args=(late,), daemon=True, name="imports").start()
-    if not serve(mailbox):
+    site = Site(**identity["site"]) if identity.get("site") else None
+    if not serve(mailbox, partial(Jobs, site=site)):
         os._exit(1)  # exit immediately: after a CUDA error a normal interpreter shutdown can hang in the driver
 
 

@@ -4,7 +4,8 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -12,6 +13,7 @@ from typing import Any, Literal, Union
 import numpy as np
 from pydantic import BaseModel
 
+from autotl.data.columns import Column
 from autotl.errors import AutotlError
 
 __all__ = ["ProtocolError", "decode", "encode"]
@@ -59,6 +61,8 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, BaseModel):
         return _plain(value.model_dump())
+    if isinstance(value, Column):
+        return value.plain()
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -105,6 +109,10 @@ def _value(expected: Any, value: Any, place: str) -> Any:
             return tuple(_value(a, v, place) for a, v in zip(arguments, value, strict=True))
     elif origin is list and isinstance(value, list):
         return [_value(arguments[0], item, place) for item in value]
+    elif origin is Sequence and isinstance(value, dict):
+        return _column(value, place)
+    elif origin is Sequence and value == []:
+        return ()
     elif origin in (dict, Mapping) and isinstance(value, dict):
         return {key: _value(arguments[1], item, place) for key, item in value.items()}
     elif expected is float and isinstance(value, int | float) and not isinstance(value, bool):
@@ -121,6 +129,13 @@ def _value(expected: Any, value: Any, place: str) -> Any:
     elif dataclasses.is_dataclass(expected):
         return _construct(expected, value, place)  # type: ignore[arg-type]  # a class, not an instance
     raise ProtocolError(f"{place}: {value!r:.100} is not a {getattr(expected, '__name__', expected)}")
+
+
+def _column(value: dict[str, Any], place: str) -> Column[Any]:
+    try:
+        return Column.from_plain(value)
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise ProtocolError(f"{place}: {type(error).__name__}: {error}") from error
 
 
 def _model(expected: type[BaseModel], value: Any, place: str) -> BaseModel:

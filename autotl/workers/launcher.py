@@ -19,6 +19,8 @@ class Ending:
     """None where it is unknown; negative for a signal."""
     log: str = ""
     """Where the process's output can be read."""
+    slot_lost: bool = False
+    """The worker's host is gone: no other worker can be started on this slot."""
     left: bool = False
     """Whoever made it join took it out again, so that nothing failed."""
 
@@ -29,6 +31,9 @@ class Launcher(ABC):
     No method blocks longer than stated, and none raises for a worker that is gone: `alive` tells, and `how_it_ended`
     says why. A worker is identified by the string that `start` returned. All methods are called on one thread.
     """
+
+    serves_study = False
+    """Whether workers run where they can't read the study's folder: the pool then answers their requests."""
 
     @abstractmethod
     def start(self, slot: Slot) -> str:
@@ -56,6 +61,15 @@ class Launcher(ABC):
     @abstractmethod
     def how_it_ended(self, worker: str) -> Ending:
         """How the process ended; meaningful once it is not alive."""
+
+    def new_slots(self) -> list[Slot]:
+        """Slots that have appeared since the last call: at first all slots of a cluster, later those of hosts that
+        join it. None where the slots are fixed by whoever calls `start`."""
+        return []
+
+    def may_grow(self) -> bool:
+        """Whether a search without any worker is to wait: a host that was lost may come back."""
+        return False
 
     def close(self) -> None:
         """Release everything. All workers are ended before."""

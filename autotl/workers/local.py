@@ -1,6 +1,7 @@
 """Worker processes on this machine."""
 
 import json
+import re
 import secrets
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import BinaryIO
 
+from autotl.clusters import Site
 from autotl.data.sandbox import child_environment
 from autotl.devices import Slot
 from autotl.workers.codec import ProtocolError, decode, encode
@@ -53,14 +55,15 @@ class LocalLauncher(Launcher):
         logs: folder for the output of workers, a file for each slot.
         endpoint: where the workers connect to: a Rendezvous of this process, or the Endpoint of another coordinator,
             whose messages then never pass through this launcher.
+        site: the folders of workers whose coordinator is on another host, and serves them the study.
 
     All workers have the folder that is the current one now, however often the caller changes its own: names of data and
     weights may be relative to it.
     """
 
-    def __init__(self, logs: Path, endpoint: Rendezvous | Endpoint):
+    def __init__(self, logs: Path, endpoint: Rendezvous | Endpoint, site: Site | None = None):
         logs.mkdir(parents=True, exist_ok=True)
-        self.logs = logs
+        self.logs, self._site = logs, asdict(site) if site else None
         self.rendezvous = endpoint if isinstance(endpoint, Rendezvous) else None
         self.endpoint = endpoint.endpoint if isinstance(endpoint, Rendezvous) else endpoint
         self.reaper = Reaper()
@@ -76,9 +79,10 @@ class LocalLauncher(Launcher):
 
     def start(self, slot: Slot) -> str:
         token = secrets.token_hex(8)
-        log = self.logs / f"worker-{slot.name.replace(':', '-').replace('#', '-')}.log"
+        log = self.logs / f"worker-{re.sub('[:#/]', '-', slot.name)}.log"
         logged = log.stat().st_size if log.exists() else 0
-        identity = json.dumps({"token": token, "slot": {**asdict(slot), "environment": dict(slot.environment)}})
+        described = {**asdict(slot), "environment": dict(slot.environment)}
+        identity = json.dumps({"token": token, "slot": described, "site": self._site})
         secret = {"AUTOTL_WORKER_KEY": self.endpoint.key.hex(), "AUTOTL_WORKER": identity}
         environment = {**child_environment(), **ENVIRONMENT, **slot.environment, **secret}
         made = self._processes[token] = _Process(log, logged)

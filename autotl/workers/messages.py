@@ -19,6 +19,7 @@ from autotl.features.progress import ExtractionProgress
 from autotl.study.advice import Advice
 from autotl.study.needs import Recording
 from autotl.study.space import Choices
+from autotl.workers.requests import REQUESTS, Answer, Request
 
 __all__ = [
     "FROM_COORDINATOR",
@@ -71,6 +72,8 @@ class Context:
     slot: Slot
     cores: int
     """CPU cores of the whole search: the finalizing worker uses all of them while the others rest."""
+    backbone_digests: Mapping[str, str] = field(default_factory=dict)
+    """Of the backbones that are on the coordinator's machine, by name: workers elsewhere must have the same."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,8 @@ class Hello:
 
 @dataclass(frozen=True)
 class Probed:
-    """The worker has asked its device whether it works, before Setup. It ends where the device isn't usable."""
+    """The worker has asked its device whether it works, before Setup; during Setup, where its host can't run trials of
+    this search. It ends where the device isn't usable."""
 
     probe: ProbeResult
     seconds: float = 0.0
@@ -335,7 +339,7 @@ class Crashed:
     traceback: str
 
 
-ToWorker: TypeAlias = Setup | SetDeadline | RunTrial | Record | RecordTest | Align | Finalize | Stop
+ToWorker: TypeAlias = Setup | SetDeadline | RunTrial | Record | RecordTest | Align | Finalize | Stop | Answer
 FromWorker: TypeAlias = (
     Hello
     | Probed
@@ -356,10 +360,11 @@ FromWorker: TypeAlias = (
     | ModelSaved
     | Finalized
     | Crashed
+    | Request
 )
 
 FROM_COORDINATOR = {
-    cls.__name__: cls for cls in (Setup, SetDeadline, RunTrial, Record, RecordTest, Align, Finalize, Stop)
+    cls.__name__: cls for cls in (Setup, SetDeadline, RunTrial, Record, RecordTest, Align, Finalize, Stop, Answer)
 }
 FROM_WORKER = {
     cls.__name__: cls
@@ -378,7 +383,7 @@ FROM_WORKER = {
             HookCalled,
             Log,
         ),
-        *(ExtractionProgress, PluginFailed, PluginIsBroken, DiskIsFull, ModelSaved, Finalized, Crashed),
+        *(ExtractionProgress, PluginFailed, PluginIsBroken, DiskIsFull, ModelSaved, Finalized, Crashed, *REQUESTS),
     )
 }
 

@@ -22,6 +22,8 @@ from autotl.workers.messages import (
     Stop,
     ToWorker,
 )
+from autotl.workers.requests import REQUESTS
+from autotl.workers.service import StudyService
 
 __all__ = ["MAX_CRASHES", "CrashCounter", "Worker", "WorkerPool", "remaining_or_none"]
 
@@ -110,6 +112,8 @@ class WorkerPool:
     context: Context | None = None
     """What each worker needs before its first job; None until `set_up`."""
     workers: list[Worker] = field(default_factory=list)
+    service: StudyService | None = None
+    """Answers workers that can't read the study's folder."""
     _deadline: float = math.inf
 
     def __post_init__(self) -> None:
@@ -150,11 +154,16 @@ class WorkerPool:
     def poll(self, timeout: float) -> Iterator[tuple[Worker, FromWorker | Ending]]:
         """Yield messages that have arrived, then the Ending of each worker that is gone; waits up to `timeout` seconds
         for the first message. The caller drops or replaces a worker whose Ending it gets."""
+        for slot in self.launcher.new_slots():
+            self.slots.append(slot)
+            self.add(slot)
         yield from self._messages(timeout)
         gone = [worker for worker in self.workers if not self._alive(worker)]
         if gone:
             yield from self._messages(0)  # what they sent before they ended
         for worker in gone:
+            if self.service:
+                self.service.forget(worker.identity)
             if worker in self.workers:
                 yield worker, self._ending(worker)
 
@@ -167,9 +176,13 @@ class WorkerPool:
                 self._set_up(worker)
             if isinstance(message, Probed) and worker is not None:
                 worker.probe, worker.start_seconds = message.probe, message.seconds
-            if worker is not None:  # a dropped worker's messages are late
-                worker.last_message = self.clock.now()
+            if worker is None:  # a dropped worker's messages are late
+                continue
+            worker.last_message = self.clock.now()
+            if not isinstance(message, REQUESTS):
                 yield worker, message
+            elif self.service:
+                self.launcher.send(identity, self.service.answer(identity, message))
 
     def _join(self, identity: str, slot: Slot) -> Worker:
         now = self.clock.now()
@@ -208,9 +221,16 @@ class WorkerPool:
         self.launcher.kill(worker.identity)  # its children may live on
         return new
 
-    def drop(self, worker: Worker) -> None:
-        """Do without a worker, and end it."""
+    def fall_back(self, launcher: Launcher) -> None:
+        """Go on with another launcher, once all workers are gone."""
+        self.launcher.close()
+        self.launcher = launcher
+
+    def drop(self, worker: Worker, *, slot_lost: bool = False) -> None:
+        """Do without a worker, and end it. Where its host is gone, its slot is forgotten."""
         self.workers.remove(worker)
+        if slot_lost:
+            self.slots = [slot for slot in self.slots if slot.name != worker.slot.name]
         self.launcher.kill(worker.identity)
 
     def close(self, *, immediately: bool = False) -> None:

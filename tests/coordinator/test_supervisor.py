@@ -404,3 +404,16 @@ def test_a_worker_that_leaves_between_trials_costs_nothing(scene):
     one.supervisor.ended(joined, Ending("the worker that joined is gone", left=True))
     assert one.lines == ["cpu:1 has left the search"]
     assert (one.trials, names(one)) == ([], ["cpu:0"])
+
+
+def test_a_host_that_is_gone_costs_its_slot_and_no_crash(scene):
+    scene = scene("a/cpu:0", "b/cpu:0")
+    worker = scene.workers[0]
+    number, place = len(scene.workers), worker.slot.place
+    trial = scene.begin(worker, x=0.5)
+    scene.crash(ending=Ending("its Dask worker is gone", slot_lost=True))
+    assert scene.trials[trial.number].state == TrialState.FAIL
+    assert scene.study.get_trials(states=(TrialState.WAITING,))[0].user_attrs["retry_of"] == trial.number
+    assert len(scene.workers) == number - 1
+    assert worker.slot.name not in [slot.name for slot in scene.pool.slots]
+    assert scene.supervisor.crashes[place] == 0

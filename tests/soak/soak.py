@@ -11,11 +11,16 @@ import time
 import traceback
 from pathlib import Path
 
-import crowding  # noqa: F401  # each of these registers its trials
+import clusters  # noqa: F401  # each of these registers its trials
+import crowding  # noqa: F401
+import databases  # noqa: F401
 import disks  # noqa: F401
 import forged_models  # noqa: F401
+import idle_workers  # noqa: F401
 import killing  # noqa: F401
+import millions  # noqa: F401
 import mutations  # noqa: F401
+import pools  # noqa: F401
 import promises  # noqa: F401
 from fire import TRIALS, Outcome
 

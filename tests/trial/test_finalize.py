@@ -67,8 +67,14 @@ def test_the_model_is_saved_and_tested(finished, messages):
     assert (predicted.argmax(1) == finished.labels("test")).mean() == pytest.approx(result["test"]["accuracy"])
 
 
-def test_what_was_predicted_for_the_test_images_is_kept(finished):
+def test_what_was_predicted_for_the_test_images_is_kept(finished, monkeypatch):
+    published = []  # what a worker that can't write to the study's folder sends to it
+    monkeypatch.setattr(type(finished), "publish", lambda self, *names: published.extend(names))
     result = finalize(finished, Finalize(None, {}, FACTS, refit=False))
+    assert published.index("model") < published.index("model/model.json")
+    assert {"model/README.md", "result.json", "leaderboard.csv", "test_images.csv", "test.npz", "report.html"} <= set(
+        published
+    )
     folder = finished.context.folder
     lines = (folder / "test_images.csv").read_text().splitlines()
     with np.load(folder / "test.npz", allow_pickle=False) as kept:
@@ -177,7 +183,10 @@ def test_separate_test_images_are_tested_with_evaluate(finished, tmp_path):
     images.mkdir()
     context = replace(finished.context, config=finished.context.config.model_copy(update={"test": str(images)}))
     model = context.folder / "model"
-    assert tested_images.how_to_test_all(context) == f"All of them: autotl evaluate {model} '{images}' --subset all"
+    assert (
+        tested_images.how_to_test_all(context, context.folder)
+        == f"All of them: autotl evaluate {model} '{images}' --subset all"
+    )
 
 
 def test_an_interrupted_search_predicts_test_images_in_time_and_prepares_no_quick_start(finished, monkeypatch):

@@ -86,6 +86,8 @@ def stub_state(patches, registry, tmp_path):
         study=study,
         deadline=Deadline(clock=VirtualClock()),
         labels=lambda subset: dataset.labels[getattr(split, subset)],
+        study_folder=config.folder,
+        publish=lambda *names: None,
     )
 
 
@@ -100,7 +102,7 @@ def model_of(*trials):
 
 def write(state, probabilities=None):
     tested = None if probabilities is None else TestPredictions(np.arange(len(probabilities)), probabilities)
-    return SearchResults(state, FACTS).write(model_of(1, 2), state.context.folder / "model", tested)
+    return SearchResults(state, FACTS).write(model_of(1, 2), tested)
 
 
 def test_a_result_has_all_its_keys(stub_state):
@@ -140,7 +142,7 @@ def test_a_score_that_is_minimised_is_ranked_from_the_lowest(stub_state):
 def test_seconds_count_from_the_start_of_the_search(stub_state):
     results = SearchResults(stub_state, FACTS)
     stub_state.deadline.clock.sleep(20)
-    assert results.write(model_of(1), stub_state.context.folder, None)["seconds"] == 120.0
+    assert results.write(model_of(1), None)["seconds"] == 120.0
 
 
 def test_test_images_are_scored_beside_a_baseline(stub_state):

@@ -50,6 +50,16 @@ from autotl.workers.messages import (
     TrialProgress,
     TrialStarted,
 )
+from autotl.workers.requests import (
+    Answer,
+    ClaimBucket,
+    ExchangeLogs,
+    ListFiles,
+    PlaceFiles,
+    ReadFile,
+    ReadImage,
+    WriteFile,
+)
 
 SLOT = Slot("cuda:0#2", "cuda", "cuda:0", 4, {"CUDA_VISIBLE_DEVICES": "MIG-a b"})
 MESSAGES = [
@@ -80,6 +90,16 @@ MESSAGES = [
     ModelSaved({"test": None, "members": [{"trial": 1, "weight": 0.5}]}),
     Finalized({"seconds": 1.0}),
     Crashed("Traceback"),
+    ExchangeLogs(1, ({"op_code": 6, "worker_id": "w", "trial_id": 3, "intermediate_value": 0.5},), 17),
+    ListFiles(2, "trials"),
+    ReadFile(3, "model/model.json", 0),
+    WriteFile(4, "0123456789abcdef", "trials/00001/head.skops", "UEs=", 1 << 20),
+    PlaceFiles(5, "0123456789abcdef", "trials/00001"),
+    ReadImage(6, 41),
+    ClaimBucket(8, "0" * 64, 31),
+    ClaimBucket(9, "0" * 64, 31, release=True),
+    Answer(6, "/9j/"),
+    Answer(7, error="ValueError: not a file of a trial"),
     Align(("resnet18", "lite0"), 256, 6.5),
     Aligned(Advice(("lite0", "resnet18"), 2), "", is_device_error=False),
 ]

@@ -1,0 +1,137 @@
+"""A worker's link to a study whose folder it can't read: its coordinator serves journal, files and images."""
+
+import base64
+import json
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage
+
+from autotl.clusters import Site
+from autotl.data.members import member_path, register_reader
+from autotl.errors import AutotlError, HostUnfit
+from autotl.registry import Registry
+from autotl.study.database import open_database
+from autotl.study.served import ServedJournal
+from autotl.study.storage import storage_on
+from autotl.workers.messages import Context
+from autotl.workers.requests import (
+    CHUNK_BYTES,
+    ClaimBucket,
+    ExchangeLogs,
+    ListFiles,
+    PlaceFiles,
+    ReadFile,
+    ReadImage,
+    Request,
+    WriteFile,
+)
+
+__all__ = ["StudyLink", "require_same_weights"]
+
+SERVED = ".served"
+
+
+def require_same_weights(context: Context, registry: Registry) -> None:
+    """Raises HostUnfit where the weights of a backbone are missing here, or are not those of the coordinator."""
+    for name, digest in context.backbone_digests.items():
+        try:
+            ours = registry.backbone(name).digest
+        except AutotlError as error:
+            raise HostUnfit(f"backbone {name} can't be used there: {error}") from error
+        if ours != digest:
+            raise HostUnfit(
+                f"backbone {name} has other weights there (digest {ours[:12]}, here {digest[:12]}). Copy the file from "
+                "here, or leave the backbone out"
+            )
+
+
+class StudyLink:
+    """Reads and writes the study through requests.
+
+    Args:
+        ask: sends the request that it is given a number for, and returns the answer's value. Raises OSError where the
+            coordinator refuses.
+        site: this worker's own folders.
+    """
+
+    def __init__(self, ask: Callable[[Callable[[int], Request]], Any], site: Site):
+        self.ask, self.site = ask, site
+        self.folder = Path(site.folder)
+        """Stands in for the study's folder."""
+        self.home = Path()
+        """The study's folder on the coordinator's machine."""
+
+    def localize(self, context: Context) -> Context:
+        """The context with this host's folders. Images that are not on this host are read through the coordinator."""
+        self.home = context.folder
+        register_reader(SERVED, self._read_image)
+        served = self.folder / f"images{SERVED}"
+        paths = [
+            path if os.path.exists(path) else member_path(served, str(index), path.name)  # noqa: PTH110 - a million
+            for index, path in enumerate(context.dataset.paths)
+        ]
+        config = context.config.model_copy(update={"cache": Path(self.site.cache)})
+        return replace(context, folder=self.folder, config=config, dataset=replace(context.dataset, paths=tuple(paths)))
+
+    def storage(self, database: str | None) -> BaseStorage:
+        """The study's storage: what the coordinator serves, or a database, which this host reaches by itself."""
+        if database:
+            return open_database(database, wait=True)
+        return storage_on(ServedJournal(self._exchange))
+
+    def _exchange(self, logs: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
+        lines = self.ask(lambda n: ExchangeLogs(n, tuple(logs), first))
+        return [json.loads(line) for line in lines.split("\n") if line]
+
+    def claim(self, table: str, bucket: int) -> bool:
+        """Whether this worker, and no other of the search, is to extract a bucket of a table of features."""
+        return bool(self.ask(lambda n: ClaimBucket(n, table, bucket)))
+
+    def release(self, table: str, bucket: int) -> None:
+        """Let other workers extract what a claimed bucket still lacks."""
+        self.ask(lambda n: ClaimBucket(n, table, bucket, release=True))
+
+    def publish(self, *names: str) -> None:
+        """Send files or folders to the study's folder. Each replaces what is there, once it is whole; a file that
+        is not here is removed there."""
+        for name in names:
+            local, upload = self.folder / name, secrets.token_hex(8)
+            files = sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else [local]
+            for file in files if local.exists() else []:
+                self._send(upload, file, file.relative_to(self.folder).as_posix())
+            self.ask(lambda n, u=upload, path=name: PlaceFiles(n, u, path))  # type: ignore[misc]
+
+    def _send(self, upload: str, file: Path, name: str) -> None:
+        with file.open("rb") as content:
+            offset, chunk = 0, content.read(CHUNK_BYTES)
+            while chunk or not offset:
+                text = base64.b64encode(chunk).decode()
+                self.ask(lambda n, o=offset, t=text: WriteFile(n, upload, name, t, o))  # type: ignore[misc]
+                if not chunk:
+                    return  # an empty file
+                offset, chunk = offset + len(chunk), content.read(CHUNK_BYTES)
+
+    def fetch(self, *names: str) -> None:
+        """Bring folders or files of the study here. A file that is here with the same size is not fetched again."""
+        for name in names:
+            for path, size in self.ask(lambda n, folder=name: ListFiles(n, folder)).items():  # type: ignore[misc]
+                local = self.folder / path
+                if not local.exists() or local.stat().st_size != size:
+                    self._receive(path, size, local)
+
+    def _receive(self, path: str, size: int, local: Path) -> None:
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with local.open("wb") as file:
+            while file.tell() < size:
+                chunk = base64.b64decode(self.ask(lambda n: ReadFile(n, path, file.tell())))
+                if not chunk:
+                    raise OSError(5, "the file became shorter while it was fetched", path)
+                file.write(chunk)
+
+    def _read_image(self, file: Path, place: str) -> bytes:
+        return base64.b64decode(self.ask(lambda n: ReadImage(n, int(place))))

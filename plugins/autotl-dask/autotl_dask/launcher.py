@@ -1,0 +1,212 @@
+"""The launcher that starts an actor for each slot of a Dask cluster, and relays its messages."""
+
+import json
+import logging
+import queue
+import re
+import secrets
+import threading
+import time
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from distributed import Client, LocalCluster
+
+from autotl.clusters import StudySite
+from autotl.devices import Slot
+from autotl.errors import AutotlError
+from autotl.workers.codec import decode, encode
+from autotl.workers.launcher import Ending, Launcher
+from autotl.workers.messages import FROM_WORKER, FromWorker, ToWorker
+from autotl.workers.relay import HostSlots, boot_id, how_versions_differ
+from autotl_dask.actor import SlotActor, report
+
+__all__ = ["DaskLauncher", "connect"]
+
+CONNECT_SECONDS, JOIN_SECONDS = 20.0, 60.0
+"""Seconds for the connection to a scheduler, and for the first worker of a new cluster."""
+TAKE_SECONDS, END_SECONDS = 10.0, 5.0
+"""Seconds that an actor waits for a message before it answers with none, and that all processes get to end."""
+REJOIN_SECONDS = 30.0
+"""Seconds that a search without any worker waits for a host: Dask's nannies restart a killed worker in a few."""
+
+
+def connect(where: str, site: StudySite, client: Client | None) -> "DaskLauncher":
+    """The launcher for `tcp://host:8786`, `tls://…` or `local*4`. A `client` is used, and left open, where given."""
+    if client is not None:
+        return DaskLauncher(client, site, ExitStack())
+    local = re.fullmatch(r"local(?:\*([1-9]\d{0,2}))?", where)
+    if not local and not re.match(r"(tcp|tls|ws|wss|ucx)://", where):
+        example = "Type dask:tcp://HOST:8786, dask:tls://HOST:8786, or dask:local*4 for four workers on this machine."
+        raise AutotlError(f"--devices dask:{where}: not the address of a scheduler. {example}")
+    for name in ("batched", "client", "core", "nanny", "scheduler", "worker"):
+        logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)  # the search says what a loss means
+    with ExitStack() as opened:
+        try:
+            scheduler: Any = where
+            if local:
+                options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+                scheduler = opened.enter_context(closing(LocalCluster(n_workers=int(local[1] or 0) or None, **options)))
+            client = opened.enter_context(closing(Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)))
+        except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
+            remedy = "Start one: dask scheduler; and on each host: dask worker tcp://SCHEDULER:8786"
+            cause = f"{type(error).__name__}: {str(error)[:200]}"
+            raise AutotlError(f"--devices dask:{where}: no scheduler answers there ({cause}). {remedy}") from error
+        return DaskLauncher(client, site, opened.pop_all())
+
+
+@dataclass(eq=False)
+class _Remote:
+    """One trial process on the cluster."""
+
+    slot: Slot
+    address: str
+    """Of its Dask worker."""
+    actor: Any = None
+    num_sent: int = 0
+    ending: Ending | None = None
+    relay: threading.Thread | None = None
+
+
+class DaskLauncher(Launcher):
+    """The slots are those of the cluster's hosts: each accelerator once, and for each Dask worker on a host without one
+    a CPU slot."""
+
+    serves_study = True
+
+    def __init__(self, client: Client, site: StudySite, opened: ExitStack):
+        self.client, self.site, self._opened = client, site, opened
+        self._slots = HostSlots()
+        self._remotes: dict[str, _Remote] = {}
+        self._messages: queue.SimpleQueue[tuple[str, FromWorker] | None] = queue.SimpleQueue()
+        self._hosts: queue.SimpleQueue[tuple[str, dict[str, Any] | None]] = queue.SimpleQueue()
+        """Reports of Dask workers that have come, by their addresses; None for one that is gone."""
+        self._lost_at = time.monotonic()
+        client.subscribe_topic("all", self._heard)
+        opened.callback(client.unsubscribe_topic, "all")
+        try:
+            with suppress(TimeoutError):  # the search says that there is none
+                client.wait_for_workers(1, timeout=JOIN_SECONDS)
+            for address, host in client.run(report).items():
+                self._add(address, host)
+        except Exception as error:  # whatever a host raises: most often an ImportError
+            self.close()
+            if isinstance(error, AutotlError):
+                raise
+            cause = f"A host of the cluster can't run trials: {type(error).__name__}: {error}"
+            raise AutotlError(f"{cause}. Install there what is installed here: {how_versions_differ({})}") from error
+
+    def _add(self, address: str, host: dict[str, Any]) -> None:
+        if differing := how_versions_differ(host["versions"]):
+            raise AutotlError(f"{host['host']} ({address}) can't run trials of this search: {differing}")
+        self._hosts.put((address, host))
+
+    def _heard(self, event: Any) -> None:
+        """An event of the scheduler; called on the client's event loop."""
+        message = event[1]
+        if message.get("action") == "add-worker":
+            threading.Thread(target=self._ask, args=(message["worker"],), daemon=True).start()
+        elif message.get("action") == "remove-worker":
+            self._hosts.put((message["worker"], None))
+            self._messages.put(None)  # wakes `receive`
+
+    def _ask(self, address: str) -> None:
+        try:
+            self._add(address, self.client.run(report, workers=[address])[address])
+        except Exception as error:  # an AutotlError, or it has left again
+            if isinstance(error, AutotlError):
+                self.site.log(f"warning: {error}")
+
+    def new_slots(self) -> list[Slot]:
+        slots: list[Slot] = []
+        with suppress(queue.Empty):
+            while True:
+                address, host = self._hosts.get_nowait()
+                if host is not None:
+                    slots += self._slots.add(address, host)
+                    continue
+                self._slots.remove(address)
+                self._lost_at = time.monotonic()
+                for remote in self._remotes.values():
+                    if remote.address == address and not remote.ending:
+                        remote.ending = Ending(f"its Dask worker, {address}, is gone", slot_lost=True)
+        return slots
+
+    def may_grow(self) -> bool:
+        return self.client.status == "running" and time.monotonic() - self._lost_at < REJOIN_SECONDS
+
+    def start(self, slot: Slot) -> str:
+        token = secrets.token_hex(8)
+        remote = self._remotes[token] = _Remote(slot, self._slots.address_of(slot))
+        if remote.address:
+            remote.relay = threading.Thread(target=self._relay, args=(token, remote), daemon=True)
+            remote.relay.start()
+        else:
+            remote.ending = Ending(f"the host of {slot.name} is gone", slot_lost=True)
+        return token
+
+    def _relay(self, token: str, remote: _Remote) -> None:
+        """Create the actor, and pass on what it says until it ends."""
+        given = (remote.slot, str(self.site.cache), boot_id(), dict(self.site.environment))
+        future: Any = None
+        try:
+            future = self.client.submit(SlotActor, *given, actor=True, workers=[remote.address], key=f"autotl-{token}")
+            remote.actor = future.result()
+            if remote.ending:
+                self._call(remote, "end")
+            while not remote.ending:
+                contents, ending = self._call(remote, "take", TAKE_SECONDS).result()
+                for content in contents:
+                    self._messages.put((token, decode(content, FROM_WORKER)))
+                if ending:
+                    remote.ending = remote.ending or Ending(**json.loads(ending))
+        except Exception as error:  # the Dask worker or the scheduler is gone, or what it said is no message
+            cause = f"{remote.slot.name} can't be reached any more: {type(error).__name__}: {error}"
+            remote.ending = remote.ending or Ending(cause[:300], slot_lost=True)
+        self._messages.put(None)
+        with suppress(Exception):  # the scheduler is gone
+            future.release()
+
+    def _call(self, remote: _Remote, method: str, *arguments: Any) -> Any:
+        """Begin a call of an actor's method; returns its future. An actor looks for its client when it is used."""
+        with self.client.as_current():
+            return getattr(remote.actor, method)(*arguments)
+
+    def send(self, worker: str, message: ToWorker) -> None:
+        remote = self._remotes[worker]
+        if self.alive(worker) and remote.actor is not None:
+            with suppress(Exception):  # gone since: `alive` will say so
+                self._call(remote, "put", remote.num_sent, encode(message))
+                remote.num_sent += 1
+
+    def receive(self, timeout: float) -> list[tuple[str, FromWorker]]:
+        items: list[tuple[str, FromWorker] | None] = []
+        with suppress(queue.Empty):
+            items.append(self._messages.get(timeout=max(timeout, 1e-6)))
+            while True:
+                items.append(self._messages.get_nowait())
+        return [item for item in items if item]
+
+    def alive(self, worker: str) -> bool:
+        return self._remotes[worker].ending is None
+
+    def kill(self, worker: str) -> None:
+        remote = self._remotes[worker]
+        if not remote.ending:
+            remote.ending = Ending("the worker was killed")
+            with suppress(Exception):  # gone already, or not there yet: `_relay` ends it
+                self._call(remote, "end")
+
+    def how_it_ended(self, worker: str) -> Ending:
+        return self._remotes[worker].ending or Ending("it has not ended")
+
+    def close(self) -> None:
+        for worker in self._remotes:
+            self.kill(worker)
+        end = time.monotonic() + END_SECONDS
+        for remote in self._remotes.values():
+            if remote.relay:
+                remote.relay.join(max(0.0, end - time.monotonic()))
+        with suppress(Exception):  # the scheduler is gone
+            self._opened.close()

@@ -1,0 +1,188 @@
+"""Images in Parquet files, in tar archives and at addresses are the images of the folder that they were made from."""
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from autotl.data.containers import ParquetSource, TarSource
+from autotl.data.loading import load_dataset
+from autotl.data.members import read_image
+from autotl.data.sources import autotl_register_datasets
+from autotl.data.splits import make_split
+from autotl.errors import DataError
+from autotl.testing import dataset_checks
+
+
+@pytest.fixture(scope="module")
+def images(cells):
+    """(path, class) of 40 cells."""
+    return [(p, c.name) for c in sorted(cells.iterdir()) for p in sorted(c.iterdir())[:20]]
+
+
+@pytest.fixture(scope="module")
+def sources():
+    registered = {}
+    autotl_register_datasets(lambda source: registered.setdefault(source.name, source))
+    return registered
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOTL_CACHE", str(tmp_path / "cache"))
+
+
+def write_parquet(file, images, *, names=("defective", "functional"), rows=7):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table(
+        {
+            "id": pa.array(range(len(images))),
+            "image": pa.array([{"bytes": p.read_bytes(), "path": p.name} for p, _ in images]),
+            "label": pa.array([names.index(c) for _, c in images]),
+        }
+    )
+    features = {"label": {"names": list(names), "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), file, row_group_size=rows)
+
+
+def write_tar(file, images, *, label=".cls"):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as archive:
+        for number, (path, name) in enumerate(images):
+            archive.add(path, f"{name}/{path.name}" if label is None else f"{number:06}{path.suffix}")
+            if label:
+                content = json.dumps({"label": name}).encode() if label == ".json" else name.encode()
+                info = tarfile.TarInfo(f"{number:06}{label}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+def same_as_folder(location, images, sources, tmp_path):
+    folder = tmp_path / "folder"
+    for path, name in images:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / name)
+    expected, found = load_dataset(str(folder), sources), load_dataset(str(location), sources)
+    assert found.classes == expected.classes
+    of_folder, of_container = (dict(zip(d.digests, d.labels.tolist(), strict=True)) for d in (expected, found))
+    assert of_container == of_folder
+    return expected, found
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_parquet_with_image_bytes(shards, images, sources, tmp_path):
+    for i in range(shards):
+        write_parquet(tmp_path / "set" / "data" / f"images-{i:05}-of-{shards:05}.parquet", images[i::shards])
+    same_as_folder(tmp_path / "set", images, sources, tmp_path)
+
+
+def test_the_split_does_not_depend_on_the_container(images, sources, tmp_path):
+    write_parquet(tmp_path / "cells.parquet", images)
+    write_tar(tmp_path / "cells.tar", images)
+    expected, parquet = same_as_folder(tmp_path / "cells.parquet", images, sources, tmp_path)
+    archive = load_dataset(str(tmp_path / "cells.tar"), sources)
+    subsets = [
+        {name: {d.digests[i] for i in getattr(make_split(d, 0), name)} for name in ("train", "validation", "test")}
+        for d in (expected, parquet, archive)
+    ]
+    assert subsets[0] == subsets[1] == subsets[2]
+
+
+@pytest.mark.parametrize("label", [".cls", ".json", None])
+def test_tar_shards(label, images, sources, tmp_path):
+    for i in range(2):
+        write_tar(tmp_path / "shards" / f"cells-{i:06}.tar", images[i::2], label=label)
+    same_as_folder(tmp_path / "shards", images, sources, tmp_path)
+
+
+def test_an_archive_is_indexed_once(images, tmp_path, monkeypatch):
+    write_tar(tmp_path / "cells.tar", images)
+    first = TarSource().images(str(tmp_path / "cells.tar"))
+    monkeypatch.setattr("autotl.data.containers._read_index", lambda file: pytest.fail("indexed again"))
+    assert TarSource().images(str(tmp_path / "cells.tar")) == first
+
+
+def test_files_named_like_subsets_are_subsets(images, tmp_path):
+    write_parquet(tmp_path / "train-00000-of-00001.parquet", images[::2])
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", images[1::2])
+    listed = ParquetSource().images(str(tmp_path))
+    assert {image.subset for image in listed} == {"train", "test"}
+
+
+def test_an_image_that_is_gone_is_an_os_error(images, tmp_path):
+    write_tar(tmp_path / "cells.tar", images)
+    last = TarSource().images(str(tmp_path / "cells.tar"))[-1].path
+    (tmp_path / "cells.tar").write_bytes((tmp_path / "cells.tar").read_bytes()[:2000])
+    with pytest.raises(OSError, match="shorter"):
+        read_image(last)
+    with pytest.raises(OSError, match="no such file"):
+        read_image(Path("/nowhere/cells.zip/@0+5/a.png"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [("a.parquet", b"PAR1 not really", "not a Parquet file"), ("a.tar", b"\x1f\x8b\x08 not really", "tar archive")],
+)
+def test_a_damaged_container_is_named(name, content, expected, sources, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=expected):
+        load_dataset(str(tmp_path / name), sources)
+
+
+def test_columns_that_are_missing_are_named(tmp_path):
+    pq.write_table(pa.table({"label": [0, 1]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"no column of image bytes\. Its columns: label"):
+        ParquetSource().images(str(tmp_path / "a.parquet"))
+    pq.write_table(pa.table({"image": [b"x"], "a": [1], "b": [2]}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="no column called label"):
+        ParquetSource().images(str(tmp_path / "b.parquet"))
+
+
+@dataset_checks
+@pytest.mark.parametrize("suffix", [".parquet", ".tar"])
+def test_contract(check, suffix, images, tmp_path):
+    file = tmp_path / f"cells{suffix}"
+    (write_parquet if suffix == ".parquet" else write_tar)(file, images)
+    check(ParquetSource() if suffix == ".parquet" else TarSource(), location=str(file))
+
+
+def test_an_address_is_copied_once_and_read_like_a_local_file(images, sources, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    write_parquet(tmp_path / "cells.parquet", images)
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/bucket/set/cells.parquet", (tmp_path / "cells.parquet").read_bytes())
+    same_as_folder("memory://bucket/set", images, sources, tmp_path)
+    with pytest.raises(DataError, match="can't be read: FileNotFoundError"):
+        load_dataset("memory://bucket/nothing.parquet", sources)
+
+
+@pytest.mark.slow
+def test_s3(images, sources, tmp_path, monkeypatch):
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    import s3fs
+
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        system = s3fs.S3FileSystem()
+        system.mkdir("photos")
+        for path, name in images:
+            system.put_file(str(path), f"photos/cells/{name}/{path.name}")
+        same_as_folder("s3://photos/cells", images, sources, tmp_path)
+    finally:
+        server.stop()
