@@ -103,6 +103,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         download: Literal["never", "ask", "always"] | None = None,
         strict_images: bool | None = None,
         align: bool | None = None,
+        pool: str | None = None,
+        storage: str | None = None,
         without_plugins: Sequence[str] | None = None,
         strict_plugins: bool | None = None,
         callbacks: Sequence[Callback] = (),
@@ -137,6 +139,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.download = download
         self.strict_images = strict_images
         self.align = align
+        self.pool = pool
+        self.storage = storage
         self.without_plugins = without_plugins
         self.strict_plugins = strict_plugins
         self.callbacks = callbacks

@@ -123,6 +123,8 @@ VALUES = {
     "align": True,
     "without_plugins": ["mlflow"],
     "strict_plugins": True,
+    "storage": "postgresql+psycopg://me@host/studies",
+    "pool": "file:///nfs/pool",
 }
 
 

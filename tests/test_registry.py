@@ -1,5 +1,6 @@
 """Plugins: what a third-party plugin registers, and the effects of a broken one."""
 
+import os
 import re
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_a_plugin_can_be_left_out(way, install_plugin, built_in, monkeypatch):
     name = f"left_out_by_{way}"
     install_plugin(name, "raise RuntimeError('must not be imported')")
     if way == "variable":
-        monkeypatch.setenv("AUTOTL_PLUGINS", f"no:{name}")
+        monkeypatch.setenv("AUTOTL_PLUGINS", f"{os.environ['AUTOTL_PLUGINS']},no:{name}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         registry = load_registry(without=[name] if way == "argument" else [])

@@ -37,6 +37,8 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "test": (["--test", "none"], "none"),
     "strict_images": (["--strict-images"], True),
     "align": (["--align"], True),
+    "pool": (["--pool", "file:///nfs/pool"], "file:///nfs/pool"),
+    "storage": (["--storage", "postgresql+psycopg://me@host/studies"], "postgresql+psycopg://me@host/studies"),
     "engine": (["--engine", "torch"], "torch"),
     "ensemble": (["--ensemble", "1"], 1),
     "joined": (["--joined", "1"], 1),

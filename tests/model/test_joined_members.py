@@ -73,7 +73,7 @@ def test_a_heat_map_hides_a_window_from_all_networks_at_once(joined, validation)
     (heat,) = model.explain(validation[:1])
     assert heat.values.shape == heat.image.size[::-1]
     assert np.ptp(heat.values) > 0
-    ((_, cells), (_, same)) = model._explainer.evidence(heat.image, 0)
+    ((_, cells), (_, same)) = model.explainer.evidence(heat.image, 0)
     np.testing.assert_allclose(cells, same)
 
 

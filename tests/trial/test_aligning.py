@@ -20,6 +20,7 @@ def state(patches, extractor, tiny, tmp_path):
         extractor=extractor,
         deadline=Deadline(),
         send=sent.append,
+        publish=lambda *names: None,
         sent=sent,
     )
 

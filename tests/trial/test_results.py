@@ -240,7 +240,7 @@ def test_faster_trials_are_told_with_what_they_lose(stub_state):
         tell(stub_state.study, value, milliseconds=milliseconds, batch_milliseconds=1.0, passes=1)
     results = SearchResults(stub_state, FACTS)
     results.selected(np.eye(3)[stub_state.labels("development")])
-    [entry] = results.write(model_of(0, 1), stub_state.context.folder / "model", None)["frontier"]
+    [entry] = results.write(model_of(0, 1), None)["frontier"]
     assert (entry["trial"], entry["speedup"], entry["loss"]) == (2, 5.0, pytest.approx(0.3))
 
 

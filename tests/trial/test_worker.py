@@ -281,8 +281,8 @@ def coordinator(monkeypatch):
     monkeypatch.setenv("AUTOTL_WORKER", json.dumps({"token": "t", "slot": slot}))
     monkeypatch.setattr(module, "Client", lambda address, authkey: connection if authkey == b"key" else None)
     monkeypatch.setattr(module, "_kill_process_group", lambda: None)
-    monkeypatch.setattr(module, "serve", lambda mailbox: True)
-    monkeypatch.setattr(module, "ask_device", lambda mailbox, device: True)
+    monkeypatch.setattr(module, "serve", lambda mailbox, begin: True)
+    monkeypatch.setattr(module, "ask_device", lambda mailbox, device, seconds: True)
     before = signal.getsignal(signal.SIGINT)
     yield coordinator
     signal.signal(signal.SIGINT, before)
@@ -311,7 +311,7 @@ def test_a_worker_probes_its_device_before_it_waits_for_jobs():
 
 def test_a_worker_whose_device_does_not_work_ends_without_a_crash(coordinator, monkeypatch):
     codes = []
-    monkeypatch.setattr(module, "ask_device", lambda mailbox, device: False)
+    monkeypatch.setattr(module, "ask_device", lambda mailbox, device, seconds: False)
     monkeypatch.setattr(module.os, "_exit", codes.append)
     main("/tmp/somewhere")
     assert codes == [0]
@@ -325,7 +325,7 @@ def test_ctrl_c_is_left_to_the_coordinator(coordinator):
 @pytest.mark.parametrize(("reliable", "exits"), [(True, []), (False, [1])])
 def test_after_a_device_error_the_process_exits_immediately(coordinator, monkeypatch, reliable, exits):
     codes = []
-    monkeypatch.setattr(module, "serve", lambda mailbox: reliable)
+    monkeypatch.setattr(module, "serve", lambda mailbox, begin: reliable)
     monkeypatch.setattr(module.os, "_exit", codes.append)
     main("/tmp/somewhere")
     assert codes == exits
