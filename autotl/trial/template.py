@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -113,8 +114,9 @@ class _Template:
 def main(descriptor: int) -> None:
     """Import the libraries, and fork workers until the launcher is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    template = _Template(socket.socket(fileno=descriptor))
+    template, began = _Template(socket.socket(fileno=descriptor)), time.monotonic()
     worker.import_modules((*worker.EARLY_IMPORTS, *JOBS))
+    seconds = time.monotonic() - began
     gc.collect()
     gc.freeze()  # a collection in a worker would touch, and so copy, all pages of the libraries' objects
     request = template.serve()
@@ -128,7 +130,7 @@ def main(descriptor: int) -> None:
     os.chdir(request.folder)
     os.environ.update(request.variables)
     _name_process(json.loads(os.environ["AUTOTL_WORKER"])["slot"]["name"])
-    worker.main(request.address)
+    worker.main(request.address, seconds)
 
 
 def _name_process(slot: str) -> None:

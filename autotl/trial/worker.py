@@ -229,11 +229,14 @@ def _seconds(remaining: float | None) -> float:
     return math.inf if remaining is None else remaining
 
 
-def main(address: str) -> None:
+def main(address: str, imported_in: float = 0.0) -> None:
     """Connect to the coordinator and do its jobs.
 
     The environment holds AUTOTL_WORKER_KEY, the key of the connection in hexadecimal digits, and AUTOTL_WORKER, the
-    fields of Hello as JSON; `site` with them where the worker can't read the study's folder.
+    fields of Hello and the folders of a worker on another host as JSON.
+
+    Args:
+        imported_in: seconds that the process from which this one was forked has taken to import the libraries.
     """
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
@@ -246,7 +249,7 @@ def main(address: str) -> None:
     late = LATE_IMPORTS if slot.is_accelerator else ()
     began = time.monotonic()
     import_modules([module for module in EARLY_IMPORTS if module not in late])
-    if not ask_device(mailbox, slot.device, time.monotonic() - began):
+    if not ask_device(mailbox, slot.device, imported_in or time.monotonic() - began):
         os._exit(0)  # no crash; immediately, since a driver that doesn't work may hang at a normal interpreter shutdown
     threading.Thread(target=import_modules, args=(late,), daemon=True, name="imports").start()
     site = Site(**identity["site"]) if identity.get("site") else None

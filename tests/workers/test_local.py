@@ -43,7 +43,7 @@ TEMPLATE = """
 import runpy, sys
 from autotl.trial import template, worker
 
-def run(address):
+def run(address, imported_in):
     sys.argv = ["worker.py", address]
     runpy.run_path("worker.py")
 
