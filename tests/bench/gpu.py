@@ -78,6 +78,7 @@ class Ground:
     threads: int
     seconds: float
     networks: tuple[str, ...]
+    devices: tuple[str, ...]
 
     @cached_property
     def images(self) -> Path:
@@ -453,9 +454,13 @@ def search_fine_tuning(ground: Ground) -> list[Row]:
 
 def search_busy(ground: Ground) -> list[Row]:
     """Three minutes: how busy the GPU is, from the first complete trial to the last."""
-    result = _search(ground, ground.seconds)
-    work = f"search, {ground.seconds:g} s: GPU busy ({result['complete']} trials)"
-    return [Row(work, None, result["busy"], "%", None, "≥ 70 %", (result["busy"] or 0) >= 70)]
+    rows = []
+    for devices in ground.devices:
+        result = _search(ground, ground.seconds, "--devices", devices)
+        by = ", ".join(f"{name} {n}" for name, n in sorted(result["by"].items()))
+        work = f"search, {ground.seconds:g} s on {devices}: GPU busy ({result['complete']} trials: {by})"
+        rows.append(Row(work, None, result["busy"], "%", None, "≥ 70 %", (result["busy"] or 0) >= 70))
+    return rows
 
 
 ON_GPU = {
@@ -481,6 +486,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--photographs", type=Path, default=shared, help="A folder of class folders of JPEGs.")
     parser.add_argument("--images", type=int, default=12_000, help="How many JPEGs are made of them.")
     parser.add_argument("--network", action="append", help="A timm network; several times for several.")
+    parser.add_argument(
+        "--devices", action="append", help="Of the search whose GPU is watched; several times to compare."
+    )
     parser.add_argument("--seconds", type=float, default=180, help="Of the search whose GPU is watched.")
     parser.add_argument("--out", type=Path, default=Path("bench-gpu.json"), help="Where the rows are written.")
     options = parser.parse_args(arguments)
@@ -500,7 +508,13 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="autotl-bench-gpu-") as folder:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         ground = Ground(
-            Path(folder), options.photographs, num_images, threads, options.seconds, tuple(options.network or NETWORKS)
+            Path(folder),
+            options.photographs,
+            num_images,
+            threads,
+            options.seconds,
+            tuple(options.network or NETWORKS),
+            tuple(options.devices or ["auto"]),
         )
         _ = ground.images
         for name in [n for n in works if not options.names or n in options.names]:
