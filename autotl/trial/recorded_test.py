@@ -6,6 +6,7 @@ predicted in the last seconds of a search, for which a duration would have to be
 
 import traceback
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import product
 
 import numpy as np
@@ -14,7 +15,7 @@ from autotl.atomic_io import as_disk_full, write_atomically
 from autotl.backbones.base import Backbone
 from autotl.data.augmentation import ORIGINAL, View
 from autotl.devices import is_device_error
-from autotl.errors import find_named
+from autotl.errors import AutotlError, find_named
 from autotl.features.joined import JoinedFeatures
 from autotl.features.sharing import StoreTimeout
 from autotl.features.store import StoreUnavailable
@@ -32,6 +33,7 @@ __all__ = ["MANY_IMAGES", "frozen_outputs", "record_test", "recorded_passes", "r
 
 MANY_IMAGES = 256
 """Number of test images from which compiling a network for an engine is worth its time."""
+MAX_ATTEMPTS = 3
 CHUNK = 512
 """Images whose recorded features are in memory at once."""
 
@@ -47,11 +49,9 @@ def record_test(state: WorkerState, job: RecordTest) -> bool:
         DiskFull: the disk is full.
     """
     try:
-        candidates = kept_candidates(state)
-        limits = job.seconds_per_image, job.time_limit, EarlierModel.of(state).folders
-        for member in choose_members(state, candidates, *limits, recorded_passes(state, candidates))[0]:
+        for member in _choose_members(state, job):
             _record(state, member)
-    except (StoreTimeout, StoreUnavailable):  # what is missing is computed at the end
+    except (StoreTimeout, StoreUnavailable, FileNotFoundError):  # what is missing is computed at the end
         state.send(Recorded(None))
         return True
     except Exception as error:
@@ -65,6 +65,17 @@ def record_test(state: WorkerState, job: RecordTest) -> bool:
     state.send(Recorded(None))
     release_memory()
     return True
+
+
+def _choose_members(state: WorkerState, job: RecordTest) -> list[Member]:
+    """The members that would be chosen now. While they are, a better trial may end, and the fitted model of a worse one
+    is removed; none after MAX_ATTEMPTS."""
+    for _ in range(MAX_ATTEMPTS):
+        candidates = kept_candidates(state)
+        limits = job.seconds_per_image, job.time_limit, EarlierModel.of(state).folders
+        with suppress(AutotlError):
+            return choose_members(state, candidates, *limits, recorded_passes(state, candidates))[0]
+    return []
 
 
 def _record(state: WorkerState, member: Member) -> None:

@@ -14,7 +14,7 @@ from autotl.features.progress import ExtractionProgress
 from autotl.model.image_model import load
 from autotl.testing.scripted import VirtualClock
 from autotl.trial import finalize as module
-from autotl.trial import tested_images
+from autotl.trial import recorded_test, tested_images
 from autotl.trial.finalize import finalize
 from autotl.trial.quick_start import quick_start
 from autotl.trial.recorded_test import record_test
@@ -291,6 +291,24 @@ def test_images_whose_passes_are_recorded_are_predicted_when_the_time_is_up(fini
     assert len(recorded["members"]) == 3  # a fine-tuned one among them
     assert recorded["test"] == pytest.approx(streamed["test"], abs=0.01)
     assert recorded["test"]["n"] == 12
+
+
+def test_a_trial_whose_model_is_removed_while_the_test_images_are_recorded_costs_one_more_attempt(
+    finished, messages, monkeypatch
+):
+    real, failures = recorded_test.choose_members, [AutotlError("trials/00001 is not a complete member of a model")]
+
+    def choose(*arguments):
+        if failures:
+            raise failures.pop()
+        return real(*arguments)
+
+    monkeypatch.setattr(recorded_test, "choose_members", choose)
+    chosen = []
+    monkeypatch.setattr(recorded_test, "_record", lambda state, member: chosen.append(member))
+    assert record_test(finished, RecordTest({}, 60.0))
+    assert messages[-1] == Recorded(None)
+    assert chosen
 
 
 def test_a_member_that_is_fitted_again_predicts_the_test_images_again(finished, monkeypatch):
