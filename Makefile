@@ -14,11 +14,11 @@ demo: $(VENV)/demo
 	$(BIN)/autotl search elpv --time 5m
 
 test: $(VENV)/test
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile
 
 # What takes under two minutes.
 quick: $(VENV)/test
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 3 --dist loadfile -m "not slow"
 
 # What users reported, script by script, with whole searches: half an hour.
 cases: $(VENV)/test

@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["quantize", "store_in_fp16"]
 
-NETWORK = re.compile(r"networks\.\d+\.features:")
+NETWORK = re.compile(r"networks\.\d+\.network:")
 """In the scope of each node of a network that PyTorch's exporter writes; see `autotl.exports.graph`."""
 IN_INT8 = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Clip", "Relu", "Add", "MaxPool")
 """Operations that run in int8. A clip must be one of them, or the convolution before it stays in fp32."""

@@ -7,6 +7,7 @@ and `variables`, and comes with the descriptor of the worker's log; `{"cancel": 
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import signal
@@ -14,10 +15,11 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 from autotl.trial import worker
@@ -28,6 +30,7 @@ IDLE_SECONDS = 60
 """A template without workers and requests ends after so many seconds: a notebook may never search again."""
 MAX_REQUEST = 1 << 16
 JOBS = tuple(f"autotl.trial.{name}" for name in ("aligning", "finalize", "recording", "runner"))
+START = (sys.executable, "-P", "-X", "faulthandler", "-m", "autotl.trial.worker")
 PR_SET_NAME = 15
 
 
@@ -128,9 +131,25 @@ def main(descriptor: int) -> None:
     os.dup2(request.log, 2)
     os.close(request.log)
     os.chdir(request.folder)
+    paths = [os.environ.get("PYTHONPATH", ""), request.variables.get("PYTHONPATH", "")]
     os.environ.update(request.variables)
+    if not _change_path(*(path.split(os.pathsep) for path in paths)):
+        os.execv(sys.executable, [*START, request.address])
     _name_process(json.loads(os.environ["AUTOTL_WORKER"])["slot"]["name"])
     worker.main(request.address, seconds)
+
+
+def _change_path(before: Sequence[str], after: Sequence[str]) -> bool:
+    """Change the folders of PYTHONPATH; False where that isn't enough, since a folder that comes or goes has something
+    which is imported already, or which Python runs when it starts."""
+    imported = {name.partition(".")[0] for name in sys.modules} | {"sitecustomize", "usercustomize"}
+    for folder in (set(before) ^ set(after)) - {""}:
+        with suppress(OSError):
+            if imported.intersection(entry.name.partition(".")[0] for entry in Path(folder).iterdir()):
+                return False
+    sys.path[:] = [*filter(None, after), *(path for path in sys.path if path not in before)]
+    importlib.invalidate_caches()
+    return True
 
 
 def _name_process(slot: str) -> None:

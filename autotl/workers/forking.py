@@ -246,6 +246,7 @@ def fork_worker(environment: Mapping[str, str], address: str, folder: Path, log:
             if template.is_gone:
                 del _templates[other]
         if key not in _templates:
+            shared["PYTHONPATH"] = environment.get("PYTHONPATH", "")
             for other in [other for other, template in _templates.items() if template.is_idle]:
                 _templates.pop(other).close()
             _templates[key] = Template(shared, log)
@@ -254,8 +255,9 @@ def fork_worker(environment: Mapping[str, str], address: str, folder: Path, log:
 
 
 def _is_per_process(name: str) -> bool:
-    """Whether no import reads the variable, so that workers that differ in it have the same template."""
-    return name.startswith("AUTOTL_") or name == "PYTEST_CURRENT_TEST"
+    """Whether workers that differ in the variable have the same template: no import reads it, or, as PYTHONPATH, the
+    worker sees to it."""
+    return name.startswith("AUTOTL_") or name in ("PYTHONPATH", "PYTEST_CURRENT_TEST")
 
 
 def _inherited() -> Iterator[tuple[object, object]]:

@@ -5,6 +5,8 @@ import pytest
 from autotl.backbones.timm import autotl_register_backbones
 from autotl.testing import backbone_checks
 
+pytestmark = pytest.mark.slow
+
 
 @backbone_checks
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])

@@ -11,6 +11,8 @@ from autotl.errors import AutotlError
 from autotl.registry import Registry
 from autotl.testing import CHECKS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_a_package_has_a_project_a_readme_a_module_and_tests(component, tmp_path):

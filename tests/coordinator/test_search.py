@@ -37,6 +37,7 @@ def test_result_json_holds_what_is_promised(found):
     assert set(result) == {
         "study", "metric", "classes", "images", "trials", "best", "refitted", "test", "baseline", "seconds", "versions",
         "validation", "intervals", "remedy", "limits", "latency", "tried", "never_tried", "costs", "frontier",
+        "gain", "alignment",
     }  # fmt: skip
     assert result["images"] == {"train": 76, "validation": 20, "test": 24, "skipped": 0}
     assert sum(result["trials"].values()) == 8

@@ -8,6 +8,8 @@ from autotl.testing.scripted import ScriptedLauncher
 from autotl.workers.launcher import Ending
 from autotl.workers.messages import Hello, Log, Stop
 
+pytestmark = pytest.mark.slow
+
 
 class Valid(ScriptedLauncher):
     """Keeps the contract without a process."""

@@ -20,6 +20,8 @@ from autotl.trial.quick_start import quick_start
 from autotl.trial.recorded_test import record_test
 from autotl.workers.messages import Finalize, Log, ModelSaved, Recorded, RecordTest, SearchFacts
 
+pytestmark = pytest.mark.slow
+
 FACTS = SearchFacts(50.0, {"complete": 3, "pruned": 0, "failed": 0}, {"torch": "2"})
 
 

@@ -16,6 +16,8 @@ from autotl.workers.messages import member_folder
 
 from .conftest import enqueue, run_next
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folded(state):

@@ -16,6 +16,8 @@ from autotl.workers.messages import Log, Recorded, TrialEnded
 
 from .conftest import enqueue, run_next
 
+pytestmark = pytest.mark.slow
+
 
 class Accelerator(TorchEngine):
     """PyTorch, whose features are recorded under another key than the CPU worker's own."""

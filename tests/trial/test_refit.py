@@ -10,6 +10,8 @@ from autotl.trial import refit as module
 from autotl.trial.refit import refit
 from autotl.workers.messages import Activity, Log, member_folder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def members(finished):

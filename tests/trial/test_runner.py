@@ -30,6 +30,8 @@ from autotl.workers.messages import (
 
 from .conftest import enqueue, fitted_result, run_next
 
+pytestmark = pytest.mark.slow
+
 
 def types(messages):
     return [type(message).__name__ for message in messages]

@@ -17,6 +17,8 @@ from autotl.trial import selection
 from autotl.trial.selection import COMPILE_SECONDS, LOAD_SECONDS, Candidate, choose_members, kept_candidates
 from autotl.workers.messages import Log, member_folder
 
+pytestmark = pytest.mark.slow
+
 NUM_TEST = 100
 
 

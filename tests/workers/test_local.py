@@ -1,11 +1,12 @@
 """Worker processes on this machine: how they start, what is said of their end, and that none is left behind."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -300,3 +301,40 @@ def test_a_worker_imports_nothing_from_the_current_folder(path, tmp_path, monkey
     finally:
         launcher.close()
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_python_path_with_what_is_imported_already_is_not_changed(tmp_path, monkeypatch):
+    from autotl.trial.template import _change_path
+
+    monkeypatch.setattr(sys, "path", ["before", *sys.path])
+    (tmp_path / "pytest.py").touch()
+    assert not _change_path(["before"], [str(tmp_path)])
+    (tmp_path / "pytest.py").rename(tmp_path / "something_else.py")
+    unchanged = sys.path[1:]
+    assert _change_path(["before"], [str(tmp_path), ""])
+    assert sys.path == [str(tmp_path), *unchanged]
+
+
+@pytest.mark.parametrize(("name", "is_started_anew"), [("other.py", False), ("sitecustomize.py", True)])
+def test_workers_of_another_python_path_are_forked_too_unless_it_has_what_is_imported(name, is_started_anew, tmp_path):
+    package = str(Path(autotl.__file__).parents[1])
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / name).write_text("")
+    template = forking.Template({**os.environ, "PYTHONPATH": package}, 2)
+    rendezvous = Rendezvous(tmp_path)
+    slot = json.dumps({"token": "t", "slot": {**asdict(SLOT), "environment": {}}})
+    variables = {"PYTHONPATH": f"{folder}:{package}", "AUTOTL_WORKER": slot}
+    variables["AUTOTL_WORKER_KEY"] = rendezvous.endpoint.key.hex()
+    try:
+        process = template.fork(rendezvous.endpoint.address, tmp_path, variables, 2)
+        while not rendezvous.bell.poll(0.1) and process.poll() is None:
+            pass
+        assert process.poll() is None
+        command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        assert (b"autotl.trial.worker" in command) is is_started_anew
+        process.kill()
+        process.wait(10)
+    finally:
+        template.close()
+        rendezvous.close()
