@@ -88,4 +88,4 @@ def test_a_network_is_converted_without_the_cache(no_locks, tmp_path, monkeypatc
 
     monkeypatch.setattr(openvino, "load_openvino", lambda: None)
     monkeypatch.setattr(openvino, "_convert", lambda module, size: "converted")
-    assert openvino._cached(None, None, 32, tmp_path, "key") == "converted"
+    assert openvino._cached(None, None, 32, tmp_path, tmp_path / "key") == "converted"
