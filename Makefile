@@ -14,11 +14,11 @@ demo: $(VENV)/demo
 	$(BIN)/autotl search elpv --time 5m
 
 test: $(VENV)/test
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What takes under two minutes.
 quick: $(VENV)/test
-	$(BIN)/pytest -n 3 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # What users reported, script by script, with whole searches: half an hour.
 cases: $(VENV)/test
@@ -26,7 +26,7 @@ cases: $(VENV)/test
 
 # The same parts of the suite with the oldest versions that pyproject.toml allows, in an environment of their own.
 lowest: $(VENV)-lowest/test
-	$(VENV)-lowest/bin/pytest -n 2 --dist loadfile -m "not slow" $(LOWEST)
+	$(VENV)-lowest/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(LOWEST)
 
 lint: $(VENV)/test
 	$(BIN)/ruff format --check

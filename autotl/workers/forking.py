@@ -226,7 +226,7 @@ def _kill(pidfd: int) -> None:
 
 
 _templates: dict[tuple[tuple[object, object], ...], Template] = {}
-"""By environment and limits. A template outlives a search, so that the next one of this process starts at once."""
+"""By environment, interpreter and limits. A template outlives a search, so that the next one of this process starts at once."""
 _lock = threading.Lock()
 
 
@@ -265,6 +265,7 @@ def _inherited() -> Iterator[tuple[object, object]]:
     for name in dir(resource):
         if name.startswith("RLIMIT_"):
             yield name, resource.getrlimit(getattr(resource, name))
+    yield "python", sys.executable
     yield "nice", os.getpriority(os.PRIO_PROCESS, 0)
     yield "cores", tuple(sorted(os.sched_getaffinity(0)))
 
