@@ -226,7 +226,7 @@ def _kill(pidfd: int) -> None:
 
 
 _templates: dict[tuple[tuple[object, object], ...], Template] = {}
-"""By environment, interpreter and limits. A template outlives a search, so that the next one of this process starts at once."""
+"""By environment, interpreter and limits. A template outlives a search: the next one of this process starts at once."""
 _lock = threading.Lock()
 
 
