@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from autotl.trial import worker
+from autotl.workers.forking import MAX_REQUEST, python_command
 
 __all__ = ["main"]
 
 IDLE_SECONDS = 60
 """A template without workers and requests ends after so many seconds: a notebook may never search again."""
-MAX_REQUEST = 1 << 16
 JOBS = tuple(f"autotl.trial.{name}" for name in ("aligning", "finalize", "recording", "runner"))
-START = (sys.executable, "-P", "-X", "faulthandler", "-m", "autotl.trial.worker")
 PR_SET_NAME = 15
 
 
@@ -134,7 +133,7 @@ def main(descriptor: int) -> None:
     paths = [os.environ.get("PYTHONPATH", ""), request.variables.get("PYTHONPATH", "")]
     os.environ.update(request.variables)
     if not _change_path(*(path.split(os.pathsep) for path in paths)):
-        os.execv(sys.executable, [*START, request.address])
+        os.execv(sys.executable, python_command("autotl.trial.worker", request.address))
     _name_process(json.loads(os.environ["AUTOTL_WORKER"])["slot"]["name"])
     worker.main(request.address, seconds)
 

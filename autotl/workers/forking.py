@@ -24,7 +24,7 @@ from functools import cache
 from multiprocessing.connection import wait
 from pathlib import Path
 
-__all__ = ["UNKNOWN_CODE", "ForkedProcess", "Template", "can_fork", "fork_worker"]
+__all__ = ["MAX_REQUEST", "UNKNOWN_CODE", "ForkedProcess", "Template", "can_fork", "fork_worker", "python_command"]
 
 UNKNOWN_CODE = -256
 """Exit code of a process whose template was killed, so that nobody has collected the real one."""
@@ -33,6 +33,12 @@ CODE_SECONDS = 5.0
 POLL_SECONDS = 1.0
 MAX_REQUEST = 1 << 16
 """Bytes of a message between launcher and template: a few variables and paths."""
+
+
+def python_command(module: str, argument: str) -> list[str]:
+    """The command of a process that runs a module. -P: `-m` alone would import a random.py or torch.py of the current
+    folder in the library's place."""
+    return [sys.executable, "-P", "-X", "faulthandler", "-m", module, argument]
 
 
 @cache
@@ -126,8 +132,7 @@ class Template:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._popen = subprocess.Popen(
-                # -P: `-m` alone would import a random.py or torch.py of the current folder in the library's place
-                [sys.executable, "-P", "-X", "faulthandler", "-m", "autotl.trial.template", str(theirs.fileno())],
+                python_command("autotl.trial.template", str(theirs.fileno())),
                 env=dict(environment),
                 cwd="/",  # a worker changes to its own folder; a template keeps none in use
                 pass_fds=[theirs.fileno()],

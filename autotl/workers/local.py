@@ -5,7 +5,6 @@ import re
 import secrets
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
@@ -16,7 +15,7 @@ from autotl.clusters import Site
 from autotl.data.sandbox import child_environment
 from autotl.devices import Slot
 from autotl.workers.codec import ProtocolError, decode, encode
-from autotl.workers.forking import UNKNOWN_CODE, ForkedProcess, Template, can_fork, fork_worker
+from autotl.workers.forking import UNKNOWN_CODE, ForkedProcess, Template, can_fork, fork_worker, python_command
 from autotl.workers.launcher import Ending, Launcher
 from autotl.workers.messages import FROM_WORKER, FromWorker, Hello, ToWorker
 from autotl.workers.reaper import Reaper, kill_group
@@ -98,8 +97,7 @@ class LocalLauncher(Launcher):
 
     def _start(self, environment: dict[str, str], output: BinaryIO) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            # -P: `-m` alone would import a random.py or torch.py of the current folder in the library's place
-            [sys.executable, "-P", "-X", "faulthandler", "-m", "autotl.trial.worker", self.endpoint.address],
+            python_command("autotl.trial.worker", self.endpoint.address),
             cwd=self._current_folder,
             env=environment,
             stdin=subprocess.DEVNULL,
