@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -168,8 +169,9 @@ def install_plugin(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def chromium():
-    """A headless browser of 1,440 by 1,000 pixels, driven by selenium. Skips where there is none."""
+def open_chromium():
+    """`with open_chromium() as browser`: a headless browser of 1,440 by 1,000 pixels, driven by selenium. Skips where
+    there is none."""
     binary, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
     if not (binary and driver):
         pytest.skip("needs chromium and chromium-driver")
@@ -180,9 +182,21 @@ def chromium():
     for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1440,1000"):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
+
+    @contextmanager
+    def opened():
+        browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+        yield browser
+        browser.quit()
+
+    return opened
+
+
+@pytest.fixture(scope="session")
+def chromium(open_chromium):
+    """The browser that tests share."""
+    with open_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The page to drop images on, in Chromium, asked through a real server."""
 
-import shutil
 import threading
 import time
 
@@ -9,11 +8,7 @@ import pytest
 from autotl.server.app import create_app
 from autotl.server.run import bind
 
-CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromium-driver"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -31,17 +26,10 @@ def url(server, monkeypatch):
 
 
 @pytest.fixture
-def browser():
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1440,1000"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+def browser(open_chromium):
+    """One of its own: it changes the size of its screen."""
+    with open_chromium() as opened:
+        yield opened
 
 
 def test_a_dropped_image_is_answered_and_explained_and_nothing_else_is_asked(url, browser, patches):
