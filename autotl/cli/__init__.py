@@ -30,6 +30,7 @@ from autotl.cli import (
 from autotl.cli.plugin_commands import plugin_commands
 from autotl.errors import AutotlError
 from autotl.escaping import escape_lines
+from autotl.hardware import brief_waits
 from autotl.ui.output import reserve_stdout
 
 __all__ = ["app", "main"]
@@ -156,6 +157,7 @@ for module in (
 
 def main() -> None:
     """Entry point of the program `autotl`."""
+    os.environ.update(brief_waits(os.environ))
     arguments = sys.argv[1:]
     command = next((a for i, a in enumerate(arguments) if a[:1] != "-" and arguments[i - 1 : i] != ["-p"]), None)
     is_read = bool(FOR_PROGRAMS & set(arguments)) or command == "predict"
