@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autotl.cli.load_model import load_model
 from autotl.escaping import escape
 from autotl.ui.output import write_line
 
 if TYPE_CHECKING:
     from autotl.model.exported_classifier import ExportedClassifier
-    from autotl.model.image_model import ImageModel
 
 __all__ = ["AbstainAt", "Coverage", "Device", "Model", "UnknownAt", "add_commands", "wishes_of"]
 
@@ -78,7 +78,7 @@ def predict(
         require_target(csv, *places)
     many, images = more_than(MAX_UNCOMPILED, images)
     quick = None if wishes else _quick(folder, device, many=many)
-    loaded = quick or _loaded(folder, take_device(device))
+    loaded = quick or load_model(folder, take_device(device))
     doubts = Doubts(loaded, **wishes) if wishes else None  # type: ignore[arg-type]  # an export has no wishes
     errors = Console(stderr=True)
     for note in doubts.notes() if doubts else []:
@@ -121,12 +121,6 @@ def predict(
         errors.print("No images found.")
     if skipped or not done:
         raise typer.Exit(1)
-
-
-def _loaded(folder: Path, device: str) -> "ImageModel":
-    from autotl.model.image_model import load
-
-    return load(folder, device)
 
 
 def _quick(folder: Path, device: str, *, many: bool) -> "ExportedClassifier | None":

@@ -1,9 +1,8 @@
 """A study in a database, for teams and for coordinators that may die: Optuna's RDBStorage, which waits for a database
 that restarts.
 
-The study's folder keeps the database's URL without its password, and the study's name there. The password comes from
-the environment variable AUTOTL_STORAGE (the whole URL), or from where the database's own client looks for it: `.pgpass`
-and PGPASSWORD for PostgreSQL.
+The password comes from the environment variable AUTOTL_STORAGE (the whole URL), or from where the database's own client
+looks for it: `.pgpass` and PGPASSWORD for PostgreSQL.
 """
 
 import os
@@ -11,7 +10,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
@@ -27,47 +25,21 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from autotl.atomic_io import read_json, write_json
 from autotl.config import without_password
 from autotl.errors import AutotlError
 from autotl.escaping import escape
+from autotl.study.kept_database import DRIVERS
 
-__all__ = ["DatabaseLost", "PatientStorage", "keep_database", "kept_database", "open_database"]
+__all__ = ["DatabaseLost", "PatientStorage", "open_database"]
 
-FILE = "storage.json"
 PATIENCE = 120.0
 """Seconds that a call waits for a database that can't be reached: as long as a restart takes."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 EXAMPLE = "Type --storage postgresql+psycopg://USER@HOST/DATABASE"
-DRIVERS = {"postgresql": "psycopg[binary]", "mysql": "pymysql", "mariadb": "pymysql"}
 
 
 class DatabaseLost(AutotlError):
     """The database could not be reached for PATIENCE seconds."""
-
-
-def kept_database(folder: Path) -> tuple[str, str] | None:
-    """The URL, without a password, and the name of the study in `folder`; None for one with a journal of its own.
-
-    Raises:
-        AutotlError: the file that says so is damaged.
-    """
-    file = folder / FILE
-    if not file.exists():
-        return None
-    try:
-        kept = read_json(file)
-        url, name = kept["url"], kept["study"]
-        if not (isinstance(url, str) and isinstance(name, str) and url.split(":")[0].split("+")[0] in DRIVERS):
-            raise TypeError("not a database of PostgreSQL or MySQL")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AutotlError(f"{file} is damaged: {type(error).__name__}: {error}. Delete it and search again.") from error
-    return url, name
-
-
-def keep_database(folder: Path, url: str, name: str) -> None:
-    """Record that the study in `folder` is the one called `name` in a database."""
-    write_json(folder / FILE, {"url": without_password(url), "study": name})
 
 
 def open_database(url: str, *, wait: bool = False) -> "PatientStorage":

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autotl import events
 from autotl.config import Limits
 from autotl.errors import AutotlError
-from autotl.study.database import kept_database
+from autotl.study.kept_database import kept_database
 from autotl.study.pruner import SameStrategyPruner
 from autotl.study.sampler import NO_LIMITS, ConditionalTPESampler
 from autotl.study.storage import open_storage

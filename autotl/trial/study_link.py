@@ -15,7 +15,6 @@ from autotl.clusters import Site
 from autotl.data.members import member_path, register_reader
 from autotl.errors import AutotlError, HostUnfit
 from autotl.registry import Registry
-from autotl.study.database import open_database
 from autotl.study.served import ServedJournal
 from autotl.study.storage import storage_on
 from autotl.workers.messages import Context
@@ -81,6 +80,8 @@ class StudyLink:
     def storage(self, database: str | None) -> BaseStorage:
         """The study's storage: what the coordinator serves, or a database, which this host reaches by itself."""
         if database:
+            from autotl.study.database import open_database
+
             return open_database(database, wait=True)
         return storage_on(ServedJournal(self._exchange))
 

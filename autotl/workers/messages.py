@@ -202,13 +202,14 @@ class Probed:
     this search. It ends where the device isn't usable."""
 
     probe: ProbeResult
-    seconds: float = 0.0
-    """In which the worker has imported its libraries."""
 
 
 @dataclass(frozen=True)
 class Ready:
     """The worker waits for jobs."""
+
+    seconds: float = 0.0
+    """In which it has imported its libraries; 0 where that isn't known."""
 
 
 @dataclass(frozen=True)

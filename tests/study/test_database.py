@@ -13,6 +13,7 @@ import pytest
 from autotl.config import StudyConfig, without_password
 from autotl.errors import AutotlError
 from autotl.study import database
+from autotl.study.kept_database import keep_database
 from autotl.study.study import load_study, open_study, take_trial
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -36,7 +37,7 @@ def kept(server, tmp_path, monkeypatch):
     monkeypatch.setenv("AUTOTL_STORAGE", server.whole_url)
     folder = tmp_path / f"study-{time.monotonic_ns()}"
     folder.mkdir()
-    database.keep_database(folder, server.url, folder.name)
+    keep_database(folder, server.url, folder.name)
     return folder
 
 
@@ -64,7 +65,7 @@ def test_another_process_runs_a_trial_that_this_one_has_begun(kept):
 def test_two_studies_of_one_database_keep_apart(kept, server):
     other = kept.parent / "other"
     other.mkdir()
-    database.keep_database(other, server.url, f"{kept.name}-other")
+    keep_database(other, server.url, f"{kept.name}-other")
     open_study(kept, kept.name, "maximize", 0).add_trial(optuna.trial.create_trial(value=0.25))
     open_study(other, f"{kept.name}-other", "maximize", 0)
     assert [len(load_study(folder).trials) for folder in (kept, other)] == [1, 0]

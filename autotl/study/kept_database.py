@@ -1,0 +1,43 @@
+"""Which database a study is in: the study's folder keeps the database's URL without its password, and the study's name
+there. Imports no SQLAlchemy, which takes a quarter of a second and which a study with a journal has no use for."""
+
+from pathlib import Path
+
+from autotl.atomic_io import read_json, write_json
+from autotl.config import without_password
+from autotl.errors import AutotlError
+
+__all__ = ["DRIVERS", "keep_database", "kept_database", "study_exists"]
+
+FILE = "storage.json"
+DRIVERS = {"postgresql": "psycopg[binary]", "mysql": "pymysql", "mariadb": "pymysql"}
+"""What to install for each kind of database."""
+
+
+def kept_database(folder: Path) -> tuple[str, str] | None:
+    """The URL, without a password, and the name of the study in `folder`; None for one with a journal of its own.
+
+    Raises:
+        AutotlError: the file that says so is damaged.
+    """
+    file = folder / FILE
+    if not file.exists():
+        return None
+    try:
+        kept = read_json(file)
+        url, name = kept["url"], kept["study"]
+        if not (isinstance(url, str) and isinstance(name, str) and url.split(":")[0].split("+")[0] in DRIVERS):
+            raise TypeError("not a database of PostgreSQL or MySQL")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AutotlError(f"{file} is damaged: {type(error).__name__}: {error}. Delete it and search again.") from error
+    return url, name
+
+
+def keep_database(folder: Path, url: str, name: str) -> None:
+    """Record that the study in `folder` is the one called `name` in a database."""
+    write_json(folder / FILE, {"url": without_password(url), "study": name})
+
+
+def study_exists(folder: Path) -> bool:
+    """Whether a study was begun in `folder`, in a journal or in a database."""
+    return (folder / "journal.log").exists() or kept_database(folder) is not None
