@@ -56,8 +56,8 @@ def parse_bytes(value: Any) -> Any:
 
 def without_password(url: str) -> str:
     """The URL of a database without the password in it."""
-    url = re.sub(r"(?<=://)([^:@/]*):[^@]*@", r"\1@", url)
-    url = re.sub(r"(?<=[?&])password=[^&]*&?", "", url)
+    url = re.sub(r"(?<=://)([^:@/]*):[^?]*@", r"\1@", url)  # up to the last @, of which one may be unescaped
+    url = re.sub(r"(?<=[?&])(ssl)?passw(or)?d=[^&]*&?", "", url)
     return url.rstrip("?&")
 
 

@@ -36,6 +36,7 @@ from autotl.events import Callback, SearchStarted
 from autotl.folders import claim_cache, claim_study
 from autotl.locks import FileLock, Timeout
 from autotl.registry import Registry, load_registry
+from autotl.study.database import kept_database
 from autotl.study.scheduler import Scheduler
 from autotl.study.storage import study_exists
 from autotl.study.study import TrialAttribute
@@ -174,7 +175,8 @@ def _run(
             search.start(_search_started(config, slots, context))
             if launcher.serves_study:
                 pool.service = study_service(context.folder, context.dataset.paths)
-                context = replace(context, backbone_digests=backbone_digests(context, registry))
+                digests, database = backbone_digests(context, registry), kept_database(context.folder)
+                context = replace(context, backbone_digests=digests, database=database)
             pool.set_up(context)
             interrupts.searching = True
             search.run()

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
@@ -32,11 +33,13 @@ from autotl.config import without_password
 from autotl.errors import AutotlError
 from autotl.escaping import escape
 
-__all__ = ["DatabaseLost", "PatientStorage", "keep_database", "kept_database", "open_database"]
+__all__ = ["DatabaseLost", "PatientStorage", "as_reached_here", "keep_database", "kept_database", "open_database"]
 
 FILE = "storage.json"
 PATIENCE = 120.0
 """Seconds that a call waits for a database that can't be reached: as long as a restart takes."""
+REFUSALS = ("authentication failed", "no password supplied", "no pg_hba.conf entry", "Access denied for user")
+"""In what a server answers that is there, and won't let this user in however long one waits."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 EXAMPLE = "Type --storage postgresql+psycopg://USER@HOST/DATABASE"
 DRIVERS = {"postgresql": "psycopg[binary]", "mysql": "pymysql", "mariadb": "pymysql"}
@@ -70,6 +73,19 @@ def keep_database(folder: Path, url: str, name: str) -> None:
     write_json(folder / FILE, {"url": without_password(url), "study": name})
 
 
+def as_reached_here(url: str) -> str:
+    """The URL by which this host reaches another host's database, without a password: a host may know the server by
+    another name, or have a user of its own, which AUTOTL_STORAGE says. `url` where that names no such database."""
+    own = without_password(os.environ.get("AUTOTL_STORAGE", ""))
+    return own if _named(own) == _named(url) else url
+
+
+def _named(url: str) -> tuple[str, str]:
+    """The kind of a database and its name on its server."""
+    parts = urlsplit(url)
+    return parts.scheme.partition("+")[0], parts.path
+
+
 def open_database(url: str, *, wait: bool = False) -> "PatientStorage":
     """The storage at a URL without a password; AUTOTL_STORAGE has it with one where it names the same database.
 
@@ -84,6 +100,8 @@ def open_database(url: str, *, wait: bool = False) -> "PatientStorage":
     kind = url.split(":")[0].split("+")[0]
     if kind not in DRIVERS:
         raise AutotlError(f"--storage {url}: not a database for several hosts. {EXAMPLE}")
+    if secret.partition("?")[0].count("@") > 1:
+        raise AutotlError("AUTOTL_STORAGE has two @. Write one that belongs to the password as %40.")
     try:
         # a worker that starts while the database restarts waits as well
         return _patient(lambda _: _opened(secret))(None) if wait else _opened(secret)
@@ -103,6 +121,8 @@ def open_database(url: str, *, wait: bool = False) -> "PatientStorage":
 def _is_lost_connection(error: Exception) -> bool:
     cause: BaseException | None = error
     while cause is not None:
+        if any(refusal in str(cause) for refusal in REFUSALS):
+            return False
         if isinstance(cause, OperationalError | InterfaceError | PendingRollbackError):
             return True
         if isinstance(cause, DBAPIError) and cause.connection_invalidated:

@@ -1,15 +1,18 @@
 """Searches on a Dask cluster of this machine whose hosts can't read the study, while its processes are killed."""
 
+import json
 import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from fire import Outcome, by_fire
-from hosts import Cluster, command_of, wait_for
-from searching import Study, alive
+from hosts import Cluster, wait_for
+from searching import Study, alive, children
 
 TRIALS_A_RUN, HOSTS = 12, 2
 REPEATS = int(os.environ.get("AUTOTL_SOAK_REPEATS", "5"))
@@ -23,38 +26,81 @@ def _cluster(folder: Path, study: Study) -> Cluster:
     return Cluster(folder / "hosts", HOSTS, random.randrange(20000, 30000), hidden, study.environment)
 
 
-def _run(folder: Path, strike: Callable[[Cluster, int], None], *, resumes: bool) -> tuple[bool, str]:
+@dataclass(frozen=True)
+class Strike:
+    """What is done to a cluster while a search runs on it.
+
+    Args:
+        run: strikes, given the cluster and the process id of the coordinator.
+        costs: trials that it may cost at most.
+        ends_search: the same command is run again, as often as it takes.
+    """
+
+    run: Callable[[Cluster, int], None]
+    costs: int = 1
+    ends_search: bool = False
+
+
+def _run(folder: Path, strike: Strike) -> tuple[bool, str]:
     """One search that is struck once; whether it held, and what happened."""
     folder.mkdir(parents=True, exist_ok=True)
     study = Study(folder)
     cluster = _cluster(folder, study)
-    options = ("--devices", f"dask:{cluster.address}", "--trials", str(TRIALS_A_RUN))
     try:
-        process = study.search(*options, seconds=2.0)
-        begun = wait_for(lambda: _complete(study) >= 2, 600)
-        family = [pid for name in cluster.processes for pid in cluster.family(name)]
-        trials_then = [pid for pid in family if "autotl.trial.worker" in command_of(pid)]
-        strike(cluster, process.pid)
-        if resumes:
-            process.wait(600)
-            orphans = not wait_for(lambda: not any(alive(pid) for pid in trials_then), 10)
-            if "scheduler" not in cluster.processes or cluster.processes["scheduler"].poll() is not None:
+        process = study.search(*_options(cluster), seconds=2.0)
+        wait_for(lambda: process.poll() is not None or _complete(study) >= 2, 600)
+        begun = process.poll() is None and all(map(cluster.trials, cluster.hosts))
+        if not begun:
+            process.kill()
+            return False, f"the search has not begun: {process.communicate()[0][-1500:]}"
+        mine = [pid for name in cluster.hosts for pid in cluster.trials(name)] + children(process.pid)
+        strike.run(cluster, process.pid)
+        orphans, events = 0, []
+        if strike.ends_search:
+            output, _ = process.communicate(timeout=600)
+            events = _finished(output)
+            wait_for(lambda: not any(map(alive, mine)), 10)
+            orphans = sum(map(alive, mine))
+            if not alive(cluster.processes["scheduler"].pid):
                 cluster.close()
                 cluster = _cluster(folder, study)
-                options = ("--devices", f"dask:{cluster.address}", "--trials", str(TRIALS_A_RUN))
-            process = study.search(*options, seconds=0.5)
-        else:
-            orphans = False
+            process = study.search(*_options(cluster), seconds=0.5)
         output, _ = process.communicate(timeout=900)
-        states = study.states()
-        lost = [t for t in study.trials() if t.state.name == "FAIL"]
-        retried = sum("retry_of" in t.user_attrs or "resumes" in t.user_attrs for t in study.trials())
-        held = begun and process.returncode == 0 and not states["RUNNING"] and len(lost) <= HOSTS and not orphans
-        held = held and study.agrees()
-        said = "" if held else output[-300:]
-        return held, f"{dict(states)}, {retried} tried again, orphans: {orphans}, exit {process.returncode} {said}"
+        events += _finished(output)
+        return _verdict(study, strike, process.returncode, orphans, events, output)
     finally:
         cluster.close()
+
+
+def _options(cluster: Cluster) -> tuple[str, ...]:
+    return "--devices", f"dask:{cluster.address}", "--trials", str(TRIALS_A_RUN)
+
+
+def _finished(output: str) -> list[int]:
+    """The numbers of the trials that a search told its user, in order."""
+    events = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return [event["number"] for event in events if event["event"] == "trial_finished"]
+
+
+def _verdict(study: Study, strike: Strike, code: int, orphans: int, told: list[int], output: str) -> tuple[bool, str]:
+    trials, states = study.trials(), study.states()
+    lost = {trial.number for trial in trials if trial.state.name == "FAIL"}
+    again = Counter(t.user_attrs.get("retry_of", t.user_attrs.get("resumes")) for t in trials)
+    again.pop(None, None)
+    # what a search that ended left running is beyond the number of trials that was asked for
+    resumed = sum("resumes" in trial.user_attrs for trial in trials)
+    held = {
+        "exit 0": code == 0,
+        "no orphan": not orphans,
+        "no trial too many lost": len(lost) <= strike.costs,
+        "each tried again once": again == Counter(lost),
+        "all trials are over": sum(states[name] for name in ("COMPLETE", "PRUNED", "FAIL")) == TRIALS_A_RUN + resumed,
+        "none twice": len(told) == len(set(told)),
+        "result.json agrees": study.agrees(),
+    }
+    broken = [promise for promise, kept in held.items() if not kept]
+    said = f", NOT: {', '.join(broken)}: {output[-1500:]}" if broken else ""
+    return not broken, f"{dict(states)}, {sum(again.values())} tried again, {orphans} orphans, exit {code}{said}"
 
 
 def _complete(study: Study) -> int:
@@ -78,7 +124,7 @@ def _kill(what: str) -> Callable[[Cluster, int], None]:
     return strike
 
 
-def _partition(cluster: Cluster, coordinator: int) -> None:
+def _stop_a_host(cluster: Cluster, coordinator: int) -> None:
     """A host stops for 30 s."""
     pids = [cluster.processes["host0"].pid, *cluster.family("host0")]
     for pid in pids:
@@ -88,43 +134,46 @@ def _partition(cluster: Cluster, coordinator: int) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def _repeat(folder: Path, strike: Callable[[Cluster, int], None], *, resumes: bool = False) -> Outcome:
-    runs = [_run(folder / str(number), strike, resumes=resumes) for number in range(REPEATS)]
-    target = "each strike costs at most the trials that ran, retried; none RUNNING; no orphan after 10 s; a model"
+def _repeat(folder: Path, strike: Strike) -> Outcome:
+    runs = []
+    for number in range(REPEATS):
+        runs.append(_run(folder / str(number), strike))
+        print(f"  {number}: {runs[-1]}", flush=True)
+    target = f"each costs at most {strike.costs} trials, tried again once; nothing twice; no orphan after 10 s; a model"
     return Outcome("; ".join(text for _, text in runs), target, all(held for held, _ in runs))
 
 
 @by_fire
 def dask_trial_killed(folder: Path) -> Outcome:
     """`kill -9` of a trial's process on a host."""
-    return _repeat(folder, _kill("trial"))
+    return _repeat(folder, Strike(_kill("trial")))
 
 
 @by_fire
 def dask_worker_killed(folder: Path) -> Outcome:
     """`kill -9` of a Dask worker."""
-    return _repeat(folder, _kill("worker"))
+    return _repeat(folder, Strike(_kill("worker")))
 
 
 @by_fire
 def dask_nanny_killed(folder: Path) -> Outcome:
     """`kill -9` of a nanny, and with it of its host."""
-    return _repeat(folder, _kill("nanny"))
+    return _repeat(folder, Strike(_kill("nanny")))
 
 
 @by_fire
 def dask_scheduler_killed(folder: Path) -> Outcome:
     """`kill -9` of the scheduler; the search ends, and the same command resumes on a new one."""
-    return _repeat(folder, _kill("scheduler"), resumes=True)
+    return _repeat(folder, Strike(_kill("scheduler"), costs=HOSTS, ends_search=True))
 
 
 @by_fire
 def dask_coordinator_killed(folder: Path) -> Outcome:
     """`kill -9` of the coordinator; the same command resumes."""
-    return _repeat(folder, _kill("coordinator"), resumes=True)
+    return _repeat(folder, Strike(_kill("coordinator"), costs=HOSTS, ends_search=True))
 
 
 @by_fire
 def dask_host_stopped(folder: Path) -> Outcome:
     """SIGSTOP of a host for 30 s."""
-    return _repeat(folder, _partition)
+    return _repeat(folder, Strike(_stop_a_host))

@@ -53,6 +53,10 @@ class Cluster:
                 cwd=home / "work", env=environment, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
+    @property
+    def hosts(self) -> list[str]:
+        return [name for name in self.processes if name != "scheduler"]
+
     def family(self, name: str) -> list[int]:
         """The process of a host and all below it: nanny, Dask worker, its reaper and its trial."""
         return descendants(self.processes[name].pid)
@@ -61,8 +65,13 @@ class Cluster:
         """The nanny, Dask worker or trial process of a host."""
         if what == "nanny":
             return self.processes[name].pid
-        words = {"worker": "spawn_main", "trial": "autotl.trial.worker"}[what]
-        return next((pid for pid in self.family(name) if words in command_of(pid)), None)
+        if what == "trial":
+            return next(iter(self.trials(name)), None)
+        return next((pid for pid in self.family(name) if "spawn_main" in command_of(pid)), None)
+
+    def trials(self, name: str) -> list[int]:
+        """The trial processes of a host: forked ones have the command of their template, and a name of their own."""
+        return [pid for pid in self.family(name) if is_trial(pid)]
 
     def close(self) -> None:
         for name, process in self.processes.items():
@@ -77,6 +86,12 @@ def command_of(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
+
+
+def is_trial(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().startswith("autotl ") or "autotl.trial.worker" in command_of(pid)
+    return False
 
 
 def descendants(pid: int) -> list[int]:

@@ -10,10 +10,12 @@ from pathlib import Path
 import optuna
 import pytest
 
+from autotl.clusters import Site
 from autotl.config import StudyConfig, without_password
-from autotl.errors import AutotlError
+from autotl.errors import AutotlError, HostUnfit
 from autotl.study import database
 from autotl.study.study import load_study, open_study, take_trial
+from autotl.trial.study_link import StudyLink
 
 sys.path.insert(0, str(Path(__file__).parent))
 from postgres import PASSWORD, Server, binaries
@@ -112,6 +114,44 @@ def test_pgpass_has_the_password_too(kept, server, tmp_path, monkeypatch):
     assert open_study(kept, kept.name, "maximize", 0).trials == []
 
 
+@pytest.fixture
+def link(tmp_path):
+    """A worker on another host, which has a folder of its own."""
+    folder = tmp_path / "on another host"
+    folder.mkdir()
+    return StudyLink(None, Site(str(folder), str(tmp_path)))
+
+
+def test_a_worker_on_another_host_opens_the_study_that_is_meant(kept, server, link, monkeypatch):
+    open_study(kept, kept.name, "maximize", 0)  # the only one without trials
+    other = kept.parent / "other"
+    other.mkdir()
+    database.keep_database(other, server.url, f"{kept.name}-other")
+    open_study(other, f"{kept.name}-other", "maximize", 0).add_trial(optuna.trial.create_trial(value=0.25))
+    # a host may know the server by another name
+    monkeypatch.setenv("AUTOTL_STORAGE", server.whole_url.replace("127.0.0.1", "localhost"))
+    storage = link.storage((server.url.replace("127.0.0.1", "no.such.host"), kept.name))
+    study = load_study(link.folder, storage=storage)
+    assert (study.study_name, study.trials) == (kept.name, [])
+
+
+@pytest.mark.parametrize(("old", "new", "says"), [("s3cret", "wr0ng", "password"), ("tuner:", "tuner:", "no study")])
+def test_a_host_that_does_not_reach_the_database_is_not_used(server, link, monkeypatch, old, new, says):
+    monkeypatch.setenv("AUTOTL_STORAGE", server.whole_url.replace(old, new))
+    began = time.monotonic()
+    with pytest.raises(HostUnfit, match=says) as refused:
+        link.storage((server.url, "gone"))
+    assert time.monotonic() - began < 10  # no use to wait for a server that refuses this user
+    assert "wr0ng" not in str(refused.value)
+
+
+def test_a_password_that_would_be_read_as_the_host_is_not_shown(monkeypatch):
+    monkeypatch.setenv("AUTOTL_STORAGE", "postgresql+psycopg://u:hun@ter2@h/d")
+    with pytest.raises(AutotlError, match="%40") as refused:
+        database.open_database(StudyConfig(data="photos").storage)
+    assert "ter2" not in str(refused.value)
+
+
 def test_a_url_with_a_password_is_refused_without_showing_it(capsys):
     from autotl.config import study_config
 
@@ -128,6 +168,8 @@ def test_a_url_with_a_password_is_refused_without_showing_it(capsys):
         ("postgresql+psycopg://u@h/d", "postgresql+psycopg://u@h/d"),
         ("postgresql+psycopg://h/d", "postgresql+psycopg://h/d"),
         ("postgresql+psycopg://u:p/@h/d", "postgresql+psycopg://u@h/d"),
+        ("postgresql+psycopg://u:p@q@h/d", "postgresql+psycopg://u@h/d"),
+        ("mysql+pymysql://u@h/d?passwd=p&charset=utf8", "mysql+pymysql://u@h/d?charset=utf8"),
         ("postgresql+psycopg://u@h/d?password=p&sslmode=require", "postgresql+psycopg://u@h/d?sslmode=require"),
         ("postgresql+psycopg://u@h/d?password=p", "postgresql+psycopg://u@h/d"),
     ],
