@@ -142,7 +142,8 @@ def storage_on(backend: BaseJournalBackend) -> JournalStorage:
 
 def study_exists(folder: Path) -> bool:
     """Whether a study was begun in `folder`, in a journal or in a database."""
-    return (folder / "journal.log").exists() or kept_database(folder) is not None
+    journal = folder / "journal.log"  # whoever looks into a folder before its search has begun leaves an empty one
+    return (journal.exists() and journal.stat().st_size > 0) or kept_database(folder) is not None
 
 
 def open_storage(folder: Path, *, wait: bool = False) -> BaseStorage:

@@ -4,26 +4,22 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fire import Outcome, by_fire
-from hosts import Cluster, wait_for
+from hosts import Cluster, slot_of, wait_for
 from searching import Study, alive, children
 
-TRIALS_A_RUN, HOSTS = 12, 2
+HOSTS, TRIALS_BETWEEN = 2, 2
 REPEATS = int(os.environ.get("AUTOTL_SOAK_REPEATS", "5"))
-"""Kills of each sort of process."""
-
-
-def _cluster(folder: Path, study: Study) -> Cluster:
-    for path in (study.output, Path(study.environment["AUTOTL_CACHE"])):
-        path.mkdir(exist_ok=True)
-    hidden = [study.output, study.photos, Path(study.environment["AUTOTL_CACHE"])]
-    return Cluster(folder / "hosts", HOSTS, random.randrange(20000, 30000), hidden, study.environment)
+"""Strikes of each sort, one after another during one search."""
+TRIALS_A_RUN = (TRIALS_BETWEEN + HOSTS) * (REPEATS + 1)
+GRACE = 10.0
+"""Seconds after which no process may be left of what was killed."""
 
 
 @dataclass(frozen=True)
@@ -31,149 +27,181 @@ class Strike:
     """What is done to a cluster while a search runs on it.
 
     Args:
-        run: strikes, given the cluster and the process id of the coordinator.
+        kills: the process that is killed: trial, worker, nanny, scheduler or coordinator; "" where the host is stopped.
         costs: trials that it may cost at most.
-        ends_search: the same command is run again, as often as it takes.
     """
 
-    run: Callable[[Cluster, int], None]
+    kills: str
     costs: int = 1
-    ends_search: bool = False
+
+    @property
+    def ends_search(self) -> bool:
+        """Whether the same command is run again after it."""
+        return self.kills in {"scheduler", "coordinator"}
 
 
-def _run(folder: Path, strike: Strike) -> tuple[bool, str]:
-    """One search that is struck once; whether it held, and what happened."""
-    folder.mkdir(parents=True, exist_ok=True)
-    study = Study(folder)
-    cluster = _cluster(folder, study)
-    try:
-        process = study.search(*_options(cluster), seconds=2.0)
-        wait_for(lambda: process.poll() is not None or _complete(study) >= 2, 600)
-        begun = process.poll() is None and all(map(cluster.trials, cluster.hosts))
-        if not begun:
-            process.kill()
-            return False, f"the search has not begun: {process.communicate()[0][-1500:]}"
-        mine = [pid for name in cluster.hosts for pid in cluster.trials(name)] + children(process.pid)
-        strike.run(cluster, process.pid)
-        orphans, events = 0, []
-        if strike.ends_search:
-            output, _ = process.communicate(timeout=600)
-            events = _finished(output)
-            wait_for(lambda: not any(map(alive, mine)), 10)
-            orphans = sum(map(alive, mine))
-            if not alive(cluster.processes["scheduler"].pid):
-                cluster.close()
-                cluster = _cluster(folder, study)
-            process = study.search(*_options(cluster), seconds=0.5)
-        output, _ = process.communicate(timeout=900)
-        events += _finished(output)
-        return _verdict(study, strike, process.returncode, orphans, events, output)
-    finally:
-        cluster.close()
+class Siege:
+    """A search on a cluster of its own, and what is done to it."""
 
+    def __init__(self, folder: Path, strike: Strike):
+        self.folder, self.strike = folder, strike
+        self.study = Study(folder)
+        self.cluster = self._cluster()
+        self.process = self._search()
+        self.told: list[int] = []
+        self.output = ""
+        self.orphans = self.num_strikes = 0
 
-def _options(cluster: Cluster) -> tuple[str, ...]:
-    return "--devices", f"dask:{cluster.address}", "--trials", str(TRIALS_A_RUN)
+    def _cluster(self) -> Cluster:
+        cache = Path(self.study.environment["AUTOTL_CACHE"])
+        for path in (self.study.output, cache):
+            path.mkdir(exist_ok=True)
+        hidden, port = [self.study.output, self.study.photos, cache], random.randrange(20000, 30000)
+        return Cluster(self.folder / "hosts", HOSTS, port, hidden, self.study.environment)
 
+    def _search(self) -> subprocess.Popen[str]:
+        options = ("--devices", f"dask:{self.cluster.address}", "--trials", str(TRIALS_A_RUN))
+        return self.study.search(*options, seconds=2.0)
 
-def _finished(output: str) -> list[int]:
-    """The numbers of the trials that a search told its user, in order."""
-    events = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    return [event["number"] for event in events if event["event"] == "trial_finished"]
+    def run(self) -> Outcome:
+        """Strike, and let the search end."""
+        try:
+            while self.num_strikes < REPEATS and (host := self._await_busy_host()):
+                self.num_strikes += 1
+                self._strike(host)
+            self._await_end()
+            return self._outcome()
+        finally:
+            self.cluster.close()
 
+    def _await_busy_host(self) -> str:
+        """The host of a trial that is half done, after some more trials are complete; "" where the search has ended."""
+        enough = self._num_complete() + TRIALS_BETWEEN
+        while self.process.poll() is None:
+            if self._num_complete() >= enough and (host := self._busy_host()):
+                return host
+            time.sleep(0.1)
+        return ""
 
-def _verdict(study: Study, strike: Strike, code: int, orphans: int, told: list[int], output: str) -> tuple[bool, str]:
-    trials, states = study.trials(), study.states()
-    lost = {trial.number for trial in trials if trial.state.name == "FAIL"}
-    again = Counter(t.user_attrs.get("retry_of", t.user_attrs.get("resumes")) for t in trials)
-    again.pop(None, None)
-    # what a search that ended left running is beyond the number of trials that was asked for
-    resumed = sum("resumes" in trial.user_attrs for trial in trials)
-    held = {
-        "exit 0": code == 0,
-        "no orphan": not orphans,
-        "no trial too many lost": len(lost) <= strike.costs,
-        "each tried again once": again == Counter(lost),
-        "all trials are over": sum(states[name] for name in ("COMPLETE", "PRUNED", "FAIL")) == TRIALS_A_RUN + resumed,
-        "none twice": len(told) == len(set(told)),
-        "result.json agrees": study.agrees(),
-    }
-    broken = [promise for promise, kept in held.items() if not kept]
-    said = f", NOT: {', '.join(broken)}: {output[-1500:]}" if broken else ""
-    return not broken, f"{dict(states)}, {sum(again.values())} tried again, {orphans} orphans, exit {code}{said}"
+    def _num_complete(self) -> int:
+        try:
+            return self.study.states()["COMPLETE"]
+        except Exception:  # there is no study yet
+            return 0
 
+    def _busy_host(self) -> str:
+        for trial in self.study.trials():
+            slot = trial.user_attrs.get("device", "?")[:8]
+            if trial.state.name == "RUNNING" and 1 <= len(trial.intermediate_values) <= 5:
+                for name in self.cluster.hosts:
+                    if slot in map(slot_of, self.cluster.trials(name)):
+                        return name
+        return ""
 
-def _complete(study: Study) -> int:
-    try:
-        return study.states()["COMPLETE"]
-    except Exception:  # there is no study yet
-        return 0
-
-
-def _kill(what: str) -> Callable[[Cluster, int], None]:
-    def strike(cluster: Cluster, coordinator: int) -> None:
-        if what == "coordinator":
-            pid: int | None = coordinator
-        elif what == "scheduler":
-            pid = cluster.processes["scheduler"].pid
-        else:
-            pid = cluster.pid("host0", what)
-        assert pid is not None, f"there is no {what}"
+    def _strike(self, host: str) -> None:
+        if not self.strike.kills:
+            return self._stop(host)
+        pid = self._victim(host)
+        above = {"scheduler": [], "coordinator": [self.process.pid]}.get(self.strike.kills, [pid])
+        family = [pid, *(below for one in above for below in children(one))]
+        if self.strike.ends_search:
+            family += [trial for name in self.cluster.hosts for trial in self.cluster.trials(name)]
         os.kill(pid, signal.SIGKILL)
+        if self.strike.ends_search:
+            self._await_end()
+        wait_for(lambda: not any(map(alive, family)), GRACE)
+        self.orphans += sum(map(alive, family))
+        if self.strike.kills == "nanny":
+            self.cluster.processes[host].wait()
+            self.cluster.start_host(int(host.removeprefix("host")))
+        elif self.strike.kills == "scheduler":
+            self.cluster.close()
+            self.cluster = self._cluster()
+        if self.strike.ends_search:
+            self.process = self._search()
 
-    return strike
+    def _victim(self, host: str) -> int:
+        if self.strike.kills == "coordinator":
+            return self.process.pid
+        if self.strike.kills == "scheduler":
+            return self.cluster.processes["scheduler"].pid
+        pid = self.cluster.pid(host, self.strike.kills)
+        assert pid is not None, f"there is no {self.strike.kills}"
+        return pid
 
+    def _stop(self, host: str) -> None:
+        """A host stops for 30 s."""
+        pids = [self.cluster.processes[host].pid, *self.cluster.family(host)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(30)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
-def _stop_a_host(cluster: Cluster, coordinator: int) -> None:
-    """A host stops for 30 s."""
-    pids = [cluster.processes["host0"].pid, *cluster.family("host0")]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    time.sleep(30)
-    for pid in pids:
-        os.kill(pid, signal.SIGCONT)
+    def _await_end(self) -> None:
+        self.output, _ = self.process.communicate(timeout=900)
+        events = [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
+        self.told += [event["number"] for event in events if event["event"] == "trial_finished"]
 
-
-def _repeat(folder: Path, strike: Strike) -> Outcome:
-    runs = []
-    for number in range(REPEATS):
-        runs.append(_run(folder / str(number), strike))
-        print(f"  {number}: {runs[-1]}", flush=True)
-    target = f"each costs at most {strike.costs} trials, tried again once; nothing twice; no orphan after 10 s; a model"
-    return Outcome("; ".join(text for _, text in runs), target, all(held for held, _ in runs))
+    def _outcome(self) -> Outcome:
+        trials, states = self.study.trials(), self.study.states()
+        lost = {trial.number for trial in trials if trial.state.name == "FAIL"}
+        again = Counter(t.user_attrs.get("retry_of", t.user_attrs.get("resumes")) for t in trials)
+        again.pop(None, None)
+        # what a search that ended left running is beyond the number of trials that was asked for
+        resumed = sum("resumes" in trial.user_attrs for trial in trials)
+        over = sum(states[name] for name in ("COMPLETE", "PRUNED", "FAIL"))
+        held = {
+            "all strikes": self.num_strikes == REPEATS,
+            "exit 0": self.process.returncode == 0,
+            "no orphan": not self.orphans,
+            "no trial too many lost": len(lost) <= self.strike.costs * REPEATS,
+            "each tried again once": again == Counter(lost),
+            "all trials are over": over == TRIALS_A_RUN + resumed == len(trials),
+            "none told twice": len(self.told) == len(set(self.told)),
+            "result.json agrees": self.study.agrees(),
+        }
+        broken = [promise for promise, kept in held.items() if not kept]
+        said = f", NOT: {', '.join(broken)}: {self.output[-1500:]}" if broken else ""
+        figure = (
+            f"{self.num_strikes} strikes, {dict(states)} of {TRIALS_A_RUN} trials asked for, {len(lost)} lost, "
+            f"{sum(again.values())} tried again, {self.orphans} orphans, exit {self.process.returncode}{said}"
+        )
+        target = f"each costs at most {self.strike.costs} trials, tried again once; nothing twice; no orphan; a model"
+        return Outcome(figure, target, not broken)
 
 
 @by_fire
 def dask_trial_killed(folder: Path) -> Outcome:
     """`kill -9` of a trial's process on a host."""
-    return _repeat(folder, Strike(_kill("trial")))
+    return Siege(folder, Strike("trial")).run()
 
 
 @by_fire
 def dask_worker_killed(folder: Path) -> Outcome:
-    """`kill -9` of a Dask worker."""
-    return _repeat(folder, Strike(_kill("worker")))
+    """`kill -9` of a Dask worker, which its nanny starts again."""
+    return Siege(folder, Strike("worker")).run()
 
 
 @by_fire
 def dask_nanny_killed(folder: Path) -> Outcome:
-    """`kill -9` of a nanny, and with it of its host."""
-    return _repeat(folder, Strike(_kill("nanny")))
+    """`kill -9` of a nanny, and with it of its host; another host joins."""
+    return Siege(folder, Strike("nanny")).run()
 
 
 @by_fire
 def dask_scheduler_killed(folder: Path) -> Outcome:
-    """`kill -9` of the scheduler; the search ends, and the same command resumes on a new one."""
-    return _repeat(folder, Strike(_kill("scheduler"), costs=HOSTS, ends_search=True))
+    """`kill -9` of the scheduler; the search ends, and the same command resumes on a new cluster."""
+    return Siege(folder, Strike("scheduler", costs=HOSTS)).run()
 
 
 @by_fire
 def dask_coordinator_killed(folder: Path) -> Outcome:
     """`kill -9` of the coordinator; the same command resumes."""
-    return _repeat(folder, Strike(_kill("coordinator"), costs=HOSTS, ends_search=True))
+    return Siege(folder, Strike("coordinator", costs=HOSTS)).run()
 
 
 @by_fire
 def dask_host_stopped(folder: Path) -> Outcome:
     """SIGSTOP of a host for 30 s."""
-    return _repeat(folder, Strike(_stop_a_host))
+    return Siege(folder, Strike("")).run()

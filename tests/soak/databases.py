@@ -29,7 +29,9 @@ def _search(folder: Path, stop: bool) -> Outcome:
         study = Study(folder)
         study.environment["AUTOTL_STORAGE"] = os.environ["AUTOTL_STORAGE"] = server.whole_url
         process = study.search("--devices", "cpu*2", "--trials", str(TRIALS), seconds=3.0)
-        begun = wait_for(lambda: _complete(study) >= 2, 600)
+        wait_for(lambda: process.poll() is not None or _complete(study) >= 2, 600)
+        if process.poll() is not None:
+            return Outcome(f"the search ended: {process.communicate()[0][-500:]}", "a search that runs", False)
         server.stop()
         running, stopped = False, time.monotonic()
         if not stop:
@@ -42,13 +44,13 @@ def _search(folder: Path, stop: bool) -> Outcome:
             PASSWORD.encode() in file.read_bytes() for file in study.folder.rglob("*") if file.is_file()
         )
         if stop:
-            held = begun and process.returncode == 1 and "could not be reached" in output and not shown
+            held = process.returncode == 1 and "could not be reached" in output and not shown
             last = output.strip().splitlines()[-1][:200]
             return Outcome(
                 f"exit {process.returncode} {waited:.0f} s after the stop: {last}", "waits, then says so", held
             )
         states = study.states()
-        held = begun and process.returncode == 0 and states["COMPLETE"] + states["PRUNED"] == TRIALS
+        held = process.returncode == 0 and states["COMPLETE"] + states["PRUNED"] == TRIALS
         held = held and not states["FAIL"] and not states["RUNNING"] and study.agrees() and not shown
         said = "" if held else output[-300:]
         return Outcome(

@@ -71,7 +71,7 @@ class Cluster:
 
     def trials(self, name: str) -> list[int]:
         """The trial processes of a host: forked ones have the command of their template, and a name of their own."""
-        return [pid for pid in self.family(name) if is_trial(pid)]
+        return [pid for pid in self.family(name) if slot_of(pid)]
 
     def close(self) -> None:
         for name, process in self.processes.items():
@@ -88,10 +88,12 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def is_trial(pid: int) -> bool:
+def slot_of(pid: int) -> str:
+    """The slot of a trial process, up to 8 characters; "" for any other process."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text().startswith("autotl ") or "autotl.trial.worker" in command_of(pid)
-    return False
+        program, _, slot = Path(f"/proc/{pid}/comm").read_text().strip().partition(" ")
+        return slot if program == "autotl" else ""
+    return ""
 
 
 def descendants(pid: int) -> list[int]:

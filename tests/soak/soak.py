@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 
 import clusters  # noqa: F401  # each of these registers its trials
+import containers  # noqa: F401
 import crowding  # noqa: F401
 import databases  # noqa: F401
 import disks  # noqa: F401

@@ -12,9 +12,10 @@ import pytest
 
 from autotl.clusters import Site
 from autotl.config import StudyConfig, without_password
+from autotl.coordinator.setup import _use_database
 from autotl.errors import AutotlError, HostUnfit
 from autotl.study import database
-from autotl.study.study import load_study, open_study, take_trial
+from autotl.study.study import StudyDeleted, load_study, open_study, take_trial
 from autotl.trial.study_link import StudyLink
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -112,6 +113,16 @@ def test_pgpass_has_the_password_too(kept, server, tmp_path, monkeypatch):
     passwords.chmod(0o600)
     monkeypatch.setenv("PGPASSFILE", str(passwords))
     assert open_study(kept, kept.name, "maximize", 0).trials == []
+
+
+def test_who_looks_into_a_folder_too_early_does_not_keep_its_study_out_of_the_database(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOTL_STORAGE", server.whole_url)
+    config = StudyConfig(data="photos", output=tmp_path, name=f"early-{time.monotonic_ns()}")
+    config.folder.mkdir()
+    with pytest.raises(StudyDeleted):
+        load_study(config.folder)
+    _use_database(config)
+    assert database.kept_database(config.folder) == (server.url, config.name)
 
 
 @pytest.fixture
