@@ -21,7 +21,7 @@ from autotl.coordinator.choose_backbones import DownloadPolicy, network_costs
 from autotl.coordinator.coordinator import Coordinator
 from autotl.coordinator.extend import extension_of
 from autotl.coordinator.fetching import Fetching
-from autotl.coordinator.finalization import finalize
+from autotl.coordinator.finalization import finalize, finalize_copy
 from autotl.coordinator.join import search_runs
 from autotl.coordinator.launching import backbone_digests, cluster_of, open_launcher, study_service
 from autotl.coordinator.probing import await_probes, with_slots
@@ -36,7 +36,7 @@ from autotl.events import Callback, SearchStarted
 from autotl.folders import claim_cache, claim_study
 from autotl.locks import FileLock, Timeout
 from autotl.registry import Registry, load_registry
-from autotl.study.database import kept_database
+from autotl.study.database import DatabaseLost, kept_database
 from autotl.study.scheduler import Scheduler
 from autotl.study.storage import study_exists
 from autotl.study.study import TrialAttribute
@@ -179,9 +179,12 @@ def _run(
                 context = replace(context, backbone_digests=digests, database=database)
             pool.set_up(context)
             interrupts.searching = True
-            search.run()
-            fetching.close()  # what has arrived is kept for the next search
-            result = finalize(search)
+            try:
+                search.run()
+                fetching.close()  # what has arrived is kept for the next search
+                result = finalize(search)
+            except DatabaseLost as lost:
+                result = finalize_copy(search, context, lost)
             pool.close()
             return result
         finally:

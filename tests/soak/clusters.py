@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fire import Outcome, by_fire
 from hosts import Cluster, slot_of, wait_for
-from searching import Study, alive, children
+from searching import Output, Study, alive, children
 
 HOSTS, TRIALS_BETWEEN = 2, 2
 REPEATS = int(os.environ.get("AUTOTL_SOAK_REPEATS", "5"))
@@ -47,7 +47,7 @@ class Siege:
         self.folder, self.strike = folder, strike
         self.study = Study(folder)
         self.cluster = self._cluster()
-        self.process = self._search()
+        self.process, self.reader = self._search()
         self.told: list[int] = []
         self.output = ""
         self.orphans = self.num_strikes = 0
@@ -59,9 +59,10 @@ class Siege:
         hidden, port = [self.study.output, self.study.photos, cache], random.randrange(20000, 30000)
         return Cluster(self.folder / "hosts", HOSTS, port, hidden, self.study.environment)
 
-    def _search(self) -> subprocess.Popen[str]:
+    def _search(self) -> tuple[subprocess.Popen[str], Output]:
         options = ("--devices", f"dask:{self.cluster.address}", "--trials", str(TRIALS_A_RUN))
-        return self.study.search(*options, seconds=2.0)
+        process = self.study.search(*options, seconds=2.0)
+        return process, Output(process)
 
     def run(self) -> Outcome:
         """Strike, and let the search end."""
@@ -118,7 +119,7 @@ class Siege:
             self.cluster.close()
             self.cluster = self._cluster()
         if self.strike.ends_search:
-            self.process = self._search()
+            self.process, self.reader = self._search()
 
     def _victim(self, host: str) -> int:
         if self.strike.kills == "coordinator":
@@ -139,7 +140,7 @@ class Siege:
             os.kill(pid, signal.SIGCONT)
 
     def _await_end(self) -> None:
-        self.output, _ = self.process.communicate(timeout=900)
+        self.output = self.reader.whole(900)
         events = [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
         self.told += [event["number"] for event in events if event["event"] == "trial_finished"]
 

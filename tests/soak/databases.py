@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fire import Outcome, by_fire
 from hosts import wait_for
-from searching import Study
+from searching import Output, Study
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
 from postgres import PASSWORD, Server, binaries
@@ -29,16 +29,17 @@ def _search(folder: Path, stop: bool) -> Outcome:
         study = Study(folder)
         study.environment["AUTOTL_STORAGE"] = os.environ["AUTOTL_STORAGE"] = server.whole_url
         process = study.search("--devices", "cpu*2", "--trials", str(TRIALS), seconds=3.0)
+        reader = Output(process)
         wait_for(lambda: process.poll() is not None or _complete(study) >= 2, 600)
         if process.poll() is not None:
-            return Outcome(f"the search ended: {process.communicate()[0][-500:]}", "a search that runs", False)
+            return Outcome(f"the search ended: {reader.whole(60)[-500:]}", "a search that runs", False)
         server.stop()
         running, stopped = False, time.monotonic()
         if not stop:
             time.sleep(20)
             server.start()
             running = True
-        output, _ = process.communicate(timeout=900)
+        output = reader.whole(900)
         waited = time.monotonic() - stopped
         shown = PASSWORD in output or any(
             PASSWORD.encode() in file.read_bytes() for file in study.folder.rglob("*") if file.is_file()

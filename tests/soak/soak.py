@@ -23,6 +23,7 @@ import millions  # noqa: F401
 import mutations  # noqa: F401
 import pools  # noqa: F401
 import promises  # noqa: F401
+import speeds  # noqa: F401
 from fire import TRIALS, Outcome
 
 PAGE = Path("soak.json")
