@@ -14,10 +14,11 @@ from fire import Outcome, by_fire
 from hosts import Cluster, slot_of, wait_for
 from searching import Output, Study, alive, children
 
-HOSTS, TRIALS_BETWEEN = 2, 2
+HOSTS, TRIALS_BETWEEN, TRIAL_SECONDS = 2, 2, 4.0
 REPEATS = int(os.environ.get("AUTOTL_SOAK_REPEATS", "5"))
 """Strikes of each sort, one after another during one search."""
-TRIALS_A_RUN = (TRIALS_BETWEEN + HOSTS) * (REPEATS + 1)
+TRIALS_A_RUN = 30 * (REPEATS + 1)
+"""More than a search gets done between the strikes. After the last one trials take no time."""
 GRACE = 10.0
 """Seconds after which no process may be left of what was killed."""
 
@@ -46,6 +47,9 @@ class Siege:
     def __init__(self, folder: Path, strike: Strike):
         self.folder, self.strike = folder, strike
         self.study = Study(folder)
+        self.no_more = folder / "no-more-strikes"
+        pauses = {"AUTOTL_NOOP_SECONDS": str(TRIAL_SECONDS), "AUTOTL_NOOP_UNTIL": str(self.no_more)}
+        self.study.environment |= pauses
         self.cluster = self._cluster()
         self.process, self.reader = self._search()
         self.told: list[int] = []
@@ -61,7 +65,7 @@ class Siege:
 
     def _search(self) -> tuple[subprocess.Popen[str], Output]:
         options = ("--devices", f"dask:{self.cluster.address}", "--trials", str(TRIALS_A_RUN))
-        process = self.study.search(*options, seconds=2.0)
+        process = self.study.search(*options)
         return process, Output(process)
 
     def run(self) -> Outcome:
@@ -70,16 +74,19 @@ class Siege:
             while self.num_strikes < REPEATS and (host := self._await_busy_host()):
                 self.num_strikes += 1
                 self._strike(host)
+            self.no_more.touch()
             self._await_end()
             return self._outcome()
         finally:
             self.cluster.close()
 
     def _await_busy_host(self) -> str:
-        """The host of a trial that is half done, after some more trials are complete; "" where the search has ended."""
+        """The host of a trial that is half done, after some more trials are complete, and once all hosts have workers
+        again; "" where the search has ended."""
         enough = self._num_complete() + TRIALS_BETWEEN
         while self.process.poll() is None:
-            if self._num_complete() >= enough and (host := self._busy_host()):
+            ready = self._num_complete() >= enough and all(map(self.cluster.trials, self.cluster.hosts))
+            if ready and (host := self._busy_host()):
                 return host
             time.sleep(0.1)
         return ""

@@ -45,7 +45,11 @@ class Cluster:
             mounts = [f"mount -t tmpfs tmpfs {shlex.quote(str(path))} && " for path in self.hidden]
             hide = "".join(mounts) + 'exec "$@"'
             prefix = ["unshare", "--mount", "sh", "-c", hide, "host"]
-        environment = {k: v for k, v in self.environment.items() if not k.startswith(("AUTOTL", "XDG"))}
+        environment = {
+            k: v
+            for k, v in self.environment.items()
+            if not k.startswith(("AUTOTL", "XDG")) or k.startswith("AUTOTL_NOOP")
+        }
         environment |= {"HOME": str(home / "home"), "TMPDIR": str(home / "tmp")}
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(

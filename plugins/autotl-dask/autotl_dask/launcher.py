@@ -13,7 +13,7 @@ from typing import Any
 
 from distributed import Client, LocalCluster
 
-from autotl.clusters import StudySite
+from autotl.clusters import StudySite, refuse_plain
 from autotl.devices import Slot
 from autotl.errors import AutotlError
 from autotl.workers.codec import decode, encode
@@ -40,6 +40,7 @@ def connect(where: str, site: StudySite, client: Client | None) -> "DaskLauncher
     if not local and not re.match(r"(tcp|tls|ws|wss|ucx)://", where):
         example = "Type dask:tcp://HOST:8786, dask:tls://HOST:8786, or dask:local*4 for four workers on this machine."
         raise AutotlError(f"--devices dask:{where}: not the address of a scheduler. {example}")
+    refuse_plain(where)
     for name in ("batched", "client", "core", "nanny", "scheduler", "worker"):
         logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)  # the search says what a loss means
     with ExitStack() as opened:
