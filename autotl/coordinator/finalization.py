@@ -63,7 +63,7 @@ def finalize_copy(search: Coordinator, context: Context, lost: DatabaseLost) -> 
         pool.drop(worker)
     if pool.launcher.serves_study:
         pool.slots, pool.service = [], None
-    pool.fall_back(LocalLauncher(search.config.folder / "logs", Rendezvous(search.config.folder)))
+        pool.fall_back(LocalLauncher(search.config.folder / "logs", Rendezvous(search.config.folder)))
     pool.set_up(replace(context, copy=copy))
     return finalize(search)
 

@@ -17,9 +17,19 @@ class Cluster:
     Args:
         folder: for the hosts' folders; a folder with a short path.
         hidden: folders that the hosts see empty: the study, its images and its cache.
+        num_workers: Dask workers of a host.
     """
 
-    def __init__(self, folder: Path, num_hosts: int, port: int, hidden: list[Path], environment: dict[str, str]):
+    def __init__(
+        self,
+        folder: Path,
+        num_hosts: int,
+        port: int,
+        hidden: list[Path],
+        environment: dict[str, str],
+        num_workers: int = 1,
+    ):
+        self.num_workers = num_workers
         self.folder, self.port, self.hidden, self.environment = folder, port, hidden, environment
         self.address = f"tcp://127.0.0.1:{port}"
         self.processes: dict[str, subprocess.Popen] = {}
@@ -33,8 +43,8 @@ class Cluster:
 
     def start_host(self, number: int) -> None:
         name = f"host{number}"
-        command = ["worker", self.address, "--nthreads", "1", "--nworkers", "1", "--name", name, "--no-dashboard"]
-        self.processes[name] = self._start(name, [*command, "--death-timeout", "60"], number)
+        command = ["worker", self.address, "--nthreads", "1", "--nworkers", str(self.num_workers), "--name", name]
+        self.processes[name] = self._start(name, [*command, "--no-dashboard", "--death-timeout", "60"], number)
 
     def _start(self, name: str, command: list[str], number: int | None) -> subprocess.Popen:
         home = self.folder / name
