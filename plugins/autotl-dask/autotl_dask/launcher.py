@@ -50,8 +50,8 @@ def connect(where: str, site: StudySite, client: Client | None) -> "DaskLauncher
             if local:
                 # in this process: trials have processes of their own, which are forked from one template then
                 options = {"processes": False, "threads_per_worker": 1, "n_workers": int(local[1] or CPU_COUNT)}
-                cluster = LocalCluster(**options, dashboard_address=None, silence_logs=logging.CRITICAL)
-                scheduler = opened.enter_context(closing(cluster))
+                own = LocalCluster(**options, memory_limit=None, dashboard_address=None, silence_logs=logging.CRITICAL)
+                scheduler = opened.enter_context(closing(own))
             client = opened.enter_context(closing(Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)))
         except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
             remedy = "Start one: dask scheduler; and on each host: dask worker tcp://SCHEDULER:8786"
