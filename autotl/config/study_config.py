@@ -249,6 +249,13 @@ class StudyConfig(BaseModel):
             raise ValueError("not the URL of a database: postgresql+psycopg://USER@HOST/DATABASE")
         return url
 
+    @field_validator("pool")
+    @classmethod
+    def _is_address(cls, pool: str | None) -> str | None:
+        if pool and "://" not in pool and not Path(pool).is_absolute():
+            raise ValueError("each host would look for it elsewhere: give a whole address")
+        return f"file://{pool}" if pool and "://" not in pool else pool
+
     @field_validator("output", "cache")
     @classmethod
     def _home(cls, path: Path) -> Path:

@@ -33,6 +33,7 @@ from autotl.data.splits import Split
 from autotl.devices import Slot, parse_devices, threads_by_type
 from autotl.errors import AutotlError
 from autotl.events import Callback, SearchStarted
+from autotl.features.pool import FeaturePool
 from autotl.folders import claim_cache, claim_study
 from autotl.locks import FileLock, Timeout
 from autotl.registry import Registry, load_registry
@@ -117,6 +118,8 @@ def _run(
     registry = load_registry(config.without_plugins, strict=config.strict_plugins)
     check_registered(config, registry)
     claim_cache(config.cache)
+    if config.pool:
+        FeaturePool(config.pool).require_readable()
     # a wrong name is refused before a folder is made
     local = [] if cluster_of(config.devices, registry) else parse_devices(config.devices, force=config.force)
     extends = config.folder if extend else None
