@@ -135,15 +135,22 @@ def _opened(url: str) -> "PatientStorage":
     return PatientStorage(url, engine_kwargs={"pool_pre_ping": True, "pool_size": 2})
 
 
+_away_since: list[float] = []
+"""The moment at which this process has found the database away; empty while it answers."""
+
+
 def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, repeated until the database answers. Raises DatabaseLost after PATIENCE seconds."""
+    """The method, repeated until the database answers. Raises DatabaseLost where that has been away for PATIENCE
+    seconds, with this call and those before it."""
 
     @wraps(method)
     def call(self: "PatientStorage", *args: Any, **kwargs: Any) -> Any:
-        end, pause, repeated = time.monotonic() + PATIENCE, FIRST_PAUSE, False
+        pause, repeated = FIRST_PAUSE, False
         while True:
             try:
-                return method(self, *args, **kwargs)
+                value = method(self, *args, **kwargs)
+                _away_since.clear()
+                return value
             except UpdateFinishedTrialError:
                 # the state was committed, and the answer was lost with the connection
                 state = args[1] if len(args) > 1 else kwargs.get("state")
@@ -153,7 +160,9 @@ def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
             except Exception as error:
                 if not _is_lost_connection(error):
                     raise
-                if time.monotonic() > end:
+                if not _away_since:
+                    _away_since.append(time.monotonic())
+                if time.monotonic() > _away_since[0] + PATIENCE:
                     raise DatabaseLost(
                         f"The database of the study could not be reached for {PATIENCE:.0f} s. Finished trials are "
                         "kept: run the same command again once it answers."

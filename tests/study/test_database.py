@@ -91,8 +91,13 @@ def test_a_server_that_is_gone_for_good_is_named(kept, server, monkeypatch):
     try:
         with pytest.raises(database.DatabaseLost, match="run the same command again"):
             study.ask()
+        monkeypatch.setattr(database, "PATIENCE", 3600.0)
+        monkeypatch.setattr(database, "_away_since", [time.monotonic() - 3601.0])
+        with pytest.raises(database.DatabaseLost):  # a process waits once
+            study.ask()
     finally:
         server.start()
+    assert study.trials == []
 
 
 def test_the_password_is_in_no_file_and_in_no_message(kept, server, monkeypatch):
