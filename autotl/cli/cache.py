@@ -89,7 +89,9 @@ def pool(
     from autotl.atomic_io import format_bytes
     from autotl.features.pool import FeaturePool
 
-    found = list(FeaturePool(address).verify(remove=remove))
+    pool = FeaturePool(address)
+    pool.require_readable()
+    found = list(pool.verify(remove=remove))
     damaged = [one for one in found if not one.num_rows]
     num_rows, num_bytes = sum(one.num_rows for one in found), sum(one.num_bytes for one in found)
     if as_json:
@@ -97,6 +99,9 @@ def pool(
         _print({"pool": address, "objects": len(found), "rows": num_rows, "bytes": num_bytes, "damaged": listed})
         return
     console = Console()
+    if not found:
+        console.print(Text(f"No search has put features into {address}."), soft_wrap=True)
+        return
     for one in damaged:
         console.print(Text(f"{one.path} is damaged{' and was removed' if remove else ''}", "yellow"), soft_wrap=True)
     result = f"{len(damaged):,} damaged" if damaged else "none damaged"

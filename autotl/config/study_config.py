@@ -56,8 +56,8 @@ def parse_bytes(value: Any) -> Any:
 
 def without_password(url: str) -> str:
     """The URL of a database without the password in it."""
-    url = re.sub(r"(?<=://)([^:@/]*):[^@]*@", r"\1@", url)
-    url = re.sub(r"(?<=[?&])password=[^&]*&?", "", url)
+    url = re.sub(r"(?<=://)([^:@/]*):[^?]*@", r"\1@", url)  # up to the last @, of which one may be unescaped
+    url = re.sub(r"(?<=[?&])(ssl)?passw(or)?d=[^&]*&?", "", url)
     return url.rstrip("?&")
 
 
@@ -248,6 +248,13 @@ class StudyConfig(BaseModel):
         if isinstance(url, str) and "://" not in url:
             raise ValueError("not the URL of a database: postgresql+psycopg://USER@HOST/DATABASE")
         return url
+
+    @field_validator("pool")
+    @classmethod
+    def _is_address(cls, pool: str | None) -> str | None:
+        if pool and "://" not in pool and not Path(pool).is_absolute():
+            raise ValueError("each host would look for it elsewhere: give a whole address")
+        return f"file://{pool}" if pool and "://" not in pool else pool
 
     @field_validator("output", "cache")
     @classmethod

@@ -21,6 +21,7 @@ from autotl.data.dataset import LabelledImage
 from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError
 from autotl.events import Callback
+from autotl.features.pool import FeaturePool
 from autotl.folders import claim_cache, claim_study
 from autotl.locks import FileLock, Timeout
 from autotl.registry import load_registry
@@ -99,6 +100,8 @@ def _run(
     registry = load_registry(config.without_plugins, strict=config.strict_plugins)
     check_registered(config, registry)
     claim_cache(config.cache)
+    if config.pool:
+        FeaturePool(config.pool).require_readable()
     # a wrong name is refused before a folder is made
     local = [] if cluster_of(config.devices, registry) else parse_devices(config.devices, force=config.force)
     extends = config.folder if extend else None
