@@ -19,7 +19,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -323,11 +323,27 @@ def _reason(error: Exception, path: Path | None) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"it is too large: {error}"
     if isinstance(error, UnidentifiedImageError):
-        empty = path is not None and path.is_file() and path.stat().st_size == 0
-        return "it is empty" if empty else "it isn't an image in a format that Pillow reads"
+        return _what_else(path)
     if isinstance(error, MemoryError):
         return "it doesn't fit into memory"
     return f"it is broken: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+def _what_else(path: Path | None) -> str:
+    """What a file is that Pillow doesn't know."""
+    start = b""
+    if path is not None and path.is_file():
+        with suppress(OSError), path.open("rb") as file:
+            start = file.read(64)
+            if not start:
+                return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS to the image: type git lfs pull"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a page of HTML, as a server sends it in place of a file: download it again"
+    if start[4:8] == b"ftyp":
+        return "it is in a format of phones and cameras (HEIC and the like): save it as JPEG"
+    return "it isn't an image in a format that Pillow reads"
 
 
 class _NoPillowWarnings:

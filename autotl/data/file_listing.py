@@ -24,6 +24,8 @@ SIDECAR_EXTENSIONS = {
 }
 """Extensions of files that are no images to autotl, so that their content isn't looked at. (Photographs in a camera's
 raw format begin as a TIFF does, but all that Pillow reads of one is a small preview.)"""
+HEIC = (".heic", ".heif", ".hif")
+"""Extensions of photographs of phones that Pillow doesn't read."""
 CONTENT_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 """Formats that are recognised by a file's first bytes where its extension says nothing."""
 
@@ -122,7 +124,10 @@ class FileListing:
             counts = format_counts(self.by_content)
             notes.append(f"Read as images in {place} for their content, whatever their extension: {counts}.")
         if self.left_out:
-            notes.append(f"Left out in {place}, because they are not images: {format_counts(self.left_out)}.")
+            notes.append(
+                f"Left out in {place}, because they are not images: {format_counts(self.left_out)}."
+                + " Save HEIC photographs as JPEG." * any(kind in HEIC for kind in self.left_out)
+            )
         if self.unreadable:
             notes.append(f"Left out: {join_names(self.unreadable)}")
         return notes

@@ -12,7 +12,8 @@ import numpy as np
 
 from autotl.data.audit import audit_dataset, folded
 from autotl.data.dataset import DatasetSource, Finding, ImageDataset, LabelledImage, Skipped, join_names
-from autotl.data.manifests import ManifestSource
+from autotl.data.file_listing import is_ignored_name
+from autotl.data.manifests import ManifestSource, manifest_beside
 from autotl.data.near_duplicates import connected, near_duplicates
 from autotl.data.subset_names import subset_of
 from autotl.data.verification import verify_files
@@ -172,13 +173,25 @@ def _training_classes(
         raise DataError(f"{location} has no training images, only validation or test images.")
     if len(names) == 1:
         (name,) = names
-        inner = Path(location).expanduser() / name
-        hint = f" If {inner} holds class folders, give that folder instead." if inner.is_dir() else ""
+        folder = Path(location).expanduser()
+        inner = _first_with_folders(folder / name)
+        hint = f" If {inner} holds class folders, give that folder instead." if inner else ""
+        hint = (manifest_beside(folder) if folder.is_dir() else "") or hint
         text = f"All images of {location} belong to one class, {name!r}; a classifier needs at least two.{hint}"
         on_problem(Finding("one_class", text, 1, (name,), serious=True))
     if all(re.fullmatch(r"[+-]?\d+(\.\d+)?", name) for name in names):
         return tuple(sorted(names, key=lambda name: (float(name), name)))
     return tuple(sorted(names, key=_natural_order))
+
+
+def _first_with_folders(folder: Path) -> Path | None:
+    """The folder, or the first one inside that has several folders: archives often wrap theirs in others."""
+    while folder.is_dir():
+        inner = [path for path in folder.iterdir() if path.is_dir() and not is_ignored_name(path.name)]
+        if len(inner) != 1 or inner[0].is_symlink():
+            return folder if inner else None
+        folder = inner[0]
+    return None
 
 
 def _natural_order(name: str) -> tuple[list[str | int], str]:

@@ -199,6 +199,9 @@ def test_broken_exif_is_ignored(tmp_path: Path, photo: Image.Image) -> None:
         ("loop.jpg", "it is a symbolic link that leads back to itself"),
         ("pipe.jpg", "it is a pipe"),
         ("text.jpg", "it isn't an image in a format that Pillow reads"),
+        ("lfs.jpg", "it is a pointer of Git LFS to the image: type git lfs pull"),
+        ("page.jpg", "it is a page of HTML"),
+        ("phone.jpg", "it is in a format of phones and cameras (HEIC and the like): save it as JPEG"),
         ("cut.jpg", "it is broken: image file is truncated"),
     ],
 )
@@ -211,6 +214,9 @@ def test_the_error_of_an_undecodable_file_has_the_reason(
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("image not found")
+    (tmp_path / "lfs.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n")
+    (tmp_path / "page.jpg").write_text("\n<!DOCTYPE html><html>404</html>")
+    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     photo.save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:9000])
     with pytest.raises(UndecodableImage) as caught:
