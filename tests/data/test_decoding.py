@@ -196,6 +196,7 @@ def test_broken_exif_is_ignored(tmp_path: Path, photo: Image.Image) -> None:
         ("link.jpg", "it is a broken symbolic link"),
         ("folder.jpg", "it is a folder"),
         ("empty.jpg", "it is empty"),
+        ("x" * 300, "it can't be read: File name too long"),
         ("loop.jpg", "it is a symbolic link that leads back to itself"),
         ("pipe.jpg", "it is a pipe"),
         ("text.jpg", "it isn't an image in a format that Pillow reads"),
@@ -286,6 +287,10 @@ def test_arrays_are_converted_to_rgb(array: np.ndarray) -> None:
     image = to_rgb(array)
     assert (image.mode, image.size) == ("RGB", (5, 4))
     assert (np.asarray(image) == 51).all()
+
+
+def test_floats_may_overshoot_as_they_do_after_resizing() -> None:
+    assert np.asarray(to_rgb(np.array([[-1e-6, np.nextafter(np.float32(1), 2)]])))[0, :, 0].tolist() == [0, 255]
 
 
 def test_a_boolean_array_is_black_and_white() -> None:
