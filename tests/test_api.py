@@ -63,6 +63,7 @@ def test_search_has_a_keyword_for_every_key_of_a_study():
 DOCUMENTED = [
     "autotl.classifier",
     "autotl.clock",
+    "autotl.cookies",
     "autotl.metrics",
     "autotl.recipe",
     "autotl.search_result",

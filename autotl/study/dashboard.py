@@ -8,13 +8,13 @@ only with the token that is in the address it prints.
 import hmac
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from autotl.cookies import cookie_value
 from autotl.errors import AutotlError
 
 __all__ = ["DashboardServer", "dashboard_server"]
@@ -92,11 +92,7 @@ class _Guard:
             ]
             start_response("303 See Other", headers)
             return [b""]
-        try:
-            kept = SimpleCookie(environ.get("HTTP_COOKIE", "")).get(cookie)
-        except CookieError:
-            kept = None
-        if kept is None or not self._is_token(kept.value):
+        if not self._is_token(cookie_value(environ.get("HTTP_COOKIE", ""), cookie) or ""):
             return _refuse(
                 start_response, "403 Forbidden", "Open the address that `autotl dashboard` has printed: it has a token."
             )
