@@ -1,6 +1,7 @@
 """A search from start to model. The process that runs it is the coordinator; it imports no torch."""
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -95,7 +96,7 @@ def _how_to_free_space(path: Path, config: StudyConfig) -> str:
     with suppress(StoreUnavailable, DiskFull, OSError):
         if features.is_dir() and same_disk(features, path):
             freed = FeatureStore(features).freeable_bytes()
-    cache = f" --cache {config.cache}" if config.cache != default_cache().absolute() else ""
+    cache = f" --cache {shlex.quote(str(config.cache))}" if config.cache != default_cache().absolute() else ""
     remedy = f"`autotl cache clear{cache}` would free {format_bytes(freed)} there" if freed else "Free space there"
     return (
         f"{remedy}, or use another disk with {option}. Finished trials are kept: run the same command again once there "

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -115,7 +116,7 @@ class Locator:
         folder = self._real_folder(self.manifest.parent)
         remedy = (
             "A study file or a study names this manifest, and either can come from an untrusted source. If you trust "
-            f"it, type the manifest's own location: --data {self.manifest}"
+            f"it, type the manifest's own location: --data {shlex.quote(str(self.manifest))}"
         )
         if PurePosixPath(typed).is_absolute():
             raise DataError(f"{place}: {typed} is absolute. {remedy}")

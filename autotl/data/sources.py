@@ -5,6 +5,7 @@ A source calls `warnings.warn` for anything that it leaves out; `load_dataset` s
 """
 
 import re
+import shlex
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -316,7 +317,7 @@ def _warn_of_doubtful_classes(root: _Folder) -> None:
             f"The folders of {root.path} are folds ({join_names(folds)}), each with the class folders "
             f"{join_names(sorted(shared))}. List the images in a CSV file with the columns path,label,group and the "
             "fold as group, so that images of a fold stay together; or use two of them: "
-            f"autotl search {root.path / folds[0]} --test {root.path / folds[1]}"
+            f"autotl search {shlex.quote(str(root.path / folds[0]))} --test {shlex.quote(str(root.path / folds[1]))}"
         )
     if len(shared) > 1:
         names = join_names([f.name for f in root.classes])

@@ -7,6 +7,7 @@ only with the token that is in the address it prints.
 
 import hmac
 import secrets
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -131,7 +132,9 @@ class _Guard:
             content = None
         if content is None:
             return _refuse(
-                start_response, "404 Not Found", f"There is no report here. Write it: autotl report {name or 'NAME'}"
+                start_response,
+                "404 Not Found",
+                f"There is no report here. Write it: autotl report {shlex.quote(name or 'NAME')}",
             )
         headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(content)))]
         _sandboxed(start_response)("200 OK", headers)
