@@ -39,6 +39,8 @@ FILE_ERRNOS = {
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOLCK),
 }
 """Faults of the file system, not of the program."""
+OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""Faults of a file that standard output was sent to."""
 FOR_PROGRAMS = {"--json", "--quiet", "-q"}
 """Flags with which a program reads the standard output of a built-in command."""
 
@@ -80,6 +82,10 @@ class Commands(TyperGroup):
             _print_error(str(error))
             sys.exit(error.exit_code)
         except OSError as error:  # a folder or file that the user named is missing, unwritable, too long or the like
+            if error.filename is None and error.errno in OUTPUT_ERRNOS and not debug:
+                _print_error(f"The output can't be written: {error.strerror}. Send it to another disk.")
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered would fail again at exit
+                sys.exit(1)
             if error.filename is None or error.errno not in FILE_ERRNOS or debug:
                 raise
             _print_error(f"{os.fsdecode(error.filename)} can't be used: {error.strerror}. Name another file or folder.")
