@@ -18,6 +18,7 @@ from autotl.data.near_duplicates import connected, near_duplicates
 from autotl.data.subset_names import subset_of
 from autotl.data.verification import verify_files
 from autotl.errors import DataError, nearest
+from autotl.folders import expand_home
 
 __all__ = ["list_images", "load_dataset"]
 
@@ -128,6 +129,8 @@ def list_images(location: str, sources: Mapping[str, DatasetSource], *, confined
     Args:
         confined: the location comes from a stranger. See `load_dataset`.
     """
+    if not location.strip():  # of a variable of the shell that isn't set
+        raise DataError("The location of the images is empty. Give a folder of class folders; the current one is `.`")
     matching = [source for source in sources.values() if source.matches(location)]
     if not matching:
         raise DataError(
@@ -148,7 +151,7 @@ def list_images(location: str, sources: Mapping[str, DatasetSource], *, confined
 
 
 def _not_a_dataset(location: str, known: Sequence[str]) -> str:
-    path = Path(location).expanduser()
+    path = expand_home(location)
     try:
         exists = path.exists()
         beside = [p.name for p in path.parent.iterdir()] if not exists and path.parent.is_dir() else []
@@ -173,7 +176,7 @@ def _training_classes(
         raise DataError(f"{location} has no training images, only validation or test images.")
     if len(names) == 1:
         (name,) = names
-        folder = Path(location).expanduser()
+        folder = expand_home(location)
         inner = _first_with_folders(folder / name)
         hint = f" If {inner} holds class folders, give that folder instead." if inner else ""
         hint = (manifest_beside(folder) if folder.is_dir() else "") or hint
@@ -284,7 +287,7 @@ def _check_classes_have_images(
 
 def _dataset_name(location: str) -> str:
     """The name of the folder or file, or of the parent folder if the folder is called train, val or test."""
-    path = Path(os.path.abspath(Path(location).expanduser()))  # noqa: PTH100 - the name of a link, not of its target
+    path = Path(os.path.abspath(expand_home(location)))  # noqa: PTH100 - the name of a link, not of its target
     if not path.exists():
         return location
     if path.is_dir() and subset_of(path.name) and path.parent.name:

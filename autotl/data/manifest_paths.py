@@ -15,6 +15,7 @@ from autotl.data.dataset import join_names
 from autotl.data.file_listing import FileListing, Parents, has_image_extension
 from autotl.data.manifest_columns import Row
 from autotl.errors import DataError
+from autotl.folders import expand_home
 
 __all__ = ["Locator"]
 
@@ -91,7 +92,7 @@ class Locator:
             typed = typed.replace("\\", "/")
         if self.confined:
             self._refuse_outside(place, typed)
-        path = Path(typed).expanduser() if typed.startswith("~/") and not self.confined else Path(typed)
+        path = expand_home(typed) if typed.startswith("~/") and not self.confined else Path(typed)
         path = self.manifest.parent / path  # an absolute path replaces the folder
         if not has_image_extension(path.name):
             return self._with_extension(place, path)

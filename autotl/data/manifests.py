@@ -16,6 +16,7 @@ from autotl.data.manifest_columns import BOOLEANS, Row, find_columns, with_label
 from autotl.data.manifest_paths import Locator
 from autotl.data.subset_names import SUBSET_WORDS, class_name, subset_of
 from autotl.errors import DataError, nearest
+from autotl.folders import expand_home
 
 __all__ = ["ManifestSource", "manifest_beside"]
 
@@ -33,7 +34,7 @@ class ManifestSource(DatasetSource):
     name = "manifest"
 
     def matches(self, location: str) -> bool:
-        path = Path(location).expanduser()
+        path = expand_home(location)
         return path.suffix.lower() in EXTENSIONS and not path.is_dir()
 
     def images(self, location: str, *, confined: bool = False) -> list[LabelledImage]:
@@ -47,7 +48,7 @@ class ManifestSource(DatasetSource):
         Raises:
             DataError: an invalid manifest, with the line.
         """
-        manifest = Path(location).expanduser()
+        manifest = expand_home(location)
         header, rows = with_label_column(manifest, *_read_rows(manifest))
         columns = find_columns(manifest, header, rows)
         for note in columns.notes:

@@ -20,6 +20,7 @@ from autotl.data.manifests import ManifestSource, manifest_beside
 from autotl.data.remote import RemoteSource
 from autotl.data.subset_names import class_name, means_unlabelled, subset_of
 from autotl.errors import DataError
+from autotl.folders import expand_home
 
 if TYPE_CHECKING:
     from autotl.registration import Register
@@ -35,11 +36,11 @@ class FolderSource(DatasetSource):
     name = "folder"
 
     def matches(self, location: str) -> bool:
-        return Path(location).expanduser().is_dir()
+        return expand_home(location).is_dir()
 
     def images(self, location: str) -> list[LabelledImage]:
         listing = FileListing()
-        root = _read(Path(location).expanduser(), listing)
+        root = _read(expand_home(location), listing)
         if not root.has_images:
             raise DataError(_no_images(root.path, listing))
         images = _of_subset_folders(root) or _of_subsets_in_classes(root) or _of_class_folders(root)

@@ -217,6 +217,22 @@ def test_a_full_disk_that_output_is_sent_to_is_an_error_in_one_line(options: tup
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_current_folder_that_was_removed_is_an_error_in_one_line(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = run("search", "photos")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: The current folder was removed")
+
+
+@pytest.mark.parametrize("columns", ["0", ""])
+def test_a_terminal_of_no_width_shows_tables(columns: str) -> None:
+    assert "ridge" in python("-m", "autotl", "heads", COLUMNS=columns).stdout
+
+
 def test_a_file_that_cannot_be_used_is_an_error_without_traceback(run: Callable[..., Result], api: ModuleType) -> None:
     api.search.side_effect = PermissionError(13, "Permission denied", "/there")
     result = run("search", "photos")

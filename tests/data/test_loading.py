@@ -291,3 +291,9 @@ def test_a_location_that_does_not_exist_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "x.pdf").touch()
     with pytest.raises(DataError, match="neither a folder nor a manifest"):
         load(tmp_path / "x.pdf")
+
+
+@pytest.mark.parametrize("location", ["", " "])
+def test_an_empty_location_is_not_the_current_folder(location: str) -> None:
+    with pytest.raises(DataError, match="The location of the images is empty"):
+        load_dataset(location, SOURCES)
