@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import autotl
 from autotl.config import default_cache
 from autotl.coordinator.run import _exclusive
 from autotl.errors import AutotlError
@@ -98,3 +99,10 @@ def test_a_user_without_a_home_is_asked_for_a_cache(monkeypatch):
         default_cache()
     monkeypatch.setenv("AUTOTL_CACHE", "there")
     assert str(default_cache()) == "there"
+
+
+def test_a_study_folder_is_not_taken_for_missing_images_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AutotlError, match="'flowers' is not a dataset: there is no folder"):
+        autotl.search("flowers", output=".")
+    assert not list(tmp_path.iterdir())

@@ -30,6 +30,7 @@ from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, 
 from autotl.coordinator.signals import handle_signals
 from autotl.coordinator.watchdog import CallEnded, Watchdog
 from autotl.data.dataset import LabelledImage
+from autotl.data.loading import require_source
 from autotl.data.splits import Split
 from autotl.devices import Slot, parse_devices, threads_by_type
 from autotl.errors import AutotlError
@@ -117,7 +118,9 @@ def _run(
     registry = load_registry(config.without_plugins, strict=config.strict_plugins)
     check_registered(config, registry)
     claim_cache(config.cache)
-    # a wrong name is refused before a folder is made
+    # a wrong name is refused before a folder is made, which may have that name
+    if images is None:
+        require_source(config.data, registry.datasets)
     local = [] if cluster_of(config.devices, registry) else parse_devices(config.devices, force=config.force)
     extends = config.folder if extend else None
     if extends:

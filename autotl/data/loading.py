@@ -20,7 +20,7 @@ from autotl.data.verification import verify_files
 from autotl.errors import DataError, nearest
 from autotl.folders import expand_home
 
-__all__ = ["list_images", "load_dataset"]
+__all__ = ["list_images", "load_dataset", "require_source"]
 
 MAX_CLASS_NAMES = 12
 """Class names that a message lists."""
@@ -129,13 +129,7 @@ def list_images(location: str, sources: Mapping[str, DatasetSource], *, confined
     Args:
         confined: the location comes from a stranger. See `load_dataset`.
     """
-    if not location.strip():  # of a variable of the shell that isn't set
-        raise DataError("The location of the images is empty. Give a folder of class folders; the current one is `.`")
-    matching = [source for source in sources.values() if source.matches(location)]
-    if not matching:
-        raise DataError(
-            _not_a_dataset(location, sorted(set(sources) - {"folder", "manifest", "parquet", "tar", "remote"}))
-        )
+    matching = _matching(location, sources)
     source = matching[-1]
     if len(matching) > 1 and location == source.name:
         warnings.warn(
@@ -148,6 +142,22 @@ def list_images(location: str, sources: Mapping[str, DatasetSource], *, confined
     if not images:
         raise DataError(f"{location!r} has no images.")
     return images
+
+
+def require_source(location: str, sources: Mapping[str, DatasetSource]) -> None:
+    """Raise DataError unless there is something at a location that images can be listed of."""
+    _matching(location, sources)
+
+
+def _matching(location: str, sources: Mapping[str, DatasetSource]) -> list[DatasetSource]:
+    if not location.strip():  # of a variable of the shell that isn't set
+        raise DataError("The location of the images is empty. Give a folder of class folders; the current one is `.`")
+    matching = [source for source in sources.values() if source.matches(location)]
+    if not matching:
+        raise DataError(
+            _not_a_dataset(location, sorted(set(sources) - {"folder", "manifest", "parquet", "tar", "remote"}))
+        )
+    return matching
 
 
 def _not_a_dataset(location: str, known: Sequence[str]) -> str:
