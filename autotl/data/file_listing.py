@@ -24,6 +24,8 @@ SIDECAR_EXTENSIONS = {
 }
 """Extensions of files that are no images to autotl, so that their content isn't looked at. (Photographs in a camera's
 raw format begin as a TIFF does, but all that Pillow reads of one is a small preview.)"""
+MAX_DEPTH = 100
+"""Folders in folders that are read."""
 HEIC = (".heic", ".heif", ".hif")
 """Extensions of photographs of phones that Pillow doesn't read."""
 CONTENT_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
@@ -94,11 +96,14 @@ class FileListing:
 
     def visit(self, folder: Path, parents: Parents = ()) -> tuple[list[str], list[str], Parents]:
         """As `entries`, and the parents of what lies in the folder. Nothing lies in a link to one of the `parents`, nor
-        in a folder that can't be listed: it is noted, and raises DataError where it has no parents."""
+        in a folder that can't be listed, or that is too deep: it is noted, and raises DataError where it has no
+        parents."""
         try:
             inode = _inode(folder)
             if inode in parents:
                 return [], [], parents
+            if len(parents) > MAX_DEPTH:
+                raise DataError(f"{folder} is more than {MAX_DEPTH} folders deep.")
             return *self.entries(folder), (*parents, inode)
         except DataError as error:
             if not parents:

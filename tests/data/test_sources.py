@@ -1,6 +1,7 @@
 """The built-in dataset sources: folder layouts and manifests, valid and invalid."""
 
 import os
+import subprocess
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -8,10 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from autotl.atomic_io import refuse_links_out
 from autotl.data.dataset import LabelledImage
 from autotl.data.loading import load_dataset
 from autotl.data.sources import FolderSource, ManifestSource
-from autotl.errors import DataError
+from autotl.errors import AutotlError, DataError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -617,3 +619,17 @@ def test_pieces_of_a_data_set_are_warned_of(tmp_path: Path) -> None:
     pictures(tmp_path, "HAM_images_part_1/a.jpg", "HAM_images_part_2/b.jpg")
     with pytest.warns(UserWarning, match="named like pieces of one data set: HAM_images_part_1, HAM_images_part_2"):
         FolderSource().images(str(tmp_path))
+
+
+def test_folders_without_end_are_left_out_with_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path, "ants/a.jpg", "bees/b.jpg")
+    monkeypatch.chdir(tmp_path / "ants")
+    for _ in range(1100):  # longer than Python's stack, and nearly as long as a path may be
+        os.mkdir("d")  # noqa: PTH102
+        os.chdir("d")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match=r"is more than 100 folders deep"):
+        assert len(FolderSource().images(str(tmp_path))) == 2
+    with pytest.raises(AutotlError, match="nested too deep"):
+        refuse_links_out(tmp_path)
+    subprocess.run(["rm", "-r", tmp_path / "ants" / "d"], check=True)  # pytest's own removal is recursive
