@@ -22,6 +22,9 @@ from autotl.folders import expand_home
 
 __all__ = ["list_images", "load_dataset", "require_source"]
 
+PACKED = {".zip", ".rar", ".7z", ".gz", ".tgz", ".bz2", ".xz"}
+SPREADSHEETS = {".xlsx", ".xls", ".ods", ".json", ".jsonl"}
+"""Extensions of what people give as a dataset."""
 MAX_CLASS_NAMES = 12
 """Class names that a message lists."""
 
@@ -169,12 +172,15 @@ def _not_a_dataset(location: str, known: Sequence[str]) -> str:
         exists, beside = False, []
     names = f", or the name of a dataset: {', '.join(known)}" if known else ""
     what = (
-        f"{location!r} is neither a folder nor a manifest"
+        f"{location!r} is neither a folder nor a manifest."
         if exists
-        else f"{location!r} is not a dataset: there is no folder, no file and no dataset of that name"
+        else f"{location!r} is not a dataset: there is no folder, no file and no dataset of that name."
     )
+    if exists:
+        suffix = path.suffix.lower()
+        what += " Unpack it first." * (suffix in PACKED) + " Save the table as CSV." * (suffix in SPREADSHEETS)
     close = nearest(location, known) or nearest(path.name, beside)
-    return f"{what}.{close} Give a folder of class folders, a CSV manifest (path,label){names}."
+    return f"{what}{close} Give a folder of class folders, a CSV manifest (path,label){names}."
 
 
 def _training_classes(
