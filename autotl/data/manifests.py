@@ -116,6 +116,8 @@ def _read_rows(manifest: Path) -> tuple[list[str], list[Row]]:
 
 def _read_text(manifest: Path) -> str:
     """The text of a file in UTF-8 or UTF-16. Bytes that aren't UTF-8 become surrogates: names of files may hold any."""
+    if manifest.exists() and not manifest.is_file():
+        raise DataError(f"{manifest} is a pipe, a socket or a device, not a file.")  # reading would wait for a writer
     try:
         content = manifest.read_bytes()
     except FileNotFoundError as error:

@@ -234,6 +234,9 @@ def test_links_within_the_manifests_folder_are_accepted(tmp_path: Path) -> None:
 def test_a_manifest_that_is_missing_or_not_utf8_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="There is no file"):
         ManifestSource().images(str(tmp_path / "missing.csv"))
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match="is a pipe"):
+        ManifestSource().images(str(tmp_path / "pipe.csv"))
     with pytest.raises(DataError, match="isn't UTF-8"):
         ManifestSource().images(str(manifest(tmp_path, "path,label\na.jpg,é\n", encoding="latin-1")))
 
