@@ -77,7 +77,7 @@ class Guard:
                 "This server has another name: use localhost, its address in digits, or `autotl serve --allow-host`.",
             )
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             raise Refused(403, "The server answers its own pages, and programs, only.")
         token = self.settings.token
         if token is None or scope["path"] in OPEN:

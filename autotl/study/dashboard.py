@@ -77,7 +77,7 @@ class _Guard:
         if _host_name(host) not in HOSTS:
             return _refuse(start_response, "403 Forbidden", "The dashboard answers to 127.0.0.1 and localhost only.")
         origin = environ.get("HTTP_ORIGIN")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return _refuse(start_response, "403 Forbidden", "The dashboard answers its own pages only.")
         cookie = f"autotl-{environ['SERVER_PORT']}"  # browsers share cookies among the ports of a host
         query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)
