@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, MappingView
+from collections.abc import Iterable, Iterator, KeysView, Mapping, ValuesView
 from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
@@ -161,7 +161,7 @@ def as_labels(given: Any) -> np.ndarray:
         isinstance(given, Iterable) or hasattr(given, "__array__")
     ):
         raise InputError(f"y is a {type(given).__name__}, not a sequence of labels.")
-    given = list(given) if isinstance(given, Iterator | MappingView) else given
+    given = list(given) if isinstance(given, Iterator | KeysView | ValuesView) else given
     shape = _check_present(given)
     if len(shape) == 2 and shape[1] > 1:
         rows = f"y is an array {list(shape)}, and one label is needed for each image."

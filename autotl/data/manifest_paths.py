@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from autotl.data.dataset import join_names
 from autotl.data.file_listing import FileListing, Parents, has_image_extension
@@ -133,7 +133,7 @@ class Locator:
             raise DataError(f"{place}: {typed} leaves the manifest's folder, {folder}. {remedy}")
 
 
-def _common_ending(one: PurePosixPath, other: PurePosixPath) -> int:
+def _common_ending(one: PurePath, other: PurePath) -> int:
     """How many folders, counted from the last one, two paths have in common."""
     pairs = zip(one.parent.parts[::-1], other.parent.parts[::-1], strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -47,8 +47,8 @@ def read_image(path: Path) -> bytes:
     if found is None:
         with path.open("rb", buffering=0) as file:  # a third of the time of `read_bytes`
             return file.readall()
-    file, place = found
-    return _readers[file.suffix.lower()](file, place)
+    container, place = found
+    return _readers[container.suffix.lower()](container, place)
 
 
 def _container(path: str) -> tuple[Path, str] | None:
