@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from autotl.data.dataset import join_names
 from autotl.errors import DataError
+from autotl.folders import MARKER
 
 __all__ = ["FileListing", "Parents", "common_extensions", "format_counts", "has_image_extension", "is_ignored_name"]
 
@@ -73,7 +74,7 @@ class FileListing:
         self.by_content: Counter[str] = Counter()
         """Number of images that were recognised by their content, by extension."""
         self.unreadable: list[str] = []
-        """Folders that can't be listed, with the reason."""
+        """Folders that are left out, with the reason."""
 
     def entries(self, folder: Path) -> tuple[list[str], list[str]]:
         """The names of the images in a folder, and those of its folders, both sorted. Raises DataError."""
@@ -96,14 +97,16 @@ class FileListing:
 
     def visit(self, folder: Path, parents: Parents = ()) -> tuple[list[str], list[str], Parents]:
         """As `entries`, and the parents of what lies in the folder. Nothing lies in a link to one of the `parents`, nor
-        in a folder that can't be listed, or that is too deep: it is noted, and raises DataError where it has no
-        parents."""
+        in a folder that can't be listed, is too deep, or is autotl's own: it is noted, and raises DataError where it
+        has no parents."""
         try:
             inode = _inode(folder)
             if inode in parents:
                 return [], [], parents
             if len(parents) > MAX_DEPTH:
                 raise DataError(f"{folder} is more than {MAX_DEPTH} folders deep.")
+            if parents and (folder / MARKER).is_file():  # the pictures of an earlier search are no class
+                raise DataError(f"{folder} is a study or a cache of autotl.")
             return *self.entries(folder), (*parents, inode)
         except DataError as error:
             if not parents:

@@ -14,6 +14,7 @@ from autotl.data.dataset import LabelledImage
 from autotl.data.loading import load_dataset
 from autotl.data.sources import FolderSource, ManifestSource
 from autotl.errors import AutotlError, DataError
+from autotl.folders import claim_study
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -622,6 +623,15 @@ def test_pieces_of_a_data_set_are_warned_of(tmp_path: Path) -> None:
     pictures(tmp_path, "HAM_images_part_1/a.jpg", "HAM_images_part_2/b.jpg")
     with pytest.warns(UserWarning, match="named like pieces of one data set: HAM_images_part_1, HAM_images_part_2"):
         FolderSource().images(str(tmp_path))
+
+
+def test_studies_among_the_images_are_no_class(tmp_path: Path) -> None:
+    """`cd photos; autotl search .` leaves one there."""
+    pictures(tmp_path, "ants/a.jpg", "bees/b.jpg", "studies/photos/artifacts/0.png")
+    claim_study(tmp_path / "studies" / "other")
+    (tmp_path / "studies" / "photos" / ".autotl").write_text("study\n")
+    with pytest.warns(UserWarning, match=r"Left out: .*studies/photos is a study or a cache of autotl\."):
+        assert {image.label for image in FolderSource().images(str(tmp_path))} == {"ants", "bees"}
 
 
 def test_folders_without_end_are_left_out_with_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
