@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autotl.escaping import escape
+from autotl.folders import expand_home
 from autotl.ui.output import write_line
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def _open(ctx: typer.Context, folder: Path | None) -> "tuple[Path, FeatureStore 
     from autotl.features.store import FeatureStore
     from autotl.folders import require_cache
 
-    root = (folder or (ctx.obj or {}).get("cache") or default_cache()).expanduser()
+    root = expand_home(folder or (ctx.obj or {}).get("cache") or default_cache())
     require_cache(root)
     return root, FeatureStore(root / "features") if (root / "features").is_dir() else None
 

@@ -15,7 +15,7 @@ from autotl.config import StudyConfig, without_password
 from autotl.coordinator.setup import _use_database
 from autotl.errors import AutotlError, HostUnfit
 from autotl.study import database
-from autotl.study.kept_database import keep_database
+from autotl.study.kept_database import DatabaseLost, keep_database, kept_database
 from autotl.study.study import StudyDeleted, load_study, open_study, take_trial
 from autotl.trial.study_link import StudyLink
 
@@ -90,11 +90,11 @@ def test_a_server_that_is_gone_for_good_is_named(kept, server, monkeypatch):
     study = open_study(kept, kept.name, "maximize", 0)
     server.stop()
     try:
-        with pytest.raises(database.DatabaseLost, match="run the same command again"):
+        with pytest.raises(DatabaseLost, match="run the same command again"):
             study.ask()
         monkeypatch.setattr(database, "PATIENCE", 3600.0)
         monkeypatch.setattr(database, "_away_since", [time.monotonic() - 3601.0])
-        with pytest.raises(database.DatabaseLost):  # a process waits once
+        with pytest.raises(DatabaseLost):  # a process waits once
             study.ask()
     finally:
         server.start()
@@ -128,7 +128,7 @@ def test_who_looks_into_a_folder_too_early_does_not_keep_its_study_out_of_the_da
     with pytest.raises(StudyDeleted):
         load_study(config.folder)
     _use_database(config)
-    assert database.kept_database(config.folder) == (server.url, config.name)
+    assert kept_database(config.folder) == (server.url, config.name)
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_worker_on_another_host_opens_the_study_that_is_meant(kept, server, li
     open_study(kept, kept.name, "maximize", 0)  # the only one without trials
     other = kept.parent / "other"
     other.mkdir()
-    database.keep_database(other, server.url, f"{kept.name}-other")
+    keep_database(other, server.url, f"{kept.name}-other")
     open_study(other, f"{kept.name}-other", "maximize", 0).add_trial(optuna.trial.create_trial(value=0.25))
     # a host may know the server by another name
     monkeypatch.setenv("AUTOTL_STORAGE", server.whole_url.replace("127.0.0.1", "localhost"))

@@ -11,6 +11,7 @@ from autotl.backbones.base import Backbone, Block, Preprocessing
 from autotl.backbones.blocks import blocks_from_groups
 from autotl.backbones.weights import cached, fetch, file_digest, read_tensors
 from autotl.errors import AutotlError, nearest
+from autotl.folders import expand_home
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,7 +59,7 @@ class TorchvisionBackbone(Backbone):
         network, at, path = name.removeprefix(PREFIX).partition("@")
         self.model, _, member = network.partition(".")
         self.member = member or DEFAULT_MEMBER
-        self.file = Path(path).expanduser().absolute() if at and path else None
+        self.file = expand_home(path).absolute() if at and path else None
         is_swag = "SWAG" in self.member  # trained on Instagram images first
         self.pretrained_on = "unknown" if self.file else "Instagram, then ImageNet-1k" if is_swag else "ImageNet-1k"
         self.license = "unknown" if self.file else "CC-BY-NC-4.0" if is_swag else "BSD-3-Clause"
