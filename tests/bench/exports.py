@@ -47,18 +47,18 @@ class Members(nn.Module):
         self.whole = whole
 
     def forward(self, images: Tensor) -> Tensor:
-        answers = []
-        for number, network in zip(self.whole.prepared_by, self.whole.networks, strict=True):
-            features = []
-            for view in network.views:
+        features = {}
+        for number, (by, network) in enumerate(zip(self.whole.prepared_by, self.whole.networks, strict=True)):
+            for view in self.whole.views[number]:
                 drawn = images if view is None else transpose(images.permute(0, 3, 1, 2), view).permute(0, 2, 3, 1)
-                features.append(graph._as_recorded(network.features(self.whole.resizes[number](drawn))))
-            for member, head in zip(network.members, network.heads, strict=True):
-                logits = sum(
-                    head(torch.cat([features[network.views.index(view)][:, p.start : p.stop] for p in member.parts], 1))
-                    for view in member.transposes
-                )
-                answers.append((logits / (len(member.transposes) * member.temperature)).softmax(1))
+                features[number, view] = graph._as_recorded(network(self.whole.resizes[by](drawn)))
+        answers = []
+        for member, head in zip(self.whole.members, self.whole.heads, strict=True):
+            logits = sum(
+                head(torch.cat([features[number, view][:, part.start : part.stop] for number, part in member.parts], 1))
+                for view in member.transposes
+            )
+            answers.append((logits / (len(member.transposes) * member.temperature)).softmax(1))
         return torch.stack(answers, 1)
 
 
@@ -84,16 +84,27 @@ def fitted(problem: Problem, only: Sequence[str] | None) -> ImageModel:
 
 
 def expected(model: ImageModel, path: Path) -> np.ndarray:
-    """What each member of the model answers, [members, num_classes], in the order of its networks."""
-    rows = []
-    for network in model._compiled_networks(many=False):
-        options = (model._plugins.augmentations, model._decoder, model.size_hint)
+    """What each member of the model answers, [members, num_classes]."""
+    options = (model._plugins.augmentations, model._decoder, model.size_hint)
+    networks = {network.key: network for network in model.compiled_networks(many=False)}
+    computed = {}
+    for key, network in networks.items():
         views = load_file(path, network.backbone, network.views, *options)
-        features = network.features({view: pixels[None] for view, pixels in views.items()})
-        for member in network.members:
-            parts = network.layout.slices(network.feature_levels[member.fitted.levels])
-            seen = [np.concatenate([features[view][:, part] for part in parts], 1) for view in member.fitted.views]
-            rows.append(member.probabilities(seen)[0])
+        computed[key] = network.features({view: pixels[None] for view, pixels in views.items()})
+    rows = []
+    for member in model.members:
+        seen = [
+            np.concatenate(
+                [
+                    part
+                    for key in member.network_keys
+                    for part in networks[key].levels(computed[key][view], member.fitted.levels)
+                ],
+                axis=1,
+            )
+            for view in member.fitted.views
+        ]
+        rows.append(member.probabilities(seen)[0])
     return np.stack(rows)
 
 
@@ -156,17 +167,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         problem = Problem(arguments.folder, arguments.backbone, Path(scratch))
         model = fitted(problem, arguments.heads.split(",") if arguments.heads else None)
-        networks: dict[str, list[str]] = {}
+        names = []
         for member in model.members:
             views = "" if member.fitted.views == (ORIGINAL,) else f" · {len(member.fitted.views)} views"
-            name = f"{member.recipe.strategy} · {member.recipe.head} · {member.fitted.levels}{views}"
-            networks.setdefault(" + ".join(member.network_keys), []).append(name)
-        compare(
-            model,
-            [name for names in networks.values() for name in names],
-            arguments.to.split(","),
-            [*odd, *(pool[i] for i in drawn)],
-        )
+            names.append(f"{member.recipe.strategy} · {member.recipe.head} · {member.fitted.levels}{views}")
+        compare(model, names, arguments.to.split(","), [*odd, *(pool[i] for i in drawn)])
 
 
 if __name__ == "__main__":
