@@ -20,7 +20,7 @@ import torch
 from heatmaps import Problem
 from torch import Tensor, nn
 
-from autotl.data.augmentation import ORIGINAL
+from autotl.data.augmentation import ORIGINAL, View
 from autotl.data.decoding import UndecodableImage, decode
 from autotl.data.device_augmentation import transpose
 from autotl.data.file_listing import FileListing
@@ -31,6 +31,7 @@ from autotl.model.image_model import ImageModel
 from autotl.model.opening import load_file
 
 TOLERANCE = 1e-3
+BATCH = 32
 FEW = {
     "fast_extraction": {"epochs": 10},
     "extract_augment": {"policy": "flip", "views": 1, "tta": True, "epochs": 5},
@@ -83,44 +84,50 @@ def fitted(problem: Problem, only: Sequence[str] | None) -> ImageModel:
     return replace(problem.model(*members), in_fp32=True, threads=2)
 
 
-def expected(model: ImageModel, path: Path) -> np.ndarray:
-    """What each member of the model answers, [members, num_classes]."""
+def expected(model: ImageModel, paths: Sequence[Path]) -> tuple[list[Path], np.ndarray]:
+    """The files that can be decoded, and what each member of the model answers to them, [n, members, num_classes]."""
     options = (model._plugins.augmentations, model._decoder, model.size_hint)
     networks = {network.key: network for network in model.compiled_networks(many=False)}
-    computed = {}
+    loaded: dict[str, list[dict[View, np.ndarray]]] = {key: [] for key in networks}
+    read = []
+    for path in paths:
+        try:
+            views = [load_file(path, network.backbone, network.views, *options) for network in networks.values()]
+        except UndecodableImage:
+            continue
+        read.append(path)
+        for images, found in zip(loaded.values(), views, strict=True):
+            images.append(found)
+    computed: dict[tuple[str, View], np.ndarray] = {}
     for key, network in networks.items():
-        views = load_file(path, network.backbone, network.views, *options)
-        computed[key] = network.features({view: pixels[None] for view, pixels in views.items()})
-    rows = []
+        for view in network.views:
+            pixels = np.stack([images[view] for images in loaded[key]])
+            batches = (network.features({view: pixels[i : i + BATCH]})[view] for i in range(0, len(pixels), BATCH))
+            computed[key, view] = np.concatenate(list(batches))
+    answers = []
     for member in model.members:
         seen = [
             np.concatenate(
                 [
                     part
                     for key in member.network_keys
-                    for part in networks[key].levels(computed[key][view], member.fitted.levels)
+                    for part in networks[key].levels(computed[key, view], member.fitted.levels)
                 ],
                 axis=1,
             )
             for view in member.fitted.views
         ]
-        rows.append(member.probabilities(seen)[0])
-    return np.stack(rows)
+        answers.append(member.probabilities(seen))
+    return read, np.stack(answers, 1)
 
 
 def compare(model: ImageModel, names: Sequence[str], formats: Sequence[str], paths: Sequence[Path]) -> None:
     registry = model._plugins
     module = Members(graph._ModelGraph(_parts(model, registry, "bench"))).eval()
     graph.model_graph = lambda exported: module
-    truth: dict[Path, np.ndarray] = {}
-    refused = []
-    for path in paths:
-        try:
-            truth[path] = expected(model, path)
-        except UndecodableImage:
-            refused.append(path)
-    print(f"{len(truth)} images, {len(refused)} refused: {', '.join(p.name for p in refused)}", flush=True)
-    rows = np.stack(list(truth.values()))
+    read, rows = expected(model, paths)
+    refused = sorted(set(paths) - set(read))
+    print(f"{len(read)} images, {len(refused)} refused: {', '.join(p.name for p in refused)}", flush=True)
     for to in formats:
         exporter = registry.exporter(to)
         with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +135,7 @@ def compare(model: ImageModel, names: Sequence[str], formats: Sequence[str], pat
             exporter.export(_parts(model, registry, "bench"), Path(folder))
             run = exporter.load(Path(folder))
             print(f"{to}: exported in {time.process_time() - started:.0f} CPU s", flush=True)
-            answers = np.stack([run(np.array(decode(path, model.size_hint))[None])[0] for path in truth])
+            answers = np.stack([run(np.array(decode(path, model.size_hint))[None])[0] for path in read])
         print(f"{'':60} largest  over {TOLERANCE:g}  equal classes")
         every = [*names, "all averaged", "first half averaged", "second half averaged"]
         pairs = [
@@ -144,7 +151,7 @@ def compare(model: ImageModel, names: Sequence[str], formats: Sequence[str], pat
             print(f"  {name:58} {off.max():.1e}  {(off > TOLERANCE).sum():9}  {same.mean():.4f}", flush=True)
             worst = int(off.argmax())
             if off[worst] > TOLERANCE:
-                print(f"    worst: {list(truth)[worst]}")
+                print(f"    worst: {read[worst]}")
 
 
 def _halves(number: int) -> tuple[slice, slice, slice]:
