@@ -108,9 +108,10 @@ def data_section(search: SearchRecord) -> Sequence[Element]:
     totals = ("all", len(split.train), len(split.validation), len(split.test), sum(int(row[4]) for row in rows))
     columns = ("class", "training", "validation", "test", "images")
     table = Table(columns, [*rows, totals], f"{len(dataset):,} images of {len(search.classes)} classes.")
-    elements: list[Element] = [Text(line) for line in (*dataset.warnings, *split.warnings)]
-    others = [f for f in dataset.findings if not f.serious]
-    elements += [Text(finding.line(), "note") for finding in others]
+    warnings = (*dataset.warnings, *split.warnings)
+    elements: list[Element] = [Text(line) for line in warnings]
+    notes = [finding.line() for finding in dataset.findings if not finding.serious]
+    elements += [Text(line, "note") for line in notes if line not in warnings]
     if not elements:
         elements.append(Text("Nothing was found: no broken file, no duplicates, no leaks between subsets."))
     if dataset.skipped:
