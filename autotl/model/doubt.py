@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NEIGHBOURS",
+    "RISK_ASSURANCE",
+    "STATED_RISKS",
     "Decision",
     "Doubt",
     "Doubts",
