@@ -2,6 +2,7 @@
 and sizes.
 
 Run from a checkout: python tests/bench/exports.py FOLDER --images FOLDER... [--odd FOLDER] [--number 300] [--to onnx]
+[--speed]
 
 Each head is trained on the images of FOLDER with its defaults. All of them are exported in one graph that has the
 answers of each member beside each other, and every answer is compared with what `predict_proba` gives in fp32. Images
@@ -11,7 +12,7 @@ are drawn at random from those folders, and all of `--odd` (broken ones are refu
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,6 +155,30 @@ def compare(model: ImageModel, names: Sequence[str], formats: Sequence[str], pat
                 print(f"    worst: {read[worst]}")
 
 
+def speed(model: ImageModel, formats: Sequence[str], paths: Sequence[Path]) -> None:
+    """Images a second from files to probabilities, the second pass over the same files."""
+    registry = model._plugins
+
+    def timed(name: str, answer: Callable[[], object]) -> None:
+        answer()
+        started = time.perf_counter()
+        answer()
+        print(f"  {name:40} {len(paths) / (time.perf_counter() - started):6.1f} images/s", flush=True)
+
+    def of_model(in_fp32: bool, many: bool) -> Callable[[], object]:
+        chosen = replace(model, in_fp32=in_fp32)
+        return lambda: list(chosen.stream(paths, many=many))
+
+    timed("predict, many images", of_model(in_fp32=False, many=True))
+    timed("predict, few images", of_model(in_fp32=False, many=False))
+    timed("predict in fp32", of_model(in_fp32=True, many=True))
+    for to in formats:
+        with tempfile.TemporaryDirectory() as folder:
+            registry.exporter(to).export(_parts(model, registry, "bench"), Path(folder))
+            run = registry.exporter(to).load(Path(folder))
+            timed(to, lambda run=run: [run(np.array(decode(path, model.size_hint))[None]) for path in paths])
+
+
 def _halves(number: int) -> tuple[slice, slice, slice]:
     return slice(None), slice(number // 2), slice(number // 2, None)
 
@@ -166,6 +191,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=300)
     parser.add_argument("--to", default="onnx,openvino")
     parser.add_argument("--heads")
+    parser.add_argument("--speed", action="store_true", help="Measure images a second of one member instead.")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     arguments = parser.parse_args()
     odd = [p for p in sorted(arguments.odd.iterdir()) if p.suffix not in (".csv", ".md", "")] if arguments.odd else []
@@ -173,6 +199,10 @@ def main() -> None:
     drawn = np.random.default_rng(0).permutation(len(pool))[: arguments.number - len(odd)]
     with tempfile.TemporaryDirectory() as scratch:
         problem = Problem(arguments.folder, arguments.backbone, Path(scratch))
+        if arguments.speed:
+            member = problem.fit(arguments.heads or "kernel_ridge")
+            speed(problem.model(member), arguments.to.split(","), [pool[i] for i in drawn])
+            return
         model = fitted(problem, arguments.heads.split(",") if arguments.heads else None)
         names = []
         for member in model.members:
