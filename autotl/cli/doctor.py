@@ -46,8 +46,8 @@ def doctor(
     """Find problems of labelled images that make scores unreliable: corrupt files; duplicates and near-duplicates,
     leakage between subsets, contradictory labels; rare classes, class imbalance and misspelt class names.
 
-    With --labels also the images whose labels are likely wrong, the likeliest first: confident learning on the answers
-    of a study's best head to images that it wasn't trained on.
+    With --labels also the images whose labels are likely wrong, the likeliest first: those that have next to no
+    probability for a study's best head, which wasn't trained on the image.
 
     Changes nothing. The exit code is 1 if a search couldn't start.
     """

@@ -15,7 +15,7 @@ from autotl.config import find_study, study_config
 from autotl.coordinator.replay import given_again, open_state, require_chosen
 from autotl.coordinator.setup import kept_config
 from autotl.data.dataset import LabelledImage
-from autotl.data.label_errors import confident_learning
+from autotl.data.label_errors import likely_errors
 from autotl.errors import AutotlError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def find_label_errors(
     test: str | os.PathLike[str] | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """The images of a search whose labels are likely wrong, the likeliest first (confident learning).
+    """The images of a search whose labels are likely wrong, the likeliest first.
 
     The recipe of the best trial on recorded features is fitted on four fifths of all images, test images included, and
     predicts the others, five times. Nothing is changed.
@@ -82,7 +82,7 @@ def find_label_errors(
             "suggested_probability": float(probabilities[error.image, error.suggested]),
             "subset": str(subset_of[error.image]),
         }
-        for error in confident_learning(dataset.labels[chosen], probabilities)
+        for error in likely_errors(dataset.labels[chosen], probabilities)
     ]
 
 
