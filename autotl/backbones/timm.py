@@ -195,8 +195,7 @@ class TimmBackbone(Backbone):
         Raises:
             AutotlError: the file is missing or can't be downloaded.
         """
-        path = self._local_file()
-        if path:
+        if path := self._local_file():
             return path
         if self.file:
             raise AutotlError(f"There is no weights file {str(self.file)!r} for {self.name}. Check the path after '@'.")
