@@ -49,6 +49,7 @@ def test_there_are_scripts_and_the_fast_ones_are_among_them():
     assert SCRIPTS.keys() > FAST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FAST))
 def test_a_fast_case_is_right(name, run_case):
     run_case(name)

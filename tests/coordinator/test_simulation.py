@@ -23,6 +23,7 @@ def test_a_thousand_trials_on_16_workers_with_random_faults(seed, tmp_path):
     assert outcome.violations(1000) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["crash", "hang", "device_error", "ignores_deadline"])
 def test_many_faults_of_one_sort(fault, tmp_path):
     faults = simulation.Faults(**dict.fromkeys(("crash", "hang", "device_error", "ignores_deadline"), 0.0))
@@ -94,6 +95,7 @@ def busy_share(outcome, slot):
     return busy / (end - jobs[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("accelerators", "helpers"), [(1, 8), (2, 4), (1, 1)])
 def test_cpu_workers_fit_heads_on_what_accelerators_have_recorded_and_accelerators_never_wait(
     accelerators, helpers, mixed
@@ -117,6 +119,7 @@ def test_cpu_workers_fit_heads_on_what_accelerators_have_recorded_and_accelerato
     assert busy_share(outcome, "cpu:0") > 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_no_trial_is_lost_where_accelerators_and_cpu_workers_fail_at_random(seed, mixed):
     outcome = mixed(seed, accelerators=4, helpers=8, faults=simulation.Faults(), time_limit=400.0)
@@ -132,6 +135,7 @@ def test_recordings_do_not_hold_the_end_of_a_search_that_has_its_trials(mixed):
     assert outcome.seconds < 60
 
 
+@pytest.mark.slow
 def test_without_networks_to_train_an_accelerator_takes_the_dense_heads(mixed):
     outcome = mixed(
         strategies=("fast_extraction", "extract_augment"), heads=("logistic_regression", "rbf_svm", "linear")

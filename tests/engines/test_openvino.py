@@ -20,7 +20,7 @@ data = pytest.importorskip("skimage.data")
 ENGINE = OpenVinoEngine()
 SIZE = 96
 
-pytestmark = pytest.mark.skipif(not ENGINE.usable("cpu"), reason="openvino has no wheel here")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not ENGINE.usable("cpu"), reason="openvino has no wheel here")]
 needs_bf16 = pytest.mark.skipif(
     ENGINE.usable("cpu") and ENGINE.precision("cpu") != "bf16", reason="this chip has no bf16"
 )

@@ -27,6 +27,7 @@ def built_in():
     return [head for head in registry.heads.values() if registry.owner("head", head.name).distribution == "autotl"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("present", "num_classes"), [(2, 2), (3, 3), (4, 6)])
 def test_a_built_in_head_as_a_module_gives_the_same_probabilities(built_in, present, num_classes):
     features, labels = separable_problem(present, 120)

@@ -40,6 +40,7 @@ TRIALS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "strategy", "head", "params"), TRIALS, ids=[f"{n} {s} {h}" for n, s, h, _ in TRIALS])
 def test_a_saved_and_loaded_model_predicts_what_its_trial_predicted(
     name, strategy, head, params, tiny, fitted, make, validation, torch_only, tmp_path
