@@ -5,6 +5,7 @@ runs those alone and keeps what the file says of the others.
 """
 
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -34,6 +35,7 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"There is no trial {', '.join(unknown)}. There are: {', '.join(TRIALS)}")
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a trial ends what it has started
     rows = {row["trial"]: row for row in json.loads(PAGE.read_text())} if PAGE.exists() and names else {}
     for name in names or TRIALS:
         began = time.monotonic()
