@@ -99,6 +99,7 @@ class _Guard:
             )
         if self.read_only and environ["REQUEST_METHOD"] not in READING:
             return _refuse(start_response, "405 Method Not Allowed", "The dashboard was started with --read-only.")
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # Optuna Dashboard fails without it, as curl asks
         path = environ.get("PATH_INFO", "")
         if path == "/report" or path.startswith("/report/"):
             return self._report(path, start_response)

@@ -1,6 +1,8 @@
 """The built-in dataset sources: folder layouts and manifests, valid and invalid."""
 
 import os
+import re
+import shlex
 import subprocess
 import warnings
 from collections import Counter
@@ -579,14 +581,19 @@ def test_where_a_table_has_the_labels_the_error_names_it(tmp_path: Path, files: 
     pictures(root, *files)
     (root / "submission.csv").write_text("id,label\na,0\nb,0\n")
     manifest(root, "filename,label\na.jpg,x\nb.jpg,y\n")
-    with pytest.raises(DataError, match=message):
-        load_dataset(str(root), {source.name: source for source in (FolderSource(), ManifestSource())})
+    sources = {source.name: source for source in (FolderSource(), ManifestSource())}
+    with pytest.raises(DataError, match=message) as error:
+        load_dataset(str(root), sources)
+    _, _, location = shlex.split(str(error.value)[str(error.value).index("autotl search") :])
+    assert load_dataset(location, sources).classes == ("x", "y")
 
 
 def test_the_hint_at_class_folders_skips_folders_that_wrap_others(tmp_path: Path) -> None:
     pictures(tmp_path, *(f"archive/data/v2/{label}/a.jpg" for label in ("cat", "dog")))
-    with pytest.raises(DataError, match=r"If .*/archive/data/v2 holds class folders, give that folder"):
+    with pytest.raises(DataError, match=r"If .*/archive/data/v2 holds class folders, give that folder") as error:
         load_dataset(str(tmp_path), {"folder": FolderSource()})
+    folder = re.search(r"If (\S+) holds", str(error.value))[1]
+    assert load_dataset(folder, {"folder": FolderSource()}).classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize("inner", ["data", "data/wrapped"])
