@@ -248,7 +248,7 @@ def _study_folder(output: str | os.PathLike[str] | None, name: str, scratch: Pat
     try:
         yield folder
     except BaseException:
-        from autotl.study.storage import study_exists
+        from autotl.study.kept_database import study_exists
 
         if not study_exists(folder):
             shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from autotl.atomic_io import write_atomically
 from autotl.escaping import csv_cell, escape
+from autotl.folders import expand_home
 from autotl.ui.output import write_line
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def doctor(
         find_study(labels)  # a wrong name is an error before the images are read
     if csv:
         require_target(csv, data, test)
-    root = (cache or default_cache()).expanduser()
+    root = expand_home(cache or default_cache())
     claim_cache(root)
     errors = Console(stderr=True)
     with errors.status("reading images") as status:

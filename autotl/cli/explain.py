@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from autotl.cli.load_model import load_model
 from autotl.cli.predict import Device, Model
 from autotl.escaping import escape
 from autotl.ui.output import write_line
@@ -38,9 +39,8 @@ def explain(
     folder, images = find_model(model), find_images(places)  # a wrong name is an error before torch is imported
     torch_device = take_device(device)
     from autotl.data.decoding import UndecodableImage
-    from autotl.model.image_model import load
 
-    loaded = load(folder, torch_device)
+    loaded = load_model(folder, torch_device)
     out.mkdir(parents=True, exist_ok=True)
     written: set[Path] = set()
     for path in images:

@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autotl.cli.load_model import load_model
 from autotl.escaping import escape
+from autotl.folders import expand_home
 from autotl.ui.output import write_line
 
 if TYPE_CHECKING:
     from autotl.model.exported_classifier import ExportedClassifier
-    from autotl.model.image_model import ImageModel
 
 __all__ = ["AbstainAt", "Coverage", "Device", "Model", "UnknownAt", "add_commands", "wishes_of"]
 
@@ -78,7 +79,7 @@ def predict(
         require_target(csv, *places)
     many, images = more_than(MAX_UNCOMPILED, images)
     quick = None if wishes else _quick(folder, device, many=many)
-    loaded = quick or _loaded(folder, take_device(device))
+    loaded = quick or load_model(folder, take_device(device))
     doubts = Doubts(loaded, **wishes) if wishes else None  # type: ignore[arg-type]  # an export has no wishes
     errors = Console(stderr=True)
     for note in doubts.notes() if doubts else []:
@@ -94,7 +95,7 @@ def predict(
             skipped.append(path)
         errors.print(Text(escape(f"skipped {path}: {' '.join(map(str, reason))}"), "yellow"), soft_wrap=True)
 
-    typed = {place.expanduser() for place in places}
+    typed = {expand_home(place) for place in places}
     out = CsvFile(csv, top, columns) if csv else None
     live = csv and errors.is_terminal
     with out or nullcontext(), errors.status("0 images") if live else nullcontext() as status:
@@ -121,12 +122,6 @@ def predict(
         errors.print("No images found.")
     if skipped or not done:
         raise typer.Exit(1)
-
-
-def _loaded(folder: Path, device: str) -> "ImageModel":
-    from autotl.model.image_model import load
-
-    return load(folder, device)
 
 
 def _quick(folder: Path, device: str, *, many: bool) -> "ExportedClassifier | None":

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from autotl.cli.load_model import load_model
 from autotl.cli.predict import AbstainAt, Coverage, Device, Model, UnknownAt, wishes_of
 from autotl.errors import AutotlError
 from autotl.escaping import escape
@@ -78,10 +79,9 @@ def serve(
     console = Console(stderr=True)
     from autotl.model.device import take_device
     from autotl.model.doubt import Doubts
-    from autotl.model.image_model import load
 
     with console.status("loading the model"), warnings.catch_warnings():
-        loaded = load(folder, take_device(device))
+        loaded = load_model(folder, take_device(device))
         doubts = Doubts(loaded, **wishes) if wishes else None
         from autotl.server.app import ModelServer, create_app
 

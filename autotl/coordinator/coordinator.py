@@ -144,8 +144,6 @@ class Coordinator:
     def start(self, event: SearchStarted) -> None:
         """Announce the search and let the workers begin."""
         self.emit("on_search_started", event)
-        for worker in self.pool.workers:
-            self.time.worker_started(worker.start_seconds)
         self.pool.set_deadline(self.time.trials_end())
 
     # -- trials
@@ -244,14 +242,13 @@ class Coordinator:
     def handle(self, worker: Worker, message: FromWorker) -> None:
         """React to a worker's message. Raises BrokenPlugin and DiskFull, which end the search."""
         match message:
-            case Ready():
+            case Ready(seconds):
+                self.time.worker_started(seconds)
                 worker.ready = True
                 worker.idle()
                 while self.later_slots:
                     self.pool.add(self.later_slots.pop(0))
-            case Probed(probe, seconds) if probe.usable:
-                self.time.worker_started(seconds)
-            case Probed(probe):
+            case Probed(probe) if not probe.usable:
                 self.supervisor.unusable(worker, probe.reason)
             case TrialStartedMessage():
                 worker.strategy, worker.description, worker.activity = message.strategy, message.description, ""

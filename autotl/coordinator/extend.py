@@ -12,8 +12,8 @@ from autotl.atomic_io import read_json, write_json
 from autotl.config import StudyConfig
 from autotl.errors import AutotlError
 from autotl.registry import Registry
+from autotl.study.kept_database import study_exists
 from autotl.study.space import suggest
-from autotl.study.storage import study_exists
 from autotl.study.study import StudyAttribute, TrialAttribute, load_study
 from autotl.workers.messages import Context, member_folder
 

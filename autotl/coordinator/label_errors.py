@@ -1,6 +1,7 @@
 """Label errors of a search's images: what the search's best head, trained without an image, thinks of its label."""
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,9 @@ def _best_trial(study: "optuna.Study", name: str) -> FrozenTrial:
 
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not trials:
-        raise AutotlError(f"Study {name!r} has no complete trial. Search longer: autotl search … --name {name}")
+        raise AutotlError(
+            f"Study {name!r} has no complete trial. Search longer: autotl search … --name {shlex.quote(name)}"
+        )
     recorded = [trial for trial in trials if trial.user_attrs[TrialAttribute.RECIPE]["strategy"] in RECORDED]
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
     return min(recorded or trials, key=lambda trial: sign * float(trial.value or 0.0))

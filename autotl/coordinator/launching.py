@@ -3,22 +3,48 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from autotl.clock import Clock
 from autotl.clusters import Cluster, StudySite
 from autotl.config import StudyConfig
+from autotl.coordinator.signals import Interrupts
+from autotl.coordinator.watchdog import Watchdog
 from autotl.devices import Slot
 from autotl.errors import AutotlError
 from autotl.registry import Registry
-from autotl.study.database import kept_database
-from autotl.study.storage import Journal
+from autotl.ui.progress import Progress
 from autotl.workers.launcher import Launcher
 from autotl.workers.local import LocalLauncher
 from autotl.workers.messages import Context
+from autotl.workers.pool import WorkerPool
 from autotl.workers.rendezvous import Rendezvous
-from autotl.workers.service import StudyService
 
-__all__ = ["backbone_digests", "cluster_of", "devices_text", "open_launcher", "study_service"]
+if TYPE_CHECKING:
+    from autotl.workers.service import StudyService
+
+__all__ = ["LaunchedSearch", "backbone_digests", "cluster_of", "devices_text", "open_launcher", "study_service"]
+
+
+@dataclass
+class LaunchedSearch:
+    """A search whose workers have been started."""
+
+    config: StudyConfig
+    registry: Registry
+    progress: Progress
+    clock: Clock
+    started: float
+    """When it began, on `clock`."""
+    interrupts: Interrupts
+    watchdog: Watchdog
+    pool: WorkerPool
+    slots: list[Slot]
+    """Those of `later`, too."""
+    later: list[Slot]
+    """Slots whose workers start when one of the first is ready."""
 
 
 def cluster_of(devices: str, registry: Registry) -> tuple[Cluster, str] | None:
@@ -71,8 +97,12 @@ def open_launcher(
     return launcher, slots
 
 
-def study_service(folder: Path, images: Sequence[Path]) -> StudyService:
+def study_service(folder: Path, images: Sequence[Path]) -> "StudyService":
     """What answers the workers of a cluster, for the study in `folder`."""
+    from autotl.study.kept_database import kept_database
+    from autotl.study.storage import Journal
+    from autotl.workers.service import StudyService
+
     with suppress(OSError):
         (folder / "cache").mkdir(exist_ok=True)
     return StudyService(folder, None if kept_database(folder) else Journal(folder), images)

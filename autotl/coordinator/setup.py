@@ -29,9 +29,9 @@ from autotl.escaping import csv_cell, escape
 from autotl.folders import is_cache
 from autotl.recipe import JOIN
 from autotl.registry import Registry
-from autotl.study.database import keep_database, kept_database, open_database
+from autotl.study.kept_database import keep_database, kept_database, study_exists
 from autotl.study.space import Choices
-from autotl.study.storage import Journal, study_exists
+from autotl.study.storage import Journal
 from autotl.study.study import StudyAttribute, load_study, open_study
 from autotl.workers.messages import Context
 
@@ -185,6 +185,8 @@ def _use_database(config: StudyConfig) -> None:
     if kept or study_exists(config.folder):
         where = kept[0] if kept else config.folder / "journal.log"
         raise AutotlError(f"Study {config.name!r} is in {where}, not in {url}. Leave out --storage, or give a --name.")
+    from autotl.study.database import open_database
+
     if any(study.study_name == config.name for study in open_database(url).get_all_studies()):
         raise AutotlError(
             f"{url} has a study called {config.name!r}, whose folder is not {config.folder}. Give a --name of its own, "

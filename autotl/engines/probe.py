@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from autotl.data.sandbox import child_environment
 from autotl.devices import Slot, is_out_of_memory
 from autotl.hardware import GIB, install_command
+from autotl.imports import without_collection
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -249,7 +250,9 @@ def _computes(torch: ModuleType, device: str, precision: Precision) -> bool:
 
 def main(device: str) -> None:
     """Print the answer of a device as JSON."""
-    print(json.dumps(asdict(probe(device))))
+    with without_collection():
+        result = probe(device)
+    print(json.dumps(asdict(result)))
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ class _ModelGraph(nn.Module):
         if self.likeness is None:
             return probabilities
         views = self.views[self.likeness.network]
-        seen = features[self.likeness.network, None if None in views else views[0]]
-        return probabilities, self.likeness(seen)
+        recorded = features[self.likeness.network, None if None in views else views[0]]
+        return probabilities, self.likeness(recorded)
 
 
 class _Likeness(nn.Module):

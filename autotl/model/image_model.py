@@ -386,9 +386,10 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
     registry = registry or load_registry()
     check_plugins(folder, manifest, registry)
     require_sound(folder, [f"members/{i}/member.json" for i in range(manifest.members)], manifest.files)
+    # before the networks: importing skops takes a second longer once timm's two thousand modules are imported
+    members = [load_member(folder / "members" / str(i), registry) for i in range(manifest.members)]
     backbones = find_backbones(folder, manifest, registry)
     weights = {digest: weights_file(folder, digest) for digest in backbones}
-    members = [load_member(folder / "members" / str(i), registry) for i in range(manifest.members)]
     check_complete(folder, members, backbones, len(manifest.classes))
     model = ImageModel(tuple(manifest.classes), members, backbones, weights, registry, device, about=manifest.about)
     model.trained_on = load_trained_on(folder, manifest.files)

@@ -209,6 +209,7 @@ class _Net:
         import torch
 
         from autotl.engines.micro_batch import MicroBatch
+        from autotl.engines.passes import has_plans, padded_size, run_padded
         from autotl.heads.inference import probabilities
         from autotl.strategies.precision import faster_precision, likely_precision
         from autotl.strategies.training_loop import TrainingConfig, train
@@ -237,11 +238,16 @@ class _Net:
                 yield from prefetch(read) if is_accelerator(self.device) else read
 
         def logits(scored: "nn.Module", activations: BoundaryActivations) -> np.ndarray:
+            padded = min(len(activations), scoring_batch)
+            if has_plans(self.device):  # so that the last batch, and another number of images, need no new plans
+                padded = padded_size(padded, self.task.backbone.preprocessing.size)
+
             def score(selection: slice) -> "Tensor":
-                return scored(self._tensor(activations[selection]))
+                x = self._tensor(activations[selection])
+                return run_padded(scored, x, scoring.size_for(padded) if has_plans(self.device) else len(x))
 
             with torch.inference_mode():
-                parts = scoring.forward(len(activations), score, scoring_batch)
+                parts = scoring.forward(len(activations), score, scoring_batch, at_least=padded)
             return torch.cat(parts).cpu().double().numpy()  # double on the CPU: MPS has no float64
 
         def measure_precision() -> str:

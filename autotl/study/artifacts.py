@@ -4,7 +4,6 @@ import tempfile
 from pathlib import Path
 
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 
 from autotl.atomic_io import write_atomically
 
@@ -24,6 +23,9 @@ def upload_picture(study: optuna.Study, trial: optuna.Trial | None, folder: Path
     Returns:
         The artifact's name in the folder `artifacts`.
     """
+    # imports the clients of object stores, too, where they are installed
+    from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+
     artifacts = folder / "artifacts"
     artifacts.mkdir(exist_ok=True)
     if trial is None:

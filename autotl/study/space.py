@@ -3,15 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import optuna
+from typing import TYPE_CHECKING, Any
 
 from autotl.backbones.levels import BUILT_IN as BUILT_IN_LEVELS
 from autotl.data.augmentation import BUILT_IN as BUILT_IN_AUGMENTATIONS
 from autotl.recipe import JOIN, Recipe, Value
 from autotl.registry import Registry
 from autotl.strategies.losses import BUILT_IN as BUILT_IN_LOSSES
+
+if TYPE_CHECKING:
+    import optuna
 
 __all__ = ["Choices", "PrefixedSpace", "seed_of", "suggest"]
 
@@ -61,7 +62,7 @@ class PrefixedSpace:
         owner: name of the head or strategy that suggests.
     """
 
-    trial: optuna.Trial
+    trial: "optuna.Trial"
     owner: str
     num_train: int
     num_classes: int
@@ -86,7 +87,7 @@ def seed_of(study_seed: int, trial_number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{study_seed}/{trial_number}".encode()).digest()[:4], "big") >> 1
 
 
-def suggest(trial: optuna.Trial, choices: Choices, registry: Registry, study_seed: int) -> Recipe:
+def suggest(trial: "optuna.Trial", choices: Choices, registry: Registry, study_seed: int) -> Recipe:
     """The trial's recipe. Parameters that were enqueued with the trial are taken, the sampler draws the others."""
 
     def space_of(owner: str) -> PrefixedSpace:

@@ -25,9 +25,9 @@ from autotl.atomic_io import as_disk_full, write_atomically
 from autotl.errors import AutotlError
 from autotl.escaping import escape
 from autotl.locks import FileLock, NoLocks
-from autotl.study.database import kept_database, open_database
+from autotl.study.kept_database import kept_database
 
-__all__ = ["Journal", "open_storage", "storage_on", "study_exists"]
+__all__ = ["Journal", "open_storage", "storage_on"]
 
 SYNCED_OPERATIONS = {
     JournalOperation.CREATE_STUDY,
@@ -140,20 +140,18 @@ def storage_on(backend: BaseJournalBackend) -> JournalStorage:
     return JournalStorage(backend)
 
 
-def study_exists(folder: Path) -> bool:
-    """Whether a study was begun in `folder`, in a journal or in a database."""
-    return (folder / "journal.log").exists() or kept_database(folder) is not None
-
-
-def open_storage(folder: Path, *, wait: bool = False) -> BaseStorage:
+def open_storage(folder: Path, *, wait: bool = False, copy: Path | None = None) -> BaseStorage:
     """The storage of the study in `folder`. Raises AutotlError where its journal or its database can't be read.
 
     Args:
         wait: for a database that can't be reached now.
+        copy: the folder of a journal to be read instead.
     """
-    if database := kept_database(folder):
+    if copy is None and (database := kept_database(folder)):
+        from autotl.study.database import open_database
+
         return open_database(database[0], wait=wait)
-    journal = Journal(folder)
+    journal = Journal(copy or folder)
     try:
         return storage_on(journal)
     except (OSError, AutotlError):

@@ -6,7 +6,6 @@ and `variables`, and comes with the descriptor of the worker's log; `{"cancel": 
 """
 
 import ctypes
-import gc
 import importlib
 import json
 import os
@@ -22,6 +21,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from autotl.imports import import_modules, without_collection
 from autotl.trial import worker
 from autotl.workers.forking import MAX_REQUEST, python_command
 
@@ -29,7 +29,6 @@ __all__ = ["main"]
 
 IDLE_SECONDS = 60
 """A template without workers and requests ends after so many seconds: a notebook may never search again."""
-JOBS = tuple(f"autotl.trial.{name}" for name in ("aligning", "finalize", "recording", "runner"))
 PR_SET_NAME = 15
 
 
@@ -117,10 +116,9 @@ def main(descriptor: int) -> None:
     """Import the libraries, and fork workers until the launcher is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     template, began = _Template(socket.socket(fileno=descriptor)), time.monotonic()
-    worker.import_modules((*worker.EARLY_IMPORTS, *JOBS))
+    with without_collection():  # a collection in a worker would touch, and so copy, all pages of the libraries' objects
+        import_modules(worker.EARLY_IMPORTS)
     seconds = time.monotonic() - began
-    gc.collect()
-    gc.freeze()  # a collection in a worker would touch, and so copy, all pages of the libraries' objects
     request = template.serve()
     if request is None:
         os._exit(0)

@@ -5,7 +5,6 @@ notebook as well as from a script. It ends when its coordinator does.
 """
 
 import gc
-import importlib
 import json
 import math
 import os
@@ -15,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -29,6 +28,7 @@ from autotl.clusters import Site
 from autotl.devices import Slot
 from autotl.engines.probe import ProbeResult
 from autotl.errors import BrokenPlugin, HostUnfit
+from autotl.imports import import_modules, without_collection
 from autotl.workers.codec import ProtocolError, decode, encode
 from autotl.workers.messages import (
     FROM_COORDINATOR,
@@ -55,10 +55,13 @@ from autotl.workers.requests import Answer, Request
 
 __all__ = ["Jobs", "Mailbox", "main", "serve"]
 
-EARLY_IMPORTS = ("torch", "sklearn.linear_model", "sklearn.svm", "skops.io", "timm", "optuna")
+HEAD_LIBRARIES = ("sklearn.linear_model", "sklearn.svm", "skops.io")
+FIRST_JOBS = ("autotl.trial.recording", "autotl.trial.runner")
+LATER_JOBS = ("autotl.trial.aligning", "autotl.trial.finalize", "autotl.trial.recorded_test")
+EARLY_IMPORTS = ("torch", *HEAD_LIBRARIES, "timm", "optuna", *FIRST_JOBS, *LATER_JOBS)
 """Modules that take seconds to import: a worker imports them while the coordinator verifies the images. skops.io comes
 before timm: it looks for each of its 800 types in all modules that are imported, of which timm brings two thousand."""
-LATE_IMPORTS = ("sklearn.linear_model", "sklearn.svm", "skops.io")
+LATE_IMPORTS = (*HEAD_LIBRARIES, *LATER_JOBS)
 """Those of them that an accelerator's worker imports beside its first job, which is to record features."""
 
 
@@ -136,17 +139,14 @@ class Mailbox:
 
 
 class Jobs:
-    """The jobs of a worker, whose libraries are imported when it is created."""
+    """The jobs of a worker."""
 
     def __init__(self, context: Context, mailbox: Mailbox, site: Site | None = None):
         import torch
 
-        from autotl.trial import aligning, finalize, recorded_test, recording, runner
         from autotl.trial.state import WorkerState
         from autotl.trial.study_link import StudyLink
 
-        self._run_trial, self._record, self._finalize = runner.run_trial, recording.record, finalize.finalize
-        self._align, self._record_test = aligning.align, recorded_test.record_test
         torch.set_num_threads(context.slot.threads)
         link = StudyLink(mailbox.ask, site) if site else None
         self.state = WorkerState.set_up(context, mailbox.send, mailbox.deadline, link)
@@ -154,27 +154,40 @@ class Jobs:
 
     def run_trial(self, job: RunTrial) -> bool:
         """Whether the process can go on (see `autotl.trial.runner.run_trial`)."""
-        return self._run_trial(self.state, job.number, _seconds(job.time_budget), job.source, job.sample)
+        from autotl.trial.runner import run_trial
+
+        return run_trial(self.state, job.number, _seconds(job.time_budget), job.source, job.sample)
 
     def record(self, job: Record) -> bool:
         """Whether the process can go on (see `autotl.trial.recording.record`)."""
-        return self._record(self.state, job.recording)
+        from autotl.trial.recording import record
+
+        return record(self.state, job.recording)
 
     def record_test(self, job: RecordTest) -> bool:
         """Whether the process can go on (see `autotl.trial.recorded_test.record_test`)."""
-        return self._record_test(self.state, job)
+        from autotl.trial.recorded_test import record_test
+
+        return record_test(self.state, job)
 
     def align(self, job: Align) -> bool:
         """Whether the process can go on (see `autotl.trial.aligning.align`)."""
-        return self._align(self.state, job)
+        from autotl.trial.aligning import align
+
+        return align(self.state, job)
 
     def finalize(self, job: Finalize) -> Mapping[str, Any]:
         """What `result.json` holds (see `autotl.trial.finalize.finalize`)."""
-        return self._finalize(self.state, job)
+        from autotl.trial.finalize import finalize
+
+        return finalize(self.state, job)
 
 
-def serve(mailbox: Mailbox, begin: Callable[[Context, Mailbox], Jobs] = Jobs) -> bool:
+def serve(mailbox: Mailbox, begin: Callable[[Context, Mailbox], Jobs] = Jobs, seconds: float = 0.0) -> bool:
     """Do jobs until Stop. An exception is sent to the coordinator as PluginIsBroken, DiskIsFull or Crashed, and raised.
+
+    Args:
+        seconds: in which the worker has imported its libraries.
 
     Returns:
         False after an accelerator error: the process must exit immediately.
@@ -188,7 +201,7 @@ def serve(mailbox: Mailbox, begin: Callable[[Context, Mailbox], Jobs] = Jobs) ->
                 case Setup(context):
                     folder = context.folder
                     jobs = begin(context, mailbox)
-                    mailbox.send(Ready())
+                    mailbox.send(Ready(round(seconds, 3)))
                 case RunTrial() if jobs:
                     if not jobs.run_trial(message):
                         return False
@@ -248,32 +261,28 @@ def main(address: str, imported_in: float = 0.0) -> None:
     mailbox.send(Hello(identity["token"], slot))
     late = LATE_IMPORTS if slot.is_accelerator else ()
     began = time.monotonic()
-    import_modules([module for module in EARLY_IMPORTS if module not in late])
-    if not ask_device(mailbox, slot.device, imported_in or time.monotonic() - began):
-        os._exit(0)  # no crash; immediately, since a driver that doesn't work may hang at a normal interpreter shutdown
+    # what a driver does until a device has computed something needs no Python, so the next imports run beside it
+    probing = threading.Thread(target=ask_device, args=(mailbox, slot.device), daemon=True, name="probe")
+    with without_collection():
+        import_modules(["torch"])
+        probing.start()
+        import_modules(module for module in EARLY_IMPORTS if module not in late)
+    probing.join()
+    seconds = imported_in or time.monotonic() - began
     threading.Thread(target=import_modules, args=(late,), daemon=True, name="imports").start()
     site = Site(**identity["site"]) if identity.get("site") else None
-    if not serve(mailbox, partial(Jobs, site=site)):
+    if not serve(mailbox, partial(Jobs, site=site), seconds):
         os._exit(1)  # exit immediately: after a CUDA error a normal interpreter shutdown can hang in the driver
 
 
-def import_modules(names: Sequence[str]) -> None:
-    """Import modules, which later imports find."""
-    for name in names:
-        importlib.import_module(name)
-
-
-def ask_device(mailbox: Mailbox, device: str, seconds: float = 0.0) -> bool:
-    """Probe the worker's device and send the answer. Whether it is usable.
-
-    Args:
-        seconds: in which the worker has imported its libraries.
-    """
+def ask_device(mailbox: Mailbox, device: str) -> None:
+    """Probe the worker's device and send the answer. Ends the process where the device isn't usable."""
     from autotl.engines.probe import probe
 
     result = probe(device)
-    mailbox.send(Probed(result, round(seconds, 3)))
-    return result.usable
+    mailbox.send(Probed(result))
+    if not result.usable:
+        os._exit(0)  # no crash; immediately, since a driver that doesn't work may hang at a normal interpreter shutdown
 
 
 def _kill_process_group() -> None:

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from autotl.clock import Clock, SystemClock
 from autotl.devices import Slot
@@ -23,7 +24,9 @@ from autotl.workers.messages import (
     ToWorker,
 )
 from autotl.workers.requests import REQUESTS
-from autotl.workers.service import StudyService
+
+if TYPE_CHECKING:
+    from autotl.workers.service import StudyService
 
 __all__ = ["MAX_CRASHES", "CrashCounter", "Worker", "WorkerPool", "remaining_or_none"]
 
@@ -53,8 +56,6 @@ class Worker:
     connected: bool = False
     probe: ProbeResult | None = None
     """What its device answered; None until it has."""
-    start_seconds: float = 0.0
-    """In which it has imported its libraries; 0 until it has."""
     ready: bool = False
     busy: bool = False
     trial: int | None = None
@@ -112,7 +113,7 @@ class WorkerPool:
     context: Context | None = None
     """What each worker needs before its first job; None until `set_up`."""
     workers: list[Worker] = field(default_factory=list)
-    service: StudyService | None = None
+    service: "StudyService | None" = None
     """Answers workers that can't read the study's folder."""
     _deadline: float = math.inf
 
@@ -175,7 +176,7 @@ class WorkerPool:
                 worker.connected = True
                 self._set_up(worker)
             if isinstance(message, Probed) and worker is not None:
-                worker.probe, worker.start_seconds = message.probe, message.seconds
+                worker.probe = message.probe
             if worker is None:  # a dropped worker's messages are late
                 continue
             worker.last_message = self.clock.now()

@@ -98,29 +98,10 @@ def test_the_same_name_resumes(cells, small, tmp_path):
     assert [t.number for t in again.study.trials] == [0, 1, 2, 3]
 
 
-PATIENT = """
-import time
-import autotl
-
-class Patient(autotl.Head):
-    name, type = "patient", "estimator"
-    def suggest(self, space): return {"C": space.float("C", 0.1, 1.0)}
-    def build(self, params, num_features, num_classes, seed):
-        from sklearn.linear_model import LogisticRegression
-        time.sleep(0.5)  # otherwise the search takes all of a core
-        return LogisticRegression(C=params["C"])
-
-@autotl.hookimpl
-def autotl_register_heads(register):
-    register(Patient())
-"""
-
-
-def test_a_search_ends_within_its_time(cells, small, tmp_path, install_plugin):
-    install_plugin("patient", PATIENT)
+def test_a_search_ends_within_its_time(cells, patient, tmp_path):
     began = time.monotonic()
-    found = search(str(cells), output=tmp_path / "studies", time=40, **small | {"heads": ["patient"]})
-    assert time.monotonic() - began < 50
+    found = search(str(cells), output=tmp_path / "studies", time=30, **patient)
+    assert time.monotonic() - began < 40
     assert found.result["test"]["n"] == 24
 
 
@@ -134,21 +115,29 @@ def test_a_second_search_on_the_same_study_is_refused(cells, tmp_path):
 
 @pytest.fixture(scope="module")
 def without_test_images(cells, tmp_path_factory):
-    """A search in a process of its own, without test images: its folder, and the heavy modules that it has imported."""
+    """A search in a process of its own, without test images: its folder, and two lines with the heavy modules that it
+    has imported when its worker starts, and at its end."""
     output = tmp_path_factory.mktemp("studies")
     code = (
-        "import sys; from autotl.api import search; "
+        "import sys; from autotl.api import search; from autotl.workers import local; "
+        "watch = local.LocalLauncher._watch; heavy = {'optuna', 'scipy', 'sklearn', 'sqlalchemy', 'torch'}; "
+        "local.LocalLauncher._watch = lambda self: (print(heavy & set(sys.modules)), watch(self)); "
         f"search({str(cells)!r}, output={str(output)!r}, trials=1, backbones=['efficientnet_lite0'], "
         "strategies=['fast_extraction'], heads=['logistic_regression'], devices='cpu', engine='torch', test='none'); "
-        "print({'torch'} & set(sys.modules))"
+        "print({'sqlalchemy', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return output / "cells", done.stdout.strip()
+    return output / "cells", done.stdout.split("\n")
 
 
 def test_the_coordinator_imports_no_torch(without_test_images):
     _, imported = without_test_images
-    assert imported == "set()"
+    assert imported[-2] == "set()"
+
+
+def test_the_workers_start_before_the_coordinator_imports_what_they_do_not_need(without_test_images):
+    _, imported = without_test_images
+    assert imported[0] == "set()"
 
 
 def test_without_test_images_there_is_no_test_score(without_test_images):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from autotl.backbones.timm import autotl_find_backbone
 from autotl.clock import Deadline
 from autotl.data.augmentation import BUILT_IN
+from autotl.engines import passes
 from autotl.features import extractor as extract
 from autotl.features.resident import ResidentCache
 from autotl.metrics import Metric
@@ -184,6 +185,28 @@ def test_the_same_recipe_and_seed_give_the_same_probabilities(tiny, task):
     second = fit(task(backbone, "linear"), recipe)
     assert np.array_equal(first.probabilities, second.probabilities)
     assert losses(first) == losses(second)
+
+
+@pytest.mark.parametrize("unfrozen", [LAST, ALL])
+def test_scoring_in_batches_of_one_size_changes_no_probability(unfrozen, tiny, task, monkeypatch):
+    backbone = tiny("test_efficientnet")
+    problem = task(backbone, "linear")
+    recipe = recipe_of(backbone, unfrozen_blocks=unfrozen, precision="fp32")
+    before = fit(problem, recipe)
+    sizes = set()
+    padded = passes.run_padded
+    monkeypatch.setattr(passes, "has_plans", lambda device: True)
+    monkeypatch.setattr(passes, "padded_size", lambda num_images, size: 16)
+    monkeypatch.setattr(fine_tuning, "SCORING_BATCH", 16)
+
+    def run_padded(network, images, size):
+        return padded(lambda batch: sizes.add(len(batch)) or network(batch), images, size)
+
+    monkeypatch.setattr(passes, "run_padded", run_padded)
+    after = fit(problem, recipe)
+    assert len(problem.validation_labels) % 16
+    assert sizes == {16}
+    np.testing.assert_allclose(after.probabilities, before.probabilities, atol=1e-5)
 
 
 def test_another_seed_trains_another_model(tiny, task):

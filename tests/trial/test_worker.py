@@ -281,8 +281,8 @@ def coordinator(monkeypatch):
     monkeypatch.setenv("AUTOTL_WORKER", json.dumps({"token": "t", "slot": slot}))
     monkeypatch.setattr(module, "Client", lambda address, authkey: connection if authkey == b"key" else None)
     monkeypatch.setattr(module, "_kill_process_group", lambda: None)
-    monkeypatch.setattr(module, "serve", lambda mailbox, begin: True)
-    monkeypatch.setattr(module, "ask_device", lambda mailbox, device, seconds: True)
+    monkeypatch.setattr(module, "serve", lambda mailbox, begin, seconds: True)
+    monkeypatch.setattr(module, "ask_device", lambda mailbox, device: None)
     before = signal.getsignal(signal.SIGINT)
     yield coordinator
     signal.signal(signal.SIGINT, before)
@@ -290,7 +290,12 @@ def coordinator(monkeypatch):
 
 def test_a_worker_sends_hello_before_its_slow_imports(coordinator, monkeypatch):
     greeted = []
-    monkeypatch.setattr(module.importlib, "import_module", lambda name: greeted.append(coordinator.poll(0)))
+
+    def import_modules(names):
+        if "torch" in [*names]:  # not those that are imported beside the first job
+            greeted.append(coordinator.poll(0))
+
+    monkeypatch.setattr(module, "import_modules", import_modules)
     main("/tmp/somewhere")
     hello = decode(coordinator.recv_bytes(), FROM_WORKER)
     assert isinstance(hello, Hello)
@@ -303,18 +308,40 @@ def test_a_worker_sends_hello_before_its_slow_imports(coordinator, monkeypatch):
 def test_a_worker_probes_its_device_before_it_waits_for_jobs():
     coordinator, connection = Pipe()
     mailbox = Mailbox(connection, lambda: None)
-    assert module.ask_device(mailbox, "cpu")
+    module.ask_device(mailbox, "cpu")
     answer = decode(coordinator.recv_bytes(), FROM_WORKER)
     assert isinstance(answer, Probed)
     assert (answer.probe.device, answer.probe.usable) == ("cpu", True)
 
 
-def test_a_worker_whose_device_does_not_work_ends_without_a_crash(coordinator, monkeypatch):
+def test_a_worker_whose_device_does_not_work_ends_without_a_crash(monkeypatch):
     codes = []
-    monkeypatch.setattr(module, "ask_device", lambda mailbox, device, seconds: False)
+    coordinator, connection = Pipe()
     monkeypatch.setattr(module.os, "_exit", codes.append)
-    main("/tmp/somewhere")
+    module.ask_device(Mailbox(connection, lambda: None), "xpu:7")
+    assert not decode(coordinator.recv_bytes(), FROM_WORKER).probe.usable
     assert codes == [0]
+
+
+def test_a_device_is_probed_while_libraries_are_imported_and_before_the_first_job(coordinator, monkeypatch):
+    done = []
+    imports, probed = threading.Event(), threading.Event()
+
+    def import_modules(names):
+        if [*names] != ["torch"]:
+            imports.set()
+            assert probed.wait(WAIT)
+
+    def ask_device(mailbox, device):
+        assert imports.wait(WAIT)
+        probed.set()
+        done.append(f"probed {device}")
+
+    monkeypatch.setattr(module, "import_modules", import_modules)
+    monkeypatch.setattr(module, "ask_device", ask_device)
+    monkeypatch.setattr(module, "serve", lambda mailbox, begin, seconds: done.append("served") or True)
+    main("/tmp/somewhere")
+    assert done == ["probed cuda:0", "served"]
 
 
 def test_ctrl_c_is_left_to_the_coordinator(coordinator):
@@ -325,7 +352,7 @@ def test_ctrl_c_is_left_to_the_coordinator(coordinator):
 @pytest.mark.parametrize(("reliable", "exits"), [(True, []), (False, [1])])
 def test_after_a_device_error_the_process_exits_immediately(coordinator, monkeypatch, reliable, exits):
     codes = []
-    monkeypatch.setattr(module, "serve", lambda mailbox, begin: reliable)
+    monkeypatch.setattr(module, "serve", lambda mailbox, begin, seconds: reliable)
     monkeypatch.setattr(module.os, "_exit", codes.append)
     main("/tmp/somewhere")
     assert codes == exits

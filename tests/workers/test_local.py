@@ -48,7 +48,7 @@ def run(address, imported_in):
     sys.argv = ["worker.py", address]
     runpy.run_path("worker.py")
 
-worker.EARLY_IMPORTS, template.JOBS, worker.main = (), (), run
+worker.EARLY_IMPORTS, worker.main = (), run
 template.main(int(sys.argv[1]))
 """
 
