@@ -125,7 +125,7 @@ def expected(model: ImageModel, paths: Sequence[Path]) -> tuple[list[Path], np.n
 def compare(model: ImageModel, names: Sequence[str], formats: Sequence[str], paths: Sequence[Path]) -> None:
     registry = model._plugins
     module = Members(graph._ModelGraph(_parts(model, registry, "bench"))).eval()
-    graph.model_graph = lambda exported: module
+    graph.model_graph = lambda exported, likeness=False: module
     read, rows = expected(model, paths)
     refused = sorted(set(paths) - set(read))
     print(f"{len(read)} images, {len(refused)} refused: {', '.join(p.name for p in refused)}", flush=True)
