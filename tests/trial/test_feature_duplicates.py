@@ -69,7 +69,7 @@ def test_images_that_were_kept_together_or_known_before_the_split_are_not_told_a
 
 @pytest.mark.parametrize("time", [60.0, 0.0])
 def test_a_search_with_time_says_how_many_pairs_are_torn(features, time):
-    extracted = SimpleNamespace(recorded=lambda rows: features[rows], layout=SimpleNamespace(output=slice(None)))
+    extracted = SimpleNamespace(recorded=lambda rows: True, levels=lambda rows, levels: features[rows])
     told = []
     member = SimpleNamespace(fitted=SimpleNamespace(backbone_state=None), recipe=SimpleNamespace(backbones=("net",)))
     registry = SimpleNamespace(backbone=lambda name: name)
