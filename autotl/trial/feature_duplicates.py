@@ -17,8 +17,9 @@ from autotl.workers.messages import Log
 
 __all__ = ["add_feature_duplicates", "torn_pairs"]
 
-MAX_IMAGES = 20_000
-"""Images whose features are in memory at once, three times."""
+MIN_IMAGES, MAX_IMAGES = 200, 20_000
+"""Images that are compared: with fewer it isn't known what is near, and of more the features would be in memory at
+once, three times."""
 SECONDS_PER_PAIR = 4e-8
 """To compare the features of two images, on one slow core."""
 MAX_SHARE = 0.5
@@ -34,7 +35,7 @@ def add_feature_duplicates(state: WorkerState, members: Sequence[Member], deadli
     dataset, split = state.context.dataset, state.context.split
     indices = np.concatenate([split.development, split.test])
     most = MAX_SHARE * deadline.remaining()
-    if frozen is None or len(indices) > MAX_IMAGES or SECONDS_PER_PAIR * len(indices) ** 2 > most:
+    if frozen is None or not MIN_IMAGES <= len(indices) <= MAX_IMAGES or SECONDS_PER_PAIR * len(indices) ** 2 > most:
         return state
     extracted = state.extractor.of(state.registry.backbone(frozen.recipe.backbones[0]))
     if extracted.recorded(indices) is None:  # the test images are predicted without recording anything
