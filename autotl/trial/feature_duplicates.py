@@ -9,7 +9,7 @@ import numpy as np
 from autotl.clock import Deadline
 from autotl.data.audit import MAX_EXAMPLES, SERIOUS_SHARE
 from autotl.data.dataset import Finding, ImageDataset
-from autotl.data.near_duplicates import MAX_COMPARED, near_duplicates_by_features
+from autotl.data.near_duplicates import near_duplicates_by_features
 from autotl.data.splits import Split, units_of
 from autotl.model.member import Member
 from autotl.trial.state import WorkerState
@@ -17,6 +17,9 @@ from autotl.workers.messages import Log
 
 __all__ = ["add_feature_duplicates", "torn_pairs"]
 
+MIN_IMAGES, MAX_IMAGES = 200, 20_000
+"""Images that are compared: with fewer it isn't known what is near, and of more the features would be in memory at
+once, three times."""
 SECONDS_PER_PAIR = 4e-8
 """To compare the features of two images, on one slow core."""
 MAX_SHARE = 0.5
@@ -32,16 +35,14 @@ def add_feature_duplicates(state: WorkerState, members: Sequence[Member], deadli
     dataset, split = state.context.dataset, state.context.split
     indices = np.concatenate([split.development, split.test])
     most = MAX_SHARE * deadline.remaining()
-    if frozen is None or len(indices) > MAX_COMPARED or SECONDS_PER_PAIR * len(indices) ** 2 > most:
+    if frozen is None or not MIN_IMAGES <= len(indices) <= MAX_IMAGES or SECONDS_PER_PAIR * len(indices) ** 2 > most:
         return state
     extracted = state.extractor.of(state.registry.backbone(frozen.recipe.backbones[0]))
-    samples = extracted.recorded(indices)
-    if samples is None:  # the test images are predicted without recording anything
+    if extracted.recorded(indices) is None:  # the test images are predicted without recording anything
         indices = split.development
-        samples = extracted.recorded(indices)
-    if samples is None:
-        return state
-    features = samples[:][:, extracted.layout.output].astype(np.float32)
+        if extracted.recorded(indices) is None:
+            return state
+    features = extracted.levels(indices, "last")
     finding = _finding(dataset, split, torn_pairs(features, indices, dataset, split))
     if finding is None:
         return state

@@ -12,6 +12,7 @@ from autotl.clock import Deadline
 from autotl.data.dataset import ImageDataset
 from autotl.data.near_duplicates import near_duplicates_by_features
 from autotl.data.splits import Split
+from autotl.trial import feature_duplicates
 from autotl.trial.feature_duplicates import add_feature_duplicates, torn_pairs
 from autotl.workers.messages import Context
 
@@ -68,8 +69,9 @@ def test_images_that_were_kept_together_or_known_before_the_split_are_not_told_a
 
 
 @pytest.mark.parametrize("time", [60.0, 0.0])
-def test_a_search_with_time_says_how_many_pairs_are_torn(features, time):
-    extracted = SimpleNamespace(recorded=lambda rows: features[rows], layout=SimpleNamespace(output=slice(None)))
+def test_a_search_with_time_says_how_many_pairs_are_torn(features, time, monkeypatch):
+    monkeypatch.setattr(feature_duplicates, "MIN_IMAGES", N)
+    extracted = SimpleNamespace(recorded=lambda rows: True, levels=lambda rows, levels: features[rows])
     told = []
     member = SimpleNamespace(fitted=SimpleNamespace(backbone_state=None), recipe=SimpleNamespace(backbones=("net",)))
     registry = SimpleNamespace(backbone=lambda name: name)
