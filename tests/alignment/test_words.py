@@ -8,7 +8,7 @@ import pytest
 from autotl.alignment.card import Alignment, Card, Invariance, LevelAccuracy, Seen
 from autotl.alignment.norms import BlockDistance
 from autotl.alignment.ranking import published_accuracy, ranked
-from autotl.alignment.sample import rounds, stratified_order
+from autotl.alignment.sample import stratified_order
 from autotl.alignment.words import blocks_to_retrain, doubling_gain, sentences, symmetry_of, unfreeze_of, verdict_of
 
 CARD = Card(
@@ -84,20 +84,6 @@ def test_what_keeps_the_label_may_augment(flipped, turned, symmetry):
     assert symmetry_of(card) == symmetry
     assert f"90% right, {turned:.0%} after a turn" in sentences(card, [], 500)[3]
     assert symmetry_of(CARD) == ""
-
-
-@pytest.mark.parametrize("num_images", [600, 1000, 3000, 50_000])
-@pytest.mark.parametrize("num_backbones", [2, 3, 9])
-def test_other_backbones_run_a_tenth_of_a_full_pass_at_most(num_images, num_backbones):
-    plan = rounds(num_images, num_backbones, 2048)
-    spent = before = 0
-    for size, racing in plan:
-        assert size > before
-        spent += (size - before) * (racing - 1)
-        before = size
-    assert spent <= 0.1 * num_images * num_backbones
-    assert plan[0][1] == num_backbones
-    assert plan[-1][0] == min(num_images, 2048)
 
 
 def test_errors_that_halved_are_expected_to_halve_again():
