@@ -95,7 +95,7 @@ def align_backbones(
         num_images=len(pool),
         cards=tuple(cards),
         verdict=verdict_of(cards[0]),
-        unfrozen_blocks=blocks_to_retrain(cards[0]),
+        unfrozen_blocks=blocks_to_retrain(cards[0], len(pool)),
         sentences=sentences(cards[0], cards[1:], len(pool)),
         share_of_pass=sum(extracted.values()) / all_images,
         share_of_others=others / all_images,

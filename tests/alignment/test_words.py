@@ -44,13 +44,13 @@ class Known:
 def test_near_images_need_no_retraining():
     assert CARD.norm_ratio == pytest.approx(2.0)
     assert verdict_of(CARD) == "near"
-    assert blocks_to_retrain(CARD) == 0
+    assert blocks_to_retrain(CARD, 5000) == 0
 
 
 def test_retraining_begins_after_the_best_level():
     assert verdict_of(FAR) == "far"
     assert FAR.peak == 7
-    assert blocks_to_retrain(FAR) == 2
+    assert blocks_to_retrain(FAR, 5000) == 2
 
 
 def test_without_statistics_the_gap_decides():
@@ -59,7 +59,13 @@ def test_without_statistics_the_gap_decides():
 
 
 def test_far_statistics_alone_advise_one_block():
-    assert blocks_to_retrain(replace(CARD, norms=FAR.norms)) == 1
+    assert blocks_to_retrain(replace(CARD, norms=FAR.norms), 5000) == 1
+
+
+def test_few_images_are_better_left_to_frozen_features():
+    assert blocks_to_retrain(FAR, 256) == 0
+    assert "256 images are few" in sentences(FAR, [], 256)[3]
+    assert "256" not in sentences(CARD, [], 256)[3]  # these are near whatever their number
 
 
 def test_far_first_blocks_before_near_last_ones_are_retrained_instead():
@@ -68,7 +74,7 @@ def test_far_first_blocks_before_near_last_ones_are_retrained_instead():
 
     coloured = card(20.0, 4.0, 1.0)
     assert (verdict_of(coloured), unfreeze_of(coloured)) == ("far", "first")
-    assert "Retrain the first block of 9: " in sentences(coloured, [], 500)[3]
+    assert "Retrain the first block of 9: " in sentences(coloured, [], 5000)[3]
     assert unfreeze_of(card(20.0, 4.0, 3.0)) == "last"  # the last ones are strange, too
     assert unfreeze_of(card(5.0, 1.0, 1.0)) == "last"  # near as a whole
     assert unfreeze_of(replace(CARD, norms=None)) == "last"
@@ -98,7 +104,7 @@ def test_there_are_at_most_six_sentences_and_each_has_a_number():
         assert all(any(character.isdigit() for character in sentence) for sentence in text)
         assert all(sentence.endswith(".") and not sentence[:-1].endswith(".") for sentence in text)
     assert "in bees it sees bee (90% of the images" in sentences(CARD, [], 500)[0]
-    assert "peaks after block 7" in sentences(FAR, [], 500)[3]
+    assert "peaks after block 7" in sentences(FAR, [], 5000)[3]
     assert "begin with bees, of which 85% are right" in sentences(CARD, [], 500)[4]
 
 

@@ -295,7 +295,7 @@ def advise(arguments: argparse.Namespace) -> None:
             ).to_dict()
             file.write_text(json.dumps(kept))
         card = Alignment.from_dict(kept[set_name]).cards[0]
-        blocks = min(blocks_to_retrain(card), max(OPTIONS))
+        blocks = min(blocks_to_retrain(card, card.num_images), max(OPTIONS))
         accuracy = {option: float(np.mean(results[set_name][str(option)])) for option in OPTIONS}
         best = max(accuracy, key=lambda option: (accuracy[option], -option))
         lost.append(accuracy[best] - accuracy[blocks])

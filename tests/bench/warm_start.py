@@ -2,12 +2,13 @@
 `python tests/bench/warm_start.py --data FOLDER --work FOLDER --out FILE --time 60s SET…`.
 
 Each pair searches the same images with the same seed, one after the other in alternating order, each with an empty
-cache. The score is the best value of a complete trial on all images. A time counts from the command, and a score that
-isn't reached counts as infinite. Every search is written to the file at once: the same command goes on where it was
-ended.
+cache. The score is the best one of a complete trial on all images, of those that compare with scores out of fold. A
+time counts from the command, and a score that isn't reached counts as infinite. Every search is written to the file at
+once: the same command goes on where it was ended.
 """
 
 import argparse
+import csv
 import json
 import math
 import shutil
@@ -20,13 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from autotl.study.study import TrialAttribute, load_study
+from autotl.study.study import load_study
 
 SIDES = {"plain": "--no-align", "aligned": "--align"}
 
 
 def search(name: str, side: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """What a search found: its complete trials as (seconds after the command, value), and its test accuracy."""
+    """What a search found: its complete trials as (seconds after the command, score, what it is of, recipe), and its
+    test accuracy."""
     folder = options.work / f"{name}-{seed}-{side}"
     shutil.rmtree(folder, ignore_errors=True)
     data = name if name == "elpv" else str(options.data / name)
@@ -35,11 +37,15 @@ def search(name: str, side: str, seed: int, options: argparse.Namespace) -> dict
     began, clock = datetime.now(), time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     wall = time.perf_counter() - clock
-    trials = [
-        [(trial.datetime_complete - began).total_seconds(), trial.value, trial.user_attrs[TrialAttribute.DESCRIPTION]]
+    ended = {
+        trial.number: (trial.datetime_complete - began).total_seconds()
         for trial in load_study(folder / side).trials
-        if trial.value is not None and trial.datetime_complete and TrialAttribute.SAMPLE not in trial.user_attrs
-        if trial.state.name == "COMPLETE"
+        if trial.datetime_complete is not None
+    }
+    with (folder / side / "leaderboard.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["scored_on"] != "a sample"]
+    trials = [
+        [ended[int(row["trial"])], float(row["comparable"]), row["scored_on"], row["description"]] for row in rows
     ]
     result = json.loads((folder / side / "result.json").read_text())
     was_measured = (folder / side / "alignment.json").exists()
@@ -52,15 +58,15 @@ def search(name: str, side: str, seed: int, options: argparse.Namespace) -> dict
         "wall": wall,
         "trials": sorted(trials),
         "measured": was_measured,
-        "test": (result.get("test") or {}).get("accuracy"),
+        "test": (result["test"] or {}).get("accuracy"),
     }
 
 
-def ratio(plain: dict[str, Any], aligned: dict[str, Any]) -> tuple[float, float]:
+def reached(plain: dict[str, Any], aligned: dict[str, Any]) -> tuple[float, float]:
     """Seconds until the final score of the plain search, in each."""
-    final = max(value for _, value, _ in plain["trials"])
+    final = max(score for _, score, *_ in plain["trials"])
     first = [
-        min((seconds for seconds, value, _ in row["trials"] if value >= final), default=math.inf)
+        min((seconds for seconds, score, *_ in row["trials"] if score >= final), default=math.inf)
         for row in (plain, aligned)
     ]
     return first[0], first[1]
@@ -87,9 +93,9 @@ def main() -> None:
                 rows.append(found)
                 options.out.write_text(json.dumps(rows))
             pair[side] = found
-        plain, aligned = ratio(pair["plain"], pair["aligned"])
+        plain, aligned = reached(pair["plain"], pair["aligned"])
         ratios.append(aligned / plain)
-        best = [max(value for _, value, _ in pair[side]["trials"]) for side in SIDES]
+        best = [max(score for _, score, *_ in pair[side]["trials"]) for side in SIDES]
         print(
             f"{name:14} measured {pair['aligned']['measured']}: {plain:.1f} s plain, {aligned:.1f} s aligned, ratio "
             f"{ratios[-1]:.2f}; final {best[0]:.4f} and {best[1]:.4f}, test {pair['plain']['test']} and "
