@@ -1,5 +1,4 @@
-"""Measures backbones on growing samples of a data set: successive halving, in which a low rank gets less time, not
-none."""
+"""Measures backbones on growing samples of a data set."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -7,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from autotl.alignment.card import Alignment, Card
+from autotl.alignment.card import Alignment
 from autotl.alignment.invariance import measure_invariances
 from autotl.alignment.measure import Measurement, measure, measure_norms
-from autotl.alignment.ranking import ranked
-from autotl.alignment.sample import rounds, stratified_order
+from autotl.alignment.race import race
+from autotl.alignment.sample import stratified_order
 from autotl.alignment.scores import BUILT_IN, Score
 from autotl.alignment.words import blocks_to_retrain, sentences, unfreeze_of, verdict_of
 from autotl.backbones.base import Backbone
@@ -40,8 +39,8 @@ def align_backbones(
     with_invariances: bool = True,
     log: Callable[[str], None] = lambda line: None,
 ) -> Alignment:
-    """Measure backbones on a stratified sample: all on a few images, the better half on more, and so on (see
-    `autotl.alignment.sample.rounds`), the best one on all or on `limit`. The rows stay in the extractor's store.
+    """Measure backbones on a stratified sample: all on a few images, those that can still win on more, and so on (see
+    `autotl.alignment.race`), the best one on all or on `limit`. The rows stay in the extractor's store.
 
     Args:
         extractor: its split is replaced.
@@ -56,37 +55,31 @@ def align_backbones(
     """
     dataset = extractor.dataset
     order = pool[stratified_order(dataset.labels[pool], seed)]
-    measured: dict[str, tuple[Backbone, Measurement]] = {}
-    warnings: list[str] = []
-    racing, extracted = list(backbones), dict[str, int]()
-    for number, (size, num_racing) in enumerate(
-        rounds(len(pool), len(backbones), min(limit or MAX_SAMPLE, MAX_SAMPLE))
-    ):
-        sample = order[:size]
-        none = np.arange(0)
-        if number:
-            names = [card.backbone for card in _ranked(measured)][:num_racing] if measured else []
-            racing = [backbone for backbone in racing if backbone.name in names]
+    by_name = {backbone.name: backbone for backbone in backbones}
+    warnings, extracted, seconds = list[str](), dict[str, int](), dict[str, float]()
+
+    def run(name: str, size: int) -> Measurement | None:
+        sample, none = order[:size], np.arange(0)
         extractor.split = Split(sample, none, none, seed)
-        for backbone in racing:
-            try:
-                result = measure(extractor.of(backbone), dataset.labels[sample], units[sample], dataset.classes, scores)
-            except AutotlError as error:
-                warnings.append(f"{backbone.name}: {error}")
-                log(f"{backbone.name} is not measured: {error}")
-                continue
-            finally:
-                extractor.release_networks()
-            extracted[backbone.name] = extracted.get(backbone.name, 0) + result.num_extracted
-            earlier = measured.get(backbone.name)
-            if earlier and result.card.seconds_per_image is None:
-                result = replace(result, card=replace(result.card, seconds_per_image=earlier[1].card.seconds_per_image))
-            measured[backbone.name] = (backbone, result)
-    if not measured:
+        try:
+            features = extractor.of(by_name[name])
+            result = measure(features, dataset.labels[sample], units[sample], dataset.classes, scores)
+        except AutotlError as error:
+            warnings.append(f"{name}: {error}")
+            log(f"{name} is not measured: {error}")
+            return None
+        finally:
+            extractor.release_networks()
+        extracted[name] = extracted.get(name, 0) + result.num_extracted
+        if result.card.seconds_per_image is not None:
+            seconds[name] = result.card.seconds_per_image
+        return replace(result, card=replace(result.card, seconds_per_image=seconds.get(name)))
+
+    cards = race(by_name, run, len(pool), min(len(pool), limit or MAX_SAMPLE, MAX_SAMPLE))
+    if not cards:
         reasons = "; ".join(warnings) or "there is none. Type: autotl backbones"
         raise AutotlError(f"No backbone could be measured: {reasons}")
-    cards = _ranked(measured)
-    best = extractor.of(measured[cards[0].backbone][0])
+    best = extractor.of(by_name[cards[0].backbone])
     with suppress(AutotlError):  # there was no time: what was measured so far stands
         if with_invariances:
             sample = order[: cards[0].num_images]
@@ -102,17 +95,10 @@ def align_backbones(
         num_images=len(pool),
         cards=tuple(cards),
         verdict=verdict_of(cards[0]),
-        unfrozen_blocks=blocks_to_retrain(cards[0]),
+        unfrozen_blocks=blocks_to_retrain(cards[0], len(pool)),
         sentences=sentences(cards[0], cards[1:], len(pool)),
         share_of_pass=sum(extracted.values()) / all_images,
         share_of_others=others / all_images,
         unfreeze=unfreeze_of(cards[0]),
         warnings=tuple(warnings),
     )
-
-
-def _ranked(measured: Mapping[str, tuple[Backbone, Measurement]]) -> list[Card]:
-    """Those of later rounds first: probes of samples of different sizes don't compare."""
-    backbones, results = zip(*measured.values(), strict=True)
-    cards = ranked([result.card for result in results], [result.hits for result in results], backbones)
-    return sorted(cards, key=lambda card: -card.num_images)

@@ -92,7 +92,8 @@ class Card:
     prior: float = 0.0
     """Accuracy that was expected before the measurement, from what is published."""
     predicted: float = 0.0
-    """Prior and probe combined, and its standard error: what the ranking sorts by."""
+    """Prior and probe combined: what the ranking sorts by. Its standard error is that of the difference to the mean of
+    those that were measured on the same images."""
     predicted_error: float = 0.0
 
     @property

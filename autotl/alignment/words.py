@@ -16,6 +16,8 @@ NEAR_RATIO = 2.0
 """Below this the last blocks see what they see in ordinary photographs, also small or blurred ones (0.9 to 1.3)."""
 MAX_RETRAINED = 3
 """Blocks that are advised at most: with few images more of them overfit."""
+MIN_RETRAINED = 1000
+"""Images from which on retraining is advised at all."""
 MIN_GAIN = 0.01
 """Accuracy that a doubling of the images has to promise before more images are advised."""
 
@@ -28,9 +30,16 @@ def verdict_of(card: Card) -> Verdict:
     return "far" if card.gap > card.gap_error else "near"
 
 
-def blocks_to_retrain(card: Card) -> int:
+def blocks_to_retrain(card: Card, num_images: int) -> int:
     """How many of the last blocks to retrain: those after the best level, where it beats the output by more than a
-    standard error; one where only the statistics are far; none where frozen features are as near as they get."""
+    standard error; one where only the statistics are far; none where frozen features are as near as they get, or where
+    the images are too few to train blocks on.
+
+    Args:
+        num_images: all that could be sampled.
+    """
+    if num_images < MIN_RETRAINED:
+        return 0
     if card.gap > card.gap_error and card.gap > 0:
         return min(MAX_RETRAINED, max(1, card.num_blocks - card.peak))
     return 1 if verdict_of(card) == "far" else 0
@@ -71,7 +80,7 @@ def sentences(card: Card, others: Sequence[Card], num_images: int) -> tuple[str,
                 _nearness(card),
                 f"With frozen features expect an accuracy of about {card.probe:.1%} ± {card.probe_error:.1%} (ridge "
                 f"regression, each of {card.num_images:,} images predicted without itself).",
-                _retraining(card),
+                _retraining(card, num_images),
                 _help(card, num_images),
                 _runner_up(card, others),
             ),
@@ -105,8 +114,11 @@ def _nearness(card: Card) -> str:
     )
 
 
-def _retraining(card: Card) -> str:
-    blocks, augmentation = blocks_to_retrain(card), _augmentation(card)
+def _retraining(card: Card, num_images: int) -> str:
+    blocks, augmentation = blocks_to_retrain(card, num_images), _augmentation(card)
+    if not blocks and blocks_to_retrain(card, MIN_RETRAINED):
+        few = f"{num_images:,} images are few, and a classifier on the features of all levels does as well"
+        return f"Retraining promises little: {few} (retrain from {MIN_RETRAINED:,} images on){augmentation}."
     if not blocks:
         few = f"the output is the best of {len(card.levels)} levels within its error"
         return f"Retraining promises little: {few}{augmentation}."

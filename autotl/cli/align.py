@@ -77,11 +77,13 @@ def _print(alignment: "Alignment") -> None:
     for column in ("images", "expected", "by depth", "gap", "norms", "an image"):
         table.add_column(column, no_wrap=True, justify="left" if column == "by depth" else "right")
     for card in alignment.cards:
-        table.add_row(*(Text(escape(cell)) for cell in _row(card)))
+        error = card.predicted_error if card is not alignment.cards[0] else card.probe_error
+        table.add_row(*(Text(escape(cell)) for cell in _row(card, error)))
     console.print(table)
     console.print(
         Text(
-            "expected: accuracy of frozen features, from published accuracy and a probe of the images. by depth: "
+            "expected: accuracy of frozen features, from published accuracy and a probe of the images; behind the "
+            "first, the error is that of the difference. by depth: "
             "nearest neighbours, from input to output. gap: the best inner level minus the output, in points. "
             "norms: distance of channel statistics, 1 for ordinary photographs.",
             "dim",
@@ -91,14 +93,14 @@ def _print(alignment: "Alignment") -> None:
         console.print(Text(f"· {escape(sentence)}"))
 
 
-def _row(card: "Card") -> tuple[str, ...]:
+def _row(card: "Card", error: float) -> tuple[str, ...]:
     accuracies = [level.accuracy for level in card.levels]
     low, high = min(accuracies), max(accuracies)
     bars = "".join(BARS[round((len(BARS) - 1) * (a - low) / max(high - low, 1e-9))] for a in accuracies)
     return (
         card.backbone,
         f"{card.num_images:,}",
-        f"{card.predicted:.1%} ± {100 * card.predicted_error:.1f}",
+        f"{card.predicted:.1%} ± {100 * error:.1f}",
         f"{100 * low:.0f} {bars} {100 * high:.0f}%",
         f"{100 * card.gap:+.1f} ± {100 * card.gap_error:.1f}",
         "" if card.norm_ratio is None else f"{card.norm_ratio:.1f}",

@@ -102,8 +102,11 @@ def search(
         str | None, _option(LIMITS, "10M", "Maximum number of parameters of the model's networks together.")
     ] = None,
     align: Annotated[
-        bool, _option(COMPONENTS, "", "Measure early which backbones suit the images; try those first.", "--align")
-    ] = False,
+        bool | None,
+        _option(
+            COMPONENTS, "", "Measure early which backbones suit the images; try those first.", "--align/--no-align"
+        ),
+    ] = None,
     devices: Annotated[
         str | None, _option(LIMITS, "auto", "Devices, with one worker for each: cpu*2, or cuda:0,cpu*4.")
     ] = None,
@@ -169,7 +172,7 @@ def search(
         force=force or None,
         cache=cache,
         cache_size=cache_size,
-        align=align or None,
+        align=align,
         strict_plugins=ctx.obj["strict"] or None,
     )
     from autotl import api

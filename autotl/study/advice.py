@@ -2,9 +2,12 @@
 what keeps the label, and the share of time that strategies get."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from autotl.recipe import JOIN
+from autotl.study.portfolio import cheap_portfolio
 
 if TYPE_CHECKING:
     from autotl.study.needs import Needs
@@ -19,8 +22,6 @@ NUM_IMAGES, MIN_IMAGES = 256, 96
 """Images of the sample, and the fewest that are worth it."""
 BUILD_SECONDS = 3.0
 """Seconds that a backbone is taken to need before its first image."""
-
-
 DOUBTFUL_SHARE = 1 / 3
 """Of the time that a strategy gets otherwise."""
 POLICIES: Mapping[str, Mapping[str, str]] = {
@@ -50,11 +51,17 @@ class Advice:
         """The place of a backbone, from 0."""
         return self.backbones.index(backbone) if backbone in self.backbones else len(self.backbones)
 
-    def place(self, params: Mapping[str, Any]) -> tuple[int, bool]:
-        """What recipes of the portfolio are sorted by: those that augment by symmetries that move the label come last
-        on their backbone."""
-        policy = params.get(f"{params['strategy']}.policy", "none")
-        return self.rank(params["backbone"]), self.symmetry == "none" and policy != "none"
+    def reordered(self, queue: Sequence[Mapping[str, Any]], choices: "Choices", needs: "Needs") -> list[dict[str, Any]]:
+        """What is left of the cheap portfolio, as if the user had named the backbones in the advised order. Recipes of
+        strategies that promise little come last."""
+        names = sorted(choices.backbones, key=lambda name: (JOIN in name, sum(map(self.rank, name.split(JOIN)))))
+        portfolio = cheap_portfolio(replace(choices, backbones=tuple(names)), needs.registry)
+
+        def place(params: Mapping[str, Any]) -> tuple[bool, int]:
+            position = portfolio.index(dict(params)) if params in portfolio else len(portfolio)
+            return self.share(params["strategy"], needs) < 1, position
+
+        return [self.applied(params, choices) for params in sorted(queue, key=place)]
 
     def share(self, strategy: str, needs: "Needs") -> float:
         """The time that a strategy gets, where 1 is usual: less for one that retrains a network without a promise, or
@@ -79,11 +86,20 @@ class Advice:
 
 def alignment_sample(scheduler: "Scheduler", time_budget: float) -> tuple[tuple[str, ...], int, float] | None:
     """The backbones to measure, the images of a sample that fit into a tenth of the remaining time with all of them,
-    and that time in seconds. None where there is no time limit or no choice, or where too few images fit."""
+    and that time in seconds. The backbone of the first trial takes part in any case, since its features are recorded;
+    as many others as there is time for. None where there is no time limit, or too little time.
+    """
     seconds = MAX_SHARE * time_budget
-    names = tuple(name for name in scheduler.choices.single_backbones if name not in scheduler.missing)
-    if not scheduler.timed or math.isinf(seconds) or len(names) < 2:
+    usable = [name for name in scheduler.choices.single_backbones if name not in scheduler.missing]
+    if not scheduler.timed or math.isinf(seconds) or not usable or seconds < BUILD_SECONDS:
         return None
-    affordable = int((seconds - BUILD_SECONDS * len(names)) / sum(scheduler.pass_seconds(name, 1) for name in names))
-    num_images = min(NUM_IMAGES, affordable, scheduler.choices.num_train)
-    return (names, num_images, seconds) if num_images >= MIN_IMAGES else None
+    recorded = [name for name in usable if name in scheduler.active_backbones] or usable[:1]
+    others = [name for name in usable if name not in recorded]
+    while others:
+        build = BUILD_SECONDS * (len(recorded) + len(others))
+        affordable = int((seconds - build) / sum(scheduler.pass_seconds(name, 1) for name in others))
+        if affordable >= MIN_IMAGES:
+            num_images = min(NUM_IMAGES, affordable, scheduler.choices.num_train)
+            return (*recorded, *others), num_images, seconds
+        others.pop()
+    return tuple(recorded), min(NUM_IMAGES, scheduler.choices.num_train), seconds

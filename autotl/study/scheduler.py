@@ -105,7 +105,7 @@ class Scheduler:
         self._durations: dict[str, list[float]] = defaultdict(list)
         """Seconds of complete trials, by strategy."""
         self.advice, self.aligns = Advice(), False
-        """What the measured alignment advises, and whether it is still to be measured."""
+        """What alignment advises, and whether it is still to be measured."""
         self._speeds: dict[tuple[str, str, str], float] = {}
         """Last measured images per second and thread, by (backbone, what ran, device type)."""
 
@@ -114,9 +114,9 @@ class Scheduler:
         return self.missing | self.excluded | {n for n in self.choices.backbones if self.missing & set(n.split(JOIN))}
 
     def align_with(self, advice: Advice) -> None:
-        """Try what is left of the portfolio in the order that is advised. Nothing is left out."""
+        """Try what is left of the portfolio as advised. Nothing is left out."""
         self.advice = advice
-        self.cheap_queue = sorted((advice.applied(p, self.choices) for p in self.cheap_queue), key=advice.place)
+        self.cheap_queue = advice.reordered(self.cheap_queue, self.choices, self.needs)
         self.untried_expensive.sort(key=lambda candidate: advice.rank(candidate[0]))
 
     def finished(
@@ -189,9 +189,10 @@ class Scheduler:
         return self._expensive_trial(time_budget, suits)
 
     def _expensive_trial(self, time_budget: float, suits: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
-        """The next suitable recipe of the expensive portfolio on an active backbone, as expensive as time allows."""
+        """The next suitable expensive recipe on an active backbone; a doubtful strategy's wait for all cheap ones."""
+        waits = {s for s in self.choices.strategies if self.cheap_queue and self.advice.share(s, self.needs) < 1}
         usable = self.active_backbones - self.unusable
-        for candidate in [c for c in self.untried_expensive if c[0] in usable]:
+        for candidate in [c for c in self.untried_expensive if c[0] in usable and c[1] not in waits]:
             if any(map(suits, self.expensive_queue)):
                 break
             self.untried_expensive.remove(candidate)
@@ -321,8 +322,7 @@ class Scheduler:
     def _strategy_fits(self, strategy: str, time_budget: float) -> bool:
         """Whether a trial of the strategy would be done in time.
 
-        The first trial of a strategy with features of its own needs a pass for them. The first strategy always fits,
-        so that there is a trial.
+        The first trial of a strategy with features of its own needs a pass. The first strategy always fits.
         """
         if math.isinf(time_budget):
             return True

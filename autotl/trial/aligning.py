@@ -1,9 +1,12 @@
 """Measure alignment in a worker: the job whose outcome orders the backbones of a search."""
 
+import math
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 
 from autotl.alignment.align import align_backbones
+from autotl.alignment.card import Card
 from autotl.alignment.outcome import ALIGNMENT_FILE
 from autotl.alignment.words import symmetry_of
 from autotl.atomic_io import as_disk_full, write_json
@@ -50,7 +53,7 @@ def align(state: WorkerState, job: Align) -> bool:
         state.send(Aligned(cause=cause, is_device_error=failed))
         return not failed
     advice = Advice(
-        tuple(card.backbone for card in alignment.cards),
+        _order(alignment.cards, context.choices.backbones[0]),
         alignment.unfrozen_blocks,
         alignment.unfreeze,
         symmetry_of(alignment.cards[0]),
@@ -59,3 +62,15 @@ def align(state: WorkerState, job: Align) -> bool:
     state.send(Aligned(advice))
     release_memory()
     return True
+
+
+def _order(cards: Sequence[Card], recorded: str) -> tuple[str, ...]:
+    """The order in which backbones are tried: that of the ranking, except that the recorded one, whose trials need no
+    pass, stays the first unless another is better by more than a standard error."""
+    names = [card.backbone for card in cards]
+    if recorded not in names:
+        return tuple(names)
+    own, best = cards[names.index(recorded)], cards[0]
+    if best.predicted - own.predicted <= math.hypot(best.predicted_error, own.predicted_error):
+        names.sort(key=lambda name: name != recorded)
+    return tuple(names)

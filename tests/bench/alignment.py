@@ -1,12 +1,13 @@
 """How well the measured alignment ranks networks, what it costs, and whether its advice on retraining is good:
-`python tests/bench/alignment.py record|measure|retrain`.
+`python tests/bench/alignment.py record|measure|retrain|advise`.
 
 `record` extracts the features of a stratified sample of each data set by each network into one cache; `measure` reads
 them. The networks are the three EfficientNet-Lites, two MobileNetV2s, a lite0 that sees 128 pixels, and three networks
 with random weights as traps. The truth about a network is its best 5-fold probe over all levels on the whole sample.
 
 `retrain` trains lite0 on a sample: nothing of it (kernel ridge on all levels), and its last one, two and three blocks,
-and scores each on images that no training has seen.
+and scores each on images that no training has seen. `advise` measures lite0 on the same sample, and compares its advice
+with what retraining has brought.
 """
 
 import argparse
@@ -18,11 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from autotl.alignment.align import MAX_SAMPLE
-from autotl.alignment.card import Card
-from autotl.alignment.ranking import PUBLISHED_DEVIATION, published_accuracy, ranked
-from autotl.alignment.sample import rounds, stratified_order
+from autotl.alignment.align import align_backbones
+from autotl.alignment.card import Alignment, Card
+from autotl.alignment.measure import Measurement
+from autotl.alignment.race import race
+from autotl.alignment.ranking import PUBLISHED_DEVIATION, published_accuracy
+from autotl.alignment.sample import stratified_order
 from autotl.alignment.scores import loo_ridge, standardised
+from autotl.alignment.words import blocks_to_retrain, verdict_of
 from autotl.data.dataset import ImageDataset
 from autotl.data.loading import load_dataset
 from autotl.data.splits import Split, connected_units
@@ -176,21 +180,19 @@ class Ground:
             self.kept[order, size, short] = right
         return self.kept[order, size, short]
 
-    def race(self, shorts: list[str], order: int, deviation: float) -> list[Card]:
-        """The ranking after the rounds that alignment has, without the last one, of the best network alone."""
-        cards: dict[str, Card] = {}
-        hits: dict[str, np.ndarray] = {}
-        racing, ranking = shorts, list[Card]()
-        for size, num_racing in rounds(self.num_images, len(shorts), MAX_SAMPLE):
-            racing = [card.backbone for card in ranking][:num_racing] if ranking else racing
-            if num_racing < 2:
-                break
-            for short in racing:
-                hits[short] = self.hits(order, min(size, len(self.labels)), short)
-                cards[short] = card_of(short, float(hits[short].mean()), len(hits[short]))
-            backbones = [self.features[short].backbone for short in cards]
-            ranking = ranked(list(cards.values()), [hits[short] for short in cards], backbones, deviation)
-        return ranking
+    def race(self, shorts: list[str], order: int, deviation: float) -> tuple[str, float]:
+        """The first of the ranking, and what the race has cost: the images of the others, as a share of a full pass."""
+        seen = dict.fromkeys(shorts, 0)
+
+        def run(short: str, size: int) -> Measurement:
+            hits = self.hits(order, size, short)
+            seen[short] = size
+            return Measurement(card_of(short, float(hits.mean()), size), hits, size)
+
+        backbones = {short: self.features[short].backbone for short in shorts}
+        cards = race(backbones, run, self.num_images, len(self.labels), deviation)
+        others = sum(seen[card.backbone] for card in cards[1:])
+        return cards[0].backbone, others / (self.num_images * len(shorts))
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -212,14 +214,16 @@ def measure(arguments: argparse.Namespace) -> None:
             features[short] = extractor_of(dataset, indices, registry, arguments.cache).of(backbone)
         truth = truths(set_name, features, labels, units, arguments.cache / "truth.json")
         ground = Ground(features, labels, units, int((np.array(dataset.subsets) != "test").sum()))
+        costs = list[float]()
         for title, shorts in (("all", list(names)), ("published", published)):
             best = max(truth[s] for s in shorts)
             for deviation in DEVIATIONS:
-                firsts = [ground.race(shorts, order, deviation)[0].backbone for order in range(arguments.orders)]
-                lost[title].setdefault(deviation, []).append(float(np.mean([best - truth[f] for f in firsts])))
+                races = [ground.race(shorts, order, deviation) for order in range(arguments.orders)]
+                lost[title].setdefault(deviation, []).append(float(np.mean([best - truth[f] for f, _ in races])))
+                costs.append(max(cost for _, cost in races))
             first = max(shorts, key=lambda s: published_accuracy(features[s].backbone)[0])
             static[title].append(best - truth[first])
-        print(f"{set_name:14} {ground.num_images} images", flush=True)
+        print(f"{set_name:14} {ground.num_images} images, races cost {max(costs):.3f} at most", flush=True)
     for title in lost:
         table = np.array([lost[title][deviation] for deviation in DEVIATIONS])
         others = [np.delete(table, i, axis=1).mean(1).argmin() for i in range(len(SETS))]
@@ -248,7 +252,7 @@ def retrain(arguments: argparse.Namespace) -> None:
     registry, file = load_registry(), arguments.cache / f"retrained-{arguments.images}.json"
     backbone = registry.backbone("efficientnet_lite0")
     kept = json.loads(file.read_text()) if file.exists() else {}
-    for set_name in SETS:
+    for set_name in arguments.sets:
         for blocks in OPTIONS:
             if str(blocks) in kept.setdefault(set_name, {}):
                 continue
@@ -271,6 +275,39 @@ def retrain(arguments: argparse.Namespace) -> None:
             file.write_text(json.dumps(kept))
             seconds = time.process_time() - began
             print(f"{set_name:14} {blocks} blocks: {right.mean():.3f} of {len(right)}, {seconds:.0f} CPU s", flush=True)
+
+
+def advise(arguments: argparse.Namespace) -> None:
+    """Print what lite0 says of the images that `retrain` has trained on, and what its advice loses against the best
+    number of blocks."""
+    registry, file = load_registry(), arguments.cache / f"cards-{arguments.images}.json"
+    backbone = registry.backbone("efficientnet_lite0")
+    results = json.loads((arguments.cache / f"retrained-{arguments.images}.json").read_text())
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    lost = []
+    for set_name in [name for name in arguments.sets if len(results.get(name, {})) == len(OPTIONS)]:
+        if set_name not in kept:
+            dataset = load(set_name, arguments.shared, registry, arguments.cache)
+            train = retraining_split(dataset, arguments.images).train
+            extractor = extractor_of(dataset, train, registry, arguments.cache)
+            kept[set_name] = align_backbones(
+                extractor, [backbone], train, connected_units(dataset), scores={}, with_invariances=False
+            ).to_dict()
+            file.write_text(json.dumps(kept))
+        card = Alignment.from_dict(kept[set_name]).cards[0]
+        blocks = min(blocks_to_retrain(card, card.num_images), max(OPTIONS))
+        accuracy = {option: float(np.mean(results[set_name][str(option)])) for option in OPTIONS}
+        best = max(accuracy, key=lambda option: (accuracy[option], -option))
+        lost.append(accuracy[best] - accuracy[blocks])
+        difference = np.array(results[set_name][str(best)]) - np.array(results[set_name][str(blocks)])
+        error = difference.std() / np.sqrt(len(difference))
+        each = ", ".join(f"{option}: {100 * accuracy[option]:.1f}" for option in OPTIONS)
+        print(
+            f"{set_name:14} {verdict_of(card):4} statistics {card.norm_ratio:.1f}, gap {100 * card.gap:+.1f} ± "
+            f"{100 * card.gap_error:.1f}, peak {card.peak} of {card.num_blocks}; accuracy by retrained blocks {each}; "
+            f"advised {blocks}, loses {100 * lost[-1]:.1f} ± {100 * error:.1f}"
+        )
+    print(f"within 0.5 points of the best on {sum(loss <= 0.005 for loss in lost)} of {len(lost)} sets")
 
 
 def retraining_split(dataset: ImageDataset, num_train: int) -> Split:
@@ -308,13 +345,14 @@ def card_of(short: str, probe: float, num_images: int) -> Card:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=("record", "measure", "retrain"))
+    parser.add_argument("action", choices=("record", "measure", "retrain", "advise"))
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--images", type=int, default=600, help="of each data set")
     parser.add_argument("--orders", type=int, default=5, help="samples of each data set that `measure` averages over")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="of `retrain` and `advise`")
     arguments = parser.parse_args()
-    {"record": record, "measure": measure, "retrain": retrain}[arguments.action](arguments)
+    {"record": record, "measure": measure, "retrain": retrain, "advise": advise}[arguments.action](arguments)
 
 
 if __name__ == "__main__":

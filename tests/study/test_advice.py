@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from autotl.alignment.card import Card
 from autotl.coordinator.dispatch import Dispatcher
 from autotl.study.advice import Advice, alignment_sample
 from autotl.study.scheduler import Scheduler
 from autotl.study.space import Choices
+from autotl.trial.aligning import _order
 from autotl.workers.codec import decode, encode
 from autotl.workers.messages import FROM_COORDINATOR, FROM_WORKER, Align, Aligned
 
@@ -29,6 +31,34 @@ def test_the_order_changes_and_no_recipe_is_lost(scheduler):
     assert scheduler.cheap_queue[0]["backbone"] == "efficientnet_lite2"
     assert sorted(map(repr, scheduler.cheap_queue)) == sorted(map(repr, before))
     assert {candidate[0] for candidate in scheduler.untried_expensive} == set(NAMES)
+
+
+def test_joined_backbones_keep_their_place_before_the_other_heads(registry):
+    joins = (f"{NAMES[0]} + {NAMES[1]}", f"{NAMES[0]} + {NAMES[2]}")
+    heads = ("linear", "logistic_regression", "kernel_ridge")
+    choices = Choices((*NAMES, *joins), ("fast_extraction", "fine_tuning"), heads, 1000, 4)
+    scheduler = Scheduler(choices, registry, [], num_images=1200, threads={"cpu": 2})
+    scheduler.align_with(Advice((NAMES[0], NAMES[2], NAMES[1]), deserves_tuning=False))
+    backbones = list(dict.fromkeys(params["backbone"] for params in scheduler.cheap_queue))
+    assert backbones == [NAMES[0], NAMES[2], NAMES[1], joins[1], joins[0]]
+    last = scheduler.cheap_queue[-1]
+    assert last["strategy"] == "fine_tuning"  # which promises little
+    joined = max(i for i, params in enumerate(scheduler.cheap_queue) if params["backbone"] in joins)
+    assert any(params["backbone"] == NAMES[2] for params in scheduler.cheap_queue[joined:])
+
+
+def test_expensive_fine_tuning_without_a_promise_waits_for_the_cheap_recipes(scheduler):
+    scheduler.active_backbones = {NAMES[0]}
+    scheduler.align_with(Advice(NAMES, deserves_tuning=False))
+    cheap = scheduler.cheap_queue
+    assert all(params["strategy"] != "fine_tuning" for params in iter(lambda: expensive(scheduler), None))
+    scheduler.cheap_queue = []
+    assert any(params["strategy"] == "fine_tuning" for params in iter(lambda: expensive(scheduler), None))
+    assert cheap
+
+
+def expensive(scheduler):
+    return scheduler._expensive_trial(600.0, lambda params: True)
 
 
 def test_fine_tuning_of_the_first_backbone_retrains_what_is_advised(scheduler):
@@ -61,7 +91,7 @@ def test_policies_follow_what_keeps_the_label(scheduler, symmetry, cheap, expens
     ]
     applied = [advice.applied(recipe, scheduler.choices)["extract_augment.policy"] for recipe in recipes]
     assert applied == [cheap, expensive]
-    assert advice.place(recipes[0]) == (0, symmetry == "none")
+    assert (advice.share("extract_augment", scheduler.needs) < 1) == (symmetry == "none")
     few = replace(scheduler.choices, augmentations=("flip",))
     assert advice.applied(recipes[0], few) == recipes[0]  # only what the study searches
 
@@ -87,18 +117,30 @@ def test_an_empty_advice_changes_nothing(scheduler):
 
 
 @pytest.mark.parametrize(
-    ("time_budget", "num_images"),
-    [(10, None), (60, None), (300, 256), (165, 125), (float("inf"), None)],
+    ("time_budget", "sample"),
+    [(10, None), (60, (1, 256)), (100, (2, 200)), (165, (3, 187)), (300, (3, 256)), (float("inf"), None)],
 )
-def test_the_sample_takes_a_tenth_of_the_time_at_most(scheduler, time_budget, num_images):
-    sample = alignment_sample(scheduler, time_budget)
-    # 9 s to build three backbones, then 3 x 0.02 s an image
-    assert (sample and sample[1]) == num_images
+def test_the_sample_takes_a_tenth_of_the_time_at_most(scheduler, time_budget, sample):
+    scheduler.active_backbones = {NAMES[0]}
+    found = alignment_sample(scheduler, time_budget)
+    # 3 s to build a backbone, then 0.02 s for each image of those that aren't recorded
+    assert (found and (len(found[0]), found[1])) == sample
+    assert not found or found[0][0] == NAMES[0]
 
 
-def test_one_backbone_leaves_nothing_to_order(scheduler):
+def test_one_backbone_is_measured_for_what_to_retrain(scheduler):
     scheduler.missing = set(NAMES[1:])
-    assert alignment_sample(scheduler, 300) is None
+    assert alignment_sample(scheduler, 300) == ((NAMES[0],), 256, 30.0)
+
+
+@pytest.mark.parametrize(("lead", "first"), [(0.01, "recorded"), (0.05, "better")])
+def test_a_recorded_backbone_is_tried_first_unless_another_is_certainly_better(lead, first):
+    cards = [
+        Card(name, "", 96, 1, (), 0.0, 0.0, 0.9, 0.1, 0.9, {}, {}, {}, None, None, None, None, 0.9, value, 0.02)
+        for name, value in (("better", 0.9 + lead), ("recorded", 0.9))
+    ]
+    assert _order(cards, "recorded")[0] == first
+    assert _order(cards, "another") == ("better", "recorded")
 
 
 def test_alignment_is_measured_once_after_the_first_trial(scheduler):

@@ -15,7 +15,13 @@ def state(patches, extractor, tiny, tmp_path):
     dataset, split = patches
     sent = []
     return SimpleNamespace(
-        context=SimpleNamespace(dataset=dataset, split=split, folder=tmp_path, config=SimpleNamespace(seed=0)),
+        context=SimpleNamespace(
+            dataset=dataset,
+            split=split,
+            folder=tmp_path,
+            config=SimpleNamespace(seed=0),
+            choices=SimpleNamespace(backbones=("test_resnet",)),
+        ),
         registry=SimpleNamespace(backbone=tiny),
         extractor=extractor,
         deadline=Deadline(),
