@@ -6,7 +6,7 @@ DEMO := -e plugins/autotl-efficientnet-lite -e plugins/autotl-elpv
 # directories of tests that need no plugin beside those of the demo
 LOWEST := tests/data tests/heads tests/study tests/workers tests/coordinator tests/ui tests/trial tests/model tests/test_config.py
 PLUGINS := $(DEMO) -e plugins/autotl-torchvision -e plugins/autotl-gbdt -e plugins/autotl-huggingface \
-	-e plugins/autotl-mlflow -e plugins/autotl-dask
+	-e plugins/autotl-mlflow -e plugins/autotl-tensorboard -e plugins/autotl-dask
 
 .PHONY: demo test quick lowest lint simulate cases bench bench-accuracy bench-gpu soak clean
 

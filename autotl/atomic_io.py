@@ -136,9 +136,16 @@ def refuse_links_out(folder: Path | str) -> None:
     """Check a folder from an untrusted source, before anything in it is read or written.
 
     Raises:
-        AutotlError: a link leads out of the folder, or it contains something that is neither a file nor a folder.
+        AutotlError: a link leads out of the folder, or it contains something that is neither a file nor a folder, or
+            folders without end.
     """
-    folder = Path(folder)
+    try:
+        _refuse_links_out(Path(folder))
+    except RecursionError:  # os.walk is recursive before Python 3.12
+        raise AutotlError(f"{folder} holds folders that are nested too deep. Remove them.") from None
+
+
+def _refuse_links_out(folder: Path) -> None:
     root = os.path.realpath(folder)
     for here, folders, files in os.walk(folder):
         for name in (*folders, *files):

@@ -1,15 +1,25 @@
 """The contract of clusters: where else than on this machine workers can run. A plugin registers one."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
+from socket import getaddrinfo
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from autotl.errors import AutotlError
 
 if TYPE_CHECKING:
     from autotl.workers.launcher import Launcher
 
-__all__ = ["Cluster", "Site", "StudySite"]
+__all__ = ["Cluster", "Site", "StudySite", "refuse_plain"]
+
+ENCRYPTED = {"tls", "wss"}
+PLAIN_ALLOWED = "AUTOTL_ALLOW_PLAIN"
+"""An environment variable: a network whose addresses are public may still be trusted."""
 
 
 @dataclass(frozen=True)
@@ -54,3 +64,21 @@ class Cluster(ABC):
         """For an object that a Python caller gives as `devices`, such as a client of a cluster: the text that stands
         for it after the colon, for `connect` in this process. None where it is nothing of this cluster's."""
         return None
+
+
+def refuse_plain(address: str) -> None:
+    """Raises AutotlError where a cluster's `address` is on the public internet, and its connections aren't encrypted:
+    whoever reads them can start processes on its hosts."""
+    parts = urlsplit(address)
+    if parts.scheme in ENCRYPTED or not parts.hostname or os.environ.get(PLAIN_ALLOWED) == "1":
+        return
+    try:
+        found = {entry[4][0] for entry in getaddrinfo(parts.hostname, None)}
+    except OSError:
+        return  # whoever connects says so
+    if public := sorted(str(one) for one in found if ip_address(str(one).partition("%")[0]).is_global):
+        raise AutotlError(
+            f"{address} is a public address ({public[0]}), and {parts.scheme}:// is neither encrypted nor "
+            "authenticated: whoever can reach it can run code on its hosts. Use tls:// with certificates, or a tunnel. "
+            f"If nobody else can reach that network: {PLAIN_ALLOWED}=1"
+        )

@@ -7,11 +7,17 @@ from pathlib import Path
 from autotl.atomic_io import as_disk_full, write_atomically
 from autotl.errors import AutotlError
 
-__all__ = ["MARKER", "claim_cache", "claim_study", "is_cache", "is_marked", "is_study", "require_cache"]
+__all__ = ["MARKER", "claim_cache", "claim_study", "expand_home", "is_cache", "is_marked", "is_study", "require_cache"]
 
 MARKER = ".autotl"
 """Name of the marker. It holds what the folder is: `study` or `cache`."""
 OTHER_CACHE = "Name the cache folder with --cache."
+
+
+def expand_home(path: Path | str) -> Path:
+    """A path whose first part `~` is the user's home folder. `~name` of a user who doesn't exist stays as it is, and is
+    found missing as other paths are: `Path.expanduser` raises RuntimeError."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def claim_study(folder: Path) -> None:

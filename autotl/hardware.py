@@ -8,18 +8,40 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["GIB", "Gpu", "Machine", "TorchBuild", "UnusedGpu", "detect", "install_command", "torch_build"]
+__all__ = [
+    "GIB",
+    "Gpu",
+    "Machine",
+    "TorchBuild",
+    "UnusedGpu",
+    "brief_waits",
+    "detect",
+    "install_command",
+    "torch_build",
+]
 
 GIB = 2**30
 SYS = Path("/sys")
 WHEELS = "https://download.pytorch.org/whl/"
 INTEGRATED_INTEL_GPU = "0000:00:02.0"
 """The PCI address of every integrated one, few of which PyTorch can use."""
+SPINS = "1000"
+"""Rounds of a loop in which a thread of OpenMP waits for the next operation before the thread sleeps. The default is
+300,000, some milliseconds: on cores that another process uses, too, a network takes 2.5 times as long. On idle cores
+both take the same (`tests/bench/waiting.py`)."""
+
+
+def brief_waits(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables to add to a process's environment before it imports PyTorch or scikit-learn, so that its threads leave
+    the cores to others while they wait; none where the user has decided on it."""
+    decided = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(environment)
+    return {} if decided else {"GOMP_SPINCOUNT": SPINS}
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ class Metric:
         try:
             with warnings.catch_warnings():  # scikit-learn warns of a class that a small subset lacks, at each epoch
                 warnings.simplefilter("ignore")
-                score = float(self.compute(labels, probabilities))
+                # of copies: a metric that sorts or scales in place would change what the model predicts
+                score = float(self.compute(labels.copy(), probabilities.copy()))
             if math.isfinite(score):
                 return score
             outcome, cause = f"returned {score}", None

@@ -19,7 +19,10 @@ FAST = {
     "data_and_api/16-predict-csv-onto-folder",
     "data_and_api/19-many-workers",
     "data_and_api/30-split-column-by-another-name",
+    "data_and_api/32b-auroc-select",
     "data_and_api/34-unicode-form-between-parts",
+    "search_and_files/01-auroc-no-model",
+    "search_and_files/06-plugin-prints",
     "search_and_files/20-dashboard-any-host",
 }
 """They start no search, and take a second or two."""

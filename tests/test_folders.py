@@ -1,10 +1,15 @@
 """A folder that is no study's is never written into."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+import autotl
+from autotl.config import default_cache
 from autotl.coordinator.run import _exclusive
 from autotl.errors import AutotlError
-from autotl.folders import claim_cache, claim_study, is_marked, require_cache
+from autotl.folders import claim_cache, claim_study, expand_home, is_marked, require_cache
 
 
 def contents(folder):
@@ -74,3 +79,30 @@ def test_a_cache_that_is_a_file_is_an_error(tmp_path):
     for use in (claim_cache, require_cache):
         with pytest.raises(AutotlError, match="--cache"):
             use(tmp_path / "file")
+
+
+def test_the_home_of_a_user_who_does_not_exist_is_a_missing_folder():
+    assert str(expand_home("~nobody-is-called-so/images")) == "~nobody-is-called-so/images"
+    assert expand_home("~/images").is_absolute()
+    package = Path(expand_home.__code__.co_filename).parent
+    assert not [file for file in package.rglob("*.py") if re.search(r"\.expanduser\(\)", file.read_text())]
+
+
+def test_a_user_without_a_home_is_asked_for_a_cache(monkeypatch):
+    def unknown(number):
+        raise KeyError(number)
+
+    for name in ("HOME", "AUTOTL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(AutotlError, match=r"no home folder for a cache. Name a folder in AUTOTL_CACHE"):
+        default_cache()
+    monkeypatch.setenv("AUTOTL_CACHE", "there")
+    assert str(default_cache()) == "there"
+
+
+def test_a_study_folder_is_not_taken_for_missing_images_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AutotlError, match="'flowers' is not a dataset: there is no folder"):
+        autotl.search("flowers", output=".")
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import pytest
 
 from autotl import hardware
 from autotl.devices import parse_devices
-from autotl.hardware import GIB, Gpu, TorchBuild, detect, install_command, torch_build
+from autotl.hardware import GIB, Gpu, TorchBuild, brief_waits, detect, install_command, torch_build
 
 CUDA = TorchBuild("2.14.1+cu130", cuda="13.0")
 LISTING = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa1111)
@@ -176,3 +176,16 @@ def test_the_build_of_the_installed_pytorch_is_that_which_it_states():
 
 def test_what_to_install_without_a_driver_is_a_version_that_many_drivers_run():
     assert install_command().endswith("whl/cu126")
+
+
+@pytest.mark.parametrize(
+    ("environment", "added"),
+    [
+        ({}, {"GOMP_SPINCOUNT"}),
+        ({"OMP_NUM_THREADS": "2"}, {"GOMP_SPINCOUNT"}),
+        ({"OMP_WAIT_POLICY": "active"}, set()),
+        ({"GOMP_SPINCOUNT": "5"}, set()),
+    ],
+)
+def test_threads_wait_briefly_unless_the_user_has_decided(environment, added):
+    assert set(brief_waits(environment)) == added

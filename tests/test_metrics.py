@@ -155,6 +155,18 @@ def test_a_metric_that_has_no_score_is_an_error_with_its_name(compute, outcome):
     assert "strange" not in all_scores(labels, np.full((3, 2), 0.5), metric)
 
 
+def test_a_metric_that_writes_into_its_arguments_changes_no_answers():
+    def sort(labels, probabilities):
+        probabilities.sort()
+        labels[:] = 0
+        return 0.5
+
+    labels, probabilities = np.array([0, 1]), np.eye(2)
+    assert Metric("sorting", sort)(labels, probabilities) == 0.5
+    assert labels.tolist() == [0, 1]
+    assert probabilities.tolist() == [[1, 0], [0, 1]]
+
+
 def test_auroc_of_one_class_is_an_error_that_says_so():
     with pytest.raises(MetricError, match="'auroc' returned nan for 5 images of 1 class"):
         METRICS["auroc"](np.zeros(5, int), np.full((5, 2), 0.5))

@@ -35,6 +35,29 @@ def texts(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
+PLACES = re.compile(r"(?:--(?:cache|data|name|out|output|test)|\bmv \0?) \0")
+"""A place that is filled in after an option, or after mv."""
+QUOTED = {"cache", "model", "ctx.invoked_subcommand"}
+"""Texts that are quoted where they are made, or need no quotes."""
+
+
+def unquoted(source: str) -> list[tuple[int, str]]:
+    """What f-strings put into lines that a user is meant to type without quotes for a shell: a name may have spaces."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.JoinedStr):
+            continue
+        values = [ast.unparse(part.value) for part in node.values if isinstance(part, ast.FormattedValue)]
+        text = "".join(part.value if isinstance(part, ast.Constant) else VALUE for part in node.values)
+        spans = [(match.start(), match.start(2) + len(match[2].split(". ")[0])) for match in TYPED.finditer(text)]
+        spans += [match.span() for match in PLACES.finditer(text)]
+        for start, end in spans:
+            first = text.count(VALUE, 0, start)
+            filled = values[first : first + text.count(VALUE, start, end)]
+            found += [(node.lineno, v) for v in filled if not v.startswith("shlex.quote(") and v not in QUOTED]
+    return found
+
+
 def commands() -> dict[str, set[str]]:
     """The options of each command and group, by its words: `cache clear`."""
     found: dict[str, set[str]] = {}
@@ -106,6 +129,24 @@ def installs(name: str) -> bool:
 def test_what_a_message_says_to_type_exists(file):
     wrong = [(line, fault) for line, text in texts(file.read_text()) for fault in faults(text)]
     assert not wrong
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_what_a_message_fills_into_a_command_is_quoted(file):
+    assert not unquoted(file.read_text())
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ('f"{n} images. Type: autotl search {path} --test {shlex.quote(test)}. It took {s} s"', ["path"]),
+        ('f"`autotl report {shlex.quote(name)}` adds {n}"', []),
+        ('f"Give it a name: --name {name}"', ["name"]),
+        ('f"{n}: mv {one} {other}"', ["one", "other"]),
+    ],
+)
+def test_a_command_without_quotes_is_found(text, wrong):
+    assert sorted({value for _, value in unquoted(text)}) == wrong
 
 
 def test_messages_name_many_options_commands_and_distributions():

@@ -17,6 +17,7 @@ from autotl.backbones.stated_config import Stated, disagreements, read_folder_co
 from autotl.backbones.timm_names import TimmName, checked_model_args, checked_preprocessing, list_options, parse_name
 from autotl.backbones.weights import cached, classifier_size, fetch, file_digest, read_tensors, weights_in_folder
 from autotl.errors import AutotlError
+from autotl.folders import expand_home
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,13 +74,13 @@ class TimmBackbone(Backbone):
         self._model_args: dict[str, Any] = {}
         self._fields: dict[str, Any] = {}
         if model is None and name.startswith("local-dir:"):
-            self.folder = Path(name.removeprefix("local-dir:")).expanduser().absolute()
+            self.folder = expand_home(name.removeprefix("local-dir:")).absolute()
             self.model = f"local-dir:{self.folder}"
         elif model is None:
             parts = parse_name(name)
             self.model, self._model_args, self._fields = parts.model, {**parts.model_args}, {**parts.preprocessing}
             if parts.file is not None:
-                self.file = Path(parts.file).expanduser().absolute()
+                self.file = expand_home(parts.file).absolute()
         fields = asdict(preprocessing) if isinstance(preprocessing, Preprocessing) else preprocessing or {}
         self._fields |= checked_preprocessing(fields, f"Backbone {name!r}")
         self._model_args |= checked_model_args(model_args or {}, f"Backbone {name!r}")
@@ -194,8 +195,7 @@ class TimmBackbone(Backbone):
         Raises:
             AutotlError: the file is missing or can't be downloaded.
         """
-        path = self._local_file()
-        if path:
+        if path := self._local_file():
             return path
         if self.file:
             raise AutotlError(f"There is no weights file {str(self.file)!r} for {self.name}. Check the path after '@'.")

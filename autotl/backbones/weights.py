@@ -13,6 +13,7 @@ from autotl.atomic_io import DiskFull
 from autotl.backbones.base import Backbone
 from autotl.backbones.download import HubUnreachable, download, explain_failure, is_unreachable
 from autotl.errors import AutotlError
+from autotl.folders import expand_home
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +106,7 @@ def _torch_hub() -> Path:
     if torch:
         return Path(torch.hub.get_dir())
     caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("TORCH_HOME", f"{caches}/torch")).expanduser() / "hub"
+    return expand_home(os.environ.get("TORCH_HOME", f"{caches}/torch")) / "hub"
 
 
 def fetch(location: str) -> Path:

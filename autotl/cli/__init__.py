@@ -30,6 +30,7 @@ from autotl.cli import (
 from autotl.cli.plugin_commands import plugin_commands
 from autotl.errors import AutotlError
 from autotl.escaping import escape_lines
+from autotl.hardware import brief_waits
 from autotl.ui.output import reserve_stdout
 
 __all__ = ["app", "main"]
@@ -39,6 +40,8 @@ FILE_ERRNOS = {
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOLCK),
 }
 """Faults of the file system, not of the program."""
+OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""Faults of a file that standard output was sent to."""
 FOR_PROGRAMS = {"--json", "--quiet", "-q"}
 """Flags with which a program reads the standard output of a built-in command."""
 
@@ -80,10 +83,26 @@ class Commands(TyperGroup):
             _print_error(str(error))
             sys.exit(error.exit_code)
         except OSError as error:  # a folder or file that the user named is missing, unwritable, too long or the like
+            if error.filename is None and error.errno == errno.ENOENT and not debug and _is_nowhere():
+                _print_error("The current folder was removed: change to another one, with cd.")
+                sys.exit(1)
+            if error.filename is None and error.errno in OUTPUT_ERRNOS and not debug:
+                _print_error(f"The output can't be written: {error.strerror}. Send it to another disk.")
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered would fail again at exit
+                sys.exit(1)
             if error.filename is None or error.errno not in FILE_ERRNOS or debug:
                 raise
             _print_error(f"{os.fsdecode(error.filename)} can't be used: {error.strerror}. Name another file or folder.")
             sys.exit(1)
+
+
+def _is_nowhere() -> bool:
+    """Whether the current folder doesn't exist any more."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        return True
+    return False
 
 
 def _print_error(text: str) -> None:
@@ -156,6 +175,9 @@ for module in (
 
 def main() -> None:
     """Entry point of the program `autotl`."""
+    os.environ.update(brief_waits(os.environ))
+    if os.environ.get("COLUMNS", "").strip("0") == "" and "COLUMNS" in os.environ:  # of a terminal without a size
+        del os.environ["COLUMNS"]  # rich would print nothing
     arguments = sys.argv[1:]
     command = next((a for i, a in enumerate(arguments) if a[:1] != "-" and arguments[i - 1 : i] != ["-p"]), None)
     is_read = bool(FOR_PROGRAMS & set(arguments)) or command == "predict"

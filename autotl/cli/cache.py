@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autotl.escaping import escape
+from autotl.folders import expand_home
 from autotl.ui.output import write_line
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def pool(
     from autotl.atomic_io import format_bytes
     from autotl.features.pool import FeaturePool
 
-    found = list(FeaturePool(address).verify(remove=remove))
+    pool = FeaturePool(address)
+    pool.require_readable()
+    found = list(pool.verify(remove=remove))
     damaged = [one for one in found if not one.num_rows]
     num_rows, num_bytes = sum(one.num_rows for one in found), sum(one.num_bytes for one in found)
     if as_json:
@@ -97,6 +100,9 @@ def pool(
         _print({"pool": address, "objects": len(found), "rows": num_rows, "bytes": num_bytes, "damaged": listed})
         return
     console = Console()
+    if not found:
+        console.print(Text(f"No search has put features into {address}."), soft_wrap=True)
+        return
     for one in damaged:
         console.print(Text(f"{one.path} is damaged{' and was removed' if remove else ''}", "yellow"), soft_wrap=True)
     result = f"{len(damaged):,} damaged" if damaged else "none damaged"
@@ -187,7 +193,7 @@ def _open(ctx: typer.Context, folder: Path | None) -> "tuple[Path, FeatureStore 
     from autotl.features.store import FeatureStore
     from autotl.folders import require_cache
 
-    root = (folder or (ctx.obj or {}).get("cache") or default_cache()).expanduser()
+    root = expand_home(folder or (ctx.obj or {}).get("cache") or default_cache())
     require_cache(root)
     return root, FeatureStore(root / "features") if (root / "features").is_dir() else None
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from autotl.atomic_io import write_atomically
 from autotl.escaping import csv_cell, escape
+from autotl.folders import expand_home
 from autotl.ui.output import write_line
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ def doctor(
     """Find problems of labelled images that make scores unreliable: corrupt files; duplicates and near-duplicates,
     leakage between subsets, contradictory labels; rare classes, class imbalance and misspelt class names.
 
-    With --labels also the images whose labels are likely wrong, the likeliest first: confident learning on the answers
-    of a study's best head to images that it wasn't trained on.
+    With --labels also the images whose labels are likely wrong, the likeliest first: those that have next to no
+    probability for a study's best head, which wasn't trained on the image.
 
     Changes nothing. The exit code is 1 if a search couldn't start.
     """
@@ -65,7 +66,7 @@ def doctor(
         find_study(labels)  # a wrong name is an error before the images are read
     if csv:
         require_target(csv, data, test)
-    root = (cache or default_cache()).expanduser()
+    root = expand_home(cache or default_cache())
     claim_cache(root)
     errors = Console(stderr=True)
     with errors.status("reading images") as status:

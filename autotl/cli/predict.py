@@ -14,6 +14,7 @@ from rich.text import Text
 
 from autotl.cli.load_model import load_model
 from autotl.escaping import escape
+from autotl.folders import expand_home
 from autotl.ui.output import write_line
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def predict(
             skipped.append(path)
         errors.print(Text(escape(f"skipped {path}: {' '.join(map(str, reason))}"), "yellow"), soft_wrap=True)
 
-    typed = {place.expanduser() for place in places}
+    typed = {expand_home(place) for place in places}
     out = CsvFile(csv, top, columns) if csv else None
     live = csv and errors.is_terminal
     with out or nullcontext(), errors.status("0 images") if live else nullcontext() as status:

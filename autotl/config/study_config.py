@@ -21,6 +21,8 @@ from pydantic import (
 )
 
 from autotl.config.limits import Limits, parse_count, parse_milliseconds
+from autotl.errors import AutotlError
+from autotl.folders import expand_home
 
 __all__ = ["StudyConfig", "default_cache", "parse_bytes", "parse_seconds", "without_password"]
 
@@ -56,8 +58,8 @@ def parse_bytes(value: Any) -> Any:
 
 def without_password(url: str) -> str:
     """The URL of a database without the password in it."""
-    url = re.sub(r"(?<=://)([^:@/]*):[^@]*@", r"\1@", url)
-    url = re.sub(r"(?<=[?&])password=[^&]*&?", "", url)
+    url = re.sub(r"(?<=://)([^:@/]*):[^?]*@", r"\1@", url)  # up to the last @, of which one may be unescaped
+    url = re.sub(r"(?<=[?&])(ssl)?passw(or)?d=[^&]*&?", "", url)
     return url.rstrip("?&")
 
 
@@ -67,15 +69,24 @@ def _default_storage() -> str | None:
 
 
 def default_cache() -> Path:
-    """Default folder of recorded features: $AUTOTL_CACHE, or `autotl` in the user's cache folder."""
+    """Default folder of recorded features: $AUTOTL_CACHE, or `autotl` in the user's cache folder.
+
+    Raises:
+        AutotlError: the user has no home folder, as a number in a container has none.
+    """
     if folder := os.environ.get("AUTOTL_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autotl"
+    if not (caches := os.environ.get("XDG_CACHE_HOME")):
+        home = expand_home("~")
+        if not home.is_absolute():
+            raise AutotlError("This user has no home folder for a cache. Name a folder in AUTOTL_CACHE.")
+        caches = str(home / ".cache")
+    return Path(caches) / "autotl"
 
 
 def _name_of(values: Mapping[str, Any]) -> str:
     """Default name of a study: photos for `photos/` and `photos/train`, cells for `cells/labels.csv`, or the place."""
-    path = Path(location := values.get("data", "")).expanduser()
+    path = expand_home(location := values.get("data", ""))
     if path.exists():
         path = path.resolve()
         folder = path if path.is_dir() else path.parent
@@ -249,10 +260,17 @@ class StudyConfig(BaseModel):
             raise ValueError("not the URL of a database: postgresql+psycopg://USER@HOST/DATABASE")
         return url
 
+    @field_validator("pool")
+    @classmethod
+    def _is_address(cls, pool: str | None) -> str | None:
+        if pool and "://" not in pool and not Path(pool).is_absolute():
+            raise ValueError("each host would look for it elsewhere: give a whole address")
+        return f"file://{pool}" if pool and "://" not in pool else pool
+
     @field_validator("output", "cache")
     @classmethod
     def _home(cls, path: Path) -> Path:
-        return path.expanduser()
+        return expand_home(path)
 
     @field_validator("backbones", "strategies", "heads", "augmentations", "losses", "levels")
     @classmethod

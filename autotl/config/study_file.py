@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from autotl.atomic_io import refuse_links_out
 from autotl.config.study_config import StudyConfig
 from autotl.errors import AutotlError, nearest
-from autotl.folders import is_study
+from autotl.folders import expand_home, is_study
 from autotl.recipe import JOIN
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def load_study_file(path: str | Path, **overrides: Any) -> StudyConfig:
     Raises:
         AutotlError: an unreadable file, or an unknown key or an invalid value, with its line.
     """
-    path = Path(path).expanduser()
+    path = expand_home(path)
     try:
         with path.open("rb") as file:
             text = file.read(MAX_STUDY_FILE_BYTES + 1).decode("utf-8")
@@ -105,7 +105,7 @@ def _refuse_outside(key: str, location: str, folder: Path, place: str) -> None:
             f"the command line: --{key} {location}"
         )
     try:
-        target = Path(location).expanduser().resolve()
+        target = expand_home(location).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # a NUL character, a cycle of links
         raise AutotlError(f"{place}: {key} = {location!r} is not a path: {error}") from None
     if not any(target.is_relative_to(root.resolve()) for root in (Path(), folder)):
@@ -120,7 +120,7 @@ def _refuse_outside(key: str, location: str, folder: Path, place: str) -> None:
 def _located(location: str, folder: Path) -> str:
     """`location` below the study file's folder if it exists there and not in the current folder, and isn't a study: the
     result of an earlier search on the data set of that name."""
-    typed = Path(location).expanduser()
+    typed = expand_home(location)
     beside = folder / typed
     return str(beside) if not typed.exists() and beside.exists() and not is_study(beside) else location
 

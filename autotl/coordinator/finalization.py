@@ -1,6 +1,7 @@
 """The end of a search, as the coordinator sees it: one worker assembles, saves and tests the model."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from autotl.coordinator.coordinator import POLL_SECONDS, Coordinator
@@ -9,13 +10,14 @@ from autotl.coordinator.supervisor import SILENCE_LIMIT
 from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError, NoTrialSucceeded
 from autotl.events import SearchFinished
+from autotl.study.kept_database import DatabaseLost
 from autotl.workers.launcher import Ending
 from autotl.workers.local import LocalLauncher
-from autotl.workers.messages import NO_TIME_TO_TEST, Finalize, SearchFacts
+from autotl.workers.messages import NO_TIME_TO_TEST, Context, Finalize, SearchFacts
 from autotl.workers.pool import MAX_CRASHES, Worker, remaining_or_none
 from autotl.workers.rendezvous import Rendezvous
 
-__all__ = ["finalize", "require_success"]
+__all__ = ["finalize", "finalize_copy", "require_success"]
 
 
 def finalize(search: Coordinator) -> Mapping[str, Any]:
@@ -41,6 +43,29 @@ def finalize(search: Coordinator) -> Mapping[str, Any]:
             search.emit("on_search_finished", SearchFinished(result, search.config.folder))
             return result
     raise AutotlError(f"The model could not be assembled; the trials are kept. See {search.config.folder / 'logs'}")
+
+
+def finalize_copy(search: Coordinator, context: Context, lost: DatabaseLost) -> Mapping[str, Any]:
+    """The result where the study's database is gone for good: a worker on this machine makes the model of the trials
+    that this process knows.
+
+    Raises:
+        DatabaseLost: none of them is complete.
+    """
+    complete = search.scoreboard.counts["complete"]
+    if not complete:
+        raise lost
+    search.log(f"warning: {lost}")
+    search.log(f"The model is made of the {complete} trials that were complete before.")
+    pool, copy = search.pool, search.config.folder / "cache" / "copy"
+    search.trials = search.trials.copy_to(copy)
+    for worker in list(pool.workers):
+        pool.drop(worker)
+    if pool.launcher.serves_study:
+        pool.slots, pool.service = [], None
+        pool.fall_back(LocalLauncher(search.config.folder / "logs", Rendezvous(search.config.folder)))
+    pool.set_up(replace(context, copy=copy))
+    return finalize(search)
 
 
 def require_success(search: Coordinator) -> None:

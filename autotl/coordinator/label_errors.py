@@ -1,6 +1,7 @@
 """Label errors of a search's images: what the search's best head, trained without an image, thinks of its label."""
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from autotl.config import find_study, study_config
 from autotl.coordinator.replay import given_again, open_state, require_chosen
 from autotl.coordinator.setup import kept_config
 from autotl.data.dataset import LabelledImage
-from autotl.data.label_errors import confident_learning
+from autotl.data.label_errors import likely_errors
 from autotl.errors import AutotlError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def find_label_errors(
     test: str | os.PathLike[str] | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """The images of a search whose labels are likely wrong, the likeliest first (confident learning).
+    """The images of a search whose labels are likely wrong, the likeliest first.
 
     The recipe of the best trial on recorded features is fitted on four fifths of all images, test images included, and
     predicts the others, five times. Nothing is changed.
@@ -81,7 +82,7 @@ def find_label_errors(
             "suggested_probability": float(probabilities[error.image, error.suggested]),
             "subset": str(subset_of[error.image]),
         }
-        for error in confident_learning(dataset.labels[chosen], probabilities)
+        for error in likely_errors(dataset.labels[chosen], probabilities)
     ]
 
 
@@ -91,7 +92,9 @@ def _best_trial(study: "optuna.Study", name: str) -> FrozenTrial:
 
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not trials:
-        raise AutotlError(f"Study {name!r} has no complete trial. Search longer: autotl search … --name {name}")
+        raise AutotlError(
+            f"Study {name!r} has no complete trial. Search longer: autotl search … --name {shlex.quote(name)}"
+        )
     recorded = [trial for trial in trials if trial.user_attrs[TrialAttribute.RECIPE]["strategy"] in RECORDED]
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
     return min(recorded or trials, key=lambda trial: sign * float(trial.value or 0.0))

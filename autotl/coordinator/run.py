@@ -4,6 +4,7 @@ Nothing that this module imports imports Optuna or scikit-learn: the workers, wh
 """
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,9 +19,11 @@ from autotl.coordinator.launching import LaunchedSearch, cluster_of, open_launch
 from autotl.coordinator.signals import handle_signals
 from autotl.coordinator.watchdog import Watchdog
 from autotl.data.dataset import LabelledImage
+from autotl.data.loading import require_source
 from autotl.devices import Slot, parse_devices
 from autotl.errors import AutotlError
 from autotl.events import Callback
+from autotl.features.pool import FeaturePool
 from autotl.folders import claim_cache, claim_study
 from autotl.locks import FileLock, Timeout
 from autotl.registry import load_registry
@@ -78,7 +81,7 @@ def _how_to_free_space(path: Path, config: StudyConfig) -> str:
     with suppress(StoreUnavailable, DiskFull, OSError):
         if features.is_dir() and same_disk(features, path):
             freed = FeatureStore(features).freeable_bytes()
-    cache = f" --cache {config.cache}" if config.cache != default_cache().absolute() else ""
+    cache = f" --cache {shlex.quote(str(config.cache))}" if config.cache != default_cache().absolute() else ""
     remedy = f"`autotl cache clear{cache}` would free {format_bytes(freed)} there" if freed else "Free space there"
     return (
         f"{remedy}, or use another disk with {option}. Finished trials are kept: run the same command again once there "
@@ -99,7 +102,11 @@ def _run(
     registry = load_registry(config.without_plugins, strict=config.strict_plugins)
     check_registered(config, registry)
     claim_cache(config.cache)
-    # a wrong name is refused before a folder is made
+    if config.pool:
+        FeaturePool(config.pool).require_readable()
+    # a wrong name is refused before a folder is made, which may have that name
+    if images is None:
+        require_source(config.data, registry.datasets)
     local = [] if cluster_of(config.devices, registry) else parse_devices(config.devices, force=config.force)
     extends = config.folder if extend else None
     if extends:

@@ -16,7 +16,7 @@ from autotl.coordinator.callbacks import PLUGIN_CALL_SECONDS
 from autotl.coordinator.choose_backbones import DownloadPolicy, network_costs
 from autotl.coordinator.coordinator import Coordinator
 from autotl.coordinator.fetching import Fetching
-from autotl.coordinator.finalization import finalize
+from autotl.coordinator.finalization import finalize, finalize_copy
 from autotl.coordinator.launching import LaunchedSearch, backbone_digests, study_service
 from autotl.coordinator.probing import await_probes, with_slots
 from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, prepare
@@ -26,7 +26,7 @@ from autotl.data.splits import Split
 from autotl.devices import Slot, threads_by_type
 from autotl.events import Callback, SearchStarted
 from autotl.registry import Registry
-from autotl.study.kept_database import study_exists
+from autotl.study.kept_database import DatabaseLost, kept_database, study_exists
 from autotl.study.scheduler import Scheduler
 from autotl.study.study import TrialAttribute
 from autotl.study.trials import StudyTrials
@@ -92,12 +92,16 @@ def search(
         coordinator.start(_search_started(config, slots, context))
         if pool.launcher.serves_study:
             pool.service = study_service(context.folder, context.dataset.paths)
-            context = replace(context, backbone_digests=backbone_digests(context, registry))
+            digests, database = backbone_digests(context, registry), kept_database(context.folder)
+            context = replace(context, backbone_digests=digests, database=database)
         pool.set_up(context)
         launched.interrupts.searching = True
-        coordinator.run()
-        fetching.close()  # what has arrived is kept for the next search
-        result = finalize(coordinator)
+        try:
+            coordinator.run()
+            fetching.close()  # what has arrived is kept for the next search
+            result = finalize(coordinator)
+        except DatabaseLost as lost:
+            result = finalize_copy(coordinator, context, lost)
         pool.close()
         return result
 

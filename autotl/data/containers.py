@@ -20,6 +20,7 @@ from autotl.data.manifest_columns import NAMES
 from autotl.data.members import member_path
 from autotl.data.subset_names import subset_of
 from autotl.errors import DataError
+from autotl.folders import expand_home
 
 __all__ = ["ParquetSource", "TarSource"]
 
@@ -30,7 +31,7 @@ INDEX_FORMAT = 1
 
 def _files(location: str, suffix: str) -> list[Path]:
     """The files with a suffix at a location: one file, or those of a folder, or of the folder `data` in it."""
-    path = Path(location).expanduser()
+    path = expand_home(location)
     if path.suffix.lower() == suffix and path.is_file():
         return [path]
     for folder in (path, path / "data"):

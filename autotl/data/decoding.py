@@ -19,7 +19,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -50,6 +50,8 @@ TRUSTED_FORMATS = ("JPEG", "PNG")
 """Formats whose decoders are hardened by use in browsers, and run in this process. A hostile file of another format may
 crash its decoder: `autotl.data.sandbox` decodes it in a child process first."""
 
+ROUNDING = 1e-4
+"""How far floats may lie outside of 0 to 1, as they do after resizing."""
 ANIMATED_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 
 THUMBNAIL_SIDE = 16
@@ -282,12 +284,12 @@ def _array_to_uint8(array: np.ndarray) -> np.ndarray:
         raise DataError(f"An image array holds integers, floats or booleans, not {array.dtype}.")
     low, high = array.min(), array.max()
     if array.dtype.kind == "f":
-        if not (low >= 0 and high <= 1):  # also true of NaN
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also true of NaN
             raise DataError(
                 f"An image array of floats holds values from 0 to 1, not {low:g} to {high:g}. "
                 "Scale it, or give integers from 0 to 255."
             )
-        return (array.astype(np.float64) * 255).round().astype(np.uint8)
+        return (array.astype(np.float64).clip(0, 1) * 255).round().astype(np.uint8)
     if low >= 0 and high <= 255 and array.dtype.itemsize != 2:  # 16 bits: deep grey, even if dark
         return array.astype(np.uint8)
     if array.ndim == 2:
@@ -323,11 +325,29 @@ def _reason(error: Exception, path: Path | None) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"it is too large: {error}"
     if isinstance(error, UnidentifiedImageError):
-        empty = path is not None and path.is_file() and path.stat().st_size == 0
-        return "it is empty" if empty else "it isn't an image in a format that Pillow reads"
+        return _what_else(path)
     if isinstance(error, MemoryError):
         return "it doesn't fit into memory"
+    if isinstance(error, OSError) and error.errno:  # of the system, not of a decoder: the text would repeat the name
+        return f"it can't be read: {error.strerror}"
     return f"it is broken: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+def _what_else(path: Path | None) -> str:
+    """What a file is that Pillow doesn't know."""
+    start = b""
+    if path is not None and path.is_file():
+        with suppress(OSError), path.open("rb") as file:
+            start = file.read(64)
+            if not start:
+                return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS to the image: type git lfs pull"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a page of HTML, as a server sends it in place of a file: download it again"
+    if start[4:8] == b"ftyp":
+        return "it is in a format of phones and cameras (HEIC and the like): save it as JPEG"
+    return "it isn't an image in a format that Pillow reads"
 
 
 class _NoPillowWarnings:

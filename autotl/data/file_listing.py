@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from autotl.data.dataset import join_names
 from autotl.errors import DataError
+from autotl.folders import MARKER
 
 __all__ = ["FileListing", "Parents", "common_extensions", "format_counts", "has_image_extension", "is_ignored_name"]
 
@@ -24,6 +25,10 @@ SIDECAR_EXTENSIONS = {
 }
 """Extensions of files that are no images to autotl, so that their content isn't looked at. (Photographs in a camera's
 raw format begin as a TIFF does, but all that Pillow reads of one is a small preview.)"""
+MAX_DEPTH = 100
+"""Folders in folders that are read."""
+HEIC = (".heic", ".heif", ".hif")
+"""Extensions of photographs of phones that Pillow doesn't read."""
 CONTENT_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 """Formats that are recognised by a file's first bytes where its extension says nothing."""
 
@@ -69,7 +74,7 @@ class FileListing:
         self.by_content: Counter[str] = Counter()
         """Number of images that were recognised by their content, by extension."""
         self.unreadable: list[str] = []
-        """Folders that can't be listed, with the reason."""
+        """Folders that are left out, with the reason."""
 
     def entries(self, folder: Path) -> tuple[list[str], list[str]]:
         """The names of the images in a folder, and those of its folders, both sorted. Raises DataError."""
@@ -92,11 +97,16 @@ class FileListing:
 
     def visit(self, folder: Path, parents: Parents = ()) -> tuple[list[str], list[str], Parents]:
         """As `entries`, and the parents of what lies in the folder. Nothing lies in a link to one of the `parents`, nor
-        in a folder that can't be listed: it is noted, and raises DataError where it has no parents."""
+        in a folder that can't be listed, is too deep, or is autotl's own: it is noted, and raises DataError where it
+        has no parents."""
         try:
             inode = _inode(folder)
             if inode in parents:
                 return [], [], parents
+            if len(parents) > MAX_DEPTH:
+                raise DataError(f"{folder} is more than {MAX_DEPTH} folders deep.")
+            if parents and (folder / MARKER).is_file():  # the pictures of an earlier search are no class
+                raise DataError(f"{folder} is a study or a cache of autotl.")
             return *self.entries(folder), (*parents, inode)
         except DataError as error:
             if not parents:
@@ -122,7 +132,10 @@ class FileListing:
             counts = format_counts(self.by_content)
             notes.append(f"Read as images in {place} for their content, whatever their extension: {counts}.")
         if self.left_out:
-            notes.append(f"Left out in {place}, because they are not images: {format_counts(self.left_out)}.")
+            notes.append(
+                f"Left out in {place}, because they are not images: {format_counts(self.left_out)}."
+                + " Save HEIC photographs as JPEG." * any(kind in HEIC for kind in self.left_out)
+            )
         if self.unreadable:
             notes.append(f"Left out: {join_names(self.unreadable)}")
         return notes

@@ -2,8 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, KeysView, Mapping, ValuesView
 from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
@@ -82,6 +81,11 @@ def _read_encoded(given: Any, name: str) -> Any:
             raise InputError(f"{what} that can't be read: {error}. Open it with open(path, 'rb').") from error
         if not isinstance(content, bytes):
             raise InputError(f"{what} that gives {type(content).__name__}, not bytes. Open it with open(path, 'rb').")
+    elif not isinstance(given, os.PathLike) and callable(read_bytes := getattr(given, "read_bytes", None)):
+        try:
+            content = read_bytes()  # a zipfile.Path, or a resource of a package
+        except (OSError, KeyError, ValueError) as error:
+            raise InputError(f"{name} is {given}, which can't be read: {error}") from error
     if isinstance(content, bytes) and not content:
         raise InputError(f"{name} is empty: {type(given).__name__} of no bytes. Give the content of an image file.")
     return content
@@ -120,7 +124,8 @@ def _images_of_array(array: np.ndarray, name: str, *, single: bool, stacked: boo
         return [array]
     raise InputError(
         f"{name} is an array {shape} of {array.dtype}, not of images: give [n, height, width], "
-        "[n, height, width, channels], [n, channels, height, width], or one column of paths."
+        "[n, height, width, channels], [n, channels, height, width], or one column of paths; of a file's content "
+        "array.tobytes()."
     )
 
 
@@ -156,7 +161,7 @@ def as_labels(given: Any) -> np.ndarray:
         isinstance(given, Iterable) or hasattr(given, "__array__")
     ):
         raise InputError(f"y is a {type(given).__name__}, not a sequence of labels.")
-    given = list(given) if isinstance(given, Iterator) else given
+    given = list(given) if isinstance(given, Iterator | KeysView | ValuesView) else given
     shape = _check_present(given)
     if len(shape) == 2 and shape[1] > 1:
         rows = f"y is an array {list(shape)}, and one label is needed for each image."
@@ -190,6 +195,8 @@ def _check_present(given: Any) -> tuple[int, ...]:
     for i, label in enumerate(values):
         if isinstance(label, str) and is_surrogate(label):
             raise InputError(f"y[{i // math.prod(raw.shape[1:])}] is {label!r}, {NO_TEXT}")
+        if isinstance(label, str) and "\0" in label:  # NumPy drops one at the end, and takes two labels for one
+            raise InputError(f"y[{i // math.prod(raw.shape[1:])}] is {label!r}, with a NUL character: remove it.")
     return raw.shape
 
 
@@ -240,6 +247,8 @@ def as_labelled_images(given: Any) -> list[LabelledImage]:
         for key, text in (("label", image.label), ("group", image.group)):
             if isinstance(text, str) and is_surrogate(text):
                 raise InputError(f"{name}.{key} is {text!r}, {NO_TEXT}")
+            if isinstance(text, str) and "\0" in text:
+                raise InputError(f"{name}.{key} is {text!r}, with a NUL character: remove it.")
         if image.subset not in get_args(Subset):
             known = ", ".join(map(repr, get_args(Subset)))
             raise InputError(f"{name}.subset is {image.subset!r}: give one of {known}.")
@@ -247,7 +256,16 @@ def as_labelled_images(given: Any) -> list[LabelledImage]:
             raise InputError(f"{name}.group is {image.group!r}, not text: give str(group).")
         if image.time is not None and not (isinstance(image.time, Real) and math.isfinite(image.time)):
             raise InputError(f"{name}.time is {image.time!r}, not a number: give seconds, such as date.timestamp().")
-    return [replace(image, path=Path(image.path)) for image in images]
+    return [
+        LabelledImage(
+            Path(image.path),
+            str.__str__(image.label),  # of an enumeration's member or NumPy's text, which not all JSON writers know
+            image.subset,
+            str.__str__(image.group),
+            None if image.time is None else float(image.time),
+        )
+        for image in images
+    ]
 
 
 def is_missing(value: Any) -> bool:

@@ -12,14 +12,19 @@ import numpy as np
 
 from autotl.data.audit import audit_dataset, folded
 from autotl.data.dataset import DatasetSource, Finding, ImageDataset, LabelledImage, Skipped, join_names
-from autotl.data.manifests import ManifestSource
+from autotl.data.file_listing import is_ignored_name
+from autotl.data.manifests import ManifestSource, manifest_beside
 from autotl.data.near_duplicates import connected, near_duplicates
 from autotl.data.subset_names import subset_of
 from autotl.data.verification import verify_files
 from autotl.errors import DataError, nearest
+from autotl.folders import expand_home
 
-__all__ = ["list_images", "load_dataset"]
+__all__ = ["list_images", "load_dataset", "require_source"]
 
+PACKED = {".zip", ".rar", ".7z", ".gz", ".tgz", ".bz2", ".xz"}
+SPREADSHEETS = {".xlsx", ".xls", ".ods", ".json", ".jsonl"}
+"""Extensions of what people give as a dataset."""
 MAX_CLASS_NAMES = 12
 """Class names that a message lists."""
 
@@ -127,11 +132,7 @@ def list_images(location: str, sources: Mapping[str, DatasetSource], *, confined
     Args:
         confined: the location comes from a stranger. See `load_dataset`.
     """
-    matching = [source for source in sources.values() if source.matches(location)]
-    if not matching:
-        raise DataError(
-            _not_a_dataset(location, sorted(set(sources) - {"folder", "manifest", "parquet", "tar", "remote"}))
-        )
+    matching = _matching(location, sources)
     source = matching[-1]
     if len(matching) > 1 and location == source.name:
         warnings.warn(
@@ -146,8 +147,24 @@ def list_images(location: str, sources: Mapping[str, DatasetSource], *, confined
     return images
 
 
+def require_source(location: str, sources: Mapping[str, DatasetSource]) -> None:
+    """Raise DataError unless there is something at a location that images can be listed of."""
+    _matching(location, sources)
+
+
+def _matching(location: str, sources: Mapping[str, DatasetSource]) -> list[DatasetSource]:
+    if not location.strip():  # of a variable of the shell that isn't set
+        raise DataError("The location of the images is empty. Give a folder of class folders; the current one is `.`")
+    matching = [source for source in sources.values() if source.matches(location)]
+    if not matching:
+        raise DataError(
+            _not_a_dataset(location, sorted(set(sources) - {"folder", "manifest", "parquet", "tar", "remote"}))
+        )
+    return matching
+
+
 def _not_a_dataset(location: str, known: Sequence[str]) -> str:
-    path = Path(location).expanduser()
+    path = expand_home(location)
     try:
         exists = path.exists()
         beside = [p.name for p in path.parent.iterdir()] if not exists and path.parent.is_dir() else []
@@ -155,12 +172,15 @@ def _not_a_dataset(location: str, known: Sequence[str]) -> str:
         exists, beside = False, []
     names = f", or the name of a dataset: {', '.join(known)}" if known else ""
     what = (
-        f"{location!r} is neither a folder nor a manifest"
+        f"{location!r} is neither a folder nor a manifest."
         if exists
-        else f"{location!r} is not a dataset: there is no folder, no file and no dataset of that name"
+        else f"{location!r} is not a dataset: there is no folder, no file and no dataset of that name."
     )
+    if exists:
+        suffix = path.suffix.lower()
+        what += " Unpack it first." * (suffix in PACKED) + " Save the table as CSV." * (suffix in SPREADSHEETS)
     close = nearest(location, known) or nearest(path.name, beside)
-    return f"{what}.{close} Give a folder of class folders, a CSV manifest (path,label){names}."
+    return f"{what}{close} Give a folder of class folders, a CSV manifest (path,label){names}."
 
 
 def _training_classes(
@@ -172,13 +192,25 @@ def _training_classes(
         raise DataError(f"{location} has no training images, only validation or test images.")
     if len(names) == 1:
         (name,) = names
-        inner = Path(location).expanduser() / name
-        hint = f" If {inner} holds class folders, give that folder instead." if inner.is_dir() else ""
+        folder = expand_home(location)
+        inner = _first_with_folders(folder / name)
+        hint = f" If {inner} holds class folders, give that folder instead." if inner else ""
+        hint = (manifest_beside(folder) if folder.is_dir() else "") or hint
         text = f"All images of {location} belong to one class, {name!r}; a classifier needs at least two.{hint}"
         on_problem(Finding("one_class", text, 1, (name,), serious=True))
     if all(re.fullmatch(r"[+-]?\d+(\.\d+)?", name) for name in names):
         return tuple(sorted(names, key=lambda name: (float(name), name)))
     return tuple(sorted(names, key=_natural_order))
+
+
+def _first_with_folders(folder: Path) -> Path | None:
+    """The folder, or the first one inside that has several folders: archives often wrap theirs in others."""
+    while folder.is_dir():
+        inner = [path for path in folder.iterdir() if path.is_dir() and not is_ignored_name(path.name)]
+        if len(inner) != 1 or inner[0].is_symlink():
+            return folder if inner else None
+        folder = inner[0]
+    return None
 
 
 def _natural_order(name: str) -> tuple[list[str | int], str]:
@@ -271,7 +303,7 @@ def _check_classes_have_images(
 
 def _dataset_name(location: str) -> str:
     """The name of the folder or file, or of the parent folder if the folder is called train, val or test."""
-    path = Path(os.path.abspath(Path(location).expanduser()))  # noqa: PTH100 - the name of a link, not of its target
+    path = Path(os.path.abspath(expand_home(location)))  # noqa: PTH100 - the name of a link, not of its target
     if not path.exists():
         return location
     if path.is_dir() and subset_of(path.name) and path.parent.name:

@@ -15,11 +15,12 @@ __all__ = ["BOOLEANS", "Columns", "Row", "find_columns", "with_label_column"]
 NAMES: dict[str, tuple[str, ...]] = {
     "path": (
         *("path", "filepath", "imagepath", "imgpath", "filename", "imagefilename", "file", "imagefile", "files"),
-        *("image", "images", "img", "imagename", "fname", "photo", "picture", "paths"),
+        *("image", "images", "img", "imagename", "fname", "photo", "picture", "paths", "filepaths", "imagepaths"),
+        *("filenames", "imagenames", "imagefilepath", "imageid", "imgid", "imageindex", "imageids", "id"),
     ),
     "label": (
         *("label", "labels", "class", "classes", "classname", "labelname", "target", "targets", "category"),
-        *("species", "diagnosis", "dx", "breed", "y"),
+        *("species", "diagnosis", "dx", "breed", "y", "findinglabels"),
     ),
     "split": (
         *("split", "subset", "set", "partition", "fold", "dataset", "datasplit", "setname", "splitset", "usage"),
@@ -32,6 +33,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "time": ("time", "timestamp", "datetime"),
 }
 """Names of columns by role, without spaces, hyphens and underscores. An earlier name goes before a later one."""
+LABEL_NUMBERS = ("classid", "labelid", "classindex", "labelindex", "classidx", "labelidx", "categoryid", "targetid")
+"""Names of columns with the numbers of classes, beside which there often is one with their names."""
 BOOLEANS = {"1": True, "0": False, "true": True, "false": False, "yes": True, "no": False, "": False}
 BOOLEANS |= {"1.0": True, "0.0": False, "t": True, "f": False}
 """Values of columns like is_valid, in lower case."""
@@ -69,7 +72,7 @@ def with_label_column(manifest: Path, header: list[str], rows: list[Row]) -> tup
         DataError: a row has several classes.
     """
     names = [_plain(name) for name in header]
-    if any(name in NAMES["label"] for name in names):
+    if any(name in (*NAMES["label"], *LABEL_NUMBERS) for name in names):
         return header, rows
     roles = {name for of_role in NAMES.values() for name in of_role}
     values = {i: {row.values[i].lower() for row in rows} for i, name in enumerate(names) if name not in roles}
@@ -139,7 +142,10 @@ def _named(manifest: Path, header: Sequence[str], names: Sequence[str], role: st
     """The column of a role by its name. The exact name goes before others, of which there may be one."""
     if (exact := _exact(manifest, names, role)) is not None:
         return exact
-    found = sorted((NAMES[role].index(name), i) for i, name in enumerate(names) if name in NAMES[role])
+    known = NAMES[role]
+    if role == "label" and not set(names) & set(known):
+        known = LABEL_NUMBERS
+    found = sorted((known.index(name), i) for i, name in enumerate(names) if name in known)
     if len(found) > 1 and role != "path":
         columns = " and ".join(repr(header[i]) for _, i in found)
         raise DataError(f"{manifest}: {columns} can each be the {role}. Rename one to {role!r}, or remove one.")

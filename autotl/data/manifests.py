@@ -5,21 +5,20 @@ import io
 import math
 import os
 import re
+import shlex
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from autotl.data.dataset import DatasetSource, LabelledImage, Subset, join_names
-from autotl.data.file_listing import has_image_extension
 from autotl.data.manifest_columns import BOOLEANS, Row, find_columns, with_label_column
+from autotl.data.manifest_paths import Locator
 from autotl.data.subset_names import SUBSET_WORDS, class_name, subset_of
 from autotl.errors import DataError, nearest
+from autotl.folders import expand_home
 
-__all__ = ["ManifestSource"]
+__all__ = ["ManifestSource", "manifest_beside"]
 
 EXTENSIONS = (".csv", ".tsv", ".txt", ".psv")
 SEPARATORS = ",;\t|"
@@ -35,7 +34,7 @@ class ManifestSource(DatasetSource):
     name = "manifest"
 
     def matches(self, location: str) -> bool:
-        path = Path(location).expanduser()
+        path = expand_home(location)
         return path.suffix.lower() in EXTENSIONS and not path.is_dir()
 
     def images(self, location: str, *, confined: bool = False) -> list[LabelledImage]:
@@ -49,7 +48,7 @@ class ManifestSource(DatasetSource):
         Raises:
             DataError: an invalid manifest, with the line.
         """
-        manifest = Path(location).expanduser()
+        manifest = expand_home(location)
         header, rows = with_label_column(manifest, *_read_rows(manifest))
         columns = find_columns(manifest, header, rows)
         for note in columns.notes:
@@ -58,17 +57,28 @@ class ManifestSource(DatasetSource):
         subsets = _subsets(manifest, columns.split, columns.flags, rows)
         rows, subsets = _labelled(manifest, columns.label, rows, subsets)
         times = _times(manifest, columns.time, rows)
-        locate = _Locator(manifest, confined=confined)
+        paths = Locator(manifest, confined=confined).images(rows, columns.path)
         return [
             LabelledImage(
-                path := locate.image(row.line, row.values[columns.path]),
+                path,
                 _label(manifest, row, row.values[columns.label], path),
                 subset,
                 "" if columns.group is None else class_name(row.values[columns.group]),
                 time,
             )
-            for row, subset, time in zip(rows, subsets, times, strict=True)
+            for row, path, subset, time in zip(rows, paths, subsets, times, strict=True)
         ]
+
+
+def manifest_beside(folder: Path) -> str:
+    """A sentence that names the file in a folder of images that lists their labels; "" if there is none."""
+    for path in sorted(path for path in folder.glob("*.*") if path.suffix.lower() in EXTENSIONS):
+        with suppress(DataError, OSError), warnings.catch_warnings(action="ignore"):
+            images = ManifestSource().images(str(path))
+            # a sample submission of a contest has one label for all
+            if len({image.label for image in images}) > 1 and any(image.path.is_file() for image in images):
+                return f" {path.name} there lists images with labels: autotl search {shlex.quote(str(path))}"
+    return ""
 
 
 # --- text
@@ -93,7 +103,8 @@ def _read_rows(manifest: Path) -> tuple[list[str], list[Row]]:
             values = [value.strip() for value in values]
             if len(values) > width or any(values[len(header) :]):
                 raise DataError(
-                    f"{manifest}, line {line}: {len(values)} values for {len(header)} columns. "
+                    f"{manifest}, line {line}: {len(values)} values for {len(header)} columns "
+                    f"({join_names(header)}). "
                     f'Quote values that contain the separator: "a{separator} b"'
                 )
             if any(values):
@@ -105,6 +116,8 @@ def _read_rows(manifest: Path) -> tuple[list[str], list[Row]]:
 
 def _read_text(manifest: Path) -> str:
     """The text of a file in UTF-8 or UTF-16. Bytes that aren't UTF-8 become surrogates: names of files may hold any."""
+    if manifest.exists() and not manifest.is_file():
+        raise DataError(f"{manifest} is a pipe, a socket or a device, not a file.")  # reading would wait for a writer
     try:
         content = manifest.read_bytes()
     except FileNotFoundError as error:
@@ -112,13 +125,24 @@ def _read_text(manifest: Path) -> str:
     except OSError as error:
         raise DataError(f"{manifest} can't be read: {error.strerror}.") from error
     try:
-        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return content.decode("utf-16")
-        if content[1:400:2].count(0) > len(content[1:400:2]) // 2:  # UTF-16 of a tool that writes no mark
-            return content.decode("utf-16-le")
+        encoding = _encoding(content)
+        text = content.decode(encoding, errors="surrogateescape" if encoding == "utf-8-sig" else "strict")
     except UnicodeDecodeError as error:
         raise DataError(f"{manifest} isn't UTF-16 (byte {error.start}). Save it as UTF-8.") from error
-    return content.decode("utf-8-sig", errors="surrogateescape")
+    if "\0" in text:  # a spreadsheet's own format, an archive, or a torn file
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{manifest}, line {line}: a NUL character, which no text has. Save it as CSV in UTF-8.")
+    return text
+
+
+def _encoding(content: bytes) -> str:
+    """UTF-8, or UTF-16 with a mark or where half of the bytes are zero, as those of a tool that writes no mark."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    zeros = [content[start:400:2].count(0) for start in (0, 1)]
+    if max(zeros) > len(content[:400]) // 4 > min(zeros):
+        return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+    return "utf-8-sig"
 
 
 def _separator(text: str) -> str:
@@ -233,90 +257,6 @@ def _is_number(text: str) -> bool:
 def _seconds(text: str) -> float:
     date = datetime.fromisoformat(text)
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-
-
-# --- paths
-
-
-@dataclass
-class _Locator:
-    """Finds the image of each row."""
-
-    manifest: Path
-    confined: bool
-
-    def __post_init__(self) -> None:
-        # thousands of images share a folder: resolve and list it once
-        self._real_folder: Callable[[Path], str] = cache(os.path.realpath)
-        self._names_by_stem: Callable[[Path], dict[str, list[str]]] = cache(_names_by_stem)
-
-    def image(self, line: int, typed: str) -> Path:
-        """The path of an image.
-
-        Raises:
-            DataError: not a path of this system; or, if confined, it leads out of the manifest's folder.
-        """
-        place = f"{self.manifest}, line {line}"
-        if "\0" in typed:
-            raise DataError(f"{place}: {typed!r} is not a path: it contains a NUL character.")
-        if PureWindowsPath(typed).drive or typed.startswith("\\"):
-            raise DataError(
-                f"{place}: {typed} is absolute on Windows. Write paths that are relative to the manifest's folder, "
-                f"{self._real_folder(self.manifest.parent)}"
-            )
-        if "\\" in typed and not os.path.lexists(self.manifest.parent / typed):  # a manifest from Windows
-            typed = typed.replace("\\", "/")
-        if self.confined:
-            self._refuse_outside(place, typed)
-        path = Path(typed).expanduser() if typed.startswith("~/") and not self.confined else Path(typed)
-        path = self.manifest.parent / path  # an absolute path replaces the folder
-        if not has_image_extension(path.name):
-            return self._with_extension(place, path)
-        return path
-
-    def _with_extension(self, place: str, path: Path) -> Path:
-        """The image that a path without an extension means: the one file of that name; the path itself if there is
-        none. Raises DataError if there are several."""
-        if os.path.lexists(path):
-            return path
-        names = self._names_by_stem(path.parent).get(path.name, [])
-        if len(names) > 1:
-            raise DataError(f"{place}: {path.name} can be {join_names(names)}. Write the extension, too.")
-        if not names:
-            return path
-        found = path.with_name(names[0])
-        if self.confined:
-            self._refuse_outside(place, str(found.relative_to(self.manifest.parent)))
-        return found
-
-    def _refuse_outside(self, place: str, typed: str) -> None:
-        folder = self._real_folder(self.manifest.parent)
-        remedy = (
-            "A study file or a study names this manifest, and either can come from an untrusted source. If you trust "
-            f"it, type the manifest's own location: --data {self.manifest}"
-        )
-        if PurePosixPath(typed).is_absolute():
-            raise DataError(f"{place}: {typed} is absolute. {remedy}")
-        path = self.manifest.parent / typed
-        try:
-            if path.name == ".." or path.is_symlink():
-                real = os.path.realpath(path)
-            else:
-                real = os.path.join(self._real_folder(path.parent), path.name)  # noqa: PTH118 - str is faster than Path
-        except (OSError, ValueError) as error:
-            raise DataError(f"{place}: {typed!r} is not a path: {error}.") from error
-        if not real.startswith(os.path.join(folder, "")):  # noqa: PTH118 - str is faster than Path
-            raise DataError(f"{place}: {typed} leaves the manifest's folder, {folder}. {remedy}")
-
-
-def _names_by_stem(folder: Path) -> dict[str, list[str]]:
-    """The names of the files in a folder that have an image's extension, by their names without it."""
-    names: dict[str, list[str]] = {}
-    with suppress(OSError):  # the images are missing, and are reported as such
-        for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names are all that is needed
-            if has_image_extension(name):
-                names.setdefault(name.rpartition(".")[0], []).append(name)
-    return names
 
 
 def _format_lines(numbers: list[int]) -> str:

@@ -31,6 +31,7 @@ from autotl.data.decoding import (
 )
 from autotl.data.digests import DIGEST_BYTES, digest_file
 from autotl.data.members import is_image_file
+from autotl.hardware import brief_waits
 
 __all__ = ["DECODE_TIMEOUT", "SandboxedDecoder", "child_environment"]
 
@@ -49,10 +50,10 @@ SEPARATOR = b"\0"
 
 
 def child_environment() -> dict[str, str]:
-    """The environment for Python processes. Without the empty entries that `PYTHONPATH=$PYTHONPATH:…` leaves: they mean
-    the current folder, in spite of `-P`."""
+    """The environment for Python processes, whose threads wait briefly. Without the empty entries that
+    `PYTHONPATH=$PYTHONPATH:…` leaves: they mean the current folder, in spite of `-P`."""
     path = os.pathsep.join(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-    return {**os.environ, "PYTHONPATH": path}
+    return {**os.environ, **brief_waits(os.environ), "PYTHONPATH": path}
 
 
 class SandboxedDecoder:

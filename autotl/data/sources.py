@@ -5,6 +5,7 @@ A source calls `warnings.warn` for anything that it leaves out; `load_dataset` s
 """
 
 import re
+import shlex
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING
 from autotl.data.containers import ParquetSource, TarSource
 from autotl.data.dataset import DatasetSource, LabelledImage, Subset, join_names
 from autotl.data.file_listing import FileListing, Parents, common_extensions, format_counts
-from autotl.data.manifests import ManifestSource
+from autotl.data.manifests import ManifestSource, manifest_beside
 from autotl.data.remote import RemoteSource
 from autotl.data.subset_names import class_name, means_unlabelled, subset_of
 from autotl.errors import DataError
+from autotl.folders import expand_home
 
 if TYPE_CHECKING:
     from autotl.registration import Register
@@ -34,14 +36,22 @@ class FolderSource(DatasetSource):
     name = "folder"
 
     def matches(self, location: str) -> bool:
-        return Path(location).expanduser().is_dir()
+        return expand_home(location).is_dir()
 
     def images(self, location: str) -> list[LabelledImage]:
         listing = FileListing()
-        root = _read(Path(location).expanduser(), listing)
+        root = _read(expand_home(location), listing)
         if not root.has_images:
             raise DataError(_no_images(root.path, listing))
         images = _of_subset_folders(root) or _of_subsets_in_classes(root) or _of_class_folders(root)
+        companions = list(_companions(root))
+        if companions:
+            examples = join_names([str(path.relative_to(root.path)) for path in companions], 3)
+            warnings.warn(
+                f"{len(companions):,} images of {root.path} look like masks or thumbnails of others, and are used as "
+                f"images of their own: {examples}. If they are, move them elsewhere.",
+                stacklevel=2,
+            )
         for note in listing.notes(root.path):
             warnings.warn(note, stacklevel=2)
         return images
@@ -63,6 +73,13 @@ def autotl_register_datasets(register: "Register[DatasetSource]") -> None:
 
 FOLD = re.compile(r"(?:cv|k|x)?[ _-]?(?:fold|part|partition|split)s?[ _-]?\d+", re.IGNORECASE)
 """Names of the folders of a cross-validation."""
+PIECE = re.compile(r"(?:.*[ _-])?(?:part|fold|batch|shard|chunk)[ _-]?\d+", re.IGNORECASE)
+"""Names of folders that a large data set is cut into."""
+_MASKS = r"(?:masks|gt|ground[ _-]?truth|seg(?:mentation)?(?:s|class|object)?|annotations?|trimaps?|thumb(?:nail)?s?)"
+MASKS_FOLDER = re.compile(_MASKS, re.IGNORECASE)
+"""Names of folders of masks and thumbnails."""
+MASK = re.compile(rf"[ _.-](?:mask|{_MASKS})(?=\.[^.\n]+$)", re.IGNORECASE | re.MULTILINE)
+"""What the names of masks and thumbnails have after those of their images: `benign (1)_mask.png`."""
 
 
 # --- the tree of folders
@@ -103,11 +120,29 @@ def _read(path: Path, listing: FileListing, parents: Parents = ()) -> _Folder:
     return _Folder(path, path.name, images, [_read(path / name, listing, parents) for name in names])
 
 
+def _companions(folder: _Folder) -> Iterator[Path]:
+    """Images that have the name of another one beside them, and say that they are its mask, or its thumbnail."""
+    names = "\n".join(folder.images)
+    found = [(names.rfind("\n", 0, match.start()) + 1, match) for match in MASK.finditer(names)]
+    stems = {name.rpartition(".")[0] for name in folder.images} if found else set()
+    for start, match in found:
+        if names[start : match.start()] in stems:
+            yield folder.path / names[start:].partition("\n")[0]
+    for inner in folder.classes:
+        if MASKS_FOLDER.fullmatch(inner.name) and (own := list(inner.all_images())):
+            others = [path for other in folder.classes if other is not inner for path in other.all_images()]
+            stems = {path.stem for path in others} | {name.rpartition(".")[0] for name in folder.images}
+            if sum(MASK.split(path.name)[0].removesuffix(path.suffix) in stems for path in own) * 2 > len(own):
+                yield from own
+                continue
+        yield from _companions(inner)
+
+
 def _no_images(root: Path, listing: FileListing) -> str:
     if listing.left_out:
         return (
             f"No file in {root} is an image; there are {format_counts(listing.left_out)}. "
-            f"Every format that Pillow reads can be used: {', '.join(common_extensions())} …"
+            f"Every format that Pillow reads can be used: {', '.join(common_extensions())} …{manifest_beside(root)}"
         )
     return f"{root} has no images. Put them into one folder for each class: {root / 'CLASS'}/….jpg"
 
@@ -204,7 +239,7 @@ def _check_training_folder(root: _Folder, chosen: dict[Subset, _Folder]) -> None
     folder = chosen.get("train") or next(iter(chosen.values()))
     raise DataError(
         f"{folder.path} has no class folders with images. Put them into one folder for each class: "
-        f"{folder.path / 'CLASS'}/….jpg"
+        f"{folder.path / 'CLASS'}/….jpg{manifest_beside(root.path)}"
     )
 
 
@@ -242,7 +277,7 @@ def _of_class_folders(folder: _Folder, subset: Subset = "", root: _Folder | None
         raise DataError(
             f"{folder.path} has images but no class folders. Put them into one folder for each class, "
             f"{folder.path / 'CLASS' / folder.images[0]}, or list them in a CSV file with the columns path,label."
-            f"{hint if subset in ('validation', 'test') else ''}"
+            f"{hint if subset in ('validation', 'test') else ''}{manifest_beside((root or folder).path)}"
         )
     if folder.images:
         warnings.warn(
@@ -266,7 +301,14 @@ def _training_folder(root: _Folder) -> Path:
 
 
 def _warn_of_doubtful_classes(root: _Folder) -> None:
-    """Warn of class folders that look like something else."""
+    """Warn of class folders that look like something else. Raises DataError for a copy of others, and for folds."""
+    for folder in root.classes:
+        copied = [inner.name for inner in folder.classes]
+        if len(copied) > 1 and {*copied} <= {other.name for other in root.classes if other is not folder}:
+            raise DataError(
+                f"{root.path} has the folders {join_names(copied)}, and {folder.name} has folders of the same names, "
+                f"so that it would be a class of all of them. Move {folder.path} elsewhere, or give it alone."
+            )
     inner = [{f.name for f in folder.classes} for folder in root.classes]
     named = [f.name for f in root.classes if subset_of(f.name, loosely=True)]
     shared = set.intersection(*inner) if len(inner) > 1 else set()
@@ -276,7 +318,7 @@ def _warn_of_doubtful_classes(root: _Folder) -> None:
             f"The folders of {root.path} are folds ({join_names(folds)}), each with the class folders "
             f"{join_names(sorted(shared))}. List the images in a CSV file with the columns path,label,group and the "
             "fold as group, so that images of a fold stay together; or use two of them: "
-            f"autotl search {root.path / folds[0]} --test {root.path / folds[1]}"
+            f"autotl search {shlex.quote(str(root.path / folds[0]))} --test {shlex.quote(str(root.path / folds[1]))}"
         )
     if len(shared) > 1:
         names = join_names([f.name for f in root.classes])
@@ -287,6 +329,11 @@ def _warn_of_doubtful_classes(root: _Folder) -> None:
         )
     elif len(named) > 1 and len(named) == len(root.classes):
         warnings.warn(f"All classes are named like subsets: {join_names(named)}.", stacklevel=4)
+    elif len(root.classes) > 1 and all(PIECE.fullmatch(folder.name) for folder in root.classes):
+        names = join_names([folder.name for folder in root.classes])
+        warnings.warn(
+            f"All classes are named like pieces of one data set: {names}.{manifest_beside(root.path)}", stacklevel=4
+        )
     for folder in root.classes:
         if class_name(folder.name) != folder.name:
             warnings.warn(

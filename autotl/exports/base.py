@@ -1,8 +1,8 @@
 """The exporter contract: writes a model in a format that other programs run, and runs what it wrote."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,7 +14,7 @@ from autotl.backbones.base import Backbone
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ExportedMember", "ExportedModel", "ExportedNetwork", "Exporter", "Runtime"]
+__all__ = ["ExportedFamiliar", "ExportedMember", "ExportedModel", "ExportedNetwork", "Exporter", "Runtime"]
 
 Runtime: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """uint8 RGB images of any one size [N, height, width, 3] to probabilities, float [N, num_classes]."""
@@ -57,6 +57,20 @@ class ExportedNetwork:
     """Whether some of its blocks were fine-tuned."""
 
 
+@dataclass(frozen=True, eq=False)
+class ExportedFamiliar:
+    """Training images that others are compared with, to tell unknown ones: see `autotl.model.doubt.Familiar`."""
+
+    network: int
+    """The number of the network among the model's; its first features are compared."""
+    samples: np.ndarray
+    """float [m, num_features], of unit length."""
+    distances: np.ndarray
+    """float [units], ascending."""
+    neighbours: int
+    """An image is as far as the sample of this number, from the nearest one."""
+
+
 @dataclass(frozen=True)
 class ExportedModel:
     """What an exporter gets: the parts of a model. `autotl.exports.graph.model_graph` makes one module of them."""
@@ -69,6 +83,10 @@ class ExportedModel:
     size_hint: int
     """Pixels that are needed along the shorter side of an image: a JPEG may be decoded at a reduced size that keeps as
     many (`PIL.Image.Image.draft`)."""
+    familiar: ExportedFamiliar | None = None
+    """None where the model can't tell unknown images."""
+    thresholds: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    """For `doubt.json`: see `autotl.model.doubt.Doubt.thresholds`."""
 
 
 class Exporter(ABC):
@@ -95,6 +113,11 @@ class Exporter(ABC):
     def load(self, folder: Path) -> Runtime | None:
         """What the folder's files compute, in the library that they are for. None where they are not a whole model: no
         probabilities can be compared then."""
+
+    def load_likeness(self, folder: Path) -> Runtime | None:
+        """What the files compute of how usual images are, [N], as `autotl.model.doubt.Familiar.likeness`. None without
+        such an output, which is optional: see `autotl.exports.graph.model_graph`."""
+        return None
 
     def compress(self, exact: Path, folder: Path, precision: str, images: Sequence[np.ndarray]) -> None:
         """Write the model again with smaller numbers, where `precisions` has more than "fp32". Only the networks need

@@ -25,6 +25,8 @@ class Check:
     """Images whose most probable class is the same."""
     largest: float
     """The largest difference of a probability."""
+    likeness: bool = False
+    """Whether the export has the output `likeness`, which was compared, too."""
 
     def describe(self) -> str:
         return (
@@ -55,6 +57,7 @@ def export_card(
         lines += [""]
     if check:
         lines += [f"{'In fp32: ' if loss else ''}{check.describe()}", ""]
+    lines += _doubts(model, loss) if check else []
     lines += [
         f"`labels.txt` has the {len(model.classes):,} classes in the order of the probabilities, and `example.py` runs "
         f"without autotl: `pip install {exporter.requires} pillow numpy`, then `python example.py photo.jpg`.",
@@ -72,3 +75,30 @@ def export_card(
         lines.append(f"| {' | '.join(map(escape_markdown, (*cells, members)))} |")
     made = ", ".join(f"{name} {version}" for name, version in versions.items())
     return "\n".join([*lines, "", f"Made with {made}.", ""])
+
+
+def _doubts(model: ExportedModel, loss: Loss | None) -> list[str]:
+    """How to use `doubt.json`."""
+    if not model.thresholds:
+        return []
+    lines = [
+        "`doubt.json` says from which probability on an answer holds a risk (`abstain_at`; `null`: no answer does), "
+        "and which classes belong to a prediction set that holds the true one (`coverage`), as in `autotl predict`:",
+        "",
+        "```python",
+        'doubt = json.loads((here / "doubt.json").read_text())',
+        'least = doubt["abstain_at"]["5%"]',
+        'answer = "unsure" if least is None or probabilities.max() < least else labels[probabilities.argmax()]',
+        'classes = [label for label, p in zip(labels, probabilities) if p >= doubt["coverage"]["90%"]]',
+    ]
+    if "unknown_at" in model.thresholds:
+        lines += ['answer = "unknown" if likeness[0] < doubt["unknown_at"]["2%"] else answer']
+    lines += ["```", ""]
+    if "unknown_at" in model.thresholds:
+        fewer = f" The thresholds are those in fp32: measure false alarms in {loss.precision} anew." if loss else ""
+        lines += [
+            "`likeness` is the second output: the share of training images that are as unusual as the image, or more. "
+            f"Below `unknown_at` the image is unlike any of them, with that share of false alarms.{fewer}",
+            "",
+        ]
+    return lines

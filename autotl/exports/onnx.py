@@ -7,12 +7,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autotl.errors import AutotlError
 from autotl.exports.base import ExportedModel, Exporter, Runtime
 from autotl.exports.examples import script
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 __all__ = ["OnnxExporter"]
 
@@ -35,7 +39,7 @@ class OnnxExporter(Exporter):
         from autotl.exports.graph import model_graph
 
         self._require()
-        module = model_graph(model)
+        module = model_graph(model, likeness=True)
         # two different odd sides: a dimension that equals another one, or 1, would be taken for a constant
         example = torch.zeros(2, 97, 131, 3, dtype=torch.uint8)
         dims = {0: torch.export.Dim("n"), 1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
@@ -48,17 +52,26 @@ class OnnxExporter(Exporter):
                 dynamo=True,
                 dynamic_shapes={"images": dims},
                 input_names=["images"],
-                output_names=["probabilities"],
+                output_names=["probabilities", *(["likeness"] if model.familiar else [])],
                 opset_version=OPSET,
                 external_data=size > MAX_BYTES,
             )
 
     def load(self, folder: Path) -> Runtime:
+        session = self._session(folder)
+        return lambda images: np.asarray(session.run(["probabilities"], {"images": images})[0])
+
+    def load_likeness(self, folder: Path) -> Runtime | None:
+        session = self._session(folder)
+        if "likeness" not in [output.name for output in session.get_outputs()]:
+            return None
+        return lambda images: np.asarray(session.run(["likeness"], {"images": images})[0])
+
+    def _session(self, folder: Path) -> "InferenceSession":
         self._require()
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
-        return lambda images: np.asarray(session.run(None, {"images": images})[0])
+        return onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
 
     def compress(self, exact: Path, folder: Path, precision: str, images: Sequence[np.ndarray]) -> None:
         self._require()

@@ -41,15 +41,22 @@ class OpenVinoExporter(Exporter):
         example = torch.zeros(1, 97, 131, 3, dtype=torch.uint8)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # tracing warns of each Python branch; the export is checked afterwards
-            converted = openvino.convert_model(model_graph(model), example_input=example, input=[-1, -1, -1, 3])
+            converted = openvino.convert_model(
+                model_graph(model, likeness=True), example_input=example, input=[-1, -1, -1, 3]
+            )
         converted.inputs[0].set_names({"images"})
-        converted.outputs[0].set_names({"probabilities"})
+        for output, name in zip(converted.outputs, ("probabilities", "likeness"), strict=False):
+            output.set_names({name})
         openvino.save_model(converted, folder / FILE, compress_to_fp16=False)
 
     def load(self, folder: Path) -> Runtime:
         openvino = load_openvino()
         compiled = openvino.Core().compile_model(folder / FILE, "CPU", PRECISION)
         return lambda images: np.array(compiled(images)[0])
+
+    def load_likeness(self, folder: Path) -> Runtime | None:
+        compiled = load_openvino().Core().compile_model(folder / FILE, "CPU", PRECISION)
+        return (lambda images: np.array(compiled(images)[1])) if len(compiled.outputs) > 1 else None
 
     def compress(self, exact: Path, folder: Path, precision: str, images: Sequence[np.ndarray]) -> None:
         openvino = load_openvino()

@@ -181,8 +181,9 @@ class BackboneFeatures:
         parts = [samples.table.read(samples.digests, "float32", part) for part in slices]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
-    def recorded(self, subset: str, view: View = ORIGINAL) -> StoredSamples | None:
-        """All levels [n, layout.width], in the order of the subset, where all are recorded; else None."""
+    def recorded(self, subset: "str | np.ndarray", view: View = ORIGINAL) -> StoredSamples | None:
+        """All levels [n, layout.width], in the order of the subset or of the indices, where all are recorded; else
+        None."""
         digests = self.digests(subset)
         width = (self.layout.width,)
         table = self.extractor.store.open(self._spec(view, None), width, FEATURE_DTYPE, self.backbone.name)

@@ -7,6 +7,7 @@ that was cut off) counts as absent, so that NFS and object stores are safe.
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,6 +25,8 @@ __all__ = ["FeaturePool", "PooledObject"]
 
 MAGIC = b"autotl features 1\n"
 NAME_DIGITS = 40
+OBJECT = re.compile(rf"/[0-9a-f]{{64}}/\d\d-[0-9a-f]{{{NAME_DIGITS}}}$")
+"""What the path of an object ends with. Other files below the address are none of the pool's."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,15 @@ class FeaturePool:
                 "pip install 'autotl[data]' s3fs"
             ) from error
         self._seen: set[str] = set()
+
+    def require_readable(self) -> None:
+        """Raises AutotlError where the address can't be read; it need not exist yet."""
+        try:
+            self._system.ls(self._root)
+        except FileNotFoundError:
+            pass
+        except Exception as error:  # each file system has its own exceptions
+            raise AutotlError(f"--pool {self.address} can't be read: {type(error).__name__}: {error}") from error
 
     def fetch(self, table: FeatureTable) -> int:
         """Add the rows of objects that this process hasn't read yet to a table; returns how many were new."""
@@ -117,7 +129,7 @@ class FeaturePool:
             return []
         except Exception as error:  # each file system has its own exceptions
             raise AutotlError(f"--pool {self.address} can't be read: {type(error).__name__}: {error}") from error
-        return sorted((path, info["size"]) for path, info in found.items())
+        return sorted((path, info["size"]) for path, info in found.items() if OBJECT.search(path))
 
     def _read(self, path: str) -> "tuple[DigestColumn, np.ndarray, tuple[int, ...], np.dtype[Any]] | None":
         """Digests and rows of an object; None where its content isn't the one that it is named by."""

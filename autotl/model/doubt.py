@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from autotl.model.network import SharedNetwork
 
 __all__ = [
+    "NEIGHBOURS",
+    "RISK_ASSURANCE",
+    "STATED_RISKS",
     "Decision",
     "Doubt",
     "Doubts",
@@ -44,6 +47,8 @@ RANGES = {
     **{"samples": (-1.001, 1.001), "distances": (0, 2.001)},
 }
 """The least and the largest value of each array, with room for rounding: probabilities, and points of unit length."""
+STATED_RISKS, STATED_COVERAGES, STATED_ALARMS = (0.01, 0.02, 0.05, 0.1), (0.8, 0.9, 0.95, 0.99), (0.01, 0.02, 0.05)
+"""What an export states thresholds for."""
 ASSURANCE, RISK_ASSURANCE = 0.9, 0.8
 """Probability with which a share of false alarms, and a risk, hold over the choice of the images they are judged by.
 With 0.9 a risk of 1 % answers next to nothing below some thousand held-out images."""
@@ -161,6 +166,18 @@ class Doubt:
     def answered_share(self, risk: float) -> float:
         """The share of held-out images that are answered at `risk`."""
         return float((self.confidence >= self.confidence_for(risk)).mean()) if len(self.confidence) else 0.0
+
+    def thresholds(self) -> dict[str, dict[str, float | None]]:
+        """For programs without autotl, by what is asked for: the least probability of an answer, the least one of a
+        class in a prediction set, and the least likeness. None where no image is answered."""
+        least = {f"{risk:.0%}": self.confidence_for(risk) for risk in STATED_RISKS}
+        found: dict[str, dict[str, float | None]] = {
+            "abstain_at": {name: value if math.isfinite(value) else None for name, value in least.items()},
+            "coverage": {f"{share:.0%}": self.probability_for(share) for share in STATED_COVERAGES},
+        }
+        if self.familiar is not None:
+            found["unknown_at"] = {f"{share:.0%}": self.familiar.least_likeness(share) for share in STATED_ALARMS}
+        return found
 
     def probability_for(self, coverage: float) -> float:
         """The least probability of a class in a prediction set that holds the true class of a share `coverage` of all

@@ -3,7 +3,7 @@
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,31 +12,36 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from autotl._version import __version__
-from autotl.atomic_io import read_json, replaced_folder
+from autotl.atomic_io import read_json, replaced_folder, write_json
 from autotl.backbones.weights import file_digest
 from autotl.config import default_cache, find_model
 from autotl.data.augmentation import ORIGINAL
-from autotl.data.decoding import decode
 from autotl.data.loading import list_images
 from autotl.errors import AutotlError, find_named
 from autotl.escaping import escape
-from autotl.exports.base import ExportedMember, ExportedModel, ExportedNetwork, Exporter, Runtime
+from autotl.exports.base import (
+    ExportedFamiliar,
+    ExportedMember,
+    ExportedModel,
+    ExportedNetwork,
+    Exporter,
+)
 from autotl.exports.card import Check, export_card
 from autotl.exports.loss import Loss
 from autotl.exports.views import transposes_of
 from autotl.folders import claim_cache
+from autotl.model.doubt import NEIGHBOURS, Doubt
+from autotl.model.export_check import CHECKED_IMAGES, compared
 from autotl.model.export_loss import Labelled, choose_images, measured_loss
 from autotl.model.exported_classifier import remember_export
 from autotl.model.file_prediction import find_images
 from autotl.model.image_model import ImageModel, load
-from autotl.model.member import networks_of
+from autotl.model.member import Member, networks_of
 from autotl.model.network import feature_network
 from autotl.registry import Registry, load_registry
 
 __all__ = ["CHECKED_IMAGES", "MAX_CHANGED", "Exported", "export", "export_model", "write_quick_graph"]
 
-CHECKED_IMAGES = 32
-"""Images on which an export is compared with the model."""
 QUICK = ("openvino", "onnx")
 """Exports that `autotl predict` uses in place of the model, because they start faster."""
 GRAPH = "openvino"
@@ -193,7 +198,9 @@ def export_model(
         exact = draft if precision == "fp32" else Path(scratch)
         exporter.export(exported, exact)
         runtime = exporter.load(exact)
-        check = None if runtime is None else _compared(model, runtime, exporter, paths)
+        check = None if runtime is None else compared(model, runtime, exporter, paths, exporter.load_likeness(exact))
+        if check and not check.likeness:
+            exported = replace(exported, familiar=None, thresholds=_without_likeness(exported.thresholds))
         if precision != "fp32":
             assert runtime is not None, f"{exporter.name} has a precision, and nothing to compare"
             seen = choose_images(model, images, calibrate)
@@ -204,6 +211,8 @@ def export_model(
         (draft / MARKER).write_text("".join(f"{escape(name)}\n" for name in model.classes), encoding="utf-8")
         (draft / "example.py").write_text(exporter.example(exported, draft), encoding="utf-8")
         versions = {"autotl": __version__, **_versions(exporter.requires)}
+        if check and exported.thresholds:
+            write_json(draft / "doubt.json", exported.thresholds)
         (draft / "README.md").write_text(export_card(exported, exporter, check, versions, loss), encoding="utf-8")
         files = tuple(sorted(str(path.relative_to(draft)) for path in draft.rglob("*") if path.is_file()))
     if check and source and tta and precision == "fp32" and exporter.name in QUICK:
@@ -264,42 +273,27 @@ def _parts(model: ImageModel, registry: Registry, name: str) -> ExportedModel:
                 member.recipe.describe(),
             )
         )
-    return ExportedModel(name, model.classes, tuple(networks), tuple(members), model.size_hint)
+    doubt = model.doubt
+    familiar = None if doubt is None else _familiar(doubt, model.members)
+    thresholds = {} if doubt is None else doubt.thresholds()
+    return ExportedModel(
+        name, model.classes, tuple(networks), tuple(members), model.size_hint, familiar,
+        thresholds if familiar else _without_likeness(thresholds),
+    )  # fmt: skip
 
 
-def _compared(model: ImageModel, runtime: Runtime, exporter: Exporter, images: Sequence[Path]) -> Check:
-    """Compare the answers for files of the user's.
-
-    Raises:
-        AutotlError: one differs, or no image can be decoded.
-    """
-    differences: list[float] = []
-    equal = 0
-    skipped: list[Path] = []
-    for path, expected in model.stream(images, lambda path, reason: skipped.append(path), many=False):
-        (answer,) = runtime(np.array(decode(path, model.size_hint))[None])
-        difference = float(np.abs(answer - expected).max())
-        best = int(answer.argmax())
-        # a tie within the tolerance is no other answer
-        same = best == int(expected.argmax()) or expected.max() - expected[best] <= 2 * exporter.tolerance
-        if not np.isfinite(answer).all() or difference > exporter.tolerance or not same:
-            raise AutotlError(
-                f"The export to {exporter.name} isn't kept: for {path} it answers {_describe(model, answer)}, and the "
-                f"model {_describe(model, expected)}; they may differ by {exporter.tolerance:g}. Try another format "
-                "with --to, and report it as a bug."
-            )
-        equal += best == int(expected.argmax())
-        differences.append(difference)
-        if len(differences) == CHECKED_IMAGES:
-            break
-    if not differences:
-        raise AutotlError("No image to check the export with can be decoded. Give some of yours: --check FOLDER")
-    return Check(len(differences), equal, max(differences))
+def _familiar(doubt: Doubt, members: Sequence[Member]) -> ExportedFamiliar | None:
+    """What tells unknown images; None where none of the networks is the one whose features are compared."""
+    of_network = [
+        n for n, used in enumerate(networks_of(members)) if used.state is None and used.digest == doubt.network
+    ]
+    if doubt.familiar is None or not of_network:
+        return None
+    return ExportedFamiliar(of_network[0], doubt.familiar.samples, doubt.familiar.distances, NEIGHBOURS)
 
 
-def _describe(model: ImageModel, probabilities: np.ndarray) -> str:
-    best = int(np.argmax(probabilities))
-    return f"{escape(model.classes[best])!r} with {float(probabilities[best]):.4f}"
+def _without_likeness(thresholds: Mapping[str, Mapping[str, float | None]]) -> dict[str, Mapping[str, float | None]]:
+    return {name: values for name, values in thresholds.items() if name != "unknown_at"}
 
 
 def write_quick_graph(model: ImageModel, source: Path, images: Sequence[Path]) -> bool:
@@ -332,7 +326,7 @@ def write_quick_graph(model: ImageModel, source: Path, images: Sequence[Path]) -
         runtime = exporter.load(draft)
         if runtime is None:
             raise AutotlError(f"The export to {exporter.name} is no whole model.")
-        _compared(model, runtime, exporter, images)
+        compared(model, runtime, exporter, images)
         files = [str(path.relative_to(draft)) for path in draft.rglob("*") if path.is_file()]
     remember_export(source, folder, files, exporter, exported)
     for old in sorted(graphs.iterdir(), key=lambda path: path.stat().st_mtime)[:-MAX_GRAPHS]:

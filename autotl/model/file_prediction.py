@@ -12,6 +12,7 @@ import numpy as np
 from autotl.data.file_listing import FileListing
 from autotl.errors import AutotlError
 from autotl.escaping import csv_cell
+from autotl.folders import expand_home
 
 __all__ = ["CsvFile", "best_classes", "find_images", "more_than", "require_target", "unused_name"]
 
@@ -27,7 +28,7 @@ def find_images(places: Iterable[Path], listing: FileListing | None = None) -> I
         AutotlError: a place doesn't exist. Raised by the call itself, before the first image is yielded.
     """
     listing = listing or FileListing()
-    places = [place.expanduser() for place in places]
+    places = [expand_home(place) for place in places]
     for place in places:
         if not os.path.lexists(place):
             raise AutotlError(f"There is no file or folder {place}.")
@@ -70,7 +71,7 @@ def require_target(file: Path, *inputs: str | Path | None) -> None:
         raise AutotlError(f"{file} is a folder. Give the name of a file: --csv {file / 'predictions.csv'}")
     for place in inputs:
         with suppress(OSError, ValueError):  # not both are files
-            if place is not None and os.path.samefile(file, Path(place).expanduser()):  # noqa: PTH121 - raises of both
+            if place is not None and os.path.samefile(file, expand_home(place)):  # noqa: PTH121 - raises of both
                 raise AutotlError(f"{file} is read, and would be replaced. Give another name: --csv predictions.csv")
 
 

@@ -17,6 +17,9 @@ __all__ = ["known_images", "load_trained_on", "save_trained_on"]
 
 FILE = "trained_on.digests"
 
+MAX_IMAGES = 10_000_000
+"""A file of more digests is none that a search writes, and would fill the memory."""
+
 
 def save_trained_on(digests: Iterable[str], folder: Path) -> None:
     """Write the file, unless there are no digests."""
@@ -36,10 +39,12 @@ def load_trained_on(folder: Path, files: Mapping[str, str]) -> frozenset[str]:
     """
     if FILE not in files:
         return frozenset()
+    file = folder / FILE
+    size = file.stat().st_size if file.is_file() else 0
+    if size > MAX_IMAGES * DIGEST_BYTES or size % DIGEST_BYTES:
+        raise AutotlError(f"{file} is damaged or was made by hand. Copy the model's folder again.")
     require_sound(folder, [FILE], files)
-    content = (folder / FILE).read_bytes()
-    if len(content) % DIGEST_BYTES:
-        raise AutotlError(f"{folder / FILE} is damaged or was made by hand. Copy the model's folder again.")
+    content = file.read_bytes()
     return frozenset(content[i : i + DIGEST_BYTES].hex() for i in range(0, len(content), DIGEST_BYTES))
 
 

@@ -85,6 +85,18 @@ def ticks(low: float, high: float, number: int = 4) -> list[float]:
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten between 10^low and 10^high; with twice and five times as much where there are fewer than three."""
+    exponents = range(math.floor(low), math.ceil(high) + 1)
+    found: list[float] = []
+    for steps in ((1, 10), (1, 2, 5, 10), range(1, 11)):
+        values = sorted({step * 10.0**exponent for exponent in exponents for step in steps})
+        found = [value for value in values if low <= math.log10(value) <= high]
+        if len(found) >= 3:
+            break
+    return found
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
@@ -97,7 +109,7 @@ def _axes(
         at = _place(value, y, bottom, TOP)
         parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text class="faint" x="{LEFT - 5}" y="{at + 4:.1f}" text-anchor="end">{_number(value)}</text>')
-    values = [10.0**e for e in range(math.ceil(x[0]), math.floor(x[1]) + 1)] if log else ticks(*x)
+    values = _log_ticks(*x) if log else ticks(*x)
     for value in values:
         at = _place(math.log10(value) if log else value, x, LEFT, WIDTH - RIGHT)
         parts.append(

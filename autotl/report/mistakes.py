@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autotl.data.label_errors import confident_learning
+from autotl.data.label_errors import likely_errors
 from autotl.page.base import Card, Element, Figure, Fold, Gallery, Picture, Table, Text
 from autotl.page.charts import matrix
 from autotl.report.held_out import HeldOut
@@ -194,7 +194,7 @@ def label_errors_section(search: SearchRecord) -> Sequence[Element]:
     predicted = search.cross_validated
     if search.dataset is None or predicted is None:
         return []
-    errors = confident_learning(search.labels(predicted), predicted.probabilities)
+    errors = likely_errors(search.labels(predicted), predicted.probabilities)
     if not errors:
         return [Text(f"None among {len(predicted.images):,} images that were predicted by fits without them.")]
     shown = [(int(predicted.images[error.image]), error) for error in errors[:MAX_LABEL_ERRORS]]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autotl.model.doubt import RISK_ASSURANCE, STATED_RISKS, Doubt
 from autotl.page.base import Element, Figure, Fold, Table, Text
 from autotl.page.charts import Series, curves
 from autotl.report.record import SearchRecord
@@ -93,6 +94,27 @@ def calibration_section(search: SearchRecord) -> Sequence[Element]:
         figure,
         coverage_figure(held_out.probabilities, labels),
         Table(("answer only if the probability is at least", "images answered", "of them right", "images"), rows),
+        *_abstention(search),
+    ]
+
+
+def _abstention(search: SearchRecord) -> Sequence[Element]:
+    """What holding a risk costs."""
+    predicted = search.cross_validated
+    if predicted is None or search.running:
+        return []
+    doubt = Doubt.of(predicted.probabilities, search.labels(predicted))
+    rows = []
+    for risk in STATED_RISKS:
+        least, answered = doubt.confidence_for(risk), doubt.answered_share(risk)
+        rows.append((f"{risk:.0%}", least if answered else None, answered))
+    return [
+        Text(
+            f"What it takes to hold a risk with {RISK_ASSURANCE:.0%} confidence, judged by {len(predicted.images):,} "
+            "images that were predicted out of fold. Below that probability autotl predict --abstain-at 5% answers "
+            "“unsure”."
+        ),
+        Table(("wrong answers, at most", "answer only if the probability is at least", "images answered"), rows),
     ]
 
 
@@ -108,9 +130,10 @@ def data_section(search: SearchRecord) -> Sequence[Element]:
     totals = ("all", len(split.train), len(split.validation), len(split.test), sum(int(row[4]) for row in rows))
     columns = ("class", "training", "validation", "test", "images")
     table = Table(columns, [*rows, totals], f"{len(dataset):,} images of {len(search.classes)} classes.")
-    elements: list[Element] = [Text(line) for line in (*dataset.warnings, *split.warnings)]
-    others = [f for f in dataset.findings if not f.serious]
-    elements += [Text(finding.line(), "note") for finding in others]
+    warnings = (*dataset.warnings, *split.warnings)
+    elements: list[Element] = [Text(line) for line in warnings]
+    notes = [finding.line() for finding in dataset.findings if not finding.serious]
+    elements += [Text(line, "note") for line in notes if line not in warnings]
     if not elements:
         elements.append(Text("Nothing was found: no broken file, no duplicates, no leaks between subsets."))
     if dataset.skipped:

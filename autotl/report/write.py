@@ -1,5 +1,6 @@
 """Builds `report.html`: data, then elements, then a page. A section that fails costs a line, never the report."""
 
+import shlex
 import time
 import traceback
 from collections.abc import Callable
@@ -48,7 +49,9 @@ def write_report(search: SearchRecord, log: Callable[[str], None] = lambda line:
         built[section.name] = _build(section, search, log)
     drawn = [Drawn(s.name, s.title, built[s.name]) for s in sections if built.get(s.name)]
     missing = (
-        f" There was no time for: {', '.join(late)}. `autotl report {search.config.name}` adds them." if late else ""
+        f" There was no time for: {', '.join(late)}. `autotl report {shlex.quote(search.config.name)}` adds them."
+        if late
+        else ""
     )
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     state = "the search is running" if search.running else f"{len(search.trials):,} trials"

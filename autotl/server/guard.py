@@ -9,10 +9,10 @@ import hmac
 import ipaddress
 import json
 import time
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
+from autotl.cookies import cookie_value
 from autotl.server.metrics import Metrics
 from autotl.server.refusals import Refused
 from autotl.server.settings import ServerSettings
@@ -77,7 +77,7 @@ class Guard:
                 "This server has another name: use localhost, its address in digits, or `autotl serve --allow-host`.",
             )
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             raise Refused(403, "The server answers its own pages, and programs, only.")
         token = self.settings.token
         if token is None or scope["path"] in OPEN:
@@ -92,11 +92,7 @@ class Guard:
         scheme, _, given = headers.get(b"authorization", "").partition(" ")
         if scheme.lower() == "bearer" and _same(given.strip(), token):
             return None
-        try:
-            kept = SimpleCookie(headers.get(b"cookie", "")).get(cookie)
-        except CookieError:
-            kept = None
-        if kept is None or not _same(kept.value, token):
+        if not _same(cookie_value(headers.get(b"cookie", ""), cookie) or "", token):
             raise Refused(401, "Send the header `Authorization: Bearer TOKEN`, or open the address that was printed.")
         return None
 

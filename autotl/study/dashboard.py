@@ -7,14 +7,15 @@ only with the token that is in the address it prints.
 
 import hmac
 import secrets
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from autotl.cookies import cookie_value
 from autotl.errors import AutotlError
 
 __all__ = ["DashboardServer", "dashboard_server"]
@@ -76,7 +77,7 @@ class _Guard:
         if _host_name(host) not in HOSTS:
             return _refuse(start_response, "403 Forbidden", "The dashboard answers to 127.0.0.1 and localhost only.")
         origin = environ.get("HTTP_ORIGIN")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return _refuse(start_response, "403 Forbidden", "The dashboard answers its own pages only.")
         cookie = f"autotl-{environ['SERVER_PORT']}"  # browsers share cookies among the ports of a host
         query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)
@@ -92,11 +93,7 @@ class _Guard:
             ]
             start_response("303 See Other", headers)
             return [b""]
-        try:
-            kept = SimpleCookie(environ.get("HTTP_COOKIE", "")).get(cookie)
-        except CookieError:
-            kept = None
-        if kept is None or not self._is_token(kept.value):
+        if not self._is_token(cookie_value(environ.get("HTTP_COOKIE", ""), cookie) or ""):
             return _refuse(
                 start_response, "403 Forbidden", "Open the address that `autotl dashboard` has printed: it has a token."
             )
@@ -135,7 +132,9 @@ class _Guard:
             content = None
         if content is None:
             return _refuse(
-                start_response, "404 Not Found", f"There is no report here. Write it: autotl report {name or 'NAME'}"
+                start_response,
+                "404 Not Found",
+                f"There is no report here. Write it: autotl report {shlex.quote(name or 'NAME')}",
             )
         headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(content)))]
         _sandboxed(start_response)("200 OK", headers)

@@ -28,18 +28,16 @@ from sqlalchemy.exc import (
 from autotl.config import without_password
 from autotl.errors import AutotlError
 from autotl.escaping import escape
-from autotl.study.kept_database import DRIVERS
+from autotl.study.kept_database import DRIVERS, DatabaseLost
 
-__all__ = ["DatabaseLost", "PatientStorage", "open_database"]
+__all__ = ["PatientStorage", "open_database"]
 
 PATIENCE = 120.0
 """Seconds that a call waits for a database that can't be reached: as long as a restart takes."""
+REFUSALS = ("authentication failed", "no password supplied", "no pg_hba.conf entry", "Access denied for user")
+"""In what a server answers that is there, and won't let this user in however long one waits."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 EXAMPLE = "Type --storage postgresql+psycopg://USER@HOST/DATABASE"
-
-
-class DatabaseLost(AutotlError):
-    """The database could not be reached for PATIENCE seconds."""
 
 
 def open_database(url: str, *, wait: bool = False) -> "PatientStorage":
@@ -56,6 +54,8 @@ def open_database(url: str, *, wait: bool = False) -> "PatientStorage":
     kind = url.split(":")[0].split("+")[0]
     if kind not in DRIVERS:
         raise AutotlError(f"--storage {url}: not a database for several hosts. {EXAMPLE}")
+    if secret.partition("?")[0].count("@") > 1:
+        raise AutotlError("AUTOTL_STORAGE has two @. Write one that belongs to the password as %40.")
     try:
         # a worker that starts while the database restarts waits as well
         return _patient(lambda _: _opened(secret))(None) if wait else _opened(secret)
@@ -75,6 +75,8 @@ def open_database(url: str, *, wait: bool = False) -> "PatientStorage":
 def _is_lost_connection(error: Exception) -> bool:
     cause: BaseException | None = error
     while cause is not None:
+        if any(refusal in str(cause) for refusal in REFUSALS):
+            return False
         if isinstance(cause, OperationalError | InterfaceError | PendingRollbackError):
             return True
         if isinstance(cause, DBAPIError) and cause.connection_invalidated:
@@ -87,15 +89,22 @@ def _opened(url: str) -> "PatientStorage":
     return PatientStorage(url, engine_kwargs={"pool_pre_ping": True, "pool_size": 2})
 
 
+_away_since: list[float] = []
+"""The moment at which this process has found the database away; empty while it answers."""
+
+
 def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, repeated until the database answers. Raises DatabaseLost after PATIENCE seconds."""
+    """The method, repeated until the database answers. Raises DatabaseLost where that has been away for PATIENCE
+    seconds, with this call and those before it."""
 
     @wraps(method)
     def call(self: "PatientStorage", *args: Any, **kwargs: Any) -> Any:
-        end, pause, repeated = time.monotonic() + PATIENCE, FIRST_PAUSE, False
+        pause, repeated = FIRST_PAUSE, False
         while True:
             try:
-                return method(self, *args, **kwargs)
+                value = method(self, *args, **kwargs)
+                _away_since.clear()
+                return value
             except UpdateFinishedTrialError:
                 # the state was committed, and the answer was lost with the connection
                 state = args[1] if len(args) > 1 else kwargs.get("state")
@@ -105,7 +114,9 @@ def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
             except Exception as error:
                 if not _is_lost_connection(error):
                     raise
-                if time.monotonic() > end:
+                if not _away_since:
+                    _away_since.append(time.monotonic())
+                if time.monotonic() > _away_since[0] + PATIENCE:
                     raise DatabaseLost(
                         f"The database of the study could not be reached for {PATIENCE:.0f} s. Finished trials are "
                         "kept: run the same command again once it answers."

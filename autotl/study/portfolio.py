@@ -1,59 +1,80 @@
 """The warm-start portfolio: recipes that are tried before the sampler has learnt anything, cheap ones first."""
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from autotl.recipe import JOIN, Params, Value
 from autotl.registry import Registry
 from autotl.study.space import Choices
 
-__all__ = ["cheap_portfolio", "expensive_heads", "expensive_portfolio", "tried_expensive"]
+__all__ = ["cheap_portfolio", "expensive_heads", "expensive_portfolio", "learnt_recipes", "tried_expensive"]
 
 PREFERRED_HEADS = ("kernel_ridge", "rbf_svm", "logistic_regression", "linear")
-"""Heads for a strategy's first trial, the first available one: quick to fit and hard to beat."""
+"""Heads for the first trial of a further strategy, the first available one: quick to fit and hard to beat."""
 SCALABLE_HEADS = ("mlp", "linear")
 """Heads that train on any number of samples."""
-JOINING_HEADS = ("kernel_ridge", "logistic_regression")
-"""Heads that are tried first on further backbones and on joined ones, whose features are recorded by then."""
 FIRST_HEADS = ("logistic_regression", "linear")
 """Heads for the very first trial: the fastest, so that a model exists within seconds."""
+NUM_JOINING = 2
+"""Recipes, of different heads, that are tried first on further backbones and on joined ones, whose features are
+recorded by then."""
+
+
+@cache
+def learnt_recipes() -> tuple[Mapping[str, Any], ...]:
+    """The recipes of `portfolio.json`, without backbones, in the order in which they are tried. The first one is the
+    very first trial. `studies/learn_portfolio.py` writes the file."""
+    return tuple(json.loads(files("autotl.study").joinpath("portfolio.json").read_text()))
 
 
 def cheap_portfolio(choices: Choices, registry: Registry) -> list[dict[str, Any]]:
     """Parameters of the cheap portfolio, in the order in which they are tried.
 
-    The first trial; on the first backbone every head with the cheapest strategy; every other strategy once; then on the
-    other backbones, and on joins of backbones, the preferred heads before the others.
+    On the first backbone the learnt recipes, the first of which is fitted fastest; every other strategy once; the best
+    of the learnt recipes on the other backbones and on joins of backbones; the heads that no learnt recipe has; then
+    the rest on the other backbones.
     """
 
-    def recipe(backbone: str, strategy: str, head: str, **changes: Value) -> dict[str, Any]:
+    def recipe(backbone: str, strategy: str, head: str, head_params: Params, **changes: Value) -> dict[str, Any]:
         params = {**registry.strategy(strategy).defaults(registry.head(head)), **changes}
-        return _trial_params(choices, registry, backbone, strategy, head, params)
+        return _trial_params(choices, registry, backbone, strategy, head, params, head_params)
 
     by_strategy: list[dict[str, Any]] = []
     for strategy in choices.strategies:
         heads = choices.heads_for(strategy, registry)
         preferred = PREFERRED_HEADS if by_strategy else FIRST_HEADS
         head = next((name for name in preferred if name in heads), heads[0])
-        by_strategy.append(recipe(choices.backbones_for(strategy, registry)[0], strategy, head))
+        by_strategy.append(recipe(choices.backbones_for(strategy, registry)[0], strategy, head, {}))
     cheapest = choices.strategies[0]
     heads = choices.heads_for(cheapest, registry)
+    learnt = [known for known in learnt_recipes() if known["strategy"] == cheapest and known["head"] in heads]
+    other_heads = [head for head in heads if head not in {known["head"] for known in learnt}]
     has_levels = "levels" in registry.strategy(cheapest).defaults(registry.head(heads[0]))
     all_levels = {"levels": "stages+max"} if has_levels else {}
-    inner_heads = [head for head in heads if has_levels and head in (*PREFERRED_HEADS, *SCALABLE_HEADS)]
-    first_heads = [head for head in JOINING_HEADS if head in heads] or heads[:1]
-    first, *others = choices.backbones_for(cheapest, registry)
-    singles = [name for name in others if JOIN not in name]
 
-    def of_heads(backbone: str) -> list[dict[str, Any]]:
+    def of_learnt(backbone: str) -> list[dict[str, Any]]:
         return [
-            *(recipe(backbone, cheapest, head, **all_levels) for head in heads),
-            *(recipe(backbone, cheapest, head, levels="inner+max") for head in inner_heads),
+            recipe(backbone, cheapest, known["head"], known["head_params"], **known["strategy_params"])
+            for known in learnt
         ]
 
-    joining = [recipe(backbone, cheapest, head, **all_levels) for backbone in others for head in first_heads]
-    rest = [params for backbone in singles for params in of_heads(backbone) if params not in joining]
-    return [by_strategy[0], *of_heads(first), *by_strategy[1:], *joining, *rest]
+    def of_other_heads(backbone: str) -> list[dict[str, Any]]:
+        return [recipe(backbone, cheapest, head, {}, **all_levels) for head in other_heads]
+
+    first, *others = choices.backbones_for(cheapest, registry)
+    singles = [name for name in others if JOIN not in name]
+    queue = [by_strategy[0], *of_learnt(first), *by_strategy[1:]]
+    for backbone in others:
+        by_head = {params[f"{cheapest}.head"]: params for params in reversed(of_learnt(backbone)[1:])}
+        promising = [params for params in of_learnt(backbone) if params in by_head.values()]
+        queue += [*promising, *of_learnt(backbone), *of_other_heads(backbone)][:NUM_JOINING]
+    queue += of_other_heads(first)
+    for backbone in singles:
+        queue += of_learnt(backbone) + of_other_heads(backbone)
+    return [params for i, params in enumerate(queue) if params not in queue[:i]]
 
 
 def expensive_heads(choices: Choices, registry: Registry, strategy: str) -> list[str]:
@@ -70,7 +91,7 @@ def expensive_portfolio(
 ) -> list[dict[str, Any]]:
     """Parameters of a strategy's expensive recipes that extract features in at most `passes` passes over the images."""
     recipes = registry.strategy(strategy).expensive_defaults(registry.head(head), passes)
-    return [_trial_params(choices, registry, backbone, strategy, head, params) for params in recipes]
+    return [_trial_params(choices, registry, backbone, strategy, head, params, {}) for params in recipes]
 
 
 def tried_expensive(
@@ -86,9 +107,15 @@ def tried_expensive(
 
 
 def _trial_params(
-    choices: Choices, registry: Registry, backbone: str, strategy: str, head: str, params: Params
+    choices: Choices,
+    registry: Registry,
+    backbone: str,
+    strategy: str,
+    head: str,
+    params: Params,
+    head_params: Params,
 ) -> dict[str, Any]:
-    """Parameters of a trial, with the head's defaults, under their names in the search space.
+    """Parameters of a trial, those of the head with its defaults, under their names in the search space.
 
     The sampler draws those whose default is not among the study's choices.
     """
@@ -99,7 +126,7 @@ def _trial_params(
         "backbone": backbone,
         f"{strategy}.head": head,
         **_prefixed(strategy, params),
-        **_prefixed(head, registry.head(head).defaults()),
+        **_prefixed(head, {**registry.head(head).defaults(), **head_params}),
     }
 
 

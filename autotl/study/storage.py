@@ -140,17 +140,18 @@ def storage_on(backend: BaseJournalBackend) -> JournalStorage:
     return JournalStorage(backend)
 
 
-def open_storage(folder: Path, *, wait: bool = False) -> BaseStorage:
+def open_storage(folder: Path, *, wait: bool = False, copy: Path | None = None) -> BaseStorage:
     """The storage of the study in `folder`. Raises AutotlError where its journal or its database can't be read.
 
     Args:
         wait: for a database that can't be reached now.
+        copy: the folder of a journal to be read instead.
     """
-    if database := kept_database(folder):
+    if copy is None and (database := kept_database(folder)):
         from autotl.study.database import open_database
 
         return open_database(database[0], wait=wait)
-    journal = Journal(folder)
+    journal = Journal(copy or folder)
     try:
         return storage_on(journal)
     except (OSError, AutotlError):

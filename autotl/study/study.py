@@ -1,5 +1,6 @@
 """The Optuna study of a search: its journal, sampler and pruner, and the attributes of its trials."""
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -204,7 +205,7 @@ def _name_in_journal(storage: BaseStorage, folder: Path, preferred: str) -> str 
         return preferred
     raise AutotlError(
         f"{folder / 'journal.log'} holds several studies: {', '.join(sorted(names))}. Give the folder the name of the "
-        f"one that is meant: mv {folder} {folder.parent / sorted(names)[0]}"
+        f"one that is meant: mv {shlex.quote(str(folder))} {shlex.quote(str(folder.parent / sorted(names)[0]))}"
     )
 
 

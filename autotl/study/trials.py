@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autotl.config import Limits
+from autotl.study.storage import Journal, storage_on
 from autotl.study.study import StudyDeleted, TrialAttribute
 
 __all__ = ["StudyTrials", "Trials", "rank"]
@@ -62,6 +63,9 @@ class Trials(Protocol):
         """Set the state of a running trial to FAIL or PRUNED, and the cause as an attribute. Raises RuntimeError where
         the trial has finished already."""
 
+    def copy_to(self, folder: Path) -> "Trials":
+        """The study as it was when this process last read it, in a journal in `folder`. Needs no storage of its own."""
+
 
 class StudyTrials:
     """`Trials` of an Optuna study. Every method raises StudyDeleted where the study was deleted meanwhile.
@@ -73,10 +77,24 @@ class StudyTrials:
 
     def __init__(self, study: optuna.Study, folder: Path, on_end: Callable[[FrozenTrial], None] = lambda trial: None):
         self.study, self.folder, self._on_end = study, folder, on_end
+        self._known, self._attributes, self._direction = self._trials(), study.user_attrs, study.direction
+        """What a copy is made of where the storage is lost."""
 
     def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         with self._existing():
-            return self.study.get_trials(deepcopy=False, states=states)
+            trials = self.study.get_trials(deepcopy=False, states=states)
+        if states is None:
+            self._known = trials
+        return trials
+
+    def copy_to(self, folder: Path) -> "StudyTrials":
+        folder.mkdir(parents=True)
+        storage = storage_on(Journal(folder))
+        copy = optuna.create_study(study_name=self.study.study_name, storage=storage, direction=self._direction)
+        for name, value in self._attributes.items():
+            copy.set_user_attr(name, value)
+        copy.add_trials(self._known)
+        return StudyTrials(copy, self.folder, self._on_end)
 
     @contextmanager
     def _existing(self) -> Iterator[None]:

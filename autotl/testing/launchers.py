@@ -17,6 +17,7 @@ START_SECONDS = 120.0
 """A worker on a loaded machine, with a cold disk, has connected by then."""
 END_SECONDS = 30.0
 PROBE_SECONDS = 2.0
+ATTEMPTS = 5
 
 
 @LAUNCHER.requires(Launcher.start)
@@ -38,11 +39,14 @@ def receives_within_the_timeout(launcher: Launcher, slot: Slot = CPU) -> None:
     with _worker(launcher, slot) as worker:
         _first(launcher, worker)
         launcher.receive(PROBE_SECONDS)  # a worker whose libraries are imported already probes its device at once
-        started = time.monotonic()
-        received = launcher.receive(0.2)
-        took = time.monotonic() - started
-        messages = [message for _, message in received if not isinstance(message, Probed)]
-        expect(messages == [], f"a worker that waits for its context has sent {messages!r}")
+        for _ in range(ATTEMPTS):
+            started = time.monotonic()
+            received = launcher.receive(0.2)
+            took = time.monotonic() - started
+            messages = [message for _, message in received if not isinstance(message, Probed)]
+            expect(messages == [], f"a worker that waits for its context has sent {messages!r}")
+            if took > 0.1:  # else the end of another check's worker may have ended the call
+                break
         expect(0.1 < took < 5, f"receive(0.2) took {took:.2f} s")
 
 

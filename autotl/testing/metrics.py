@@ -53,7 +53,7 @@ def does_not_depend_on_the_order_of_images(metric: Metric) -> None:
     for num_classes in (2, 7):
         labels, probabilities = _predictions(num_classes)
         copies = labels.copy(), probabilities.copy()
-        score = metric(labels, probabilities)
+        score = metric.compute(labels, probabilities)
         unchanged = np.array_equal(labels, copies[0]) and np.array_equal(probabilities, copies[1])
         expect(unchanged, "compute changed its arguments")
         reversed_score = metric(labels[::-1].copy(), probabilities[::-1].copy())

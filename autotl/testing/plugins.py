@@ -23,6 +23,7 @@ HEAVY = (
     "lightgbm",
     "xgboost",
     "mlflow",
+    "tensorboard",
 )
 """Packages that take longer to import than a command line should take to respond."""
 

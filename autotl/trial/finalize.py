@@ -14,6 +14,7 @@ from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
 from autotl.report.write import report_seconds
 from autotl.trial.doubts import measure_doubt
+from autotl.trial.feature_duplicates import add_feature_duplicates
 from autotl.trial.quick_start import quick_start
 from autotl.trial.recorded_test import recorded_passes
 from autotl.trial.refit import EarlierModel, refit
@@ -101,6 +102,8 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     state.publish("model/model.json", "model/README.md")
     state.send(ModelSaved(result, is_tested=True))  # a plugin may hang
     annotate_study(state.study, result)
+    if not job.interrupted:
+        state = add_feature_duplicates(state, members, deadline)
     search = report(state, model, result, tested, _report_seconds(state, deadline, interrupted=job.interrupted))
     state.registry.notify("autotl_search_finished", study=state.study, model=model, search=search)
     if not job.interrupted:

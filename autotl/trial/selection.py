@@ -142,8 +142,8 @@ def choose_members(
     Args:
         candidates: best first.
         seconds_per_image: measured duration of a pass with all cores, by backbone.
-        time_limit: seconds that loading the networks and predicting the test images may take. The best candidate is
-            taken even if it needs more.
+        time_limit: seconds that loading the networks and predicting the test images may take. Where that is too little
+            for any candidate, the members may need as much as the quickest one.
         earlier: trial numbers of the members of the model that an earlier search has left. They may be chosen together
             whatever the limit, so that a search with less time doesn't make a smaller model.
         recorded: the network and the view of passes over the test images that are recorded already, and take no time.
@@ -167,11 +167,14 @@ def choose_members(
         speeds = [seconds_per_image.get(backbone, DEFAULT_SECONDS_PER_IMAGE) for backbone in passes.values()]
         return loading + num_test * sum(speeds)
 
+    quickest = min(estimated_seconds({i}) for i in range(len(candidates)))
+    most_seconds = max(time_limit, quickest)
+
     def is_allowed(chosen: frozenset[int]) -> bool:
         if limits and not limits.keeps(total_costs([candidates[i].part for i in chosen], networks)):
             return False
         is_earlier = all(candidates[i].number in earlier for i in chosen)
-        return is_earlier or estimated_seconds(chosen) <= time_limit
+        return is_earlier or estimated_seconds(chosen) <= most_seconds
 
     weights = select(
         [candidate.out_of_fold for candidate in candidates],

@@ -69,7 +69,8 @@ class WorkerState:
             require_same_weights(context, registry)
         registry.on_plugin_failure = lambda plugin, hook, text: send(PluginFailed(plugin, hook, text))
         registry.on_notify = lambda plugin, hook: send(HookCalled(plugin, hook))
-        storage = link.storage(config.storage) if link else open_storage(context.folder, wait=True)
+        folder, copy = context.folder, context.copy
+        storage = link.storage(context.database) if link else open_storage(folder, wait=True, copy=copy)
         study = load_study(context.folder, config.seed, config.limits, storage, config.name if link else "")
         study_cache = context.folder / "cache"  # the coordinator removes it when the search ends
         engine = registry.engine(config.engine, slot.device)

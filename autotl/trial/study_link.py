@@ -15,6 +15,7 @@ from autotl.clusters import Site
 from autotl.data.members import member_path, register_reader
 from autotl.errors import AutotlError, HostUnfit
 from autotl.registry import Registry
+from autotl.study.kept_database import as_reached_here, keep_database
 from autotl.study.served import ServedJournal
 from autotl.study.storage import storage_on
 from autotl.workers.messages import Context
@@ -77,13 +78,29 @@ class StudyLink:
         config = context.config.model_copy(update={"cache": Path(self.site.cache)})
         return replace(context, folder=self.folder, config=config, dataset=replace(context.dataset, paths=tuple(paths)))
 
-    def storage(self, database: str | None) -> BaseStorage:
-        """The study's storage: what the coordinator serves, or a database, which this host reaches by itself."""
-        if database:
-            from autotl.study.database import open_database
+    def storage(self, database: tuple[str, str] | None) -> BaseStorage:
+        """The study's storage: what the coordinator serves, or a database, which this host reaches by itself.
 
-            return open_database(database, wait=True)
-        return storage_on(ServedJournal(self._exchange))
+        Args:
+            database: its URL and the study's name there.
+
+        Raises:
+            HostUnfit: this host can't reach the database, or reaches another one.
+        """
+        if database is None:
+            return storage_on(ServedJournal(self._exchange))
+        from autotl.study.database import open_database
+
+        url, name = as_reached_here(database[0]), database[1]
+        try:
+            storage = open_database(url, wait=True)
+            names = [study.study_name for study in storage.get_all_studies()]
+        except AutotlError as error:
+            raise HostUnfit(f"the study's database can't be used there: {error}") from error
+        if name not in names:
+            raise HostUnfit(f"{url}, as AUTOTL_STORAGE has it there, has no study called {name!r}")
+        keep_database(self.folder, url, name)
+        return storage
 
     def _exchange(self, logs: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
         lines = self.ask(lambda n: ExchangeLogs(n, tuple(logs), first))

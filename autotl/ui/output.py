@@ -19,6 +19,8 @@ def reserve_stdout() -> None:
     _reserved = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace")
     with suppress(OSError):  # stderr is closed: there is nowhere else to print to
         os.dup2(2, 1)
+        # anew: the old one takes a terminal for the file that it wrote to, and fails to seek there
+        sys.stdout = os.fdopen(1, "w", 1, encoding=sys.stdout.encoding, errors="backslashreplace", closefd=False)
 
 
 def write_line(text: str) -> None:

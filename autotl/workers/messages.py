@@ -74,6 +74,10 @@ class Context:
     """CPU cores of the whole search: the finalizing worker uses all of them while the others rest."""
     backbone_digests: Mapping[str, str] = field(default_factory=dict)
     """Of the backbones that are on the coordinator's machine, by name: workers elsewhere must have the same."""
+    copy: Path | None = None
+    """The folder of a journal that takes the place of the study's database, which is lost."""
+    database: tuple[str, str] | None = None
+    """For workers elsewhere: the URL of the study's database, without a password, and the study's name there."""
 
 
 @dataclass(frozen=True)

@@ -117,18 +117,23 @@ def test_workers_that_join_with_offline_inherit_it_and_downloads_are_allowed_aga
 # caches and folders
 
 
-@pytest.mark.parametrize("variables", [{}, {"TORCH_HOME": "torch-home"}, {"XDG_CACHE_HOME": "caches"}], ids=str)
-def test_the_folder_of_torchs_cache_is_found_without_importing_torch(variables: dict[str, str], tmp_path: Path) -> None:
+def test_the_folder_of_torchs_cache_is_found_without_importing_torch(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom autotl.backbones import weights\n"
-        "folder = weights._torch_hub(); weights.cached('https://host/weights.pth')\n"
+        "import os, sys\nfrom autotl.backbones import weights\n"
+        "names, found = ('TORCH_HOME', 'XDG_CACHE_HOME'), []\n"
+        "def only(name):\n"
+        "    [os.environ.pop(other, None) for other in names]\n"
+        "    os.environ.update({name: sys.argv[1]} if name else {})\n"
+        "for name in ('', *names):\n"
+        "    only(name); found.append(str(weights._torch_hub())); weights.cached('https://host/weights.pth')\n"
         "light = 'torch' not in sys.modules\n"
-        "import torch\nprint(light, str(folder) == torch.hub.get_dir())"
+        "import torch\n"
+        "for name, folder in zip(('', *names), found):\n"
+        "    only(name); print(folder == torch.hub.get_dir())\n"
+        "print(light, len(set(found)))"
     )
-    environment = {name: value for name, value in os.environ.items() if name not in ("TORCH_HOME", "XDG_CACHE_HOME")}
-    environment |= {name: str(tmp_path / folder) for name, folder in variables.items()}
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
-    assert run.stdout.split() == ["True", "True"]
+    run = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "True", "True", "True", "3"]
 
 
 def test_cached_backbones_are_those_with_weights_on_this_machine() -> None:

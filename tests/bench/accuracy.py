@@ -127,7 +127,8 @@ def _revision(checkout: Path) -> str:
 
 
 def _manifest(name: str, seed: int, options: argparse.Namespace) -> Path:
-    """The split of a set as a manifest, written once: both sides read the same."""
+    """The split of a set as a manifest, written once: both sides read the same. The images are copied beside it,
+    since older revisions take no paths from elsewhere."""
     file: Path = options.work / "manifests" / f"{name}-{seed}.csv"
     if file.exists():
         return file.absolute()
@@ -142,12 +143,16 @@ def _manifest(name: str, seed: int, options: argparse.Namespace) -> Path:
     splitter = StratifiedGroupKFold(TEST_FOLDS, shuffle=True, random_state=seed)
     _, test = next(splitter.split(dataset.labels, dataset.labels, units))
     tested = set(test.tolist())
-    file.parent.mkdir(parents=True, exist_ok=True)
+    copies = file.parent / name
+    copies.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="") as page:
         writer = csv.writer(page)
         writer.writerow(["path", "label", "split"])
         for i, (path, label) in enumerate(zip(dataset.paths, dataset.labels, strict=True)):
-            writer.writerow([path.absolute(), dataset.classes[label], "test" if i in tested else "train"])
+            copy = copies / f"{i}{path.suffix}"
+            if not copy.exists():
+                shutil.copyfile(path, copy)
+            writer.writerow([f"{name}/{copy.name}", dataset.classes[label], "test" if i in tested else "train"])
     return file.absolute()
 
 
@@ -158,7 +163,9 @@ def _search(checkout: Path, manifest: Path, seed: int, cache: Path, options: arg
         command += ["--seed", str(seed), "--output", output, "--cache", str(cache.absolute())]
         command += ["--devices", options.devices]
         began, started = time.monotonic(), datetime.now()
-        environment = {**os.environ, "PYTHONPATH": str(checkout)}
+        # plugins are of the checkout, too: those of another revision speak another language
+        places = [checkout, *sorted((checkout / "plugins").glob("autotl-*"))]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
         try:
             done = subprocess.run(
                 command, cwd=checkout, env=environment, capture_output=True, text=True, check=False,

@@ -21,6 +21,7 @@ import memory  # noqa: F401
 import overhead  # noqa: F401
 import torch
 import training  # noqa: F401
+import waiting  # noqa: F401
 from rich.console import Console
 from rich.table import Table
 from rows import WORKS, Ground, Row

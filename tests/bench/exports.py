@@ -2,6 +2,7 @@
 and sizes.
 
 Run from a checkout: python tests/bench/exports.py FOLDER --images FOLDER... [--odd FOLDER] [--number 300] [--to onnx]
+[--speed]
 
 Each head is trained on the images of FOLDER with its defaults. All of them are exported in one graph that has the
 answers of each member beside each other, and every answer is compared with what `predict_proba` gives in fp32. Images
@@ -11,7 +12,7 @@ are drawn at random from those folders, and all of `--odd` (broken ones are refu
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 from heatmaps import Problem
 from torch import Tensor, nn
 
-from autotl.data.augmentation import ORIGINAL
+from autotl.data.augmentation import ORIGINAL, View
 from autotl.data.decoding import UndecodableImage, decode
 from autotl.data.device_augmentation import transpose
 from autotl.data.file_listing import FileListing
@@ -31,6 +32,7 @@ from autotl.model.image_model import ImageModel
 from autotl.model.opening import load_file
 
 TOLERANCE = 1e-3
+BATCH = 32
 FEW = {
     "fast_extraction": {"epochs": 10},
     "extract_augment": {"policy": "flip", "views": 1, "tta": True, "epochs": 5},
@@ -47,18 +49,18 @@ class Members(nn.Module):
         self.whole = whole
 
     def forward(self, images: Tensor) -> Tensor:
-        answers = []
-        for number, network in zip(self.whole.prepared_by, self.whole.networks, strict=True):
-            features = []
-            for view in network.views:
+        features = {}
+        for number, (by, network) in enumerate(zip(self.whole.prepared_by, self.whole.networks, strict=True)):
+            for view in self.whole.views[number]:
                 drawn = images if view is None else transpose(images.permute(0, 3, 1, 2), view).permute(0, 2, 3, 1)
-                features.append(graph._as_recorded(network.features(self.whole.resizes[number](drawn))))
-            for member, head in zip(network.members, network.heads, strict=True):
-                logits = sum(
-                    head(torch.cat([features[network.views.index(view)][:, p.start : p.stop] for p in member.parts], 1))
-                    for view in member.transposes
-                )
-                answers.append((logits / (len(member.transposes) * member.temperature)).softmax(1))
+                features[number, view] = graph._as_recorded(network(self.whole.resizes[by](drawn)))
+        answers = []
+        for member, head in zip(self.whole.members, self.whole.heads, strict=True):
+            logits = sum(
+                head(torch.cat([features[number, view][:, part.start : part.stop] for number, part in member.parts], 1))
+                for view in member.transposes
+            )
+            answers.append((logits / (len(member.transposes) * member.temperature)).softmax(1))
         return torch.stack(answers, 1)
 
 
@@ -83,33 +85,50 @@ def fitted(problem: Problem, only: Sequence[str] | None) -> ImageModel:
     return replace(problem.model(*members), in_fp32=True, threads=2)
 
 
-def expected(model: ImageModel, path: Path) -> np.ndarray:
-    """What each member of the model answers, [members, num_classes], in the order of its networks."""
-    rows = []
-    for network in model._compiled_networks(many=False):
-        options = (model._plugins.augmentations, model._decoder, model.size_hint)
-        views = load_file(path, network.backbone, network.views, *options)
-        features = network.features({view: pixels[None] for view, pixels in views.items()})
-        for member in network.members:
-            parts = network.layout.slices(network.feature_levels[member.fitted.levels])
-            seen = [np.concatenate([features[view][:, part] for part in parts], 1) for view in member.fitted.views]
-            rows.append(member.probabilities(seen)[0])
-    return np.stack(rows)
+def expected(model: ImageModel, paths: Sequence[Path]) -> tuple[list[Path], np.ndarray]:
+    """The files that can be decoded, and what each member of the model answers to them, [n, members, num_classes]."""
+    options = (model._plugins.augmentations, model._decoder, model.size_hint)
+    networks = {network.key: network for network in model.compiled_networks(many=False)}
+    loaded: dict[str, list[dict[View, np.ndarray]]] = {key: [] for key in networks}
+    read = []
+    for path in paths:
+        try:
+            views = [load_file(path, network.backbone, network.views, *options) for network in networks.values()]
+        except UndecodableImage:
+            continue
+        read.append(path)
+        for images, found in zip(loaded.values(), views, strict=True):
+            images.append(found)
+    computed: dict[tuple[str, View], np.ndarray] = {}
+    for key, network in networks.items():
+        for view in network.views:
+            pixels = np.stack([images[view] for images in loaded[key]])
+            batches = (network.features({view: pixels[i : i + BATCH]})[view] for i in range(0, len(pixels), BATCH))
+            computed[key, view] = np.concatenate(list(batches))
+    answers = []
+    for member in model.members:
+        seen = [
+            np.concatenate(
+                [
+                    part
+                    for key in member.network_keys
+                    for part in networks[key].levels(computed[key, view], member.fitted.levels)
+                ],
+                axis=1,
+            )
+            for view in member.fitted.views
+        ]
+        answers.append(member.probabilities(seen))
+    return read, np.stack(answers, 1)
 
 
 def compare(model: ImageModel, names: Sequence[str], formats: Sequence[str], paths: Sequence[Path]) -> None:
     registry = model._plugins
     module = Members(graph._ModelGraph(_parts(model, registry, "bench"))).eval()
     graph.model_graph = lambda exported: module
-    truth: dict[Path, np.ndarray] = {}
-    refused = []
-    for path in paths:
-        try:
-            truth[path] = expected(model, path)
-        except UndecodableImage:
-            refused.append(path)
-    print(f"{len(truth)} images, {len(refused)} refused: {', '.join(p.name for p in refused)}", flush=True)
-    rows = np.stack(list(truth.values()))
+    read, rows = expected(model, paths)
+    refused = sorted(set(paths) - set(read))
+    print(f"{len(read)} images, {len(refused)} refused: {', '.join(p.name for p in refused)}", flush=True)
     for to in formats:
         exporter = registry.exporter(to)
         with tempfile.TemporaryDirectory() as folder:
@@ -117,7 +136,7 @@ def compare(model: ImageModel, names: Sequence[str], formats: Sequence[str], pat
             exporter.export(_parts(model, registry, "bench"), Path(folder))
             run = exporter.load(Path(folder))
             print(f"{to}: exported in {time.process_time() - started:.0f} CPU s", flush=True)
-            answers = np.stack([run(np.array(decode(path, model.size_hint))[None])[0] for path in truth])
+            answers = np.stack([run(np.array(decode(path, model.size_hint))[None])[0] for path in read])
         print(f"{'':60} largest  over {TOLERANCE:g}  equal classes")
         every = [*names, "all averaged", "first half averaged", "second half averaged"]
         pairs = [
@@ -133,7 +152,31 @@ def compare(model: ImageModel, names: Sequence[str], formats: Sequence[str], pat
             print(f"  {name:58} {off.max():.1e}  {(off > TOLERANCE).sum():9}  {same.mean():.4f}", flush=True)
             worst = int(off.argmax())
             if off[worst] > TOLERANCE:
-                print(f"    worst: {list(truth)[worst]}")
+                print(f"    worst: {read[worst]}")
+
+
+def speed(model: ImageModel, formats: Sequence[str], paths: Sequence[Path]) -> None:
+    """Images a second from files to probabilities, the second pass over the same files."""
+    registry = model._plugins
+
+    def timed(name: str, answer: Callable[[], object]) -> None:
+        answer()
+        started = time.perf_counter()
+        answer()
+        print(f"  {name:40} {len(paths) / (time.perf_counter() - started):6.1f} images/s", flush=True)
+
+    def of_model(in_fp32: bool, many: bool) -> Callable[[], object]:
+        chosen = replace(model, in_fp32=in_fp32)
+        return lambda: list(chosen.stream(paths, many=many))
+
+    timed("predict, many images", of_model(in_fp32=False, many=True))
+    timed("predict, few images", of_model(in_fp32=False, many=False))
+    timed("predict in fp32", of_model(in_fp32=True, many=True))
+    for to in formats:
+        with tempfile.TemporaryDirectory() as folder:
+            registry.exporter(to).export(_parts(model, registry, "bench"), Path(folder))
+            run = registry.exporter(to).load(Path(folder))
+            timed(to, lambda run=run: [run(np.array(decode(path, model.size_hint))[None]) for path in paths])
 
 
 def _halves(number: int) -> tuple[slice, slice, slice]:
@@ -148,6 +191,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=300)
     parser.add_argument("--to", default="onnx,openvino")
     parser.add_argument("--heads")
+    parser.add_argument("--speed", action="store_true", help="Measure images a second of one member instead.")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     arguments = parser.parse_args()
     odd = [p for p in sorted(arguments.odd.iterdir()) if p.suffix not in (".csv", ".md", "")] if arguments.odd else []
@@ -155,18 +199,16 @@ def main() -> None:
     drawn = np.random.default_rng(0).permutation(len(pool))[: arguments.number - len(odd)]
     with tempfile.TemporaryDirectory() as scratch:
         problem = Problem(arguments.folder, arguments.backbone, Path(scratch))
+        if arguments.speed:
+            member = problem.fit(arguments.heads or "kernel_ridge")
+            speed(problem.model(member), arguments.to.split(","), [pool[i] for i in drawn])
+            return
         model = fitted(problem, arguments.heads.split(",") if arguments.heads else None)
-        networks: dict[str, list[str]] = {}
+        names = []
         for member in model.members:
             views = "" if member.fitted.views == (ORIGINAL,) else f" · {len(member.fitted.views)} views"
-            name = f"{member.recipe.strategy} · {member.recipe.head} · {member.fitted.levels}{views}"
-            networks.setdefault(" + ".join(member.network_keys), []).append(name)
-        compare(
-            model,
-            [name for names in networks.values() for name in names],
-            arguments.to.split(","),
-            [*odd, *(pool[i] for i in drawn)],
-        )
+            names.append(f"{member.recipe.strategy} · {member.recipe.head} · {member.fitted.levels}{views}")
+        compare(model, names, arguments.to.split(","), [*odd, *(pool[i] for i in drawn)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How many flipped labels confident learning finds, and how many of what it names were flipped.
+"""How many flipped labels are found, and how many of what it names were flipped.
 
 Run from a checkout: python tests/bench/label_errors.py FOLDER... [--head kernel_ridge] [--recorded FOLDER]
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from autotl.data.dataset import ImageDataset
-from autotl.data.label_errors import confident_learning
+from autotl.data.label_errors import likely_errors
 from autotl.data.loading import load_dataset
 from autotl.data.splits import Split
 from autotl.features.extractor import FeatureExtractor
@@ -83,7 +83,7 @@ def main() -> None:
                 labels = flip(dataset.labels, num_classes, np.random.default_rng(draw))
                 folds = fold_numbers(dataset, everything, draw)
                 rows = predict_out_of_fold(features, labels, folds, arguments.head, num_classes)
-                named = [error.image for error in confident_learning(labels, rows)]
+                named = [error.image for error in likely_errors(labels, rows)]
                 wrong = labels != dataset.labels
                 accuracy = np.mean(rows.argmax(1) == dataset.labels)
                 found.append((accuracy, wrong[named].sum() / wrong.sum(), wrong[named].mean() if named else np.nan))

@@ -144,3 +144,11 @@ def test_tables_of_another_format_are_reported_and_not_read(run: Callable[..., R
     output = run("verify").output
     assert "1 folder can't be read by this autotl" in output
     assert "0 rows checked" in output
+
+
+def test_a_pool_without_objects_says_so_and_foreign_files_stay(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "01-cat.jpg").write_bytes(b"a photograph")
+    result = run("pool", f"file://{tmp_path}/photos", "--remove")
+    assert (result.exit_code, "No search has put features into" in result.output) == (0, True)
+    assert (tmp_path / "photos" / "01-cat.jpg").exists()

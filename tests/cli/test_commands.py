@@ -190,6 +190,49 @@ def test_json_is_alone_on_stdout_whatever_a_plugin_prints(install_plugin: Callab
         assert "from C" in done.stderr
 
 
+def test_json_is_written_into_a_file_while_messages_go_to_a_terminal(tmp_path: Path) -> None:
+    """A file can be sought in, and a terminal, or a pipe, can't."""
+    file = tmp_path / "heads.json"
+    with file.open("w") as stdout:
+        done = subprocess.run(
+            [sys.executable, "-m", "autotl", "heads", "--json"], stdout=stdout, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(file.read_text())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a file that is always full")  # noqa: PTH110
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_full_disk_that_output_is_sent_to_is_an_error_in_one_line(options: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "autotl", "heads", *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: The output can't be written: No space left on device.")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_current_folder_that_was_removed_is_an_error_in_one_line(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = run("search", "photos")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: The current folder was removed")
+
+
+@pytest.mark.parametrize("columns", ["0", ""])
+def test_a_terminal_of_no_width_shows_tables(columns: str) -> None:
+    assert "ridge" in python("-m", "autotl", "heads", COLUMNS=columns).stdout
+
+
 def test_a_file_that_cannot_be_used_is_an_error_without_traceback(run: Callable[..., Result], api: ModuleType) -> None:
     api.search.side_effect = PermissionError(13, "Permission denied", "/there")
     result = run("search", "photos")

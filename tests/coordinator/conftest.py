@@ -1,5 +1,6 @@
 """A coordinator, whole, with scripted workers, a virtual clock and a study in memory: no process, no image."""
 
+import shutil
 from types import SimpleNamespace
 
 import optuna
@@ -33,11 +34,49 @@ def small(tiny):
 
 
 @pytest.fixture(scope="session")
-def small_flags(small):
+def photographs(patches, tmp_path_factory):
+    """Class folders with the patches of three photographs, which a network with random weights tells apart."""
+    dataset, _ = patches
+    folder = tmp_path_factory.mktemp("images") / "photographs"
+    for path, label in zip(dataset.paths, dataset.labels, strict=True):
+        target = folder / dataset.classes[label] / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    return folder
+
+
+PATIENT = """
+import time
+import autotl
+
+class Patient(autotl.Head):
+    name, type = "patient", "estimator"
+    def suggest(self, space): return {"C": space.float("C", 0.1, 1.0)}
+    def build(self, params, num_features, num_classes, seed):
+        from sklearn.linear_model import LogisticRegression
+        time.sleep(0.2)
+        return LogisticRegression(C=params["C"])
+
+@autotl.hookimpl
+def autotl_register_heads(register):
+    register(Patient())
+"""
+
+
+@pytest.fixture
+def patient(small, install_plugin):
+    """The options of `small` with a head that waits in each fold, for searches that run until something else has
+    happened: they would take all of a core meanwhile."""
+    install_plugin("patient", PATIENT)
+    return small | {"heads": ["patient"]}
+
+
+@pytest.fixture
+def patient_flags(patient):
     """The same for the command line."""
     flags = {"backbones": "--backbone", "strategies": "--strategy", "heads": "--head"}
-    values = [(flag, value) for key, flag in flags.items() for value in small[key]]
-    return [word for pair in values for word in pair] + ["--engine", small["engine"], "--devices", small["devices"]]
+    values = [(flag, value) for key, flag in flags.items() for value in patient[key]]
+    return [word for pair in values for word in pair] + ["--engine", patient["engine"], "--devices", patient["devices"]]
 
 
 class Recorder(Progress):

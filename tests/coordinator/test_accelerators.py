@@ -13,13 +13,13 @@ pytestmark = pytest.mark.slow
 SLOTS = [Slot("cuda:0", "cuda", "cpu", 1), Slot("cpu:0", "cpu", "cpu", 1), Slot("cpu:1", "cpu", "cpu", 1)]
 
 
-def test_the_accelerator_records_and_fine_tunes_and_cpu_workers_fit_heads(cells, tmp_path, monkeypatch):
+def test_the_accelerator_records_and_fine_tunes_and_cpu_workers_fit_heads(photographs, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("autotl.coordinator.run.parse_devices", lambda text, *, force: SLOTS)
     found = search(
-        str(cells), output=tmp_path / "studies", cache=tmp_path / "cache", trials=16, backbones=["efficientnet_lite0"],
-        heads=["logistic_regression", "linear"],
+        str(photographs), output=tmp_path / "studies", cache=tmp_path / "cache", trials=16, engine="torch",
+        backbones=[tiny("test_resnet").name], heads=["logistic_regression", "linear"],
     )  # fmt: skip
-    trials = optuna.load_study(study_name="cells", storage=open_storage(found.folder)).trials
+    trials = optuna.load_study(study_name="photographs", storage=open_storage(found.folder)).trials
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert len(trials) == 16
     devices = {}

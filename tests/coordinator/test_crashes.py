@@ -69,7 +69,7 @@ def test_stand_in_gpus_are_told_apart_and_hanging_workers_and_device_errors_are_
     monkeypatch.setenv("AUTOTL_TEST_MARKS", str(tmp_path))
     install_plugin("hanging", FAULTS)
     found = search(
-        str(cells), output=tmp_path / "studies", trials=20, trial_timeout="8s", test="none",
+        str(cells), output=tmp_path / "studies", trials=14, trial_timeout="8s", test="none",
         **small | {"heads": ["hangs", "device_error"]},
     )  # fmt: skip
     trials = optuna.load_study(study_name="cells", storage=open_storage(found.folder)).trials
@@ -83,7 +83,7 @@ def test_stand_in_gpus_are_told_apart_and_hanging_workers_and_device_errors_are_
     assert {t.state for t in again} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert all(t.params == trials[t.user_attrs["retry_of"]].params for t in again)
     counts = found.result["trials"]
-    assert (counts["failed"], counts["complete"] + counts["pruned"]) == (2, 18)
+    assert (counts["failed"], counts["complete"] + counts["pruned"]) == (2, 12)
     seen = [line.split() for line in (tmp_path / "seen").read_text().splitlines()]
     assert {tuple(rest) for _, _, *rest in seen} == {("MIG-a", "1"), ("MIG-a", "2")}
     for name in ("hangs", "device_error"):

@@ -18,12 +18,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def started(small_flags):
+def started(patient_flags):
     """`started(data, output)`: the process of a search of five minutes."""
 
     def start(data, output):
         command = [sys.executable, "-m", "autotl", "search", str(data), "--time", "5m", "--output", str(output)]
-        return subprocess.Popen([*command, *small_flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen([*command, *patient_flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     return start
 

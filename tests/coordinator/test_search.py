@@ -98,29 +98,10 @@ def test_the_same_name_resumes(cells, small, tmp_path):
     assert [t.number for t in again.study.trials] == [0, 1, 2, 3]
 
 
-PATIENT = """
-import time
-import autotl
-
-class Patient(autotl.Head):
-    name, type = "patient", "estimator"
-    def suggest(self, space): return {"C": space.float("C", 0.1, 1.0)}
-    def build(self, params, num_features, num_classes, seed):
-        from sklearn.linear_model import LogisticRegression
-        time.sleep(0.5)  # otherwise the search takes all of a core
-        return LogisticRegression(C=params["C"])
-
-@autotl.hookimpl
-def autotl_register_heads(register):
-    register(Patient())
-"""
-
-
-def test_a_search_ends_within_its_time(cells, small, tmp_path, install_plugin):
-    install_plugin("patient", PATIENT)
+def test_a_search_ends_within_its_time(cells, patient, tmp_path):
     began = time.monotonic()
-    found = search(str(cells), output=tmp_path / "studies", time=40, **small | {"heads": ["patient"]})
-    assert time.monotonic() - began < 50
+    found = search(str(cells), output=tmp_path / "studies", time=30, **patient)
+    assert time.monotonic() - began < 40
     assert found.result["test"]["n"] == 24
 
 

@@ -1,7 +1,5 @@
 """The same seed on one CPU slot: the same recipes, twice."""
 
-import shutil
-
 import pytest
 
 from autotl.api import search
@@ -14,16 +12,11 @@ def recipes(folder):
 
 
 @pytest.mark.slow
-def test_twenty_trials_on_one_slot_are_the_same_twice(tiny, patches, tmp_path):
-    dataset, _ = patches
-    for path, label in zip(dataset.paths, dataset.labels, strict=True):
-        target = tmp_path / "photographs" / dataset.classes[label] / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+def test_twenty_trials_on_one_slot_are_the_same_twice(tiny, photographs, tmp_path):
     first, second = (
         recipes(
             search(
-                str(tmp_path / "photographs"), output=tmp_path / name, trials=20, seed=0, devices="cpu", test="none",
+                str(photographs), output=tmp_path / name, trials=20, seed=0, devices="cpu", test="none",
                 ensemble=1, backbones=[tiny("test_resnet").name],
             ).folder
         )

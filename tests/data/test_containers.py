@@ -121,8 +121,17 @@ def test_an_image_that_is_gone_is_an_os_error(images, tmp_path):
     (tmp_path / "cells.tar").write_bytes((tmp_path / "cells.tar").read_bytes()[:2000])
     with pytest.raises(OSError, match="shorter"):
         read_image(last)
-    with pytest.raises(OSError, match="no such file"):
+    with pytest.raises(OSError, match="No such file"):
         read_image(Path("/nowhere/cells.zip/@0+5/a.png"))
+
+
+def test_folders_may_be_called_like_a_place_in_a_file(images, tmp_path):
+    folder = tmp_path / "@1" / "shots.tar" / "@2+3"
+    folder.mkdir(parents=True)
+    write_tar(folder / "cells.tar", images)
+    (folder / "a.png").write_bytes(b"content")
+    assert read_image(folder / "a.png") == b"content"
+    assert read_image(TarSource().images(str(folder / "cells.tar"))[0].path)
 
 
 @pytest.mark.parametrize(

@@ -196,9 +196,13 @@ def test_broken_exif_is_ignored(tmp_path: Path, photo: Image.Image) -> None:
         ("link.jpg", "it is a broken symbolic link"),
         ("folder.jpg", "it is a folder"),
         ("empty.jpg", "it is empty"),
+        ("x" * 300, "it can't be read: File name too long"),
         ("loop.jpg", "it is a symbolic link that leads back to itself"),
         ("pipe.jpg", "it is a pipe"),
         ("text.jpg", "it isn't an image in a format that Pillow reads"),
+        ("lfs.jpg", "it is a pointer of Git LFS to the image: type git lfs pull"),
+        ("page.jpg", "it is a page of HTML"),
+        ("phone.jpg", "it is in a format of phones and cameras (HEIC and the like): save it as JPEG"),
         ("cut.jpg", "it is broken: image file is truncated"),
     ],
 )
@@ -211,6 +215,9 @@ def test_the_error_of_an_undecodable_file_has_the_reason(
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("image not found")
+    (tmp_path / "lfs.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n")
+    (tmp_path / "page.jpg").write_text("\n<!DOCTYPE html><html>404</html>")
+    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     photo.save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:9000])
     with pytest.raises(UndecodableImage) as caught:
@@ -280,6 +287,10 @@ def test_arrays_are_converted_to_rgb(array: np.ndarray) -> None:
     image = to_rgb(array)
     assert (image.mode, image.size) == ("RGB", (5, 4))
     assert (np.asarray(image) == 51).all()
+
+
+def test_floats_may_overshoot_as_they_do_after_resizing() -> None:
+    assert np.asarray(to_rgb(np.array([[-1e-6, np.nextafter(np.float32(1), 2)]])))[0, :, 0].tolist() == [0, 255]
 
 
 def test_a_boolean_array_is_black_and_white() -> None:

@@ -3,6 +3,8 @@
 import decimal
 import io
 import warnings
+import zipfile
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,7 @@ LABELS = {
     "text": ["b", "a", "b", "a"],
     "a tuple": ("b", "a", "b", "a"),
     "a generator": iter(["b", "a", "b", "a"]),
+    "values of a dict": dict(enumerate(["b", "a", "b", "a"])).values(),
     "a Series": pd.Series(["b", "a", "b", "a"], index=[9, 8, 7, 6]),
     "pandas' text": pd.Series(["b", "a", "b", "a"], dtype="string"),
     "Arrow text": pd.Series(["b", "a", "b", "a"], dtype="string[pyarrow]"),
@@ -191,6 +194,7 @@ NOT_LABELS = {
     "decimals": ([decimal.Decimal("1.5"), decimal.Decimal(2)], r"Unknown label type.*y\[0\] is Decimal"),
     "complex numbers": (np.array([0j, 1]), r"Complex data not supported \[0\.\+0\.j 1\.\+0\.j\] y\[0\]"),
     "records": (np.array([(1, 2)], dtype=[("a", int), ("b", int)]), "structured array"),
+    "a NUL character": (["a\0", "a"], r"y\[0\] is 'a\\x00', with a NUL character"),
     "empty text": (["a", "", "b", " "], r"y has 2 empty labels \(text without a character\), at 1, 3"),
     "one missing label": (["a", None], r"y has 1 missing label \(None or NaN\), at 1: remove this image\."),
 }
@@ -226,6 +230,7 @@ NOT_LABELLED = {
     "no path": (LabelledImage(None, "cat"), r"data\[1\]\.path is None"),
     "an unknown subset": (LabelledImage(Path("a"), "cat", "val"), r"subset is 'val': .*'validation', 'test'"),
     "a date as time": (LabelledImage(Path("a"), "cat", time="2024-05-31"), r"data\[1\]\.time is '2024-05-31'"),
+    "a NUL character": (LabelledImage(Path("a"), "cat\0"), r"data\[1\]\.label is 'cat\\x00', with a NUL"),
     "NaN as time": (LabelledImage(Path("a"), "cat", time=NAN), r"data\[1\]\.time is nan, not a number"),
     "a number as group": (LabelledImage(Path("a"), "cat", "", 7), r"data\[1\]\.group is 7.*str\(group\)"),
 }
@@ -235,6 +240,13 @@ NOT_LABELLED = {
 def test_a_labelled_image_with_another_content_is_an_error_with_its_position(image, message):
     with pytest.raises(InputError, match=message):
         as_labelled_images([LabelledImage(Path("b"), "dog"), image])
+
+
+def test_fields_of_labelled_images_are_of_the_plain_types():
+    kind = Enum("kind", {"CAT": "cat"}, type=str)
+    (image,) = as_labelled_images([LabelledImage("a", kind.CAT, "", np.str_("g"), np.float32(3))])
+    assert [type(field) for field in (image.label, image.group, image.time)] == [str, str, float]
+    assert image.label == "cat"
 
 
 def test_paths_of_labelled_images_may_be_text():
@@ -259,6 +271,15 @@ def test_the_content_of_a_file_is_one_image(given):
     if isinstance(given, io.BytesIO):
         given.seek(3)
     assert as_images(["a.png", given]) == ["a.png", b"content"]
+
+
+def test_a_file_in_an_archive_is_one_image(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", b"content")
+    path = zipfile.Path(tmp_path / "a.zip")
+    assert as_images(path / "a.png") == as_images([path / "a.png"]) == [b"content"]
+    with pytest.raises(InputError, match=r"images is .*a\.zip/b\.png, which can't be read"):
+        as_images(path / "b.png")
 
 
 def test_a_file_on_disk_that_is_open_is_read(tmp_path):

@@ -291,3 +291,16 @@ def test_a_location_that_does_not_exist_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "x.pdf").touch()
     with pytest.raises(DataError, match="neither a folder nor a manifest"):
         load(tmp_path / "x.pdf")
+
+
+@pytest.mark.parametrize("location", ["", " "])
+def test_an_empty_location_is_not_the_current_folder(location: str) -> None:
+    with pytest.raises(DataError, match="The location of the images is empty"):
+        load_dataset(location, SOURCES)
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("a.zip", "Unpack it first"), ("a.xlsx", "Save the table as CSV")])
+def test_what_is_no_dataset_yet_has_a_remedy(tmp_path: Path, name: str, remedy: str) -> None:
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(DataError, match=rf"is neither a folder nor a manifest\. {remedy}\. Give"):
+        load_dataset(str(tmp_path / name), SOURCES)

@@ -1,6 +1,7 @@
 """The built-in dataset sources: folder layouts and manifests, valid and invalid."""
 
 import os
+import subprocess
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -8,9 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from autotl.atomic_io import refuse_links_out
 from autotl.data.dataset import LabelledImage
+from autotl.data.loading import load_dataset
 from autotl.data.sources import FolderSource, ManifestSource
-from autotl.errors import DataError
+from autotl.errors import AutotlError, DataError
+from autotl.folders import claim_study
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -206,7 +210,9 @@ def test_a_misspelt_column_is_warned_of(tmp_path: Path) -> None:
         ("path,label,split\na.jpg,x,trian\n", "line 2: the split 'trian' is unknown. Did you mean 'train'"),
         ("path,label,split\na.jpg,x,train\nb.jpg,x,\n", "but not line 3"),
         ("path,label\nC:\\a.jpg,x\n", "is absolute on Windows"),
-        ("path,label\na\0.jpg,x\n", "is not a path: it contains a NUL character"),
+        ("path,label\na\0.jpg,x\n", "line 2: a NUL character, which no text has"),
+        ("path,label\nhttps://a.org/a.jpg,x\n", "line 2: https://a.org/a.jpg is an address. Download"),
+        ("# mine\npath,label\na.jpg,x\n", r"line 2: 2 values for 1 columns \(# mine\)"),
     ],
 )
 def test_the_error_for_an_invalid_manifest_names_line_and_value(tmp_path: Path, text: str, message: str) -> None:
@@ -229,6 +235,9 @@ def test_links_within_the_manifests_folder_are_accepted(tmp_path: Path) -> None:
 def test_a_manifest_that_is_missing_or_not_utf8_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="There is no file"):
         ManifestSource().images(str(tmp_path / "missing.csv"))
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match="is a pipe"):
+        ManifestSource().images(str(tmp_path / "pipe.csv"))
     with pytest.raises(DataError, match="isn't UTF-8"):
         ManifestSource().images(str(manifest(tmp_path, "path,label\na.jpg,é\n", encoding="latin-1")))
 
@@ -503,3 +512,137 @@ def test_folds_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
 def test_a_class_may_be_called_fold(tmp_path: Path) -> None:
     pictures(tmp_path, "fold1/a.jpg", "fold2/b.jpg")
     assert {label for _, label, _ in listed(tmp_path)} == {"fold1", "fold2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Width,Height,ClassId,Path\n8,8,20,a.jpg\n8,8,7,b.jpg\n", [("a.jpg", "20", ""), ("b.jpg", "7", "")]),
+        ("image,class,class_id\na.jpg,x,0\nb.jpg,y,1\n", [("a.jpg", "x", ""), ("b.jpg", "y", "")]),
+        ("id,breed\na,x\nb,y\n", [("a.jpg", "x", ""), ("b.jpg", "y", "")]),
+        ("lesion_id,image_id,dx\n1,a,x\n2,b,y\n", [("a.jpg", "x", "1"), ("b.jpg", "y", "2")]),
+        ("Image Index,Finding Labels,Patient ID\na.jpg,x,5\nb.jpg,y,6\n", [("a.jpg", "x", "5"), ("b.jpg", "y", "6")]),
+        ("path,label\na.jpg,x\nb.jpg,y\n".encode("utf-16-be"), [("a.jpg", "x", ""), ("b.jpg", "y", "")]),
+    ],
+)
+def test_columns_have_the_names_that_published_tables_use(tmp_path: Path, text: str | bytes, expected: list) -> None:
+    pictures(tmp_path, "a.jpg", "b.jpg")
+    assert [(name, label, group) for name, label, _, group in rows_of(tmp_path, text)] == expected
+
+
+def test_a_table_beside_the_folders_of_its_images(tmp_path: Path) -> None:
+    pictures(tmp_path, "part_1/a.jpg", "part_2/b.jpg", "part_2/b2.jpg")
+    with pytest.warns(UserWarning, match=r"No image is where .*below it are used: part_1, part_2\."):
+        images = ManifestSource().images(str(manifest(tmp_path, "image_id,label\na,x\nb,y\nmissing,y\n")))
+    names = ["part_1/a.jpg", "part_2/b.jpg", "missing"]
+    assert [str(image.path.relative_to(tmp_path)) for image in images] == names
+
+
+def test_the_folders_that_a_table_of_another_machine_names_decide(tmp_path: Path) -> None:
+    pictures(tmp_path, "train/x/a.jpg", "test/x/a.jpg")
+    text = "path,label\n/kaggle/input/train/x/a.jpg,x\n"
+    with pytest.warns(UserWarning, match="used: train/x"):
+        (image,) = ManifestSource().images(str(manifest(tmp_path, text)))
+    assert image.path == tmp_path / "train/x/a.jpg"
+    with pytest.raises(DataError, match=r"line 2: there is no .*a\.jpg can be test/x/a\.jpg, train/x/a\.jpg\. Write"):
+        ManifestSource().images(str(manifest(tmp_path, "path,label\na.jpg,x\n")))
+
+
+def test_one_image_in_its_place_is_enough_for_none_to_be_looked_for(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.jpg", "thumbs/b.jpg")
+    images = ManifestSource().images(str(manifest(tmp_path, "path,label\na.jpg,x\nb.jpg,y\n")))
+    assert [image.path.is_file() for image in images] == [True, False]
+
+
+def test_a_linked_folder_below_leads_no_stranger_out(tmp_path: Path) -> None:
+    pictures(tmp_path, "private/a.jpg")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "linked").symlink_to(tmp_path / "private")
+    with pytest.raises(DataError, match="leaves the manifest's folder"):
+        labels_of(folder, "path,label\na.jpg,x\n", confined=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            ["images/a.jpg", "images/b.jpg"],
+            r"one class, 'images'.*labels\.csv there lists .*autotl search '/.*labels\.csv'",
+        ),
+        (["a.jpg", "b.jpg"], r"no class folders.*labels\.csv there lists images with labels: autotl search '/"),
+        (["train/a.jpg", "train/b.jpg"], r"no class folders.*labels\.csv there lists images with labels"),
+    ],
+)
+def test_where_a_table_has_the_labels_the_error_names_it(tmp_path: Path, files: list[str], message: str) -> None:
+    root = tmp_path / "my data"
+    pictures(root, *files)
+    (root / "submission.csv").write_text("id,label\na,0\nb,0\n")
+    manifest(root, "filename,label\na.jpg,x\nb.jpg,y\n")
+    with pytest.raises(DataError, match=message):
+        load_dataset(str(root), {source.name: source for source in (FolderSource(), ManifestSource())})
+
+
+def test_the_hint_at_class_folders_skips_folders_that_wrap_others(tmp_path: Path) -> None:
+    pictures(tmp_path, *(f"archive/data/v2/{label}/a.jpg" for label in ("cat", "dog")))
+    with pytest.raises(DataError, match=r"If .*/archive/data/v2 holds class folders, give that folder"):
+        load_dataset(str(tmp_path), {"folder": FolderSource()})
+
+
+@pytest.mark.parametrize("inner", ["data", "data/wrapped"])
+def test_a_copy_of_the_class_folders_is_no_class(tmp_path: Path, inner: str) -> None:
+    pictures(tmp_path, *(f"{folder}/{label}/a.jpg" for folder in (".", inner) for label in ("cat", "dog")))
+    if inner == "data":
+        with pytest.raises(DataError, match=r"has the folders cat, dog, and data has folders of the same names.*Move"):
+            FolderSource().images(str(tmp_path))
+    else:
+        assert {label for _, label, _ in listed(tmp_path)} == {"cat", "dog", "data"}
+
+
+@pytest.mark.parametrize(
+    ("files", "masks"),
+    [
+        (["benign/a (1).png", "benign/a (1)_mask.png", "malign/b.png"], 1),
+        (["flu/images/1.png", "flu/masks/1.png", "well/images/2.png", "well/masks/2.png"], 2),
+        (["JPEGImages/1.jpg", "SegmentationClass/1.png"], 1),
+        (["images/a_1.jpg", "annotations/trimaps/a_1.png"], 1),
+        (["cat/a.jpg", "cat/thumbs/a.jpg", "dog/b.jpg"], 1),
+        (["cat/a.jpg", "cat/b_mask.jpg", "masks/c.jpg", "dog/d.gt.jpg"], 0),
+    ],
+)
+def test_masks_and_thumbnails_of_other_images_are_warned_of(tmp_path: Path, files: list[str], masks: int) -> None:
+    pictures(tmp_path, *files)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        FolderSource().images(str(tmp_path))
+    found = [str(one.message) for one in caught if "look like masks" in str(one.message)]
+    assert [text.partition(" ")[0] for text in found] == ([str(masks)] if masks else [])
+
+
+def test_pieces_of_a_data_set_are_warned_of(tmp_path: Path) -> None:
+    pictures(tmp_path, "HAM_images_part_1/a.jpg", "HAM_images_part_2/b.jpg")
+    with pytest.warns(UserWarning, match="named like pieces of one data set: HAM_images_part_1, HAM_images_part_2"):
+        FolderSource().images(str(tmp_path))
+
+
+def test_studies_among_the_images_are_no_class(tmp_path: Path) -> None:
+    """`cd photos; autotl search .` leaves one there."""
+    pictures(tmp_path, "ants/a.jpg", "bees/b.jpg", "studies/photos/artifacts/0.png")
+    claim_study(tmp_path / "studies" / "other")
+    (tmp_path / "studies" / "photos" / ".autotl").write_text("study\n")
+    with pytest.warns(UserWarning, match=r"Left out: .*studies/photos is a study or a cache of autotl\."):
+        assert {image.label for image in FolderSource().images(str(tmp_path))} == {"ants", "bees"}
+
+
+def test_folders_without_end_are_left_out_with_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path, "ants/a.jpg", "bees/b.jpg")
+    monkeypatch.chdir(tmp_path / "ants")
+    for _ in range(1100):  # longer than Python's stack, and nearly as long as a path may be
+        os.mkdir("d")  # noqa: PTH102
+        os.chdir("d")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match=r"is more than 100 folders deep"):
+        assert len(FolderSource().images(str(tmp_path))) == 2
+    with pytest.raises(AutotlError, match="nested too deep"):
+        refuse_links_out(tmp_path)
+    subprocess.run(["rm", "-r", tmp_path / "ants" / "d"], check=True)  # pytest's own removal is recursive

@@ -1,5 +1,6 @@
 """An export answers as the model does, for every strategy and head, and is not kept where it doesn't."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 import autotl
+from autotl.data.augmentation import ORIGINAL
 from autotl.errors import AutotlError, UnknownName
 from autotl.exports.base import Exporter
 from autotl.exports.graph import model_graph
@@ -17,6 +19,7 @@ from autotl.exports.loss import answers, folder_size
 from autotl.exports.onnx import OnnxExporter
 from autotl.exports.openvino import OpenVinoExporter
 from autotl.exports.timm import TimmExporter
+from autotl.model.doubt import Doubt, fit_familiar
 from autotl.model.export_loss import choose_images
 from autotl.model.exporting import export_model
 
@@ -25,6 +28,22 @@ VIEWS = ("test_resnet", "extract_augment", "rbf_svm", {"policy": "flip", "views"
 TUNED = ("test_vit", "fine_tuning", "linear", {"unfrozen_blocks": 1, "epochs": 1})
 BOOSTED = ("test_resnet", "fast_extraction", "hist_gradient_boosting", {"levels": "last"})
 TREES = ("test_resnet", "fast_extraction", "random_forest", {"levels": "stages"})
+
+
+def doubting(model, images):
+    """The model with held-out answers, and the features of some of the images to tell unknown ones by."""
+    rows = []
+
+    def record(network, features):
+        if network.frozen_digest:
+            rows.append(features[ORIGINAL][:, : network.layout.output])
+            digests.append(network.frozen_digest)
+        return []
+
+    digests = []
+    held_out = np.stack([row for _, row in replace(model).stream(images, many=False, measure=record)])
+    familiar = fit_familiar(np.concatenate(rows)[::2], np.arange((len(images) + 1) // 2))
+    return replace(model, doubt=Doubt.of(held_out, held_out.argmax(1), familiar, digests[0]))
 
 
 def labelled(images):
@@ -38,11 +57,19 @@ def labelled(images):
     ids=["onnx", "openvino"],
 )
 def test_an_export_answers_as_the_model_does(exporter, members, model_of, images, tmp_path):
-    model = model_of(*members)
+    model = doubting(model_of(*members), images)
     exported = export_model(model, exporter, tmp_path / "out", labelled(images), "patches")
     assert exported.check.equal == exported.check.images == len(images)
-    assert {"labels.txt", "example.py", "README.md"} < set(exported.files)
+    assert {"labels.txt", "example.py", "README.md", "doubt.json"} < set(exported.files)
     run = exporter.load(exported.folder)
+    likeness = exporter.load_likeness(exported.folder)
+    pixels = [np.array(Image.open(path).convert("RGB"))[None] for path in images[:8]]
+    usual = [decision.likeness for decision in replace(model, in_fp32=True).decide([p[0] for p in pixels])]
+    np.testing.assert_allclose([likeness(p)[0] for p in pixels], usual, atol=0.03)
+    assert len(set(usual)) > 1
+    thresholds = json.loads((exported.folder / "doubt.json").read_text())
+    assert thresholds == json.loads(json.dumps(model.doubt.thresholds()))
+    assert "unknown_at" in (exported.folder / "README.md").read_text()
     exact = replace(model, in_fp32=True)
     for size in ((640, 480), (17, 300), (96, 96)):
         odd = np.array(Image.open(images[0]).resize(size))

@@ -95,6 +95,22 @@ def test_what_another_host_has_claimed_is_awaited(pool, tmp_path, monkeypatch):
     assert (others, compute.calls) == ([100], [])
 
 
+def test_files_of_others_are_neither_listed_nor_removed(pool, tmp_path):
+    extract_missing(host(tmp_path, "a"), digests_of(100), Computing(), pool=pool)
+    photograph = tmp_path / "pool" / "holidays" / "01-abc.jpg"
+    photograph.parent.mkdir()
+    photograph.write_bytes(b"not an object")
+    assert all(one.num_rows for one in FeaturePool(pool.address).verify(remove=True))
+    assert photograph.exists()
+
+
+def test_an_address_that_can_not_be_read_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    FeaturePool(f"file://{tmp_path}/new").require_readable()
+    with pytest.raises(AutotlError, match="can't be read: NotADirectoryError"):
+        FeaturePool(f"file://{tmp_path}/file/pool").require_readable()
+
+
 def test_an_address_of_no_file_system_is_named():
     with pytest.raises(AutotlError, match="file:///FOLDER"):
         FeaturePool("nonsense://bucket/features")

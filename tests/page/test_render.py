@@ -1,6 +1,7 @@
 """Elements as HTML: what comes from outside is escaped, and nothing asks the network."""
 
 import base64
+import re
 
 import numpy as np
 import pytest
@@ -73,6 +74,16 @@ def test_charts_are_well_formed_and_escaped(svg):
         ElementTree.fromstring(drawing)
         assert "nan" not in drawing
         assert "inf" not in drawing.replace("infinit", "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [((1.3, 5.7), ["2", "5"]), ((0.5, 300), ["1", "10", "100"]), ((29, 71), ["30", "50", "70"])],
+)
+def test_a_logarithmic_axis_has_labels_within_a_decade_too(seconds, shown):
+    svg = curves([Series("trials", seconds, (0.1, 0.9), dots=True)], ("seconds", "score"), log=True)
+    labels = re.findall(r'text-anchor="middle">([\d.]+)<', svg)
+    assert set(shown) <= set(labels)
 
 
 def test_ticks_lie_inside():

@@ -116,6 +116,21 @@ def test_recorded_features_have_an_accuracy_by_depth(tmp_path):
     assert RecordedFeatures(tmp_path).by_depth("another", names)[1] == []
 
 
+def test_the_price_of_holding_a_risk_is_told(search):
+    search.tested = HeldOut(np.tile(search.tested.images, 5), np.tile(search.tested.probabilities, (5, 1)))
+    sure = np.where(np.arange(600) < 500, 0.99, 0.6)
+    right = np.arange(600) % 10 > 0
+    right[:500] = np.arange(500) > 0
+    rows = np.where(right[:, None], np.stack([sure, 1 - sure], 1), np.stack([1 - sure, sure], 1))
+    search.dataset = replace(search.dataset, labels=np.zeros(600, np.int64))
+    search.cross_validated = HeldOut(np.arange(600), rows)
+    table = built(search, "calibration", Table)[-1]
+    assert [row[0] for row in table.rows] == ["1%", "2%", "5%", "10%"]
+    assert table.rows[0][1] == pytest.approx(0.99)
+    assert table.rows[0][2] == pytest.approx(500 / 600)
+    assert table.rows[-1][2] == 1
+
+
 def test_confusions_are_counted_and_told():
     counts = confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1]), 3)
     assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]

@@ -114,6 +114,16 @@ def test_the_printed_address_leaves_a_cookie(guarded):
     assert guarded.get("/").status_code == 200
 
 
+def test_the_cookies_of_other_programs_on_this_host_do_no_harm(guarded):
+    (own,) = guarded.get("http://box/?token=secret").cookies.items()
+    guarded.cookies.clear()
+    header = f'theme={{"dark": 1}}; lonely; {"=".join(own)}; _xsrf=a,b'
+    assert guarded.get("/", headers={"cookie": header}).status_code == 200
+    assert guarded.get("/", headers={"cookie": header.replace("secret", "other")}).status_code == 401
+    assert guarded.get("/", headers={"cookie": header, "origin": "http://box"}).status_code == 200
+    assert guarded.get("/", headers={"cookie": header, "origin": "http://["}).status_code == 403
+
+
 def test_pages_ask_nobody_else(client):
     for path in ("/", "/docs"):
         page = client.get(path)

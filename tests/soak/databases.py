@@ -9,12 +9,12 @@ from pathlib import Path
 
 from fire import Outcome, by_fire
 from hosts import wait_for
-from searching import Study
+from searching import Output, Study
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
-from postgres import PASSWORD, Server, binaries
+from postgres import Server, binaries
 
-TRIALS = 12
+TRIALS, SECRET = 12, "s3cret"
 
 
 def _search(folder: Path, stop: bool) -> Outcome:
@@ -28,32 +28,38 @@ def _search(folder: Path, stop: bool) -> Outcome:
     try:
         study = Study(folder)
         study.environment["AUTOTL_STORAGE"] = os.environ["AUTOTL_STORAGE"] = server.whole_url
-        process = study.search("--devices", "cpu*2", "--trials", str(TRIALS), seconds=3.0)
-        begun = wait_for(lambda: _complete(study) >= 2, 600)
+        options = ("--devices", "cpu*2", "--trials", str(TRIALS))
+        process = study.search(*options, seconds=3.0)
+        reader = Output(process)
+        wait_for(lambda: process.poll() is not None or _complete(study) >= 2, 600)
+        if process.poll() is not None:
+            return Outcome(f"the search ended: {reader.whole(60)[-500:]}", "a search that runs", False)
         server.stop()
         running, stopped = False, time.monotonic()
         if not stop:
             time.sleep(20)
             server.start()
             running = True
-        output, _ = process.communicate(timeout=900)
+        output = reader.whole(900)
         waited = time.monotonic() - stopped
-        shown = PASSWORD in output or any(
-            PASSWORD.encode() in file.read_bytes() for file in study.folder.rglob("*") if file.is_file()
-        )
+        said, model = "could not be reached" in output, (study.folder / "model" / "model.json").exists()
+        figure = f"exit {process.returncode} {waited:.0f} s after the stop, said so: {said}, a model: {model}"
+        held = process.returncode == 0 and said == stop and model
         if stop:
-            held = begun and process.returncode == 1 and "could not be reached" in output and not shown
-            last = output.strip().splitlines()[-1][:200]
-            return Outcome(
-                f"exit {process.returncode} {waited:.0f} s after the stop: {last}", "waits, then says so", held
-            )
+            server.start()
+            running = True
+            output += Output(study.search(*options)).whole(600)
         states = study.states()
-        held = begun and process.returncode == 0 and states["COMPLETE"] + states["PRUNED"] == TRIALS
-        held = held and not states["FAIL"] and not states["RUNNING"] and study.agrees() and not shown
-        said = "" if held else output[-300:]
-        return Outcome(
-            f"{dict(states)}, exit {process.returncode} {said}", f"{TRIALS} trials, none failed, a model", held
+        lost = sum("resumes" in trial.user_attrs or "retry_of" in trial.user_attrs for trial in study.trials())
+        over = states["COMPLETE"] + states["PRUNED"]
+        shown = SECRET in output or any(
+            SECRET.encode() in f.read_bytes() for f in study.folder.rglob("*") if f.is_file()
         )
+        held = held and states["FAIL"] == lost <= (2 if stop else 0) and not states["RUNNING"] and not shown
+        held = held and over == TRIALS and study.agrees()
+        figure += f"; in the end {dict(states)}, {lost} tried again, the password was shown: {shown}"
+        target = "the model of what is complete, and the same command resumes" if stop else "no trial is lost"
+        return Outcome(figure + ("" if held else f": {output[-1500:]}"), f"waits; {target}", held)
     finally:
         os.environ.pop("AUTOTL_STORAGE", None)
         if running:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from skimage import data
 
 from autotl.study.storage import open_storage
 
-__all__ = ["NOOP", "Study", "alive", "children"]
+__all__ = ["NOOP", "Output", "Study", "alive", "children"]
 
 NOOP = ("--strategy", "noop", "--head", "prior")
 
@@ -56,6 +57,24 @@ class Study:
         states = self.states()
         counted = {"complete": states["COMPLETE"], "pruned": states["PRUNED"], "failed": states["FAIL"]}
         return json.loads((self.folder / "result.json").read_text())["trials"] == counted
+
+
+class Output(threading.Thread):
+    """Reads what a search prints while it runs: a search whose pipe is full would wait for a reader."""
+
+    def __init__(self, process: subprocess.Popen[str]):
+        super().__init__(daemon=True)
+        self.process, self._lines = process, []
+        self.start()
+
+    def run(self) -> None:
+        self._lines.extend(self.process.stdout)
+
+    def whole(self, timeout: float) -> str:
+        """All of it, once the search has ended."""
+        self.process.wait(timeout)
+        self.join(timeout)
+        return "".join(self._lines)
 
 
 def children(pid: int) -> list[int]:

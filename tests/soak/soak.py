@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 
 import clusters  # noqa: F401  # each of these registers its trials
+import containers  # noqa: F401
 import crowding  # noqa: F401
 import databases  # noqa: F401
 import disks  # noqa: F401
@@ -22,6 +23,7 @@ import millions  # noqa: F401
 import mutations  # noqa: F401
 import pools  # noqa: F401
 import promises  # noqa: F401
+import speeds  # noqa: F401
 from fire import TRIALS, Outcome
 
 PAGE = Path("soak.json")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import optuna
 import pytest
 
-from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio
+from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio, learnt_recipes
 from autotl.study.space import Choices, suggest
 
 HEADS = "linear mlp logistic_regression linear_svm rbf_svm knn lda random_forest extra_trees hist_gradient_boosting"
@@ -61,7 +61,19 @@ def test_the_cheap_portfolio_covers_every_strategy_and_each_head_on_each_backbon
     pairs = {(p["backbone"], p["fast_extraction.head"]) for p in recipes if "fast_extraction.head" in p}
     assert pairs == {(backbone, head) for backbone in choices.backbones for head in choices.heads}
     levels = {(p["backbone"], p["fast_extraction.levels"]) for p in recipes if "fast_extraction.levels" in p}
-    assert levels >= {(backbone, levels) for backbone in choices.backbones for levels in ("inner+max", "stages+max")}
+    assert levels >= {(backbone, levels) for backbone in choices.backbones for levels in ("last", "stages+max")}
+    assert len(recipes) == len({str(params) for params in recipes})
+
+
+def test_the_learnt_recipes_come_first_in_their_order(choices, registry):
+    learnt = learnt_recipes()
+    assert 2 <= len(learnt) <= 12
+    first = cheap_portfolio(choices, registry)[: len(learnt)]
+    for params, recipe in zip(first, learnt, strict=True):
+        assert params["fast_extraction.head"] == recipe["head"]
+        of_head = {f"{recipe['head']}.{name}": value for name, value in recipe["head_params"].items()}
+        assert params["backbone"] == choices.backbones[0]
+        assert of_head.items() <= params.items()
 
 
 def test_the_first_recipe_is_the_cheapest(choices, registry):

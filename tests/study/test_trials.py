@@ -5,7 +5,7 @@ import pytest
 from optuna.trial import TrialState
 
 from autotl.study.storage import open_storage
-from autotl.study.study import StudyDeleted, open_study, take_trial
+from autotl.study.study import StudyDeleted, load_study, open_study, take_trial
 from autotl.study.trials import StudyTrials
 
 
@@ -89,3 +89,20 @@ def test_a_study_that_is_deleted_meanwhile_is_an_error_in_words(trials, tmp_path
     for call in calls:
         with pytest.raises(StudyDeleted, match="was deleted from its journal"):
             call()
+
+
+def test_a_copy_needs_no_storage(tmp_path):
+    study = open_study(tmp_path, "s", "maximize", 0)
+    study.set_user_attr("choices", {"backbones": ["a"]})
+    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"log_loss": 0.1}))
+    study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
+    study.enqueue_trial({"c": 1.0})
+    running = study.ask()
+    trials = StudyTrials(study, tmp_path)
+    study._storage = None  # the database is gone
+    copy = trials.copy_to(tmp_path / "copy")
+    assert [t.state.name for t in copy.all()] == ["COMPLETE", "FAIL", "RUNNING"]
+    assert (copy.get(0).value, copy.get(0).user_attrs) == (0.5, {"log_loss": 0.1})
+    opened = load_study(tmp_path, storage=open_storage(tmp_path, copy=tmp_path / "copy"))
+    assert (opened.direction.name, opened.user_attrs["choices"]) == ("MAXIMIZE", {"backbones": ["a"]})
+    copy.end(running.number, "its worker is gone")

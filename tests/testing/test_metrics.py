@@ -23,6 +23,11 @@ from autotl.metrics import Metric
             "in reversed order",
         ),
         (
+            Metric("in_place", lambda y, p: float(p.sort() or 0.5)),
+            "does_not_depend_on_the_order_of_images",
+            "compute changed its arguments",
+        ),
+        (
             Metric("log_of_counts", lambda y, p: float(np.log(np.bincount(y, minlength=p.shape[1])).min())),
             "a_class_may_be_missing",
             "without class 2 the score is -inf",

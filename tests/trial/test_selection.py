@@ -72,6 +72,12 @@ def test_the_best_candidate_becomes_a_member_even_without_time(stub_state):
     assert numbers(members) == [0]
 
 
+def test_without_time_whatever_costs_no_more_than_the_quickest_is_averaged(stub_state):
+    candidates = [candidate(0, "tuned", tuned=True), candidate(1, "shared"), candidate(2, "shared")]
+    members, seconds = choose_members(stub_state, candidates, {"shared": 0.1, "tuned": 0.1}, -10.0)
+    assert (numbers(members), seconds) == ([1, 2], pytest.approx(LOAD_SECONDS + 10))
+
+
 def test_one_pass_serves_all_heads_on_a_frozen_backbone(stub_state):
     one, other = candidate(0, "shared"), candidate(1, "shared")
     other = Candidate(**{**vars(other), "head": "knn"})

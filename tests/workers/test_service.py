@@ -176,3 +176,50 @@ def test_a_thousand_mutated_messages_are_refused_or_harmless(service, folder):
         service.answer("w", message)
     after = {p: p.read_bytes() for p in before if p.exists()}
     assert after == before
+
+
+def journal_of_a_trial(service, folder):
+    """The logs that a worker appends for a whole trial, whose study they leave as it was before."""
+    study = optuna.create_study(study_name="s", storage=storage_on(Journal(folder)), direction="maximize")
+    study.ask()
+    before = (folder / "journal.log").read_bytes()
+    storage, requests = served(service)
+    remote = optuna.load_study(study_name="s", storage=storage)
+    trial = optuna.Trial(remote, 0)
+    trial.suggest_float("c", 0.0, 1.0)
+    trial.suggest_categorical("d", ["x", "y"])
+    trial.set_user_attr("device", "cpu")
+    storage.set_trial_system_attr(0, "a", 1)
+    trial.report(0.25, 1)
+    remote.set_user_attr("note", "x")
+    remote.tell(trial, 0.75)
+    (folder / "journal.log").write_bytes(before)
+    return [json.loads(json.dumps(log)) for request in requests for log in request.logs]
+
+
+def test_logs_of_any_other_form_never_enter_the_journal(service, folder):
+    logs = journal_of_a_trial(service, folder)
+    assert {log["op_code"] for log in logs} == {2, 5, 6, 7, 8, 9}
+    service = StudyService(folder, Journal(folder), [])
+    rng, refused = random.Random(0), 0
+    values = [None, True, -1, 10**30, 1e308, "x", "", [], [1, 2], {}, {"a": 1, "b": 2}, float("nan"), "2026-01-01"]
+    for _ in range(1000):
+        log = dict(rng.choice(logs))
+        name = rng.choice(list(log))
+        log[name] = rng.choice(values)
+        if log[name] is None and rng.random() < 0.5:
+            del log[name]
+        refused += bool(service.answer("w", ExchangeLogs(1, (log,), 0)).error)
+    (trial,) = optuna.load_study(study_name="s", storage=storage_on(Journal(folder))).trials
+    assert 500 < refused < 1000  # some values are those that a worker may send
+    assert trial.value in {None, 0.75}
+    assert trial.params.get("c", 0.5) <= 1.0
+
+
+@pytest.mark.parametrize(
+    "request_", [ReadFile(1, "trials/00001/member.json", 10**30), ReadImage(1, 10**30), ExchangeLogs(1, (), 10**30)]
+)
+def test_no_number_of_a_worker_ends_the_search(service, folder, request_):
+    (folder / "journal.log").write_bytes(b"")
+    answer = service.answer("w", request_)
+    assert answer.error or answer.value == ""

@@ -32,7 +32,7 @@ function card(file) {
   picture.show(file, file.name || "the image");
   made.append(title, element("p", "file", file.name || "pasted image"), views);
   answers.prepend(made);
-  return { made, title, views, heat };
+  return { made, title, views, picture, heat };
 }
 
 async function reason(response) {
@@ -76,6 +76,8 @@ async function classify(file) {
   } catch (error) {
     if (shown.title.textContent === "…") shown.title.textContent = "No answer";
     if (shown.heat.firstChild.className === "empty") shown.heat.remove();
+    const image = shown.picture.firstChild;
+    if (image.complete && !image.naturalWidth) shown.views.remove();  // no browser shows it either
     shown.made.append(element("p", "problem", error.message));
   }
 }

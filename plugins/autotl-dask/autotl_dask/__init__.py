@@ -1,7 +1,6 @@
 """Run trials on a Dask cluster: `--devices dask:tcp://host:8786`, `dask:tls://…`, `dask:local*4`, or a Dask Client.
 
-Dask starts, finds and watches the processes and carries the messages; each trial runs in a process of its own beside a
-Dask worker.
+Dask starts and watches the processes and carries the messages; each trial runs in a process beside a Dask worker.
 """
 
 import sys

@@ -23,8 +23,7 @@ class SlotActor:
     def __init__(self, slot: Slot, *given: Any):
         self._process = RelayedProcess(slot, *given)
         weakref.finalize(self, self._process.end)
-        self._early: dict[int, bytes] = {}
-        self._next = 0
+        self._early, self._next = dict[int, bytes](), 0
 
     async def put(self, number: int, message: bytes) -> None:
         """Pass on a message of the coordinator. Calls may overtake each other: `number` is their order."""
@@ -36,12 +35,10 @@ class SlotActor:
     async def take(self, seconds: float) -> tuple[list[bytes], str | None]:
         """`RelayedProcess.take`, awaiting the first message for up to `seconds`."""
         for _ in range(int(seconds / PAUSE)):
-            messages, ending = self._process.take()
-            if messages or ending:
-                return messages, ending
+            if any(taken := self._process.take()):
+                return taken
             await asyncio.sleep(PAUSE)
         return [], None
 
     async def end(self) -> None:
-        """End the process."""
         self._process.end()

@@ -11,9 +11,10 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
-from autotl.clusters import StudySite
+from autotl.clusters import StudySite, refuse_plain
 from autotl.devices import Slot
 from autotl.errors import AutotlError
 from autotl.workers.codec import decode, encode
@@ -40,14 +41,17 @@ def connect(where: str, site: StudySite, client: Client | None) -> "DaskLauncher
     if not local and not re.match(r"(tcp|tls|ws|wss|ucx)://", where):
         example = "Type dask:tcp://HOST:8786, dask:tls://HOST:8786, or dask:local*4 for four workers on this machine."
         raise AutotlError(f"--devices dask:{where}: not the address of a scheduler. {example}")
+    refuse_plain(where)
     for name in ("batched", "client", "core", "nanny", "scheduler", "worker"):
         logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)  # the search says what a loss means
     with ExitStack() as opened:
+        scheduler: Any = where
         try:
-            scheduler: Any = where
             if local:
-                options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.CRITICAL}
-                scheduler = opened.enter_context(closing(LocalCluster(n_workers=int(local[1] or 0) or None, **options)))
+                # in this process: trials have processes of their own, which are forked from one template then
+                options = {"processes": False, "threads_per_worker": 1, "n_workers": int(local[1] or CPU_COUNT)}
+                own = LocalCluster(**options, memory_limit=None, dashboard_address=None, silence_logs=logging.CRITICAL)
+                scheduler = opened.enter_context(closing(own))
             client = opened.enter_context(closing(Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)))
         except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
             remedy = "Start one: dask scheduler; and on each host: dask worker tcp://SCHEDULER:8786"

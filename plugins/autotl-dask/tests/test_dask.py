@@ -32,6 +32,11 @@ def test_contract(check, launcher, slot, monkeypatch):
     check(launcher, slot=slot)
 
 
+def test_a_public_address_without_encryption_is_refused(tmp_path):
+    with pytest.raises(AutotlError, match=r"neither encrypted nor authenticated.* tls://"):
+        connect("tcp://8.8.8.8:8786", StudySite(tmp_path, tmp_path, print), None)
+
+
 def test_what_is_no_scheduler_is_named(tmp_path):
     site = StudySite(tmp_path, tmp_path, print)
     with pytest.raises(AutotlError, match=r"dask:tcp://HOST:8786"):

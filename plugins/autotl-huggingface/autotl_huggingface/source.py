@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autotl.backbones.weights import forbidden_by
 from autotl.errors import AutotlError
+from autotl.folders import expand_home
 
 __all__ = ["Source"]
 
@@ -24,7 +25,7 @@ class Source:
 
     def __init__(self, location: str):
         self.location = location
-        folder = Path(location).expanduser()
+        folder = expand_home(location)
         is_folder = location.startswith((".", "/", "~")) or (location != "" and folder.is_dir())
         self.folder = folder.absolute() if is_folder else None
         self.repository, _, revision = location.partition("@")

@@ -11,6 +11,7 @@ from autotl.backbones.base import Backbone, Block, Preprocessing
 from autotl.backbones.blocks import blocks_from_groups
 from autotl.backbones.weights import cached, fetch, file_digest, read_tensors
 from autotl.errors import AutotlError, nearest
+from autotl.folders import expand_home
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,7 +39,8 @@ class TorchvisionBackbone(Backbone):
         num_features: of the output, where known.
         url: of the weights; looked up in torchvision by default.
         megabytes: size of the download; looked up in torchvision by default.
-        size: side of the images in pixels, so that the backbone can be listed without importing torchvision.
+        size: side of the images in pixels; that of the weights by default. Where it is stated, the backbone is listed
+            without importing torchvision.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class TorchvisionBackbone(Backbone):
         network, at, path = name.removeprefix(PREFIX).partition("@")
         self.model, _, member = network.partition(".")
         self.member = member or DEFAULT_MEMBER
-        self.file = Path(path).expanduser().absolute() if at and path else None
+        self.file = expand_home(path).absolute() if at and path else None
         is_swag = "SWAG" in self.member  # trained on Instagram images first
         self.pretrained_on = "unknown" if self.file else "Instagram, then ImageNet-1k" if is_swag else "ImageNet-1k"
         self.license = "unknown" if self.file else "CC-BY-NC-4.0" if is_swag else "BSD-3-Clause"
@@ -91,7 +93,7 @@ class TorchvisionBackbone(Backbone):
         """That of the weights. With a user's own file, that of the default weights unless a member is named."""
         transforms = self._weights.transforms()
         return Preprocessing(
-            transforms.crop_size[0],
+            self.size or transforms.crop_size[0],
             transforms.crop_size[0] / transforms.resize_size[0],
             transforms.interpolation.value,
             tuple(map(float, transforms.mean)),  # type: ignore[arg-type]  # three floats each
@@ -119,6 +121,9 @@ class TorchvisionBackbone(Backbone):
         if tensors is not None:
             self._fill(module, tensors)
         return module.eval()
+
+    def at_size(self, size: int) -> "TorchvisionBackbone | None":
+        return None if self.model.startswith("vit_") else self._copy_at_size(size)  # one embedding for each position
 
     def blocks(self, module: "nn.Module") -> list[Block]:
         return blocks_from_groups(module, self._family.groups(module))
