@@ -17,7 +17,7 @@ OVERTIME_SECONDS, MAX_LATE_TRIALS = 600.0, 3
 may end otherwise before."""
 MODEL_SECONDS = 5.0
 """To select, save and score the model of eight members, on a machine as fast as `NORMAL_START` says."""
-NORMAL_START, MAX_SLOWNESS = 6.5, 3.0
+NORMAL_START, MAX_SLOWNESS = 5.0, 3.0
 """Seconds in which a worker imports its libraries on two idle cores, and how much slower a machine is taken to be at
 most: a loaded one is late with both."""
 MAX_RESERVE = 0.3
