@@ -150,6 +150,14 @@ def test_where_the_time_is_up_some_test_images_are_predicted_and_the_rest_is_nam
     ]
 
 
+def test_pairs_that_only_features_show_and_the_split_has_torn_are_told(finished, messages, monkeypatch):
+    monkeypatch.setattr("autotl.trial.feature_duplicates.MIN_IMAGES", 10)  # patches of three photographs
+    finalize(finished, Finalize(None, {}, FACTS, refit=False))
+    [line] = [m.text for m in of_type(messages, Log)]
+    assert "images with nearly the same features" in line
+    assert line[:100] in (finished.context.folder / "report.html").read_text()
+
+
 def test_a_report_that_fails_costs_a_line(finished, messages, monkeypatch):
     def fail(*arguments):
         raise RuntimeError("no luck")
