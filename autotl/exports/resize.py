@@ -3,7 +3,8 @@
 Resizing is two matrix products, columns first, with weights that are computed in the graph from the image's height and
 width. The weights are rounded to the fixed point of PyTorch's kernels (Pillow's for Lanczos), and pixels to integers
 after each product, so the pixels are those of `preprocess`: equal up to a downscaling of about 4, and beyond it but for
-one in some ten thousand, which differs by 1.
+one in some ten thousand, which differs by 1. Weights are computed in float64, as the kernels do: in float32, to which
+OpenVINO converts them, one in some hundred thousand is rounded otherwise, and some pixels differ by 1.
 """
 
 import math
@@ -70,8 +71,8 @@ class Resize(nn.Module):
         distance = (2 * place[None] + 1) * resized - (2 * position[:, None] + 1) * side
         weights = FILTERS[self.preprocessing.interpolation](distance.abs(), 2 * torch.maximum(side, resized))
         # outside of the image used there is nothing, outside of the resized one the black border
-        weights = weights * ((place >= 0) & (place < side))[None].float()
-        weights = weights * ((position >= 0) & (position < resized))[:, None].float()
+        weights = weights * ((place >= 0) & (place < side))[None].double()
+        weights = weights * ((position >= 0) & (position < resized))[:, None].double()
         total = weights.sum(1, keepdim=True)
         return weights / torch.where(total == 0, torch.ones_like(total), total)
 
@@ -83,7 +84,7 @@ class Resize(nn.Module):
         else:
             fits = (weights.max() * self.powers + 0.5).floor() < 2**15
             scale = torch.where(fits, self.powers, torch.ones_like(self.powers)).max()
-        return weights.sign() * (weights.abs() * scale + 0.5).floor() / scale
+        return (weights.sign() * (weights.abs() * scale + 0.5).floor() / scale).float()
 
 
 def _to_bytes(values: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ def _lanczos(distance: Tensor, unit: Tensor) -> Tensor:
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Of whole numbers."""
-    return numerator.float() / denominator.float()
+    return numerator.double() / denominator.double()
 
 
 FILTERS = {"bilinear": _bilinear, "bicubic": _bicubic, "lanczos": _lanczos}

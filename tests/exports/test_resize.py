@@ -49,6 +49,15 @@ def test_weights_that_end_in_one_half_are_rounded_as_in_float64():
     assert (pixels != preprocess(image, preprocessing)).mean() < 1e-5
 
 
+@pytest.mark.parametrize("size", [(224, 243), (711, 400)])
+def test_weights_are_computed_in_float64(size):
+    """In float32 some weights would be rounded otherwise, and some pixels of these sizes differ."""
+    preprocessing = prepared_otherwise(224, 0.875, "bicubic")
+    image = np.array(Image.fromarray(data.astronaut()).resize(size))
+    pixels = Resize(preprocessing)(torch.from_numpy(image)[None])[0].numpy()
+    assert np.array_equal(pixels, preprocess(image, preprocessing))
+
+
 def test_the_nearest_pixel_is_refused():
     with pytest.raises(AutotlError, match="Images are resized by 'nearest'"):
         Resize(prepared_otherwise(64, 1.0, "nearest"))
