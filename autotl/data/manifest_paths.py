@@ -12,10 +12,10 @@ from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from autotl.data.dataset import join_names
-from autotl.data.file_listing import FileListing, Parents, has_image_extension
+from autotl.data.file_listing import has_image_extension, is_ignored_name
 from autotl.data.manifest_columns import Row
 from autotl.errors import DataError
-from autotl.folders import expand_home
+from autotl.folders import MARKER, expand_home
 
 __all__ = ["Locator"]
 
@@ -43,13 +43,13 @@ class Locator:
 
         Raises:
             DataError: not a path of this system; or, if confined, it leads out of the manifest's folder; or an image
-                that is looked for below can be one of several.
+                that is looked for below can be one of several. Links are not followed below a confined manifest.
         """
         paths = [self._as_typed(row.line, row.values[column]) for row in rows]
         if any(os.path.lexists(path) for path in paths):
             return paths
         below: dict[str, list[PurePosixPath]] = {}
-        for inner in _below(self.manifest.parent):
+        for inner in _below(self.manifest.parent, follow=not self.confined):
             for name in {inner.name, inner.stem}:
                 below.setdefault(name, []).append(inner)
         found = [self._best(row.line, path, below) for row, path in zip(rows, paths, strict=True)]
@@ -75,8 +75,6 @@ class Locator:
                 f"{place}: there is no {path}, and {path.name} can be {join_names([str(inner) for inner in best])}. "
                 "Write the folder, too."
             )
-        if best and self.confined:
-            self._refuse_outside(place, str(best[0]))
         return best[0] if best else None
 
     def _as_typed(self, line: int, typed: str) -> Path:
@@ -139,19 +137,22 @@ def _common_ending(one: PurePath, other: PurePath) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _below(folder: Path) -> Iterator[PurePosixPath]:
-    """The images in the folders of a folder, relative to it."""
-    listing = FileListing()
-
-    def visit(inner: PurePosixPath, parents: Parents) -> Iterator[PurePosixPath]:
-        images, folders, parents = listing.visit(folder / inner, parents)
-        if inner.parts:
-            yield from (inner / name for name in images)
-        if len(inner.parts) < MAX_DEPTH:
-            for name in folders:
-                yield from visit(inner / name, parents)
-
-    return visit(PurePosixPath(), ())
+def _below(folder: Path, *, follow: bool) -> Iterator[PurePosixPath]:
+    """The images in the folders of a folder, relative to it; those behind links only if asked to `follow` them."""
+    for here, folders, files in os.walk(folder, followlinks=follow):
+        inner = PurePosixPath(Path(here).relative_to(folder))
+        if len(inner.parts) >= MAX_DEPTH or MARKER in files:
+            folders.clear()
+        folders[:] = sorted(name for name in folders if not is_ignored_name(name))
+        if not inner.parts or MARKER in files:
+            continue
+        for name in sorted(files):
+            if (
+                has_image_extension(name)
+                and not is_ignored_name(name)
+                and (follow or not Path(here, name).is_symlink())
+            ):
+                yield inner / name
 
 
 def _names_by_stem(folder: Path) -> dict[str, list[str]]:

@@ -22,6 +22,8 @@ __all__ = ["ManifestSource", "manifest_beside"]
 
 EXTENSIONS = (".csv", ".tsv", ".txt", ".psv")
 SEPARATORS = ",;\t|"
+MAX_TABLES = 10
+"""Files of a folder that are read to find the one with the labels of its images."""
 MISSING_LABELS = ("", "nan", "<na>")
 """Labels, in lower case, that tools write for a missing one."""
 
@@ -72,7 +74,7 @@ class ManifestSource(DatasetSource):
 
 def manifest_beside(folder: Path) -> str:
     """A sentence that names the file in a folder of images that lists their labels; "" if there is none."""
-    for path in sorted(path for path in folder.glob("*.*") if path.suffix.lower() in EXTENSIONS):
+    for path in sorted(path for path in folder.glob("*.*") if path.suffix.lower() in EXTENSIONS)[:MAX_TABLES]:
         with suppress(DataError, OSError), warnings.catch_warnings(action="ignore"):
             images = ManifestSource().images(str(path))
             # a sample submission of a contest has one label for all

@@ -78,8 +78,8 @@ PIECE = re.compile(r"(?:.*[ _-])?(?:part|fold|batch|shard|chunk)[ _-]?\d+", re.I
 _MASKS = r"(?:masks|gt|ground[ _-]?truth|seg(?:mentation)?(?:s|class|object)?|annotations?|trimaps?|thumb(?:nail)?s?)"
 MASKS_FOLDER = re.compile(_MASKS, re.IGNORECASE)
 """Names of folders of masks and thumbnails."""
-MASK = re.compile(rf"[ _.-](?:mask|{_MASKS})(?=\.[^.\n]+$)", re.IGNORECASE | re.MULTILINE)
-"""What the names of masks and thumbnails have after those of their images: `benign (1)_mask.png`."""
+MASK = re.compile(rf"[ _.-](?:mask|{_MASKS})\.[^.\n]+$", re.IGNORECASE | re.MULTILINE)
+"""The end of the name of a mask or a thumbnail, after that of its image: `benign (1)_mask.png`."""
 
 
 # --- the tree of folders
@@ -127,7 +127,7 @@ def _companions(folder: _Folder) -> Iterator[Path]:
     stems = {name.rpartition(".")[0] for name in folder.images} if found else set()
     for start, match in found:
         if names[start : match.start()] in stems:
-            yield folder.path / names[start:].partition("\n")[0]
+            yield folder.path / names[start : match.end()]
     for inner in folder.classes:
         if MASKS_FOLDER.fullmatch(inner.name) and (own := list(inner.all_images())):
             others = [path for other in folder.classes if other is not inner for path in other.all_images()]

@@ -556,13 +556,16 @@ def test_one_image_in_its_place_is_enough_for_none_to_be_looked_for(tmp_path: Pa
     assert [image.path.is_file() for image in images] == [True, False]
 
 
-def test_a_linked_folder_below_leads_no_stranger_out(tmp_path: Path) -> None:
-    pictures(tmp_path, "private/a.jpg")
+def test_links_below_lead_no_stranger_out(tmp_path: Path) -> None:
+    pictures(tmp_path, "private/a.jpg", "data/in/b.jpg")
     folder = tmp_path / "data"
-    folder.mkdir()
     (folder / "linked").symlink_to(tmp_path / "private")
-    with pytest.raises(DataError, match="leaves the manifest's folder"):
-        labels_of(folder, "path,label\na.jpg,x\n", confined=True)
+    (folder / "in" / "c.jpg").symlink_to(tmp_path / "private" / "a.jpg")
+    path = manifest(folder, "path,label\na.jpg,x\nb.jpg,y\nc.jpg,y\n")
+    for confined, found in ((True, ["a.jpg", "in/b.jpg", "c.jpg"]), (False, ["linked/a.jpg", "in/b.jpg", "in/c.jpg"])):
+        with pytest.warns(UserWarning, match="in folders below it"):
+            images = ManifestSource().images(str(path), confined=confined)
+        assert [str(image.path.relative_to(folder)) for image in images] == found
 
 
 @pytest.mark.parametrize(
