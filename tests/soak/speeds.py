@@ -43,7 +43,7 @@ def _run(folder: Path, devices: str) -> dict[str, float]:
         "trials": len(ended),
         "a minute": 60 * (len(ended) - 1) / (ended[-1] - ended[0]).total_seconds(),
         "failed": result["trials"]["failed"],
-        "members": len(result["members"]),
+        "members": len(list((study.folder / "model" / "members").iterdir())),
         "validation": result["validation"]["accuracy"],
         "seconds of the first": first,
         "rows recorded twice": _twice(Path(study.environment["AUTOTL_CACHE"])),
