@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fire import Outcome, by_fire
-from hosts import Cluster, slot_of, wait_for
+from hosts import Cluster, wait_for
 from searching import Output, Study, alive, children
 
 HOSTS, TRIALS_BETWEEN, TRIAL_SECONDS = 2, 2, 4.0
@@ -88,7 +88,7 @@ class Siege:
             ready = self._num_complete() >= enough and all(map(self.cluster.trials, self.cluster.hosts))
             if ready and (host := self._busy_host()):
                 return host
-            time.sleep(0.1)
+            time.sleep(0.05)
         return ""
 
     def _num_complete(self) -> int:
@@ -98,13 +98,10 @@ class Siege:
             return 0
 
     def _busy_host(self) -> str:
-        for trial in self.study.trials():
-            slot = trial.user_attrs.get("device", "?")[:8]
-            if trial.state.name == "RUNNING" and 1 <= len(trial.intermediate_values) <= 5:
-                for name in self.cluster.hosts:
-                    if slot in map(slot_of, self.cluster.trials(name)):
-                        return name
-        return ""
+        """Any host, while all of them are in the middle of a trial: which trial is where, a trial says at its end."""
+        running = [trial for trial in self.study.trials() if trial.state.name == "RUNNING"]
+        is_amid = len(running) == HOSTS and all(1 <= len(trial.intermediate_values) <= 5 for trial in running)
+        return random.choice(self.cluster.hosts) if is_amid else ""
 
     def _strike(self, host: str) -> None:
         if not self.strike.kills:
