@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 
 from autotl.data.decoding import verify
 from autotl.data.digests import digest_file
-from autotl.data.near_duplicates import MAX_COMPARED, connected, near_duplicates
+from autotl.data.near_duplicates import MAX_COMPARED, _spectra, connected, near_duplicates
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -191,3 +191,12 @@ def test_twenty_thousand_are_compared_within_seconds() -> None:
     start = time.monotonic()
     assert near_duplicates(pixels, np.arange(20_000)).tolist() == [[3, 19_999]]
     assert time.monotonic() - start < 30
+
+
+def test_spectra_are_cosine_transforms():
+    from scipy.fft import dctn
+
+    thumbnails = np.random.default_rng(0).integers(0, 256, (5, 256), dtype=np.uint8)
+    expected = dctn(thumbnails.reshape(5, 16, 16).astype(float), axes=(1, 2), norm="ortho").reshape(5, -1)[:, 1:]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(_spectra(thumbnails), expected, atol=1e-6)
