@@ -201,7 +201,7 @@ def test_a_result_of_a_search_on_labelled_images(patches, tiny, tmp_path, monkey
         trials=2,
         backbones=tiny("test_resnet").name,
         strategies="fast_extraction",
-        heads="logistic_regression",
+        heads=["logistic_regression", "ridge"],
         engine="torch",
         devices="cpu",
         cache="cache",

@@ -103,7 +103,7 @@ class Scheduler:
         """Cost of sampled trials by strategy: seconds, or the number of trials where the search is not timed."""
         self.pairs = PairStatistics(greater_is_better=greater_is_better)
         self._durations: dict[str, list[float]] = defaultdict(list)
-        """Seconds of complete trials, by strategy."""
+        """Seconds of complete trials, by strategy, without the extraction of features that later ones reuse."""
         self.advice, self.aligns = Advice(), False
         """What alignment advises, and whether it is still to be measured."""
         self._speeds: dict[tuple[str, str, str], float] = {}
@@ -136,7 +136,8 @@ class Scheduler:
         if self.timed and self.sampling:
             self.spent[strategy] += seconds
         if value is not None:
-            self._durations[strategy].append(seconds)
+            reused = 0.0 if not strategy or self.needs.trains_network(strategy) else extraction_seconds
+            self._durations[strategy].append(seconds - reused)
             self.extracted.append(params)
 
     def next(
@@ -352,11 +353,8 @@ class Scheduler:
         return not new or self._affordable_passes(JOIN.join(new), MAX_ACTIVATION_SHARE * time_budget) > 0
 
     def observe_speed(self, backbone: str, ran: str, device_type: str, images_per_second_per_thread: float) -> None:
-        """Note a worker's speed.
-
-        Args:
-            ran: what ran: "levels" (the whole network), "prefix-N" (up to block N) or "images" (decoding alone).
-        """
+        """Note a worker's speed. What `ran` is "levels" (the whole network), "prefix-N" (up to block N), or "images"
+        (decoding alone)."""
         self._speeds[backbone, ran, device_type] = images_per_second_per_thread
 
     def pass_seconds(self, backbone: str, num_images: int | None = None) -> float:

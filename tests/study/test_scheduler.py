@@ -120,6 +120,16 @@ def test_a_strategy_whose_trials_no_longer_fit_is_left_out(make, portfolio):
     assert {params["strategy"] for params in trials(scheduler, 5, 20.0)} == {"fast_extraction"}
 
 
+def test_a_first_trial_that_has_extracted_the_features_keeps_no_cheap_recipe_out(make):
+    scheduler = make(speed=50.0)
+    first = scheduler.next(40.0, {}, 0)
+    scheduler.finished(first, 22.0, value=0.5, extraction_seconds=20.0)
+    cheap = [dict(params) for params in scheduler.cheap_queue if params["backbone"] == LITE0]
+    cheap = [params for params in cheap if params["strategy"] == "fast_extraction"]
+    assert len(cheap) > 1
+    assert [dict(scheduler.next(15.0, {}, number)) for number in range(1, len(cheap) + 1)] == cheap
+
+
 def test_a_strategy_is_not_started_where_its_first_pass_takes_most_of_the_time(make, registry):
     assert {p["strategy"] for p in trials(make(speed=50.0), 30, 40.0)} == {"fast_extraction"}  # a pass takes 20 s
     assert {p["strategy"] for p in trials(make(speed=50.0), 30, 90.0)} == set(registry.strategies)
