@@ -183,11 +183,18 @@ class Jobs:
         return finalize(self.state, job)
 
 
-def serve(mailbox: Mailbox, begin: Callable[[Context, Mailbox], Jobs] = Jobs, seconds: float = 0.0) -> bool:
+def serve(
+    mailbox: Mailbox,
+    begin: Callable[[Context, Mailbox], Jobs] = Jobs,
+    seconds: float = 0.0,
+    imports: threading.Thread | None = None,
+) -> bool:
     """Do jobs until Stop. An exception is sent to the coordinator as PluginIsBroken, DiskIsFull or Crashed, and raised.
 
     Args:
         seconds: in which the worker has imported its libraries.
+        imports: imports others beside the first job. Only recording may run beside it: SciPy and scikit-learn ask which
+            array libraries are imported, and fail where one is imported by half.
 
     Returns:
         False after an accelerator error: the process must exit immediately.
@@ -197,6 +204,8 @@ def serve(mailbox: Mailbox, begin: Callable[[Context, Mailbox], Jobs] = Jobs, se
     try:
         while True:
             message = mailbox.receive()
+            if imports and not isinstance(message, Setup | Record | Stop):
+                imports.join()
             match message:
                 case Setup(context):
                     folder = context.folder
@@ -269,9 +278,10 @@ def main(address: str, imported_in: float = 0.0) -> None:
         import_modules(module for module in EARLY_IMPORTS if module not in late)
     probing.join()
     seconds = imported_in or time.monotonic() - began
-    threading.Thread(target=import_modules, args=(late,), daemon=True, name="imports").start()
+    imports = threading.Thread(target=import_modules, args=(late,), daemon=True, name="imports")
+    imports.start()
     site = Site(**identity["site"]) if identity.get("site") else None
-    if not serve(mailbox, partial(Jobs, site=site), seconds):
+    if not serve(mailbox, partial(Jobs, site=site), seconds, imports):
         os._exit(1)  # exit immediately: after a CUDA error a normal interpreter shutdown can hang in the driver
 
 

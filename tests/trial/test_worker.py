@@ -90,16 +90,17 @@ class Scene:
 
 @pytest.fixture
 def serving(make_context, tmp_path):
-    """`serving(on_trial, begin=None)`: a worker that waits for Setup, and that Setup."""
+    """`serving(on_trial, begin=None, imports=None)`: a worker that waits for Setup, and that Setup."""
 
-    def make(on_trial=lambda mailbox, time_budget: True, begin=None):
+    def make(on_trial=lambda mailbox, time_budget: True, begin=None, imports=None):
         coordinator, connection = Pipe()
         disconnected, ended = threading.Event(), []
         mailbox = Mailbox(connection, disconnected.set)
 
         def run():
             try:
-                ended.append(serve(mailbox, begin or (lambda context, mailbox: FakeJobs(mailbox, on_trial))))
+                begins = begin or (lambda context, mailbox: FakeJobs(mailbox, on_trial))
+                ended.append(serve(mailbox, begins, imports=imports))
             except BaseException as error:
                 ended.append(error)
 
@@ -117,6 +118,21 @@ def test_setup_is_answered_by_ready_and_stop_ends_the_worker(serving):
     assert scene.mailbox.deadline.remaining() == pytest.approx(60, abs=WAIT)
     scene.send(Stop())
     assert scene.end() is True
+
+
+def test_a_recording_runs_beside_imports_and_a_trial_waits_for_them(serving):
+    imported, order = threading.Event(), []
+    imports = threading.Thread(target=lambda: (imported.wait(WAIT), order.append("imported")), daemon=True)
+    imports.start()
+    scene, setup = serving(lambda mailbox, time_budget: order.append("trial") or True, imports=imports)
+    scene.send(setup, Record(Recording("resnet18")), RunTrial(1, None))
+    assert scene.receive() == Ready()
+    assert isinstance(scene.receive(), Recorded)
+    assert order == []
+    imported.set()
+    scene.send(Stop())
+    assert scene.end() is True
+    assert order == ["imported", "trial"]
 
 
 def test_a_worker_may_be_stopped_before_setup(serving):
@@ -281,7 +297,7 @@ def coordinator(monkeypatch):
     monkeypatch.setenv("AUTOTL_WORKER", json.dumps({"token": "t", "slot": slot}))
     monkeypatch.setattr(module, "Client", lambda address, authkey: connection if authkey == b"key" else None)
     monkeypatch.setattr(module, "_kill_process_group", lambda: None)
-    monkeypatch.setattr(module, "serve", lambda mailbox, begin, seconds: True)
+    monkeypatch.setattr(module, "serve", lambda mailbox, begin, seconds, imports: True)
     monkeypatch.setattr(module, "ask_device", lambda mailbox, device: None)
     before = signal.getsignal(signal.SIGINT)
     yield coordinator
@@ -339,7 +355,7 @@ def test_a_device_is_probed_while_libraries_are_imported_and_before_the_first_jo
 
     monkeypatch.setattr(module, "import_modules", import_modules)
     monkeypatch.setattr(module, "ask_device", ask_device)
-    monkeypatch.setattr(module, "serve", lambda mailbox, begin, seconds: done.append("served") or True)
+    monkeypatch.setattr(module, "serve", lambda mailbox, begin, seconds, imports: done.append("served") or True)
     main("/tmp/somewhere")
     assert done == ["probed cuda:0", "served"]
 
@@ -352,7 +368,7 @@ def test_ctrl_c_is_left_to_the_coordinator(coordinator):
 @pytest.mark.parametrize(("reliable", "exits"), [(True, []), (False, [1])])
 def test_after_a_device_error_the_process_exits_immediately(coordinator, monkeypatch, reliable, exits):
     codes = []
-    monkeypatch.setattr(module, "serve", lambda mailbox, begin, seconds: reliable)
+    monkeypatch.setattr(module, "serve", lambda mailbox, begin, seconds, imports: reliable)
     monkeypatch.setattr(module.os, "_exit", codes.append)
     main("/tmp/somewhere")
     assert codes == exits
