@@ -15,6 +15,7 @@ from autotl.coordinator.watchdog import Watchdog
 from autotl.devices import Slot
 from autotl.errors import AutotlError
 from autotl.registry import Registry
+from autotl.study.kept_database import kept_database
 from autotl.ui.progress import Progress
 from autotl.workers.launcher import Launcher
 from autotl.workers.local import LocalLauncher
@@ -99,7 +100,6 @@ def open_launcher(
 
 def study_service(folder: Path, images: Sequence[Path]) -> "StudyService":
     """What answers the workers of a cluster, for the study in `folder`."""
-    from autotl.study.kept_database import kept_database
     from autotl.study.storage import Journal
     from autotl.workers.service import StudyService
 

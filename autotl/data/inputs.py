@@ -193,11 +193,20 @@ def _check_present(given: Any) -> tuple[int, ...]:
     empty = [i for i, label in enumerate(values) if isinstance(label, str) and not label.strip()]
     _refuse(empty, "empty", "(text without a character)", raw.shape)
     for i, label in enumerate(values):
-        if isinstance(label, str) and is_surrogate(label):
-            raise InputError(f"y[{i // math.prod(raw.shape[1:])}] is {label!r}, {NO_TEXT}")
-        if isinstance(label, str) and "\0" in label:  # NumPy drops one at the end, and takes two labels for one
-            raise InputError(f"y[{i // math.prod(raw.shape[1:])}] is {label!r}, with a NUL character: remove it.")
+        _check_text(label, "y[{}]", i // math.prod(raw.shape[1:]))
     return raw.shape
+
+
+def _check_text(value: Any, name: str, number: int) -> None:
+    """Raises InputError for text that can't be written as UTF-8 or has a NUL character: NumPy drops one at the end, and
+    takes two labels for one. The `name` of the value has the place of its `number`, and is put together for an error
+    alone: there may be a million values."""
+    if not isinstance(value, str):
+        return
+    if is_surrogate(value):
+        raise InputError(f"{name.format(number)} is {value!r}, {NO_TEXT}")
+    if "\0" in value:
+        raise InputError(f"{name.format(number)} is {value!r}, with a NUL character: remove it.")
 
 
 def is_surrogate(text: str) -> bool:
@@ -244,11 +253,8 @@ def as_labelled_images(given: Any) -> list[LabelledImage]:
             is_label = not is_missing(image.label) and str(image.label).strip()
             how = "give text: str(label)" if is_label else "remove this image"
             raise InputError(f"{name}.label is {image.label!r}, not the name of a class: {how}.")
-        for key, text in (("label", image.label), ("group", image.group)):
-            if isinstance(text, str) and is_surrogate(text):
-                raise InputError(f"{name}.{key} is {text!r}, {NO_TEXT}")
-            if isinstance(text, str) and "\0" in text:
-                raise InputError(f"{name}.{key} is {text!r}, with a NUL character: remove it.")
+        _check_text(image.label, "data[{}].label", number)
+        _check_text(image.group, "data[{}].group", number)
         if image.subset not in get_args(Subset):
             known = ", ".join(map(repr, get_args(Subset)))
             raise InputError(f"{name}.subset is {image.subset!r}: give one of {known}.")
