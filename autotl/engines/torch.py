@@ -122,8 +122,14 @@ class TorchCompileEngine(TorchEngine):
         compiled = torch.compile(module, dynamic=True)  # compiled once for batches of any length
 
         def run(images: "Tensor") -> "Tensor":
+            n = len(images)
+            # PyTorch would compile a network once more for a batch of one image, and for what inference mode hasn't made
+            if n == 1:
+                images = images.repeat(2, 1, 1, 1)
+            elif not images.is_inference():
+                images = images.clone()
             try:
-                return compiled(images)
+                return compiled(images)[:n]
             except torch._dynamo.exc.TorchDynamoException as error:
                 cause = " ".join(str(error).split())[:300]
                 raise AutotlError(
