@@ -123,7 +123,7 @@ class TorchCompileEngine(TorchEngine):
 
         def run(images: "Tensor") -> "Tensor":
             n = len(images)
-            # PyTorch would compile a network once more for a batch of one image, and for what inference mode hasn't made
+            # PyTorch would compile a network again for one image, and for tensors that inference mode has not made
             if n == 1:
                 images = images.repeat(2, 1, 1, 1)
             elif not images.is_inference():
