@@ -1,6 +1,7 @@
 """Real images for every test: solar cells from the elpv-dataset package, and a cache that the whole run shares."""
 
 import csv
+import gc
 import os
 import shutil
 import sys
@@ -14,6 +15,11 @@ import pytest
 
 # trials beside tests share two cores: more threads than that only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish():
+    """A trial collects garbage at its end, as in a worker, where the objects of the libraries are left out too."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

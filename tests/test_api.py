@@ -381,6 +381,7 @@ def test_evaluate_without_test_images_is_an_error(model, class_folders):
         evaluate(model, class_folders, subset="test", device="cpu")
 
 
+@pytest.mark.slow
 def test_a_loaded_model_pickles_and_copies(model, class_folders, tmp_path):
     loaded = autotl.load(model, device="cpu")
     paths = sorted(class_folders.rglob("*.png"))

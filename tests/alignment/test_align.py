@@ -48,6 +48,7 @@ def test_a_card_has_every_depth_and_what_the_own_head_answers(align):
     assert all(0 < invariance.error < 0.5 for invariance in card.invariances)
 
 
+@pytest.mark.slow
 def test_nothing_is_extracted_twice(align, extractor):
     first = align(["test_resnet"], limit=20, with_norms=False)
     assert first.share_of_pass == pytest.approx(20 / 36)

@@ -28,6 +28,7 @@ def test_an_entry_states_what_timm_has(entry: CuratedBackbone) -> None:
     assert f"about {entry.megabytes} MB" in TimmBackbone(model)._describe_download()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", CURATED, ids=lambda entry: entry.name)
 def test_an_entry_states_the_size_of_its_network_and_the_cost_of_an_image(entry: CuratedBackbone) -> None:
     backbone = TimmBackbone(entry.name)

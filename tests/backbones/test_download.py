@@ -71,6 +71,7 @@ def test_a_download_reports_how_much_is_here(hub: LocalHub) -> None:
     assert [done for done, _ in reports] == sorted(done for done, _ in reports)
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_cut_is_continued(hub: LocalHub) -> None:
     hub.entries[REPOSITORY, "model.safetensors"].cuts = [100_000, 250_000]
     assert fetch(REPOSITORY).read_bytes() == WEIGHTS
@@ -95,6 +96,7 @@ def test_a_download_that_was_killed_is_continued_by_the_next_process(hub: LocalH
     assert not partials(hub)
 
 
+@pytest.mark.slow
 def test_two_processes_download_a_file_once(hub: LocalHub) -> None:
     hub.entries[REPOSITORY, "model.safetensors"].bytes_per_second = 400_000
     script = f"from autotl.backbones.weights import fetch; fetch({REPOSITORY!r})"

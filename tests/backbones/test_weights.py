@@ -117,6 +117,7 @@ def test_workers_that_join_with_offline_inherit_it_and_downloads_are_allowed_aga
 # caches and folders
 
 
+@pytest.mark.slow
 def test_the_folder_of_torchs_cache_is_found_without_importing_torch(tmp_path: Path) -> None:
     script = (
         "import os, sys\nfrom autotl.backbones import weights\n"

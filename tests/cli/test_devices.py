@@ -58,6 +58,7 @@ def test_a_program_reads_them_as_json(run: Callable[..., Result]) -> None:
 SLOT = Slot("cpu:0", "cpu", "cpu", 1)
 
 
+@pytest.mark.slow
 def test_a_device_is_asked_by_a_process_of_its_own() -> None:
     assert probe.probe_apart([SLOT]) == {"cpu:0": probe.probe("cpu")}
 

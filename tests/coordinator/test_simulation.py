@@ -145,6 +145,7 @@ def test_without_networks_to_train_an_accelerator_takes_the_dense_heads(mixed):
     assert busy_share(outcome, "cuda:0") > 0.85
 
 
+@pytest.mark.slow
 def test_dense_heads_of_many_samples_are_left_to_the_accelerator(mixed, monkeypatch):
     monkeypatch.setattr(needs, "MAX_CPU_DENSE_SAMPLES", 1000)
     outcome = mixed(heads=("logistic_regression", "linear"))

@@ -217,6 +217,7 @@ def test_warnings_of_a_source_reach_the_user(tmp_path: Path) -> None:
 # --- pickling
 
 
+@pytest.mark.slow
 def test_a_large_dataset_pickles_cheaply() -> None:
     n = 100_000
     dataset = ImageDataset(

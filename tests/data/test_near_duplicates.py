@@ -52,6 +52,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", COPIES)
 def test_only_copies_are_found(change: str, photographs: list[Path], tmp_path: Path) -> None:
     copied = [7, 18, 31, 42, 55]
@@ -78,6 +79,7 @@ def solar_cells() -> np.ndarray:
         return np.stack(list(pool.map(lambda path: np.frombuffer(verify(path), np.uint8), paths)))
 
 
+@pytest.mark.slow
 def test_a_cell_that_was_photographed_twice_is_found_among_cells_in_one_pose(solar_cells: np.ndarray) -> None:
     """elpv's cells 1741 to 1758 come again as 2283 to 2301, out of focus. Intact cells without structure, in the same
     pose and of the same type, are no near-duplicates, although the correlation of their thumbnails is 0.97."""
@@ -185,6 +187,7 @@ def test_too_few_and_too_many_are_not_compared(n: int) -> None:
     assert near_duplicates(pixels, np.arange(n)).shape == (0, 2)
 
 
+@pytest.mark.slow
 def test_twenty_thousand_are_compared_within_seconds() -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (20_000, 256), dtype=np.uint8)
     pixels[19_999] = pixels[3]

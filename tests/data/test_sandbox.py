@@ -51,6 +51,7 @@ def tiff(tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("faulty")
 @pytest.mark.parametrize(
     ("name", "reason", "transient"),
@@ -217,6 +218,7 @@ def test_many_files_are_verified_as_one_by_one(tmp_path: Path, tiff: Callable[[s
     assert str(answers[3][1]) == "there is no such file"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("faulty")
 @pytest.mark.parametrize("name", ["segfault.tif", "exits.tif", "hangs.tif"])
 def test_many_files_end_before_one_that_crashes_or_hangs_its_decoder(name: str, tiff: Callable[[str], Path]) -> None:

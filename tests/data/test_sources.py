@@ -644,6 +644,7 @@ def test_studies_among_the_images_are_no_class(tmp_path: Path) -> None:
         assert {image.label for image in FolderSource().images(str(tmp_path))} == {"ants", "bees"}
 
 
+@pytest.mark.slow
 def test_folders_without_end_are_left_out_with_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures(tmp_path, "ants/a.jpg", "bees/b.jpg")
     monkeypatch.chdir(tmp_path / "ants")

@@ -149,6 +149,7 @@ def test_every_class_of_a_small_dataset_is_in_every_part() -> None:
 # --- near-duplicates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.1, 0.45, 1.0])
 def test_near_duplicates_stay_together_and_sizes_and_classes_in_proportion(share: float) -> None:
     copied = np.arange(round(200 * share))
@@ -172,6 +173,7 @@ def test_near_duplicates_of_different_sizes_stay_together() -> None:
     assert 0.17 < len(split.test) / len(lookalikes) < 0.23
 
 
+@pytest.mark.slow
 def test_chains_of_groups_digests_and_looks_stay_together() -> None:
     labels = [0, 1] * 30
     lookalikes = list(range(60))
@@ -284,6 +286,7 @@ def any_dataset(draw: st.DrawFn) -> ImageDataset:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=any_dataset(), seed=st.integers(0, 2**33), test=st.sampled_from(["auto", "none"]))
 def test_a_split_is_complete_and_without_leakage(data: ImageDataset, seed: int, test: str) -> None:
@@ -312,6 +315,7 @@ def test_a_split_is_complete_and_without_leakage(data: ImageDataset, seed: int, 
         assert all(len(subsets) == 1 for subsets in subsets_of.values())
 
 
+@pytest.mark.slow
 def test_a_large_dataset_splits_quickly() -> None:
     labels = np.arange(100_000) % 7
     start = time.process_time()

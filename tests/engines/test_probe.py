@@ -194,6 +194,7 @@ def test_intels_gpus_need_a_torch_of_their_own(monkeypatch):
     assert "built without Intel GPUs. Type: pip install" in probe("xpu:0").reason
 
 
+@pytest.mark.slow
 def test_an_answer_is_printed_as_json():
     command = [sys.executable, "-m", "autotl.engines.probe", "cpu"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout

@@ -29,6 +29,7 @@ def compiled(module: nn.Module):
     return engine.compile(module, 64, "cpu", 1, engine.precision("cpu"))
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_compiled_network_matches_pytorch_and_is_compiled_once_for_all_batches(network, monkeypatch) -> None:
     monkeypatch.setattr(
@@ -43,6 +44,7 @@ def test_a_compiled_network_matches_pytorch_and_is_compiled_once_for_all_batches
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # compiled, not just run
 
 
+@pytest.mark.slow
 def test_a_failed_compilation_is_an_error_that_names_another_engine(network: nn.Module, monkeypatch) -> None:
     from torch._inductor import compile_fx
 

@@ -131,6 +131,7 @@ class Coarse(Exporter):
         return ""
 
 
+@pytest.mark.slow
 def test_fewer_bits_that_change_too_many_answers_are_refused_unless_asked_for(model_of, images, tmp_path):
     model, target = model_of(FROZEN), tmp_path / "exports" / "coarse"
     with pytest.raises(AutotlError, match=r"coarse in int8 isn't kept: of \d+ images .* --max-changed \d+%"):
@@ -156,6 +157,7 @@ def test_images_that_trained_the_model_calibrate_and_others_measure(model_of, im
     assert len(alone.calibration) + len(alone.measured) == len(trained)
 
 
+@pytest.mark.slow
 def test_timm_reads_a_fine_tuned_network_with_its_linear_head(model_of, images, tmp_path):
     model = model_of(TUNED)
     exported = export_model(model, TimmExporter(), tmp_path / "out", labelled(images), "patches")
@@ -196,6 +198,7 @@ def test_an_export_that_disagrees_is_not_left(model_of, images, tmp_path):
     assert not list(tmp_path.rglob("*broken*"))
 
 
+@pytest.mark.slow
 def test_random_views_are_exported_only_without_them(model_of, images, tmp_path):
     model = model_of(("test_resnet", "extract_augment", "linear", {"policy": "crop", "views": 1, "tta": True}))
     with pytest.raises(AutotlError, match=r"averages over 2 views .*--no-tta"):
@@ -209,6 +212,7 @@ def test_a_folder_that_is_no_export_is_not_replaced(model_of, images, tmp_path):
         export_model(model_of(FROZEN), Broken(), tmp_path, labelled(images), "patches")
 
 
+@pytest.mark.slow
 def test_a_model_without_its_study_asks_for_images(model_of, tmp_path):
     folder = model_of(FROZEN).save(tmp_path / "model")
     with pytest.raises(AutotlError, match="--check FOLDER"):

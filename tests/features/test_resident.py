@@ -27,6 +27,7 @@ def on_accelerator(monkeypatch: pytest.MonkeyPatch):
     return move
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", [ORIGINAL, View("dihedral", 2), View("crop", 0)])
 def test_an_accelerators_features_are_those_of_a_cpu(extractor, on_accelerator, tiny, view: View) -> None:
     expected = extractor.of(tiny("test_resnet")).levels("train", "stages+max", view)
@@ -34,6 +35,7 @@ def test_an_accelerators_features_are_those_of_a_cpu(extractor, on_accelerator, 
     assert np.allclose(other.of(tiny("test_resnet")).levels("train", "stages+max", view), expected, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [0, 2])
 @pytest.mark.parametrize("view", [ORIGINAL, View("flip", 0)])
 def test_resident_samples_are_those_on_disk(extractor, on_accelerator, tiny, block: int, view: View) -> None:

@@ -22,6 +22,7 @@ def test_ten_new_images_among_two_thousand_are_extracted_in_one_batch(tmp_path):
     assert [sorted(call) for call in compute.calls] == [sorted(digests_of(10, 2000))]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_extract_nothing_twice(tmp_path):
     code = """
 def compute(digests):

@@ -41,6 +41,7 @@ def test_registering_imports_neither_torch_nor_sklearn():
     assert out.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @head_checks
 @pytest.mark.parametrize("head", HEADS, ids=[head.name for head in HEADS])
 def test_a_built_in_head_satisfies_the_contract(head, check):

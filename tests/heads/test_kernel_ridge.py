@@ -187,6 +187,7 @@ def peak_of(fit) -> int:
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_memory_of_an_exact_fit_is_bounded(kernel):
     n, num_features = 1500, 1600
@@ -194,6 +195,7 @@ def test_the_memory_of_an_exact_fit_is_bounded(kernel):
     assert peak_of(lambda: KernelRidgeClassifier(kernel).fit(x, y)) < 20 * n**2 + 3 * x.nbytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_memory_of_a_fit_with_landmarks_grows_with_the_samples_alone(kernel, monkeypatch):
     monkeypatch.setattr(kernel_ridge, "MAX_EXACT", 1000)
@@ -234,6 +236,7 @@ def test_an_unknown_kernel_is_refused_with_those_there_are():
         KernelRidgeClassifier("cubic").fit(*blobs(2, 20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.filterwarnings("ignore")  # the checks provoke them
 def test_kernel_ridge_follows_scikit_learns_conventions(kernel):

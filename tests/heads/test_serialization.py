@@ -24,6 +24,7 @@ def load(spec, folder):
     return load_head(spec, spec.defaults(), 48, 2, folder)
 
 
+@pytest.mark.slow
 def test_untrusted_types_are_refused_by_name(tmp_path):
     features, labels = separable_problem(2, 30)
     save_head(trained(RBFSVM(), RBFSVM().defaults(), features, labels, 2), tmp_path)

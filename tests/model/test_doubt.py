@@ -152,6 +152,7 @@ def test_a_share_of_one_percent_is_written_as_a_fraction(doubting, validation):
         doubting.decide(validation[0], abstain_at=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -184,6 +184,7 @@ def test_a_stream_reads_few_paths_ahead(frozen, validation):
 # several members
 
 
+@pytest.mark.slow
 def test_members_are_averaged_by_weight(tiny, fitted, make, validation, tmp_path, torch_only):
     backbone = tiny("test_resnet")
     members = [

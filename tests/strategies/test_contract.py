@@ -12,6 +12,7 @@ from autotl.testing import strategies as checks
 from autotl.testing import strategy_checks
 
 
+@pytest.mark.slow
 @strategy_checks
 @pytest.mark.parametrize("strategy", [FastExtraction(), ExtractAugment(), FineTuning()], ids=lambda s: s.name)
 def test_a_built_in_strategy_keeps_the_contract(strategy, check):

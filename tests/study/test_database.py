@@ -44,6 +44,7 @@ def kept(server, tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_a_study_in_a_database_is_opened_by_its_folder(kept):
     study = open_study(kept, kept.name, "maximize", 0)
     trial = study.ask()

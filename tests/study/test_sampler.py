@@ -39,6 +39,7 @@ def params_of(study: optuna.Study) -> list[dict]:
     return [trial.params for trial in study.trials]
 
 
+@pytest.mark.slow
 def test_it_scores_better_than_random_search():
     scores = [run(ConditionalTPESampler(seed)).best_value for seed in range(5)]
     random_scores = [run(RandomSampler(seed)).best_value for seed in range(5)]
@@ -191,6 +192,7 @@ def test_draws_keep_away_from_running_trials(suggested):
     assert distance(next_draws(study, 20)) > 1.3 * before
 
 
+@pytest.mark.slow
 def test_draws_keep_away_from_the_running_trials_of_another_process(tmp_path):
     study = finished_study(open_study(tmp_path, "cells", "maximize", 0))
     before = distance(next_draws(study, 20))

@@ -33,6 +33,7 @@ def values_of(folder):
     return [trial.value for trial in trials]
 
 
+@pytest.mark.slow
 def test_a_journal_that_is_torn_at_any_byte_of_its_last_two_lines_can_be_continued(tmp_path):
     new_study(tmp_path)
     journal = tmp_path / "journal.log"

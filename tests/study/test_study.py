@@ -27,6 +27,7 @@ def test_the_same_name_opens_the_same_study(tmp_path):
     assert len(open_cells(tmp_path, seed=1).trials) == 1
 
 
+@pytest.mark.slow
 def test_many_processes_open_a_new_study_at_once(tmp_path):
     code = (
         "import sys; from pathlib import Path; from autotl.study.study import open_study; "

@@ -1,5 +1,7 @@
 """Each check of a plugin finds its violation."""
 
+import pytest
+
 HEAVY = "import sklearn.base, autotl\n@autotl.hookimpl\ndef autotl_register_heads(register):\n    pass\n"
 
 
@@ -7,6 +9,7 @@ def test_a_plugin_that_is_not_installed(violation):
     assert "no package has it; installed plugins are: " in violation("plugin", "is_installed_once", "not_there")
 
 
+@pytest.mark.slow
 def test_a_plugin_that_imports_heavy_packages(install_plugin, violations):
     install_plugin("heavy_plugin", HEAVY)
     assert violations("plugin", "heavy_plugin") == {

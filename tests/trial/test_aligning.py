@@ -31,6 +31,7 @@ def state(patches, extractor, tiny, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_order_is_sent_and_the_file_is_written(state, tmp_path):
     assert align(state, Align(("test_resnet",), 24, 600.0))
     (message,) = state.sent
