@@ -94,7 +94,8 @@ def _doubts(model: ExportedModel, loss: Loss | None) -> list[str]:
         'doubt = json.loads((here / "doubt.json").read_text())',
         'least = doubt["abstain_at"]["5%"]',
         'answer = "unsure" if least is None or probabilities.max() < least else labels[probabilities.argmax()]',
-        'classes = [label for label, p in zip(labels, probabilities) if p >= doubt["coverage"]["90%"]]',
+        'least = min(doubt["coverage"]["90%"], probabilities.max())',
+        "classes = [label for label, p in zip(labels, probabilities) if p >= least]",
     ]
     if "unknown_at" in model.thresholds:
         lines += ['answer = "unknown" if likeness[0] < doubt["unknown_at"]["2%"] else answer']
