@@ -13,6 +13,7 @@ from autotl.data.inputs import IN_MEMORY, as_labelled_images
 from autotl.errors import AutotlError
 from autotl.escaping import require_utf8
 from autotl.events import Callback
+from autotl.folders import expand_home
 from autotl.search_result import SearchResult
 
 if TYPE_CHECKING:
@@ -321,7 +322,9 @@ def evaluate(
         notes.append(f"The metric of the search, {asked!r}, is of a plugin that isn't installed.")
     scores = all_scores(labels, probabilities, metric)
     if csv is not None:
-        write_predictions(Path(csv), [p for p in paths if p not in skipped], labels, probabilities, loaded.classes)
+        write_predictions(
+            expand_home(Path(csv)), [p for p in paths if p not in skipped], labels, probabilities, loaded.classes
+        )
     return {
         "subset": used,
         "scores": scores,

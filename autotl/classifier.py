@@ -24,6 +24,7 @@ from autotl.data.digests import digest_bytes
 from autotl.data.inputs import IN_MEMORY, as_images, as_labels
 from autotl.errors import AutotlError, DataError, InputError
 from autotl.events import Callback
+from autotl.folders import expand_home
 from autotl.model.device import resolve_device
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def _study_folder(output: str | os.PathLike[str] | None, name: str, scratch: Pat
     if output is None:
         yield scratch / name
         return
-    output = Path(output).absolute()
+    output = expand_home(Path(output)).absolute()
     try:
         folder = _new_folder(output, name)
     except OSError as error:

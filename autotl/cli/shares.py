@@ -4,6 +4,9 @@ from autotl.errors import AutotlError
 
 __all__ = ["share"]
 
+EXAMPLES = {"coverage": "90%"}
+"""What an error tells to type, by the flag; 5% for the others."""
+
 
 def share(name: str, text: str) -> float:
     """A share such as "1%" or "0.01"."""
@@ -13,5 +16,7 @@ def share(name: str, text: str) -> float:
         value = 0.0
     if not 0 < value < 1:
         flag = "--" + name.replace("_", "-")
-        raise AutotlError(f"{flag} {text} is not a share between 0 % and 100 %: write {flag} 5%")
+        raise AutotlError(
+            f"{flag} {text} is not a share between 0 % and 100 %: write {flag} {EXAMPLES.get(name, '5%')}"
+        )
     return value

@@ -2,7 +2,14 @@
 
 from autotl.config.advice import how_to_test
 from autotl.config.limits import Limits, format_cost, parse_count
-from autotl.config.study_config import StudyConfig, default_cache, parse_bytes, parse_seconds, without_password
+from autotl.config.study_config import (
+    StudyConfig,
+    claimed_cache,
+    default_cache,
+    parse_bytes,
+    parse_seconds,
+    without_password,
+)
 from autotl.config.study_file import (
     check_registered,
     find_model,
@@ -16,6 +23,7 @@ __all__ = [
     "Limits",
     "StudyConfig",
     "check_registered",
+    "claimed_cache",
     "default_cache",
     "find_model",
     "find_studies",

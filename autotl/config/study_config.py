@@ -22,9 +22,9 @@ from pydantic import (
 
 from autotl.config.limits import Limits, parse_count, parse_milliseconds
 from autotl.errors import AutotlError
-from autotl.folders import expand_home
+from autotl.folders import claim_cache, expand_home
 
-__all__ = ["StudyConfig", "default_cache", "parse_bytes", "parse_seconds", "without_password"]
+__all__ = ["StudyConfig", "claimed_cache", "default_cache", "parse_bytes", "parse_seconds", "without_password"]
 
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 SUBSET_FOLDERS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
@@ -82,6 +82,14 @@ def default_cache() -> Path:
             raise AutotlError("This user has no home folder for a cache. Name a folder in AUTOTL_CACHE.")
         caches = str(home / ".cache")
     return Path(caches) / "autotl"
+
+
+def claimed_cache() -> Path:
+    """The default cache, marked as one, before something else than features is first kept there: a folder without the
+    mark is refused later. Raises AutotlError as `default_cache` and `claim_cache`."""
+    folder = default_cache()
+    claim_cache(folder)
+    return folder
 
 
 def _name_of(values: Mapping[str, Any]) -> str:

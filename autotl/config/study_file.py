@@ -221,7 +221,8 @@ def find_model(where: str | Path, output: str | Path = "studies") -> Path:
     Raises:
         AutotlError: no model there, with the nearest name.
     """
-    for folder in (Path(where) / "model", Path(where), Path(output) / where / "model"):
+    typed = expand_home(where)
+    for folder in (typed / "model", typed, Path(output) / where / "model"):
         if (folder / "model.json").is_file():
             return folder
     known = [name for name in _studies(output) if (Path(output) / name / "model" / "model.json").is_file()]

@@ -8,25 +8,26 @@ import re
 import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from autotl.atomic_io import read_json, write_json
-from autotl.config import default_cache
+from autotl.config import claimed_cache
 from autotl.data.dataset import DatasetSource, LabelledImage, Subset, join_names
 from autotl.data.manifest_columns import NAMES
 from autotl.data.members import member_path
 from autotl.data.subset_names import subset_of
-from autotl.errors import DataError
+from autotl.errors import AutotlError, DataError
 from autotl.folders import expand_home
 
 __all__ = ["ParquetSource", "TarSource"]
 
 LABEL_FILES = (".cls", ".txt", ".json")
 """What a sample of a tar archive keeps its label in, the preferred first."""
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 
 
 def _files(location: str, suffix: str) -> list[Path]:
@@ -50,8 +51,8 @@ def _subset_of_file(file: Path, files: Sequence[Path]) -> Subset:
 class ParquetSource(DatasetSource):
     """A Parquet file, or a folder of them, with a column of images (bytes, or a struct with `bytes`) and one of labels.
 
-    Subsets come from the files' names (`train-00000-of-00002.parquet`), class names from the metadata that `datasets`
-    writes.
+    Subsets come from the files' names (`train-00000-of-00002.parquet`) or a column such as `split`, class names from
+    the metadata that `datasets` writes.
     """
 
     name = "parquet"
@@ -79,25 +80,54 @@ class ParquetSource(DatasetSource):
 
 def _rows_of(file: Path, opened: Any, subset: Subset) -> Iterator[LabelledImage]:
     schema = opened.schema_arrow
-    image, label, group = _find_columns(file, schema)
+    image, label, group, split = _find_columns(file, schema)
     names = _class_names(schema, label)
     has_path = _is_struct(schema.field(image).type) and any(f.name == "path" for f in schema.field(image).type)
-    columns = [label, *([group] if group else []), *([f"{image}.path"] if has_path else [])]
+    columns = [label, *filter(None, (group, split)), *([f"{image}.path"] if has_path else [])]
     place, unlabelled = schema.names.index(image), 0
+    subset_named = None if split is None or subset else _subsets_by_value(file, opened, split)
     for number in range(opened.num_row_groups):
         table = opened.read_row_group(number, columns=columns)
         labels = table.column(label).to_pylist()
         groups = table.column(group).to_pylist() if group else [""] * len(labels)
-        paths = [p["path"] for p in table.column(image).to_pylist()] if has_path else [None] * len(labels)
-        for row, (value, of_group, path) in enumerate(zip(labels, groups, paths, strict=True)):
-            if value is None or value == -1:  # -1: the test images of a competition
+        splits = table.column(split).to_pylist() if split and subset_named else [""] * len(labels)
+        paths = [p and p["path"] for p in table.column(image).to_pylist()] if has_path else [None] * len(labels)
+        for row, (value, of_group, of_split, path) in enumerate(zip(labels, groups, splits, paths, strict=True)):
+            name = _class_of(value, names)
+            if not name:
                 unlabelled += 1
                 continue
-            name = names[value] if names and isinstance(value, int) and 0 <= value < len(names) else str(value)
             where = member_path(file, f"{place}.{number}.{row}", path or f"row-{row}")
-            yield LabelledImage(where, name, subset, "" if of_group is None else str(of_group))
+            of_row = subset_named[of_split] if subset_named else subset
+            yield LabelledImage(where, name, of_row, "" if of_group is None else str(of_group))
     if unlabelled:
-        warnings.warn(f"{file}: {unlabelled:,} rows without a label are left out.", stacklevel=5)
+        rows = f"{unlabelled:,} rows without a label are" if unlabelled > 1 else "1 row without a label is"
+        warnings.warn(f"{file}: {rows} left out.", stacklevel=5)
+
+
+def _class_of(value: Any, names: Sequence[str] | None) -> str:
+    """The class that a label means; "" for a missing one."""
+    if value is None or value != value or value == -1:  # NaN; -1: the test images of a competition
+        return ""
+    if names and isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    return str(value).strip()
+
+
+def _subsets_by_value(file: Path, opened: Any, column: str) -> dict[Any, Subset] | None:
+    """The subset that each value of a column means; None, with a warning, where it holds something else."""
+    values = set(opened.read(columns=[column]).column(0).unique().to_pylist())
+    subsets = {value: subset_of(str(value)) for value in values}
+    if not all(subsets.values()):
+        listed = join_names([repr(value) for value in sorted(values, key=str)], 3)
+        warnings.warn(
+            f"The column {column!r} of {file} is ignored. It holds {listed}, and not only names of subsets (train, "
+            "val, test).",
+            stacklevel=6,
+        )
+        return None
+    warnings.warn(f"Subsets are read from the column {column!r} of {file}.", stacklevel=6)
+    return {value: subset for value, subset in subsets.items() if subset}
 
 
 def _is_struct(type_: Any) -> bool:
@@ -106,14 +136,18 @@ def _is_struct(type_: Any) -> bool:
     return bool(pa.types.is_struct(type_))
 
 
-def _find_columns(file: Path, schema: Any) -> tuple[str, str, str | None]:
-    """The names of the columns of images, labels and groups."""
+def _find_columns(file: Path, schema: Any) -> tuple[str, str, str | None, str | None]:
+    """The names of the columns of images, labels, groups and subsets."""
     import pyarrow as pa
+
+    def holds_bytes(kind: Any) -> bool:
+        # polars writes large binaries, or views of them
+        return any(is_kind(kind) for is_kind in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view))
 
     def holds_images(field: Any) -> bool:
         if pa.types.is_struct(field.type):
-            return any(inner.name == "bytes" and pa.types.is_binary(inner.type) for inner in field.type)
-        return bool(pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
+            return any(inner.name == "bytes" and holds_bytes(inner.type) for inner in field.type)
+        return holds_bytes(field.type)
 
     def named(role: str, names: Sequence[str]) -> str | None:
         plain = {re.sub(r"[\s_-]", "", name).lower(): name for name in reversed(names)}
@@ -128,7 +162,8 @@ def _find_columns(file: Path, schema: Any) -> tuple[str, str, str | None]:
         raise DataError(
             f"{file} has no column called label. Its columns: {join_names(schema.names, 12)}. Rename the one that is."
         )
-    return named("path", images) or images[0], label, named("group", [name for name in others if name != label])
+    rest = [name for name in others if name != label]
+    return named("path", images) or images[0], label, named("group", rest), named("split", rest)
 
 
 def _class_names(schema: Any, label: str) -> list[str] | None:
@@ -171,19 +206,18 @@ def _index(file: Path) -> list[tuple[str, int, int, str]]:
     status = file.stat()
     key = [INDEX_FORMAT, os.path.abspath(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns]  # noqa: PTH100
     text = json.dumps(key, ensure_ascii=True)
-    kept = default_cache() / "archives" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    kept: Path | None = None
     try:
+        kept = claimed_cache() / "archives" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
         content = read_json(kept)
         if content["key"] == key:
             return [(str(n), int(o), int(s), str(label)) for n, o, s, label in content["images"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not kept yet, or damaged
+    except (AutotlError, OSError, ValueError, KeyError, TypeError):
+        pass  # no cache, not kept yet, or damaged
     images = _read_index(file)
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(kept, {"key": key, "images": images})
-    except OSError:
-        pass  # the next search indexes it again
+    if kept is not None:
+        with suppress(AutotlError, OSError):  # the next search indexes it again
+            write_json(kept, {"key": key, "images": images})
     return images
 
 
@@ -229,4 +263,4 @@ def _label(suffix: str, content: bytes) -> str:
     except ValueError:
         return ""
     found = next((values[name] for name in NAMES["label"] if name in values), "") if isinstance(values, dict) else ""
-    return str(found)
+    return "" if found is None or found != found else str(found).strip()

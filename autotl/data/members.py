@@ -22,7 +22,8 @@ Reader = Callable[[Path, str], bytes]
 
 def member_path(file: Path, place: str, name: str) -> Path:
     """The path of the image called `name` at `place` in `file`."""
-    return Path(f"{file}/@{place}/{name.replace('/', '_')[-100:] or 'image'}")
+    plain = name.replace("/", "_")[-100:]
+    return Path(f"{file}/@{place}/{plain if plain.strip('.') else 'image'}")  # pathlib drops a name that is a dot
 
 
 def is_member(path: str | Path) -> bool:

@@ -24,14 +24,18 @@ class Check:
     equal: int
     """Images whose most probable class is the same."""
     largest: float
-    """The largest difference of a probability."""
+    """The largest difference of a probability, but for images at a step."""
     likeness: bool = False
     """Whether the export has the output `likeness`, which was compared, too."""
+    at_steps: int = 0
+    """Images where the last bit of a sum decides: a feature lies at a threshold of trees, or a pixel between values."""
 
     def describe(self) -> str:
+        left_out = "is one image" if self.at_steps == 1 else f"are {self.at_steps} images"
+        steps = f" Left out of that {left_out} where rounding decides: the answers agree once the lowest bits change."
         return (
             f"Checked on {self.images} images against `autotl predict` in fp32: {self.equal} of {self.images} have the "
-            f"same class, and no probability differs by more than {self.largest:.1g}."
+            f"same class, and no probability differs by more than {self.largest:.1g}.{steps if self.at_steps else ''}"
         )
 
 
@@ -63,7 +67,8 @@ def export_card(
         f"without autotl: `pip install {exporter.requires} pillow numpy`, then `python example.py photo.jpg`.",
         "",
         "Images are upright RGB; large JPEGs may be decoded at a reduced size that keeps "
-        f"{model.size_hint} pixels along the shorter side (`Image.draft`).",
+        f"{model.size_hint} pixels along the shorter side (`Image.draft`), and grey values of more than 8 bits are "
+        "scaled from the image's least and greatest to 0 and 255.",
         "",
         "| network | size | weights' licence | pretrained on | members |",
         "|---|---|---|---|---|",
@@ -89,7 +94,8 @@ def _doubts(model: ExportedModel, loss: Loss | None) -> list[str]:
         'doubt = json.loads((here / "doubt.json").read_text())',
         'least = doubt["abstain_at"]["5%"]',
         'answer = "unsure" if least is None or probabilities.max() < least else labels[probabilities.argmax()]',
-        'classes = [label for label, p in zip(labels, probabilities) if p >= doubt["coverage"]["90%"]]',
+        'least = min(doubt["coverage"]["90%"], probabilities.max())',
+        "classes = [label for label, p in zip(labels, probabilities) if p >= least]",
     ]
     if "unknown_at" in model.thresholds:
         lines += ['answer = "unknown" if likeness[0] < doubt["unknown_at"]["2%"] else answer']

@@ -3,11 +3,14 @@
 __all__ = ["READ", "script"]
 
 READ = '''def read(path):
-    """An image as autotl reads it: upright, on white, a large JPEG at reduced size."""
+    """An image as autotl reads it: upright, on white, a large JPEG at reduced size, deep grey over its range."""
     image = Image.open(path)
     image.draft(None, ({hint}, {hint}))
     image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = np.asarray(image, float)
+        image = Image.fromarray(((grey - grey.min()) / (np.ptp(grey) or 1) * 255).round().astype(np.uint8))
+    elif image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 '''

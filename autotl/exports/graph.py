@@ -10,6 +10,7 @@ from autotl.backbones.graph_split import Normalize
 from autotl.data.device_augmentation import transpose
 from autotl.exports.base import ExportedFamiliar, ExportedMember, ExportedModel
 from autotl.exports.resize import Resize
+from autotl.features.extractor import LARGEST_FEATURE
 from autotl.heads.modules import head_module
 
 __all__ = ["model_graph"]
@@ -56,7 +57,7 @@ class _ModelGraph(nn.Module):
                 if (by, view) not in prepared:
                     drawn = images if view is None else transpose(images.permute(0, 3, 1, 2), view).permute(0, 2, 3, 1)
                     prepared[by, view] = self.resizes[by](drawn)
-                features[number, view] = _as_recorded(network(prepared[by, view]))
+                features[number, view] = network(prepared[by, view]).clamp(-LARGEST_FEATURE, LARGEST_FEATURE)
         probabilities: Tensor | None = None
         for member, share, head in zip(self.members, self.shares, self.heads, strict=True):
             logits: Tensor | None = None
@@ -94,15 +95,3 @@ class _Likeness(nn.Module):
         far = nearest.amax(1, keepdim=True).clamp(min=0).sqrt()
         as_far = (self.distances >= far).sum(1)
         return (1 + as_far).float() / (1 + len(self.distances))
-
-
-def _as_recorded(features: Tensor) -> Tensor:
-    """Rounded to the 11 bits of float16, as recorded features are, on which the heads were trained.
-
-    In float32 arithmetic (Dekker, A floating-point technique for extending the available precision, 1971, section 4):
-    runtimes remove a conversion to float16 and back.
-    """
-    features = features.clamp(-65504.0, 65504.0)
-    shifted = features * 8193.0  # 2^13 + 1
-    normal = shifted - (shifted - features)
-    return torch.where(features.abs() < 2.0**-14, (features * 2.0**24).round() / 2.0**24, normal)

@@ -39,12 +39,14 @@ if TYPE_CHECKING:
 
     from autotl.backbones.graph_split import GraphSplit
 
-__all__ = ["FEATURE_DTYPE", "BackboneFeatures", "FeatureExtractor", "StoredSamples"]
+__all__ = ["FEATURE_DTYPE", "LARGEST_FEATURE", "BackboneFeatures", "FeatureExtractor", "StoredSamples"]
 
 COMPILE_SECONDS = 5.0
 """Seconds that compiling a network may take. It can't be interrupted, so it starts only with this much time left."""
 FEATURE_DTYPE = "float16"
 """The dtype of recorded features: 11 bits of mantissa, more than the bf16 of any engine has."""
+LARGEST_FEATURE = float(np.finfo(FEATURE_DTYPE).max)
+"""To which features are clipped."""
 BOUNDARY_BYTES = 4
 """Boundary activations are recorded if they take at most this many times the bytes of the image; else the image is."""
 

@@ -58,4 +58,5 @@ class Head(ABC):
 
         To be exported, an estimator that isn't scikit-learn's has a method `to_module()`: a torch module from features
         [N, num_features] to what its `decision_function` (one column for two classes) or `predict_proba` returns.
+        `autotl.heads.modules.translated` makes modules of scikit-learn's estimators inside of it.
         """

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from autotl.errors import AutotlError
 from autotl.heads.inference import MISSING
-from autotl.heads.tree_modules import Boosting, Forest
+from autotl.heads.tree_modules import Forest, hist_gradient_boosting
 
-__all__ = ["head_module"]
+__all__ = ["head_module", "translated"]
 
 
 def head_module(head: Any, num_classes: int) -> nn.Module:
@@ -31,15 +31,21 @@ def head_module(head: Any, num_classes: int) -> nn.Module:
     """
     if hasattr(head, "state_dict"):
         return copy.deepcopy(head).to("cpu").eval()
-    module = nn.Sequential(_translated(head), _Logits(head, num_classes)).eval()
+    module = nn.Sequential(translated(head), _Logits(head, num_classes)).eval()
     return module.requires_grad_(requires_grad=False)
 
 
-def _translated(estimator: Any) -> nn.Module:
+def translated(estimator: Any) -> nn.Module:
+    """A module from features to what a fitted estimator's `decision_function`, `predict_proba` or `transform` returns,
+    in float32. For `to_module()` of estimators that have others inside.
+
+    Raises:
+        AutotlError: nothing translates the estimator.
+    """
     if hasattr(estimator, "to_module"):
         return estimator.to_module()
     if hasattr(estimator, "steps"):
-        return nn.Sequential(*(_translated(step) for _, step in estimator.steps))
+        return nn.Sequential(*(translated(step) for _, step in estimator.steps))
     for ancestor in type(estimator).__mro__:
         if ancestor.__name__ in MODULES:
             return MODULES[ancestor.__name__](estimator)
@@ -229,6 +235,6 @@ MODULES: dict[str, Callable[[Any], nn.Module]] = {
     "KernelRidgeClassifier": _KernelRidge,
     "Neighbours": _Neighbours,
     "ForestClassifier": Forest,
-    "HistGradientBoostingClassifier": Boosting,
+    "HistGradientBoostingClassifier": hist_gradient_boosting,
 }
 """By the name of a class in the estimator's ancestry."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Boosting", "Forest", "Tree", "Trees"]
+__all__ = ["Boosting", "Forest", "Tree", "Trees", "hist_gradient_boosting"]
 
 
 @dataclass(frozen=True)
@@ -105,30 +105,36 @@ class Forest(nn.Module):
 
 
 class Boosting(nn.Module):
-    """The sum of the trees of histogram gradient boosting: a tree for each class in each iteration, one for two."""
+    """The sum of the trees of a boosting: a tree for each class in each round, one for two classes.
 
-    def __init__(self, boosting: Any):
+    Args:
+        trees: with one value for each node, round after round.
+        baseline: [outputs], to which the trees are added.
+    """
+
+    def __init__(self, trees: Sequence[Tree], baseline: np.ndarray):
         super().__init__()
-        nodes = [predictor.nodes for iteration in boosting._predictors for predictor in iteration]
-        self.outputs = int(boosting.n_trees_per_iteration_)
         self.baseline: Tensor
-        self.register_buffer(
-            "baseline", torch.tensor(boosting._baseline_prediction, dtype=torch.float32).reshape(1, -1)
-        )
-        self.trees = Trees(
-            [
-                Tree(
-                    n["is_leaf"].astype(bool),
-                    n["feature_idx"].astype(np.int64),
-                    n["num_threshold"],
-                    n["left"].astype(np.int64),
-                    n["right"].astype(np.int64),
-                    n["value"][:, None],
-                )
-                for n in nodes
-            ]
-        )
+        self.register_buffer("baseline", torch.from_numpy(np.asarray(baseline, np.float32).reshape(1, -1)))
+        self.trees = Trees(trees)
 
     def forward(self, x: Tensor) -> Tensor:
         values = self.trees(x)[:, :, 0]
-        return self.baseline + values.unflatten(1, (-1, self.outputs)).sum(1)
+        return self.baseline + values.unflatten(1, (-1, self.baseline.shape[1])).sum(1)
+
+
+def hist_gradient_boosting(estimator: Any) -> Boosting:
+    """scikit-learn's histogram gradient boosting."""
+    trees = [
+        Tree(
+            nodes["is_leaf"].astype(bool),
+            nodes["feature_idx"].astype(np.int64),
+            nodes["num_threshold"],
+            nodes["left"].astype(np.int64),
+            nodes["right"].astype(np.int64),
+            nodes["value"][:, None],
+        )
+        for iteration in estimator._predictors
+        for nodes in (predictor.nodes for predictor in iteration)
+    ]
+    return Boosting(trees, estimator._baseline_prediction)

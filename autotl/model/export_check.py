@@ -19,6 +19,8 @@ CHECKED_IMAGES = 32
 """Images on which an export is compared with the model."""
 LIKENESS_TOLERANCE = 0.02
 """How far a likeness may be from the model's, and a step more: it is a rank among the training images."""
+MAX_AT_STEPS = 2
+"""Images that may lie at a step: of a model of trees about one in 300 does."""
 
 
 def compared(
@@ -30,6 +32,10 @@ def compared(
 ) -> Check:
     """Compare the answers for files of the user's.
 
+    Where a feature lies at a threshold of trees, or a resized pixel between two values, the last bit of a sum decides
+    the answer, here and in the export. An image whose answers differ, and agree once the lowest bit of each of its
+    pixels has changed, lies at such a step.
+
     Args:
         likeness: what the export computes of how usual images are.
 
@@ -37,7 +43,7 @@ def compared(
         AutotlError: one differs, or no image can be decoded.
     """
     differences: list[float] = []
-    equal = 0
+    equal, at_steps = 0, 0
     skipped: list[Path] = []
     measure = Doubts(model).measure if likeness and model.doubt else None
     for path, row in model.stream(images, lambda path, reason: skipped.append(path), many=False, measure=measure):
@@ -54,7 +60,12 @@ def compared(
         best = int(answer.argmax())
         # a tie within the tolerance is no other answer
         same = best == int(expected.argmax()) or expected.max() - expected[best] <= 2 * exporter.tolerance
-        if not np.isfinite(answer).all() or difference > exporter.tolerance or not same:
+        differs = not difference <= exporter.tolerance  # NaN, too
+        if differs and same and at_steps < MAX_AT_STEPS:
+            others = pixels ^ 1
+            if np.abs(runtime(others)[0] - model.predict_proba(others[0])[0]).max() <= exporter.tolerance:
+                at_steps, differs, difference = at_steps + 1, False, 0.0
+        if differs or not same:
             raise AutotlError(
                 f"The export to {exporter.name} isn't kept: for {path} it answers {_describe(model, answer)}, and the "
                 f"model {_describe(model, expected)}; they may differ by {exporter.tolerance:g}. Try another format "
@@ -66,7 +77,7 @@ def compared(
             break
     if not differences:
         raise AutotlError("No image to check the export with can be decoded. Give some of yours: --check FOLDER")
-    return Check(len(differences), equal, max(differences), likeness is not None)
+    return Check(len(differences), equal, max(differences), likeness is not None, at_steps)
 
 
 def _describe(model: ImageModel, probabilities: np.ndarray) -> str:

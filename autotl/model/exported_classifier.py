@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from autotl.atomic_io import read_json, write_json
 from autotl.backbones.weights import file_digest
-from autotl.config import default_cache
+from autotl.config import claimed_cache, default_cache
 from autotl.data.decoding import UndecodableImage, UntrustedFormat, decode
 from autotl.data.sandbox import SandboxedDecoder
 from autotl.errors import AutotlError
@@ -85,8 +85,8 @@ def remember_export(
         size_hint=exported.size_hint,
         files={name: file_digest(folder / name) for name in files},
     )
-    with suppress(OSError):  # without a cache nothing is remembered
-        write_json(_place(model), record.model_dump())
+    with suppress(AutotlError, OSError):  # without a cache nothing is remembered
+        write_json(_place(claimed_cache(), model), record.model_dump())
 
 
 def find_export(model: Path, exporters: Mapping[str, Exporter]) -> ExportedClassifier | None:
@@ -97,7 +97,7 @@ def find_export(model: Path, exporters: Mapping[str, Exporter]) -> ExportedClass
         model: the model's folder.
     """
     try:
-        record = _Record.model_validate(read_json(_place(model)))
+        record = _Record.model_validate(read_json(_place(default_cache(), model)))
         folder = Path(record.folder)
         if any(file_digest(folder / name) != digest for name, digest in record.files.items()):
             return None
@@ -107,5 +107,5 @@ def find_export(model: Path, exporters: Mapping[str, Exporter]) -> ExportedClass
     return None if runtime is None else ExportedClassifier(tuple(record.classes), record.size_hint, runtime)
 
 
-def _place(model: Path) -> Path:
-    return default_cache() / "exports" / f"{file_digest(model / 'model.json')}.json"
+def _place(cache: Path, model: Path) -> Path:
+    return cache / "exports" / f"{file_digest(model / 'model.json')}.json"

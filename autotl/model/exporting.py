@@ -14,7 +14,7 @@ import numpy as np
 from autotl._version import __version__
 from autotl.atomic_io import read_json, replaced_folder, write_json
 from autotl.backbones.weights import file_digest
-from autotl.config import default_cache, find_model
+from autotl.config import claimed_cache, find_model
 from autotl.data.augmentation import ORIGINAL
 from autotl.data.loading import list_images
 from autotl.errors import AutotlError, find_named
@@ -29,7 +29,7 @@ from autotl.exports.base import (
 from autotl.exports.card import Check, export_card
 from autotl.exports.loss import Loss
 from autotl.exports.views import transposes_of
-from autotl.folders import claim_cache
+from autotl.folders import expand_home
 from autotl.model.doubt import NEIGHBOURS, Doubt
 from autotl.model.export_check import CHECKED_IMAGES, compared
 from autotl.model.export_loss import Labelled, choose_images, measured_loss
@@ -107,7 +107,7 @@ def export(
         loaded = load(place, "cpu", registry)
     name = str(loaded.about.get("study", place.name if place else "model"))
     if folder is not None:
-        target = Path(folder)
+        target = expand_home(Path(folder))
     elif place is not None:
         ending = "" if precision == "fp32" else f"-{precision}"
         target = place.absolute().with_name(f"{place.name}-{exporter.name}{ending}")
@@ -317,8 +317,7 @@ def write_quick_graph(model: ImageModel, source: Path, images: Sequence[Path]) -
         return False
     model = replace(model, in_fp32=True, device="cpu", conversions=None, on_features=None)
     exported = _parts(model, registry, source.name)
-    graphs = default_cache() / "graphs"
-    claim_cache(default_cache())
+    graphs = claimed_cache() / "graphs"
     folder = graphs / file_digest(source / "model.json")
     with replaced_folder(folder) as draft:
         draft.mkdir(parents=True)

@@ -24,6 +24,7 @@ from autotl.data.sandbox import SandboxedDecoder
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, InputError, find_named
 from autotl.features.keys import conversion_key
+from autotl.folders import expand_home
 from autotl.model.card import write_card
 from autotl.model.device import resolve_device
 from autotl.model.doubt import Decision, Doubt, Doubts, load_doubt, save_doubt
@@ -279,7 +280,7 @@ class ImageModel(Representation):
         Raises:
             AutotlError: `folder` exists, and is neither empty nor a model's.
         """
-        folder = Path(folder)
+        folder = expand_home(Path(folder))
         is_free = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
         if not is_free and not (folder / "model.json").is_file():
             raise AutotlError(f"{folder} exists and is not a model of autotl. Save to another folder, or remove it.")
@@ -377,7 +378,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
     >>> model.predict(["new.jpg"])  # doctest: +SKIP
     array(['cat'], dtype='<U3')
     """
-    folder = Path(path)
+    folder = expand_home(Path(path))
     if (folder / "model" / "model.json").exists():
         folder = folder / "model"
     refuse_links_out(folder)

@@ -16,8 +16,7 @@ from autotl.engines.parity import checked_engine
 from autotl.engines.torch import TorchEngine
 from autotl.errors import AutotlError, find_named
 from autotl.features.batching import batches
-from autotl.features.extractor import FEATURE_DTYPE
-from autotl.features.table import to_stored_dtype
+from autotl.features.extractor import LARGEST_FEATURE
 from autotl.model.member import Member, MemberNetwork
 
 if TYPE_CHECKING:
@@ -66,14 +65,15 @@ class SharedNetwork:
         return self.used.views
 
     def features(self, images: Mapping[View, np.ndarray]) -> dict[View, np.ndarray]:
-        """All levels of each view, float32 [n, layout.width], rounded as the recorded features that heads are trained
-        on.
+        """All levels of each view, float32 [n, layout.width], in the range of recorded features, and not rounded to
+        their 11 bits: near a boundary the last bit of a network's sum would decide which way, and a model's answers
+        alone, in a batch and in an export would differ by more than they have to.
 
         Args:
             images: for each of `views`, uint8 [n, size, size, 3].
         """
         return {
-            view: to_stored_dtype(self.compiled(pixels), FEATURE_DTYPE).astype(np.float32)
+            view: np.clip(self.compiled(pixels).astype(np.float32), -LARGEST_FEATURE, LARGEST_FEATURE)
             for view, pixels in images.items()
         }
 

@@ -15,6 +15,7 @@ from autotl.data.digests import digest_bytes, digest_file
 from autotl.data.preprocessing import load_views, preprocess
 from autotl.data.sandbox import SandboxedDecoder
 from autotl.errors import DataError, InputError
+from autotl.folders import expand_home
 
 __all__ = ["load_file", "open_item", "open_picture"]
 
@@ -31,7 +32,7 @@ def open_item(
     number, image = item
     if isinstance(image, str | os.PathLike | bytes):
         try:
-            file = image if isinstance(image, bytes) else Path(image)
+            file = image if isinstance(image, bytes) else expand_home(Path(image))
             return load_file(file, backbone, views, augmentations, decoder, hint)
         except UndecodableImage as error:
             raise UndecodableImage(f"{_name(number, image)}: {error}", error.path) from error
@@ -75,7 +76,7 @@ def open_picture(item: tuple[int, Any], size_hint: int, decoder: SandboxedDecode
     number, image = item
     if not isinstance(image, str | os.PathLike | bytes):
         return _from_memory(number, image)
-    file = image if isinstance(image, bytes) else Path(image)
+    file = image if isinstance(image, bytes) else expand_home(Path(image))
     try:
         try:
             return decode(file, size_hint, trusted_only=True)

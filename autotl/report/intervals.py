@@ -7,9 +7,10 @@ import numpy as np
 
 from autotl.metrics import Metric
 
-__all__ = ["bootstrap_interval", "wilson_interval"]
+__all__ = ["Z", "bootstrap_interval", "wilson_interval"]
 
 Z = 1.959964
+"""Standard errors from the middle of a 95 % interval to its ends."""
 SAMPLES = 200
 MAX_SECONDS = 0.5
 

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotl.page.base import Element, Figure, Fold, Table, Text
 from autotl.page.charts import Series, bars, curves, matrix
+from autotl.report.intervals import Z, bootstrap_interval
 from autotl.report.record import SearchRecord
 from autotl.study.study import TrialAttribute
 
@@ -141,9 +142,10 @@ def _what_more_brings(search: SearchRecord) -> str:
     first = next(second for second, score in zip(seconds, scores, strict=True) if score == scores[-1])
     unit, units = _unit(seconds[-1])
     gained = abs(scores[-1] - (middle[-1] if middle else scores[0]))
-    name, n = search.metric.name, len(search.validated.images) if search.validated else 0
-    best = scores[-1]
-    error = math.sqrt(best * (1 - best) / n) if n and 0 < best < 1 else 0.0
+    name, error, validated = search.metric.name, 0.0, search.validated
+    if validated is not None and search.dataset is not None:
+        interval = bootstrap_interval(search.metric, search.labels(validated), validated.probabilities)
+        error = (interval[1] - interval[0]) / (2 * Z) if interval else 0.0
     text = (
         f"The best trial ended after {first / unit:.1f} of {seconds[-1] / unit:.1f} {units} of trials. The last half "
         f"of that time improved the best validation {name} by {gained:.3f}"

@@ -185,7 +185,8 @@ class SearchRecord:
     def feature_backbone(self) -> tuple[str, str]:
         """Name and digest of the backbone whose features images are compared by; ("", "") where there is none: that
         which the test images were predicted with, else that of the best trial."""
-        ranked = ([self.best] if self.best else []) + sorted(self.complete, key=lambda t: t.value or 0.0)
+        sign = -1 if self.metric.greater_is_better else 1
+        ranked = sorted(self.complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
         joined = (t.user_attrs[TrialAttribute.RECIPE]["backbone"] for t in ranked)
         names = dict.fromkeys(name for parts in joined for name in parts.split(JOIN))
         digests = {name: digest for name in names if (digest := self._digest(name))}

@@ -31,6 +31,8 @@ def usage_section(search: SearchRecord) -> Sequence[Element]:
         Code(PYTHON.format(model=model), "python"),
         Text("On other labelled images:"),
         Code(f"autotl evaluate {shlex.quote(model)} labelled/"),
+        Text("In other programs (ONNX, OpenVINO, PyTorch, timm), and over HTTP:"),
+        Code(f"autotl export {shlex.quote(model)} --to onnx\nautotl serve {shlex.quote(model)}"),
     ]
 
 

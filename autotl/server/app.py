@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,8 @@ __all__ = ["ModelServer", "create_app"]
 
 SCREENS = 4
 """Threads that check images before they are answered."""
+FETCHES = 8
+"""Threads that wait for other servers, so that slow ones hold up only requests that name URLs."""
 MAX_EXPLAINING = 8
 """Heat maps that may wait in all: one takes as long as many answers."""
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -105,6 +108,7 @@ class ModelServer:
         )
         self.decoder = SandboxedDecoder(settings.decode_seconds, settings.image_limits)
         self.screens = ThreadPoolExecutor(SCREENS, thread_name_prefix="screen")
+        self.fetches = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch")
         self.explaining = ThreadPoolExecutor(1, thread_name_prefix="explain")
         self.num_explaining = 0
         self._warm_up()
@@ -129,8 +133,8 @@ class ModelServer:
 
     async def uploads(self, request: Request) -> list[Upload]:
         """The images of a request, checked. Raises Refused."""
-        uploads = await read_uploads(request, self.settings, self._screening, self.fetch)
-        await screen(uploads, self.decoder, self._screening)
+        uploads = await read_uploads(request, self.settings, partial(_run_on, self.fetches), self.fetch)
+        await screen(uploads, self.decoder, partial(_run_on, self.screens))
         return uploads
 
     async def predict(self, uploads: list[Upload], top: int) -> Answers:
@@ -157,9 +161,7 @@ class ModelServer:
             (row,) = await self.batcher([upload.content])
             if isinstance(row, UndecodableImage):
                 raise refusal_of(row, [upload], 0)
-            return await asyncio.get_running_loop().run_in_executor(
-                self.explaining, self._heat_map, upload.content, row, label
-            )
+            return bytes(await _run_on(self.explaining, self._heat_map, upload.content, row, label))
         finally:
             self.num_explaining -= 1
 
@@ -170,14 +172,16 @@ class ModelServer:
         heat.overlay().save(drawn, "PNG")
         return drawn.getvalue()
 
-    async def _screening(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.screens, function, *arguments)
-
     def close(self) -> None:
         """End the threads."""
         self.batcher.close()
         self.screens.shutdown(cancel_futures=True)
+        self.fetches.shutdown(wait=False, cancel_futures=True)  # each has its own deadline
         self.explaining.shutdown(cancel_futures=True)
+
+
+async def _run_on(pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
 
 def create_app(server: ModelServer) -> "ASGIApp":

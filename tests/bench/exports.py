@@ -26,6 +26,7 @@ from autotl.data.decoding import UndecodableImage, decode
 from autotl.data.device_augmentation import transpose
 from autotl.data.file_listing import FileListing
 from autotl.exports import graph
+from autotl.features.extractor import LARGEST_FEATURE
 from autotl.model.exporting import _parts
 from autotl.model.file_prediction import find_images
 from autotl.model.image_model import ImageModel
@@ -53,7 +54,8 @@ class Members(nn.Module):
         for number, (by, network) in enumerate(zip(self.whole.prepared_by, self.whole.networks, strict=True)):
             for view in self.whole.views[number]:
                 drawn = images if view is None else transpose(images.permute(0, 3, 1, 2), view).permute(0, 2, 3, 1)
-                features[number, view] = graph._as_recorded(network(self.whole.resizes[by](drawn)))
+                computed = network(self.whole.resizes[by](drawn))
+                features[number, view] = computed.clamp(-LARGEST_FEATURE, LARGEST_FEATURE)
         answers = []
         for member, head in zip(self.whole.members, self.whole.heads, strict=True):
             logits = sum(

@@ -10,12 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from autotl.config import default_cache
 from autotl.data.containers import ParquetSource, TarSource
 from autotl.data.loading import load_dataset
 from autotl.data.members import read_image
+from autotl.data.remote import fetch
 from autotl.data.sources import autotl_register_datasets
 from autotl.data.splits import make_split
 from autotl.errors import DataError
+from autotl.folders import claim_cache
 from autotl.testing import dataset_checks
 
 
@@ -106,6 +109,7 @@ def test_an_archive_is_indexed_once(images, tmp_path, monkeypatch):
     first = TarSource().images(str(tmp_path / "cells.tar"))
     monkeypatch.setattr("autotl.data.containers._read_index", lambda file: pytest.fail("indexed again"))
     assert TarSource().images(str(tmp_path / "cells.tar")) == first
+    claim_cache(default_cache())  # what is the first in the cache doesn't make it a folder of somebody else
 
 
 def test_files_named_like_subsets_are_subsets(images, tmp_path):
@@ -153,6 +157,30 @@ def test_columns_that_are_missing_are_named(tmp_path):
         ParquetSource().images(str(tmp_path / "b.parquet"))
 
 
+@pytest.mark.parametrize("kind", [pa.binary, pa.large_binary, pa.binary_view])
+def test_parquet_as_other_programs_write_it(kind, tmp_path):
+    """Bytes of any type; rows without an image, without a label and with spaces around it; a column of subsets."""
+    struct = pa.struct([("bytes", kind()), ("path", pa.string())])
+    rows = [{"bytes": b"one", "path": "a.png"}, None, {"bytes": b"three", "path": "."}, {"bytes": b"four", "path": ""}]
+    for name, column in (
+        ("struct", pa.array(rows, struct)),
+        ("flat", pa.array([r and r["bytes"] for r in rows], kind())),
+    ):
+        file = tmp_path / f"{name}.parquet"
+        labels, splits = ["cat", "dog", " cat ", " "], ["train", "train", "test", "val"]
+        pq.write_table(pa.table({"image": column, "label": labels, "split": splits}), file)
+        with pytest.warns(UserWarning, match="split|label") as told:
+            listed = ParquetSource().images(str(file))
+        assert [(i.label, i.subset) for i in listed] == [("cat", "train"), ("dog", "train"), ("cat", "test")]
+        assert [str(w.message).replace(str(file), "FILE") for w in told] == [
+            "Subsets are read from the column 'split' of FILE.",
+            "FILE: 1 row without a label is left out.",
+        ]
+        assert read_image(listed[2].path) == b"three"
+        with pytest.raises(OSError, match="no image in this row"):
+            read_image(listed[1].path)
+
+
 @dataset_checks
 @pytest.mark.parametrize("suffix", [".parquet", ".tar"])
 def test_contract(check, suffix, images, tmp_path):
@@ -169,6 +197,18 @@ def test_an_address_is_copied_once_and_read_like_a_local_file(images, sources, t
     same_as_folder("memory://bucket/set", images, sources, tmp_path)
     with pytest.raises(DataError, match="can't be read: FileNotFoundError"):
         load_dataset("memory://bucket/nothing.parquet", sources)
+
+
+def test_a_copy_of_a_folder_follows_the_folder():
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.pipe_file("/pets/cats/1.jpg", b"one")
+    memory.pipe_file("/pets/dogs/2.jpg", b"two")
+    fetch("memory://pets")
+    memory.mv("/pets/cats/1.jpg", "/pets/dogs/1.jpg")
+    memory.pipe_file("/pets/dogs/2.jpg", b"new")
+    copy = fetch("memory://pets")
+    images = {str(path.relative_to(copy)): path.read_bytes() for path in copy.rglob("*.jpg")}
+    assert images == {"dogs/1.jpg": b"one", "dogs/2.jpg": b"new"}
 
 
 @pytest.mark.slow

@@ -13,15 +13,18 @@ from PIL import Image
 import autotl
 from autotl.data.augmentation import ORIGINAL
 from autotl.errors import AutotlError, UnknownName
+from autotl.exports import timm as timm_format
 from autotl.exports.base import Exporter
 from autotl.exports.graph import model_graph
 from autotl.exports.loss import answers, folder_size
 from autotl.exports.onnx import OnnxExporter
 from autotl.exports.openvino import OpenVinoExporter
 from autotl.exports.timm import TimmExporter
+from autotl.heads.modules import head_module
 from autotl.model.doubt import Doubt, fit_familiar
 from autotl.model.export_loss import choose_images
 from autotl.model.exporting import export_model
+from autotl.testing.problem import separable_problem, trained
 
 FROZEN = ("test_resnet", "fast_extraction", "logistic_regression", {"levels": "last"})
 VIEWS = ("test_resnet", "extract_augment", "rbf_svm", {"policy": "flip", "views": 1, "tta": True})
@@ -74,14 +77,18 @@ def test_an_export_answers_as_the_model_does(exporter, members, model_of, images
     for size in ((640, 480), (17, 300), (96, 96)):
         odd = np.array(Image.open(images[0]).resize(size))
         np.testing.assert_allclose(run(odd[None]), exact.predict_proba(odd), atol=1e-3)
+    deep = tmp_path / "deep.png"  # which Pillow alone would turn white
+    Image.fromarray(100 + 9 * np.array(Image.open(images[0]).convert("L")).astype(np.uint16)).save(deep)
+    given = [*images[:3], deep]
     done = subprocess.run(
-        [sys.executable, "-I", str(exported.folder / "example.py"), *map(str, images[:3])],
+        [sys.executable, "-I", str(exported.folder / "example.py"), *map(str, given)],
         capture_output=True,
         text=True,
         check=True,
     )
-    expected = [f"{path} {label}" for path, label in zip(images[:3], exact.predict(images[:3]), strict=True)]
-    assert [line.rpartition(" ")[0] for line in done.stdout.splitlines()] == expected
+    lines = [line.rsplit(" ", 2) for line in done.stdout.splitlines()]
+    assert [(path, label) for path, label, _ in lines] == list(zip(map(str, given), exact.predict(given), strict=True))
+    assert [float(p) for *_, p in lines] == pytest.approx(exact.predict_proba(given).max(1), abs=2e-3)
 
     if isinstance(exporter, OnnxExporter):
         pixels = [np.array(Image.open(path).convert("RGB")) for path in images]
@@ -131,6 +138,27 @@ class Coarse(Exporter):
         return ""
 
 
+class Stepping(Coarse):
+    """Answers otherwise for some pictures, and for nothing else."""
+
+    def __init__(self, pictures):
+        self.pictures = {picture.tobytes() for picture in pictures}
+
+    def load(self, folder):
+        run = super().load(folder)
+        return lambda images: run(images) + (np.array([[0.01, -0.01, 0]]) if images.tobytes() in self.pictures else 0)
+
+
+def test_images_where_rounding_decides_are_told_and_many_are_refused(model_of, images, tmp_path):
+    model, target, images = model_of(FROZEN), tmp_path / "stepping", images[:5]
+    pictures = [np.array(Image.open(path).convert("RGB")) for path in images]
+    kept = export_model(model, Stepping(pictures[:2]), target, labelled(images), "patches")
+    assert (kept.check.at_steps, kept.check.images) == (2, len(images))
+    assert "Left out of that are 2 images where rounding decides" in (target / "README.md").read_text()
+    with pytest.raises(AutotlError, match="coarse isn't kept"):
+        export_model(model, Stepping(pictures[:3]), target, labelled(images), "patches")
+
+
 @pytest.mark.slow
 def test_fewer_bits_that_change_too_many_answers_are_refused_unless_asked_for(model_of, images, tmp_path):
     model, target = model_of(FROZEN), tmp_path / "exports" / "coarse"
@@ -173,6 +201,14 @@ def test_other_heads_are_left_out_of_timms_folder(model_of, images, tmp_path):
     assert exported.notes
     network = timm.create_model(f"local-dir:{exported.folder}", pretrained=True)
     assert network.num_classes == 0
+
+
+def test_a_head_beside_a_class_without_images_is_not_taken_for_a_linear_one(registry):
+    features, labels = separable_problem(2, 40)
+    for name, is_linear in (("logistic_regression", True), ("rbf_svm", False)):
+        head = registry.heads[name]
+        fitted = trained(head, head.defaults(), features, labels, 3)
+        assert (timm_format._as_linear(head_module(fitted, 3), 48, 1.0) is not None) == is_linear
 
 
 class Broken(Exporter):

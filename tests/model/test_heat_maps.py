@@ -178,10 +178,15 @@ def test_explain_writes_a_picture_for_each_image_that_can_be_read(folder, valida
     broken = tmp_path / "more" / validation[0].name
     broken.parent.mkdir()
     broken.write_bytes(b"no image")
-    given = [folder, *validation[:2], broken, "--out", tmp_path / "heat", "--class", "coffee"]
-    result = CliRunner().invoke(app, ["explain", *map(str, given)])
+    (broken.parent / "notes.txt").write_text("no image")
+    given = [folder, *validation[:2], broken.parent, "--out", tmp_path / "heat"]
+    unknown = CliRunner().invoke(app, ["explain", *map(str, given), "--class", "cofee"])
+    assert unknown.exit_code == 1
+    assert not (tmp_path / "heat").exists()
+    result = CliRunner().invoke(app, ["explain", *map(str, given), "--class", "coffee"])
     assert result.exit_code == 0
     assert f"skipped {broken}" in result.stderr
+    assert f"Left out in {broken.parent}, because they are not images: .txt (1)." in result.stderr
     pictures = sorted((tmp_path / "heat").iterdir())
     assert [picture.name for picture in pictures] == [path.name for path in validation[:2]]
     assert Image.open(pictures[0]).size == (196, 96)

@@ -221,12 +221,14 @@ def test_a_loaded_model_reads_no_weights_outside_of_its_folder(fitted, make, val
     np.testing.assert_allclose(loaded.predict_proba(validation), expected, atol=1e-3)
 
 
-def test_a_loaded_model_can_be_saved_to_another_folder(folder, validation, tmp_path, torch_only):
+def test_a_loaded_model_can_be_saved_to_another_folder(folder, validation, tmp_path, torch_only, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     first = load(folder, registry=torch_only)
-    copy = first.save(tmp_path / "copies" / "model")
+    copy = first.save("~/copies/model")
+    assert copy == tmp_path / "copies" / "model"
     expected = first.predict_proba(validation)
     shutil.rmtree(folder)
-    assert np.array_equal(load(copy, registry=torch_only).predict_proba(validation), expected)
+    assert np.array_equal(load("~/copies/model", registry=torch_only).predict_proba(validation), expected)
 
 
 def test_saving_replaces_the_folder(frozen, folder, tmp_path):

@@ -3,6 +3,9 @@
 import io
 import struct
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from autotl.server.app import ModelServer, create_app
+from autotl.server.app import SCREENS, ModelServer, create_app
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hostile import HOSTILE, encoded, jpeg, multipart, picture
@@ -159,6 +162,21 @@ def test_urls_are_fetched_where_they_are_allowed(server, monkeypatch):
     assert answers[0]["name"] == "https://example.org/a.jpg"
     assert client.post("/predict", json={"urls": "a"}).status_code == 422
     assert client.post("/predict", json={"urls": ["https://example.org/"] * 9}).status_code == 413
+
+
+def test_servers_that_answer_slowly_hold_up_no_other_request(server, client, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(server, "settings", replace(server.settings, allow_urls=True))
+    monkeypatch.setattr(server, "fetch", lambda url, most: jpeg() if ended.wait(20) else b"")
+    asking = TestClient(create_app(server), base_url="http://localhost")
+    with ThreadPoolExecutor(SCREENS) as pool:
+        urls = {"urls": ["https://example.org/a.jpg"]}
+        slow = [pool.submit(asking.post, "/predict", json=urls) for _ in range(SCREENS)]
+        time.sleep(0.1)
+        assert post(client, jpeg()).status_code == 200
+        assert not any(answer.done() for answer in slow)
+        ended.set()
+        assert [answer.result().status_code for answer in slow] == [200] * SCREENS
 
 
 def test_doubts_are_answered(model, server, monkeypatch):

@@ -108,6 +108,14 @@ class Boosted(ClassifierMixin, BaseEstimator):
         probabilities = self.predict_proba(X)
         return self.classes_[probabilities.argmax(1)]
 
+    def to_module(self) -> Any:
+        """A torch module from features [N, num_features] to what `predict_proba` returns: for exports."""
+        from autotl_gbdt.modules import boosted_module
+
+        check_is_fitted(self)
+        at_0 = np.zeros((1, self.compress_[-1].pca_.n_components_), np.float32)
+        return boosted_module(self.compress_, *self._trees_and_margins(at_0))
+
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         if "booster_" in state:
@@ -146,6 +154,10 @@ class Boosted(ClassifierMixin, BaseEstimator):
     @abstractmethod
     def _probabilities(self, features: np.ndarray) -> np.ndarray:
         """[n] of the second class where there are two, else [n, num_classes]."""
+
+    @abstractmethod
+    def _trees_and_margins(self, features: np.ndarray) -> tuple[list[Any], np.ndarray]:
+        """The trees (`autotl.heads.tree_modules.Tree`), and the sums whose sigmoid or softmax are probabilities."""
 
     @abstractmethod
     def _to_bytes(self, booster: Any) -> bytes:
@@ -229,6 +241,11 @@ class LightGBMClassifier(Boosted):
 
     def _probabilities(self, features: np.ndarray) -> np.ndarray:
         return np.asarray(self.booster_.predict(features))
+
+    def _trees_and_margins(self, features: np.ndarray) -> tuple[list[Any], np.ndarray]:
+        from autotl_gbdt.modules import lightgbm_trees
+
+        return lightgbm_trees(self.booster_), np.asarray(self.booster_.predict(features, raw_score=True))
 
     def _to_bytes(self, booster: Any) -> bytes:
         return booster.model_to_string(num_iteration=-1).encode()
@@ -322,6 +339,14 @@ class XGBoostClassifier(Boosted):
         import xgboost
 
         return self.booster_.predict(xgboost.DMatrix(features))
+
+    def _trees_and_margins(self, features: np.ndarray) -> tuple[list[Any], np.ndarray]:
+        import xgboost
+
+        from autotl_gbdt.modules import xgboost_trees
+
+        margins = self.booster_.predict(xgboost.DMatrix(features), output_margin=True)
+        return xgboost_trees(self.booster_), margins
 
     def _to_bytes(self, booster: Any) -> bytes:
         return bytes(booster.save_raw("json"))

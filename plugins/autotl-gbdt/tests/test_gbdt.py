@@ -16,6 +16,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from autotl.errors import AutotlError
 from autotl.heads.base import Head
+from autotl.heads.inference import logits, probabilities
+from autotl.heads.modules import head_module
 from autotl.heads.serialization import load_head, save_head
 from autotl.testing import head_checks
 from autotl.testing.problem import separable_problem
@@ -252,3 +254,18 @@ def test_registering_imports_neither_library() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+@every_head
+@pytest.mark.parametrize(("present", "num_classes"), [(2, 3), (4, 4)])
+def test_a_head_as_a_module_gives_the_same_probabilities(head: Head, present: int, num_classes: int) -> None:
+    features, labels = separable_problem(present, 90)
+    unseen, _ = separable_problem(present, 60, seed=1)
+    fitted = head.build({**head.defaults(), "components": 16}, 48, num_classes, seed=0)
+    fitted.max_rounds = 12  # so few that probabilities stay far from 0 and 1
+    fitted.fit(features, labels)
+    with torch.inference_mode():
+        answers = probabilities(head_module(fitted, num_classes)(torch.from_numpy(unseen)).numpy(), 1.0)
+    expected = probabilities(logits(fitted, unseen, num_classes), 1.0)
+    np.testing.assert_allclose(answers, expected, atol=2e-5)
+    assert np.ptp(expected[:, 0]) > 0.3

@@ -1,10 +1,10 @@
 """The files of a transformers model, in a local folder or in a repository on the Hugging Face hub and its cache."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from autotl.atomic_io import read_json
 from autotl.backbones.weights import forbidden_by
 from autotl.errors import AutotlError
 from autotl.folders import expand_home
@@ -14,6 +14,8 @@ __all__ = ["Source"]
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 """One file, or an index that lists several. Pickled weights are never read."""
+PART = re.compile(r"[\w-][\w.-]*\.safetensors")
+"""The name of one of several files."""
 
 
 class Source:
@@ -52,7 +54,10 @@ class Source:
     @property
     def is_cached(self) -> bool:
         """Whether every file is on this machine. Reads the disk only, never the network."""
-        weights = self._weights(self._local)
+        try:
+            weights = self._weights(self._local)
+        except AutotlError:  # a damaged index, which is told when the weights are needed
+            return False
         return bool(weights and self._local(CONFIG) and self._local(PROCESSOR))
 
     def file(self, name: str) -> Path:
@@ -85,7 +90,7 @@ class Source:
         index = find(INDEX)
         if not index:
             return []
-        parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        parts = _parts_of(index)
         paths = [path for part in parts if (path := find(part))]
         return paths if len(paths) == len(parts) else []
 
@@ -127,6 +132,21 @@ class Source:
 
     def _describe(self) -> str:
         return repr(str(self.folder)) if self.folder else f"{self.location} on the Hugging Face hub"
+
+
+def _parts_of(index: Path) -> list[str]:
+    """The names of the files that an index lists. Raises AutotlError for a damaged index, and for a name that leads out
+    of its folder."""
+    try:
+        parts = sorted(set(read_json(index)["weight_map"].values()))
+        if wrong := [part for part in parts if not PART.fullmatch(part)]:
+            raise ValueError(f"{wrong[0]!r:.80} is no name of a safetensors file")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AutotlError(
+            f"{str(index)!r} doesn't list the files of a model's weights ({type(error).__name__}: {error}). Save the "
+            "model again with `save_pretrained`, or download it again."
+        ) from error
+    return parts
 
 
 def _remedy(name: str) -> str:

@@ -14,6 +14,7 @@ import torch
 import transformers
 from autotl_huggingface import CURATED, HuggingFaceBackbone, autotl_find_backbone
 from autotl_huggingface.processor import preprocessing_of
+from autotl_huggingface.source import Source
 from autotl_huggingface.tower import tower_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -360,3 +361,16 @@ def test_registering_and_looking_up_cached_weights_imports_neither_torch_nor_tra
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["True", "set()"]
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"weight_map": {"a": 5}}', '{"weight_map": {"a": "../b.safetensors"}}']
+)
+def test_an_index_of_no_weights_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "b.safetensors").write_bytes(b"")
+    (tmp_path / "folder" / "model.safetensors.index.json").write_text(content)
+    source = Source(str(tmp_path / "folder"))
+    assert not source.is_cached
+    with pytest.raises(AutotlError, match=r"index\.json' doesn't list the files .* download it again"):
+        source.weights()
