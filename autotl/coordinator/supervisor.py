@@ -10,12 +10,20 @@ from optuna.trial import FrozenTrial, TrialState
 from autotl.clock import Clock
 from autotl.coordinator.signals import Interrupts
 from autotl.study.study import TrialAttribute
-from autotl.study.trials import Trials
+from autotl.study.trials import Trials, params_of
 from autotl.workers.launcher import Ending
 from autotl.workers.messages import member_folder
 from autotl.workers.pool import MAX_CRASHES, CrashCounter, Worker, WorkerPool
 
-__all__ = ["INTERRUPTED_SEARCH", "RESUMED_CAUSES", "SILENCE_LIMIT", "Supervisor", "end_trial", "retry_trial"]
+__all__ = [
+    "INTERRUPTED_SEARCH",
+    "OVERTIME",
+    "RESUMED_CAUSES",
+    "SILENCE_LIMIT",
+    "Supervisor",
+    "end_trial",
+    "retry_trial",
+]
 
 OVERTIME = "it was still busy when its time was up, and was killed"
 """Cause of trials that the deadline or Ctrl-C ended: they are pruned, since nothing about them failed."""
@@ -53,7 +61,7 @@ def retry_trial(trials: Trials, trial: FrozenTrial, *, worker_lost: bool = True)
 
     A trial that took a worker with it is retried once; one whose search ended is retried always.
     """
-    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    params = params_of(trial)
     is_retry = TrialAttribute.RETRY_OF in trial.user_attrs
     if params and not (worker_lost and is_retry):
         relation = TrialAttribute.RETRY_OF if worker_lost or is_retry else TrialAttribute.RESUMES

@@ -10,7 +10,7 @@ from autotl.recipe import JOIN, Params, Value
 from autotl.registry import Registry
 from autotl.study.space import Choices
 
-__all__ = ["cheap_portfolio", "expensive_heads", "expensive_portfolio", "learnt_recipes", "tried_expensive"]
+__all__ = ["cheap_portfolio", "expensive_heads", "expensive_portfolio", "learnt_recipes", "tried_expensive", "untried"]
 
 PREFERRED_HEADS = ("kernel_ridge", "rbf_svm", "logistic_regression", "linear")
 """Heads for the first trial of a further strategy, the first available one: quick to fit and hard to beat."""
@@ -75,6 +75,22 @@ def cheap_portfolio(choices: Choices, registry: Registry) -> list[dict[str, Any]
     for backbone in singles:
         queue += of_learnt(backbone) + of_other_heads(backbone)
     return [params for i, params in enumerate(queue) if params not in queue[:i]]
+
+
+def untried(queue: Sequence[dict[str, Any]], tried: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The recipes of a queue that no trial had. A trial also has the parameters that the sampler has drawn for it."""
+
+    def kind(params: Mapping[str, Any]) -> tuple[Any, ...]:
+        return params.get("strategy"), params.get("backbone"), params.get(f"{params.get('strategy')}.head")
+
+    by_kind: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for params in tried:
+        by_kind.setdefault(kind(params), []).append(params)
+    return [
+        recipe
+        for recipe in queue
+        if not any(recipe.items() <= params.items() for params in by_kind.get(kind(recipe), ()))
+    ]
 
 
 def expensive_heads(choices: Choices, registry: Registry, strategy: str) -> list[str]:
