@@ -116,7 +116,7 @@ def frontier(
 
     Args:
         rows: of the leaderboard.
-        model_value: the model's score on the validation images, which chose the trials as well.
+        model_value: the model's score on the images that chose it, and the trials as well.
         model_milliseconds: its latency. Without either nothing can be compared.
 
     Returns:
@@ -131,6 +131,6 @@ def frontier(
         if milliseconds and row["within_limits"] and milliseconds * MIN_SPEEDUP <= fastest:
             fastest = milliseconds
             kept = {name: row[name] for name in ("trial", "value", *COSTS, "description")}
-            loss = (model_value - row["value"]) * (1 if maximize else -1)
+            loss = (model_value - row["comparable"]) * (1 if maximize else -1)
             entries.append(kept | {"loss": loss, "speedup": model_milliseconds / milliseconds})
     return entries[:MAX_FRONTIER]
