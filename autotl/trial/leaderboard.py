@@ -110,7 +110,12 @@ def write_leaderboard(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def frontier(
-    rows: Sequence[Mapping[str, Any]], model_value: float | None, model_milliseconds: float | None, *, maximize: bool
+    rows: Sequence[Mapping[str, Any]],
+    model_value: float | None,
+    model_milliseconds: float | None,
+    *,
+    maximize: bool,
+    on_validation: bool = False,
 ) -> list[dict[str, Any]]:
     """The trials that are faster than the model and than any better trial, the best first.
 
@@ -118,6 +123,8 @@ def frontier(
         rows: of the leaderboard.
         model_value: the model's score on the images that chose it, and the trials as well.
         model_milliseconds: its latency. Without either nothing can be compared.
+        on_validation: whether the model's score is of the validation images alone, as where a member has predicted no
+            others: then it is compared with the trials' scores on these.
 
     Returns:
         For each its `trial`, `value`, costs and `description`; `loss`, by which its score is worse than the model's;
@@ -128,9 +135,10 @@ def frontier(
     fastest, entries = model_milliseconds, []
     for row in rows:
         milliseconds = row["milliseconds"]
-        if milliseconds and row["within_limits"] and milliseconds * MIN_SPEEDUP <= fastest:
+        score = row["holdout"] if on_validation else row["comparable"]
+        if milliseconds and score is not None and row["within_limits"] and milliseconds * MIN_SPEEDUP <= fastest:
             fastest = milliseconds
             kept = {name: row[name] for name in ("trial", "value", *COSTS, "description")}
-            loss = (model_value - row["comparable"]) * (1 if maximize else -1)
+            loss = (model_value - score) * (1 if maximize else -1)
             entries.append(kept | {"loss": loss, "speedup": model_milliseconds / milliseconds})
     return entries[:MAX_FRONTIER]
