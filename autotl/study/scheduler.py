@@ -1,8 +1,7 @@
 """What the next trial fixes of its parameters: first the warm-start portfolio, then the most promising pairs.
 
 After the portfolio every strategy gets the same wall time, and so does, within a strategy, every pair of backbone and
-head that the final model may be made of. A pass of a backbone over all images is expensive, so new features are only
-extracted where a pass takes a small share of the remaining time; most trials reuse the features of an earlier one.
+head that the model may be made of. A pass over all images is expensive, so most trials reuse recorded features.
 """
 
 import math
@@ -20,14 +19,14 @@ from autotl.study.needs import FeaturesOfTrials, Needs, Recording, Work
 from autotl.study.pairs import PairStatistics
 from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio, tried_expensive, untried
 from autotl.study.space import Choices, seed_of
-from autotl.study.speed_estimates import assumed_pass_seconds, estimated_speed, level_speeds
+from autotl.study.speed_estimates import DEFAULT_SPEED, assumed_pass_seconds, estimated_speed, level_speeds
 
-__all__ = ["DEFAULT_SPEED", "Scheduler"]
+__all__ = ["Scheduler"]
 
-DEFAULT_SPEED = 20.0
-"""Images per second and thread that are assumed before anything was measured, for the time that the end takes."""
 MAX_ACTIVATION_SHARE = 0.35
 """Share of the remaining time that the first pass of a backbone, or of a strategy, over all images may take."""
+MAX_SECOND_SHARE = 0.5
+"""The same of the second backbone, which brings most."""
 MAX_EXPENSIVE_SHARE = 0.1
 """Share of the remaining time that the views of an expensive portfolio recipe may take to extract."""
 MAX_NEW_FEATURES_SHARE = 0.02
@@ -178,12 +177,12 @@ class Scheduler:
         return self._sampled_trial(strategy, time_budget, rng, work)
 
     def _portfolio_trial(self, time_budget: float, suits: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
-        """The next suitable recipe of the portfolio that there is time for: the cheap ones of a backbone, then its
-        expensive ones, then those of the next backbone. Recipes of a backbone that is missing wait until it is here."""
+        """The next suitable recipe of the portfolio that there is time for: the cheap ones of the first backbones, then
+        their expensive ones, then those of the next backbone. Recipes of a missing backbone wait until it is here."""
         unusable = self.unusable
         for params in [params for params in self.cheap_queue if params["backbone"] not in unusable]:
-            is_new_backbone = params["backbone"] not in self.active_backbones
-            if is_new_backbone and (expensive := self._expensive_trial(time_budget, suits)):
+            new, is_further = self._new_networks(params["backbone"])
+            if new and is_further and (expensive := self._expensive_trial(time_budget, suits)):
                 return expensive
             if not suits(params):
                 continue
@@ -268,10 +267,8 @@ class Scheduler:
         fitting = [name for name in names if self._strategy_fits(name, time_budget)]
         if not fitting and work == Work.NETWORKS:
             return None
-        time = {name: self.spent[name] + running.get(name, 0.0) for name in names}
-        return min(
-            fitting or names[:1], key=lambda name: time[name] / self.advice.share(name, self.needs), default=None
-        )
+        had = {n: (self.spent[n] + running.get(n, 0.0)) / self.advice.share(n, self.needs) for n in names}
+        return min(fitting or names[:1], key=had.__getitem__, default=None)
 
     # -- features that an accelerator records before trials need them
 
@@ -348,8 +345,14 @@ class Scheduler:
 
     def has_time_for(self, backbone: str, time_budget: float) -> bool:
         """Whether a pass of what no trial uses yet takes a share of the time that is worth a new backbone."""
+        new, is_further = self._new_networks(backbone)
+        time_budget *= MAX_ACTIVATION_SHARE if is_further else MAX_SECOND_SHARE
+        return not new or self._affordable_passes(JOIN.join(new), time_budget) > 0
+
+    def _new_networks(self, backbone: str) -> tuple[list[str], bool]:
+        """The networks of a backbone that no trial has used, and whether trials have used several others."""
         new = [name for name in backbone.split(JOIN) if name not in self.active_backbones]
-        return not new or self._affordable_passes(JOIN.join(new), MAX_ACTIVATION_SHARE * time_budget) > 0
+        return new, sum(JOIN not in name for name in self.active_backbones) > 1
 
     def observe_speed(self, backbone: str, ran: str, device_type: str, images_per_second_per_thread: float) -> None:
         """Note a worker's speed. What `ran` is "levels" (the whole network), "prefix-N" (up to block N), or "images"
