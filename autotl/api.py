@@ -275,6 +275,7 @@ def evaluate(
     from autotl.data.loading import load_dataset
     from autotl.metrics import all_scores
     from autotl.model.evaluation_notes import on_trained_images, scores_of_classes, what_is_unknown
+    from autotl.model.file_prediction import require_target
     from autotl.model.image_model import MAX_UNCOMPILED, ImageModel, load
     from autotl.model.prediction_table import write_predictions
     from autotl.model.training_images import known_images
@@ -284,6 +285,7 @@ def evaluate(
     location = os.fspath(data) if images is None else IN_MEMORY  # type: ignore[arg-type]
     registry = load_registry()
     folder: Path | None = None
+    target = None if csv is None else require_target(expand_home(Path(csv)))
     if isinstance(model, ImageModel):
         loaded = model
     else:
@@ -321,10 +323,8 @@ def evaluate(
     if metric is None and "metric" in loaded.about:
         notes.append(f"The metric of the search, {asked!r}, is of a plugin that isn't installed.")
     scores = all_scores(labels, probabilities, metric)
-    if csv is not None:
-        write_predictions(
-            expand_home(Path(csv)), [p for p in paths if p not in skipped], labels, probabilities, loaded.classes
-        )
+    if target is not None:
+        write_predictions(target, [p for p in paths if p not in skipped], labels, probabilities, loaded.classes)
     return {
         "subset": used,
         "scores": scores,

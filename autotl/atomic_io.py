@@ -108,6 +108,8 @@ def write_atomically(path: Path | str, content: bytes | Callable[[BinaryIO], obj
     except OSError as error:
         full = as_disk_full(error, path, None if callable(content) else len(content))
         if full is None:
+            if error.filename is not None:
+                error.filename, error.filename2 = str(path), None  # not the partial one, which nobody knows
             raise
         raise full from error
     finally:

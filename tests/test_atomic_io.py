@@ -152,3 +152,11 @@ def test_formulas_get_an_apostrophe_and_numbers_stay():
         assert csv_cell(text) == f"'{text}"
     for value in ("-1", "+1", "-0.5e3", "a=b", "", 3, -0.5, "caf\udce9.png"):
         assert csv_cell(value) == value
+
+
+def test_an_error_names_the_file_and_not_the_partial_one(tmp_path):
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(OSError, match="report") as caught:
+        write_atomically(tmp_path / "report.html", b"new")
+    assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "report.html"), None)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

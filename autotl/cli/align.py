@@ -60,7 +60,7 @@ def align(
             cache=cache,
             offline=offline,
             download=download,
-            log=lambda line: status.update(escape(line)),
+            log=lambda line: status.update(Text(escape(line))),
         )
     for warning in alignment.warnings:
         errors.print(Text.assemble(("not measured: ", "bold yellow"), escape(warning)), soft_wrap=True)

@@ -65,7 +65,7 @@ def doctor(
     if labels:
         find_study(labels)  # a wrong name is an error before the images are read
     if csv:
-        require_target(csv, data, test)
+        csv = require_target(csv, data, test)
     root = expand_home(cache or default_cache())
     claim_cache(root)
     errors = Console(stderr=True)

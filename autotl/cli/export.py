@@ -53,7 +53,7 @@ def export(
     from autotl.model.exporting import export as export_to
 
     console = Console()
-    with Console(stderr=True).status(f"exporting to {escape(to)}"):
+    with Console(stderr=True).status(Text(f"exporting to {escape(to)}")):
         exported = export_to(model, to, out, check=check or None, tta=not no_tta, precision=precision, max_changed=most)
     console.print(Text(escape(exported.folder)), soft_wrap=True)
     for file in exported.files:

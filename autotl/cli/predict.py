@@ -174,7 +174,7 @@ def evaluate(
 
     folder = find_model(model)  # a wrong name is an error before torch is imported
     if csv:
-        require_target(csv, data)
+        csv = require_target(csv, data)
     torch_device = take_device(device)
     from autotl import api
 

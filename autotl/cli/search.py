@@ -243,14 +243,16 @@ def dashboard(
     from autotl.study.dashboard import dashboard_server
 
     folder = find_study(name, output) if name else find_studies(output)
+    folders = [folder] if isinstance(folder, Path) else folder
     console = Console()
     with (
         dashboard_server(folder, port, read_only=read_only, log=_show_warning) as server,
         suppress(KeyboardInterrupt),
     ):
-        shown = folder if isinstance(folder, Path) else f"{len(folder)} studies of {output}, which it can't change"
+        several = "1 study" if len(folders) == 1 else f"{len(folders)} studies"
+        shown = folder if isinstance(folder, Path) else f"{several} of {output}, which it can't change"
         console.print(Text(escape(f"{server.url} shows {shown}. Ctrl-C ends it.")), soft_wrap=True)
-        for study in [folder] if isinstance(folder, Path) else folder:
+        for study in folders:
             if (study / "report.html").is_file():
                 console.print(Text(escape(f"{server.report_url(study.name)} is the report.")), soft_wrap=True)
         server.serve_forever()

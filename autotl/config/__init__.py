@@ -1,7 +1,7 @@
 """The configuration of a search, validated: from a study file (TOML), the command line or Python."""
 
 from autotl.config.advice import how_to_test
-from autotl.config.limits import Limits, format_cost, parse_count
+from autotl.config.limits import Limits, format_cost, parse_count, three_digits
 from autotl.config.study_config import (
     StudyConfig,
     claimed_cache,
@@ -35,5 +35,6 @@ __all__ = [
     "parse_count",
     "parse_seconds",
     "study_config",
+    "three_digits",
     "without_password",
 ]

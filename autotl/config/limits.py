@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Limits", "format_cost", "parse_count", "parse_milliseconds"]
+__all__ = ["Limits", "format_cost", "parse_count", "parse_milliseconds", "three_digits"]
 
 OPTIONS = {"milliseconds": "--max-latency", "megabytes": "--max-size", "parameters": "--max-parameters"}
 """The option that limits a cost."""
@@ -37,8 +37,13 @@ def parse_count(value: Any) -> Any:
 def format_cost(name: str, value: float) -> str:
     """`35.2 ms an image`, `52.1 MB`, `25.6M parameters`."""
     if name == "milliseconds":
-        return f"{value:.3g} ms an image"
-    return f"{value:.3g} MB" if name == "megabytes" else f"{value / 1e6:.3g}M parameters"
+        return f"{three_digits(value)} ms an image"
+    return f"{three_digits(value)} MB" if name == "megabytes" else f"{three_digits(value / 1e6)}M parameters"
+
+
+def three_digits(value: float) -> str:
+    """`0.0123`, `12.3`, `1234`: at least three digits, and never an exponent for large numbers, which nobody types."""
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)

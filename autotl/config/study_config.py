@@ -210,7 +210,7 @@ class StudyConfig(BaseModel):
     )
     trial_timeout: Seconds | None = Field(
         default=None,
-        description="Maximum time that a trial plans to train, and maximum time without a message from its worker "
+        description="Maximum time that a trial plans to train, and, from 30s on, without a message from its worker "
         "(then the worker is ended and the trial retried once): 90s, 10m, 1h30m or a number of seconds. "
         "Default: no limit to train, and 1h without a message.",
     )

@@ -136,6 +136,7 @@ class Coordinator:
         self.scoreboard.resumable = sum(
             trial.user_attrs.get(TrialAttribute.CAUSE) in RESUMED_CAUSES for trial in trials
         )
+        self.scoreboard.is_resuming = True
         for trial in trials:
             if trial.state in FINISHED_STATES:
                 self._count(trial)
@@ -204,8 +205,8 @@ class Coordinator:
         running = sum(worker.trial is not None for worker in self.pool.workers)
         # beyond the deadline one trial at a time, until the first is complete
         end = min(self.time.trials_end(), self.time.deadline()) if running else self.time.trials_end()
-        hopeless = self.scoreboard.hopeless or self.scheduler.excluded.issuperset(self.scheduler.choices.backbones)
-        if hopeless or self.clock.now() >= end - MIN_TRIAL_SECONDS:
+        unusable = self.scheduler.unusable.issuperset(self.scheduler.choices.backbones) and not self.fetching.is_pending
+        if self.scoreboard.hopeless or unusable or self.clock.now() >= end - MIN_TRIAL_SECONDS:
             return False
         if self.config.trials is None:
             return True
@@ -342,8 +343,9 @@ class Coordinator:
         event = self.scoreboard.add(trial, worker_lost=worker_lost)
         extraction = trial.user_attrs.get(TrialAttribute.EXTRACTION_SECONDS, 0.0)
         limits = self.config.limits
-        value = event.value if limits.keeps(trial.user_attrs) else None
-        self.scheduler.finished(trial.params, event.seconds, value, extraction)
+        value = self.scoreboard.comparable(trial) if limits.keeps(trial.user_attrs) else None
+        if TrialAttribute.SAMPLE not in trial.user_attrs:  # its recipe follows on all images, which takes longer
+            self.scheduler.finished(trial.params, event.seconds, value, extraction)
         if event.state == "pruned" and limits.exceeded(trial.user_attrs):  # with one pass and no head
             self.scheduler.excluded.add(trial.params["backbone"])
         return event

@@ -8,7 +8,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from optuna.trial import FrozenTrial
 
@@ -17,7 +16,7 @@ from autotl.engines.recorded import FeatureSource
 from autotl.study.advice import alignment_sample
 from autotl.study.needs import Recording, Work
 from autotl.study.scheduler import Scheduler
-from autotl.study.trials import Trials
+from autotl.study.trials import Trials, params_of
 from autotl.workers.messages import Align, Record, RunTrial
 from autotl.workers.pool import Worker, WorkerPool
 
@@ -129,7 +128,7 @@ class Dispatcher:
         number = self.trials.next_number()
         attempted = [*self.recorded, *(worker.recording for worker in self.pool.workers if worker.recording)]
         given_up = {recording for recording, times in self._attempts.items() if times >= MAX_ATTEMPTS}
-        waiting = [_params(trial) for trial in self.trials.waiting()]
+        waiting = [params_of(trial) for trial in self.trials.waiting()]
         networks, features = self._seconds_of(recording=False), self._seconds_of(recording=True)
         recording = self.scheduler.next_recording(time_budget, attempted, given_up, waiting)
         is_early = math.isfinite(time_budget) and features <= FIRST_SHARE * time_budget
@@ -167,7 +166,7 @@ class Dispatcher:
             recorded: the features that it may read; None where the worker records what it reads.
         """
         waiting = self.trials.waiting()
-        suitable = (t for t in waiting if work == Work.ANY or self.scheduler.needs.suits(_params(t), work, recorded))
+        suitable = (t for t in waiting if work == Work.ANY or self.scheduler.needs.suits(params_of(t), work, recorded))
         trial = next(suitable, None)
         if trial is None:
             number = self.trials.next_number()
@@ -181,7 +180,7 @@ class Dispatcher:
 
     def _source(self, trial: FrozenTrial) -> FeatureSource | None:
         """Where the features are that a trial reads."""
-        needed = self.scheduler.needs.recording(_params(trial))
+        needed = self.scheduler.needs.recording(params_of(trial))
         parts = needed.parts if needed else ()
         return next((source for r, source in self.recorded.items() if any(r.covers(part) for part in parts)), None)
 
@@ -192,8 +191,3 @@ class Dispatcher:
             if worker.busy and worker.strategy:
                 seconds[worker.strategy] += self.clock.now() - worker.since
         return seconds
-
-
-def _params(trial: FrozenTrial) -> dict[str, Any]:
-    """The parameters that a waiting trial is enqueued with."""
-    return trial.system_attrs.get("fixed_params", {})

@@ -59,6 +59,11 @@ class Fetching:
     """By backbone."""
     _current: _Download | None = None
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether weights may still arrive."""
+        return bool(self.missing) or self._current is not None
+
     def fetch_first(self, backbones: Sequence[Backbone], *, all_of_them: bool, required: bool) -> None:
         """Download what has to be here before the first trial.
 

@@ -72,16 +72,19 @@ def require_success(search: Coordinator) -> None:
     """Raises NoTrialSucceeded with the distinct causes where no trial is complete, or KeyboardInterrupt after
     Ctrl-C."""
     board, limits = search.scoreboard, search.config.limits
-    if board.best is None and (
-        board.nearest is not None or search.scheduler.excluded.issuperset(search.scheduler.choices.backbones)
-    ):
-        raise NoTrialSucceeded(why_none_is_within(limits, search.trials.all(), board.nearest))
+    trials = search.trials.all()
+    is_beyond = board.nearest is not None or (
+        search.scheduler.unusable.issuperset(search.scheduler.choices.backbones)
+        and any(limits.exceeded(trial.user_attrs) for trial in trials)
+    )
+    if board.best is None and is_beyond:
+        raise NoTrialSucceeded(why_none_is_within(limits, trials, board.nearest))
     if board.counts["complete"]:
         return
     if search.interrupts.moment is not None:
         raise KeyboardInterrupt
-    trials, disabled = search.trials.all(), search.supervisor.disabled
-    raise NoTrialSucceeded(why_none_succeeded(trials, disabled, search.config.folder, early=search.scoreboard.hopeless))
+    disabled, early = search.supervisor.disabled, search.scoreboard.hopeless
+    raise NoTrialSucceeded(why_none_succeeded(trials, disabled, search.config.folder, early=early))
 
 
 def _job(search: Coordinator, end: float, *, refit: bool) -> Finalize:

@@ -87,7 +87,9 @@ def join_search(config: StudyConfig, progress: Progress) -> int:
                         pool.drop(worker)
                     else:
                         pool.replace(worker)
-            if pool.workers:
+            if not pool.workers and interrupts.moment is None:
+                progress.log(f"No worker is left here: the search in {config.folder} has ended, or needs none.")
+            elif pool.workers:
                 progress.log(
                     f"{', '.join(worker.slot.name for worker in pool.workers)} left the search, which goes on: running "
                     "trials are given back to it."

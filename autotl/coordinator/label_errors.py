@@ -88,7 +88,10 @@ def find_label_errors(
 
 def _best_trial(study: "optuna.Study", name: str) -> FrozenTrial:
     """The best trial on recorded features; of all trials where none is."""
+    from autotl.study.comparison import HoldoutLine
+    from autotl.study.sampler import NO_LIMITS
     from autotl.study.study import TrialAttribute
+    from autotl.study.trials import rank
 
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not trials:
@@ -96,5 +99,12 @@ def _best_trial(study: "optuna.Study", name: str) -> FrozenTrial:
             f"Study {name!r} has no complete trial. Search longer: autotl search … --name {shlex.quote(name)}"
         )
     recorded = [trial for trial in trials if trial.user_attrs[TrialAttribute.RECIPE]["strategy"] in RECORDED]
-    sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
-    return min(recorded or trials, key=lambda trial: sign * float(trial.value or 0.0))
+    # scores of few images, of a sample or of the validation images alone, are too good by chance
+    line, maximize = HoldoutLine(), study.direction == StudyDirection.MAXIMIZE
+    for trial in trials:
+        line.add(trial)
+
+    def place(trial: FrozenTrial) -> tuple[Any, ...]:
+        return rank(trial, NO_LIMITS, maximize=maximize, shift=line.comparable(trial) - (trial.value or 0.0))
+
+    return min(recorded or trials, key=place)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,13 +68,15 @@ def _replay(
     from autotl.recipe import Recipe
     from autotl.study.study import TrialAttribute
     from autotl.trial.folds import fit_folds, predicted
+    from autotl.trial.sampling import sampled
 
     state = open_state(config, images, log)
-    context = state.context
     recipe = Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE])
-    require_chosen(recipe, context.choices, trial.number, config.name)
+    require_chosen(recipe, state.context.choices, trial.number, config.name)
+    if sample := trial.user_attrs.get(TrialAttribute.SAMPLE):
+        state = sampled(state, sample)
     with deterministic():
-        folds = min(trial.user_attrs.get(TrialAttribute.FOLDS, 1), context.split.num_folds)
+        folds = min(trial.user_attrs.get(TrialAttribute.FOLDS, 1), state.context.split.num_folds)
         fitted = fit_folds(state, recipe, math.inf, lambda fraction, score: None, folds=folds)
     score = state.registry.metric(config.metric)(*predicted(state, fitted.probabilities))
     return {"recorded": trial.value, "replayed": score, "metric": config.metric, "recipe": recipe.to_dict()}
@@ -158,12 +161,19 @@ def open_state(
 
 
 def _slots(devices: str) -> "list[Slot]":
-    """The slots of `--devices`, the first on a device that works in this process."""
+    """The slots of `--devices`, the first on a device that works in this process. Where the search ran on a cluster, or
+    on a GPU that this machine doesn't have: what there is."""
     from autotl.devices import parse_devices
     from autotl.model.device import resolve_device
 
-    first, *others = parse_devices(devices)
-    device = resolve_device(devices)
+    try:
+        (first, *others), device = parse_devices(devices), resolve_device(devices)
+    except AutotlError:
+        (first, *others), device = parse_devices("auto"), resolve_device("auto")
+        warnings.warn(
+            f"The search ran on {devices}, which is not on this machine: {device} is used, and scores may differ.",
+            stacklevel=2,
+        )
     return [dataclasses.replace(first, device=device, device_type=device.split(":")[0]), *others]
 
 

@@ -66,6 +66,8 @@ def run_search(
         if full is None:
             raise
         raise DiskFull(f"{full} {_how_to_free_space(full.path, config)}", full.path) from error
+    finally:
+        progress.close()
 
 
 def _how_to_free_space(path: Path, config: StudyConfig) -> str:
@@ -112,10 +114,17 @@ def _run(
     if extends:
         from autotl.coordinator.extend import extension_of
         from autotl.coordinator.join import search_runs
+        from autotl.coordinator.setup import SPLIT_FILE
 
         if search_runs(extends):
             raise AutotlError(f"A search runs in {extends}: extend it when that has ended.")
         config = extension_of(config)
+        refuse_links_out(extends)
+        if not (extends / SPLIT_FILE).is_file():
+            raise AutotlError(
+                f"{extends} has no {SPLIT_FILE}, so that nothing says which images its trials have learnt from. "
+                "Leave --extend out, and give another --name."
+            )
     with ExitStack() as stack:
         stack.enter_context(no_downloads(when=config.forbids_downloads))  # workers inherit it
         stack.enter_context(_exclusive(config.folder))

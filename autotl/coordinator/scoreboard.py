@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -13,8 +14,10 @@ from autotl.config import Limits
 from autotl.events import TrialFinished
 from autotl.metrics import Metric
 from autotl.recipe import JOIN
+from autotl.study.comparison import SAMPLE, HoldoutLine, is_ahead, scored_on
 from autotl.study.study import EARLIER_FILE, FOLD_FILE, TrialAttribute, trial_event
 from autotl.study.trials import rank
+from autotl.workers.messages import member_folder
 
 __all__ = ["FINISHED_STATES", "HOPELESS_FAILURES", "Scoreboard", "why_none_is_within", "why_none_succeeded"]
 
@@ -24,6 +27,8 @@ HOPELESS_FAILURES = 10
 NUMBERS = re.compile(r"0x[0-9a-f]+|\d{4,}")
 """Parts of a cause that differ from trial to trial: addresses, process ids, long numbers."""
 NUM_RECENT = 12
+MAX_CAUSES = 8
+"""Distinct causes that the message of a search without a model lists, the most frequent first."""
 
 
 @dataclass
@@ -47,14 +52,15 @@ class Scoreboard:
     """Of trials that failed in this search, without the numbers in them."""
     earlier: int = 0
     """Finished trials of earlier searches, whose outcome says nothing about this one."""
+    is_resuming: bool = False
+    """Whether the trials of earlier searches are being added, whose models are on disk, or not."""
     resumable: int = 0
     """Trials that ended with an earlier search: their recipes are retried beyond the trials that were asked for."""
-    _kept: dict[tuple[str, str, str], TrialFinished] = field(default_factory=dict)
+    _kept: dict[tuple[str, str, str], FrozenTrial] = field(default_factory=dict)
     """The trial whose fitted model is kept, by (strategy, backbone, head)."""
-    _rank_of: dict[int, tuple[bool, float, float, float, int]] = field(default_factory=dict)
-    """By number of the complete trials, see `autotl.study.trials.rank`."""
-    _passes_of: dict[int, tuple[bool, int]] = field(default_factory=dict)
-    """By number of the complete trials: whether the network is fine-tuned, and the number of views."""
+    _line: HoldoutLine = field(default_factory=HoldoutLine)
+    _leaders: dict[str, FrozenTrial] = field(default_factory=dict)
+    """The best trial within the limits, by what its score is of."""
 
     @property
     def num_finished(self) -> int:
@@ -68,15 +74,12 @@ class Scoreboard:
         if event.state == "failed" and not worker_lost:  # lost workers disable their device instead
             self.causes[NUMBERS.sub("#", event.cause) or "unknown"] += 1
         if event.value is not None:
-            place = rank(trial, self.limits, maximize=self.metric.greater_is_better)
-            self._rank_of[event.number] = place
+            self._line.add(trial)
             if not self.limits.keeps(trial.user_attrs):
                 self._note_nearest(trial)
-            elif self.best is None or place < self._rank_of[self.best.number]:
-                event = self.best = trial_event(trial, is_best=True)
-            is_tuned, passes = (trial.user_attrs.get(name) for name in (TrialAttribute.TUNED, "passes"))
-            self._passes_of[event.number] = bool(is_tuned), passes or 1
-            self._keep_best(event)
+            elif self._choose_best(trial) and self.best:
+                event = self.best
+            self._keep_best(event, trial)
         self.recent = [*self.recent, event][-NUM_RECENT:]
         return event
 
@@ -84,14 +87,36 @@ class Scoreboard:
         """The networks of the fitted models that are kept: their backbone, whether they are fine-tuned, and the number
         of views that they see."""
         networks: dict[str, tuple[str, bool, int]] = {}
-        for event in self._kept.values():
-            is_tuned, passes = self._passes_of[event.number]
-            backbones = event.backbone.split(JOIN)
+        for (_, joined, _), trial in self._kept.items():
+            is_tuned, passes = bool(trial.user_attrs.get(TrialAttribute.TUNED)), trial.user_attrs.get("passes") or 1
+            backbones = joined.split(JOIN)
             for backbone in backbones:
-                name = f"{backbone}/{event.number}" if is_tuned else backbone
+                name = f"{backbone}/{trial.number}" if is_tuned else backbone
                 most = max(passes // len(backbones), networks.get(name, ("", False, 0))[2])
                 networks[name] = backbone, is_tuned, most
         return networks
+
+    def comparable(self, trial: FrozenTrial) -> float | None:
+        """A trial's score as it would be out of fold; None where it has none, or only that of a sample."""
+        if trial.state != TrialState.COMPLETE or scored_on(trial) == SAMPLE:
+            return None
+        return self._line.comparable(trial)
+
+    def _choose_best(self, trial: FrozenTrial) -> bool:
+        """Whether a trial within the limits is the best one now."""
+        maximize = self.metric.greater_is_better
+
+        def place(one: FrozenTrial) -> tuple[Any, ...]:
+            shift = self._line.comparable(one) - (one.value or 0.0)
+            return rank(one, self.limits, maximize=maximize, shift=shift)
+
+        leader = self._leaders.get(scored_on(trial))
+        if leader is None or place(trial) < place(leader):
+            self._leaders[scored_on(trial)] = trial
+        best = min(self._leaders.values(), key=place)
+        if self.best is None or best.number != self.best.number:
+            self.best = trial_event(best, is_best=True)
+        return best.number == trial.number
 
     def _note_nearest(self, trial: FrozenTrial) -> None:
         def excess(some: FrozenTrial) -> float:
@@ -100,14 +125,21 @@ class Scoreboard:
         if self.nearest is None or excess(trial) < excess(self.nearest):
             self.nearest = trial
 
-    def _keep_best(self, event: TrialFinished) -> None:
+    def _keep_best(self, event: TrialFinished, trial: FrozenTrial) -> None:
         key = event.strategy, event.backbone, event.head
         kept = self._kept.get(key)
-        worse = event
-        if kept is None or self._rank_of[event.number] < self._rank_of[kept.number]:
-            self._kept[key], worse = event, kept or event
+        worse = trial
+        if kept is None or (
+            is_ahead(trial, kept, self.limits, maximize=self.metric.greater_is_better)
+            # an earlier search, with other limits, may have kept another one
+            and (not self.is_resuming or self._has_model(trial) or not self._has_model(kept))
+        ):
+            self._kept[key], worse = trial, kept or trial
         if kept is not None:
-            _remove_model(self.folder / "trials" / f"{worse.number:05}", was_kept=worse is kept)
+            _remove_model(member_folder(self.folder, worse.number), was_kept=worse is kept)
+
+    def _has_model(self, trial: FrozenTrial) -> bool:
+        return (member_folder(self.folder, trial.number) / "member.json").exists()
 
     @property
     def hopeless(self) -> bool:
@@ -117,7 +149,7 @@ class Scoreboard:
 
     def begin(self) -> None:
         """All trials so far are those of earlier searches."""
-        self.earlier = self.num_finished
+        self.earlier, self.is_resuming = self.num_finished, False
         self.causes.clear()
 
 
@@ -171,7 +203,9 @@ def why_none_succeeded(trials: Iterable[FrozenTrial], disabled: Mapping[str, str
     for trial in trials:
         if trial.state in FINISHED_STATES and trial.state != TrialState.COMPLETE:
             causes[trial.user_attrs.get(TrialAttribute.CAUSE, "unknown")] += 1
-    lines = [f"  {count} × {cause}" for cause, count in causes.most_common()]
+    lines = [f"  {count} × {cause}" for cause, count in causes.most_common(MAX_CAUSES)]
+    if len(causes) > MAX_CAUSES:
+        lines.append(f"  and {len(causes) - MAX_CAUSES} other causes")
     lines += [f"  {place} is disabled: {cause}" for place, cause in disabled.items()]
     if not lines:
         return "No trial was finished in the time given. Give more: --time 10m"

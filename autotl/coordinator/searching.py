@@ -1,7 +1,7 @@
 """A search whose workers have been started, up to its model."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -19,21 +19,23 @@ from autotl.coordinator.fetching import Fetching
 from autotl.coordinator.finalization import finalize, finalize_copy
 from autotl.coordinator.launching import LaunchedSearch, backbone_digests, study_service
 from autotl.coordinator.probing import await_probes, with_slots
-from autotl.coordinator.setup import SPLIT_FILE, begin_study, library_versions, prepare
+from autotl.coordinator.setup import SPLIT_FILE, ImagesChanged, begin_study, library_versions, prepare
+from autotl.coordinator.supervisor import OVERTIME
 from autotl.coordinator.watchdog import CallEnded, Watchdog
 from autotl.data.dataset import LabelledImage
 from autotl.data.splits import Split
 from autotl.devices import Slot, threads_by_type
+from autotl.errors import AutotlError
 from autotl.events import Callback, SearchStarted
 from autotl.registry import Registry
 from autotl.study.kept_database import DatabaseLost, kept_database, study_exists
 from autotl.study.scheduler import Scheduler
 from autotl.study.study import TrialAttribute
-from autotl.study.trials import StudyTrials
+from autotl.study.trials import StudyTrials, params_of
 from autotl.trial.events import notify_ended
 from autotl.workers.messages import Context
 
-__all__ = ["search"]
+__all__ = ["search", "tried_params"]
 
 
 def search(
@@ -57,6 +59,13 @@ def search(
     policy = DownloadPolicy(config, progress.confirm, clock)
     try:
         context = prepare(config, registry, launched.slots, progress.log, images, progress.checking, policy)
+    except ImagesChanged as error:
+        if extends is None:
+            raise
+        raise AutotlError(
+            f"The images in {config.data} are not those that study {extends.name!r} began with, so its trials can't be "
+            "taken over. Leave --extend out, and give another --name."
+        ) from error
     finally:
         progress.checking(0, 0)
     started = launched.started + policy.seconds_asked
@@ -127,6 +136,16 @@ def _with_weights(context: Context, registry: Registry, fetching: Fetching) -> C
     return replace(context, choices=replace(choices, backbones=(*here, *later)))
 
 
+def tried_params(trials: Iterable[FrozenTrial]) -> list[dict[str, Any]]:
+    """The parameters that an earlier search of the study has tried: on all images, and to the end."""
+    return [
+        params_of(trial)
+        for trial in trials
+        if not {TrialAttribute.SAMPLE, TrialAttribute.OUT_OF_TIME} & trial.user_attrs.keys()
+        and trial.user_attrs.get(TrialAttribute.CAUSE) != OVERTIME
+    ]
+
+
 def _scheduler(
     config: StudyConfig,
     slots: Sequence[Slot],
@@ -137,7 +156,7 @@ def _scheduler(
     scheduler = Scheduler(
         context.choices,
         registry,
-        tried=[trial.params for trial in trials.all() if TrialAttribute.SAMPLE not in trial.user_attrs],
+        tried=tried_params(trials.all()),
         num_images=len(context.split.train) + len(context.split.validation),
         threads=threads_by_type(slots),
         greater_is_better=registry.metric(config.metric).greater_is_better,

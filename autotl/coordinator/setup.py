@@ -204,6 +204,11 @@ def kept_config(folder: Path) -> StudyConfig:
     """The configuration of the last search in a study's folder. Raises AutotlError where it can't be read."""
     try:
         config = StudyConfig.model_validate(read_json(folder / CONFIG_FILE))
+    except FileNotFoundError:
+        raise AutotlError(
+            f"{folder} has no {CONFIG_FILE}, which says what was searched. Put the file back, or copy the whole "
+            "study again."
+        ) from None
     except (OSError, ValueError) as error:  # a ValidationError is a ValueError
         reason = " ".join(str(error).split("For further information")[0].split())
         raise AutotlError(

@@ -10,12 +10,20 @@ from optuna.trial import FrozenTrial, TrialState
 from autotl.clock import Clock
 from autotl.coordinator.signals import Interrupts
 from autotl.study.study import TrialAttribute
-from autotl.study.trials import Trials
+from autotl.study.trials import Trials, params_of
 from autotl.workers.launcher import Ending
 from autotl.workers.messages import member_folder
 from autotl.workers.pool import MAX_CRASHES, CrashCounter, Worker, WorkerPool
 
-__all__ = ["INTERRUPTED_SEARCH", "RESUMED_CAUSES", "SILENCE_LIMIT", "Supervisor", "end_trial", "retry_trial"]
+__all__ = [
+    "INTERRUPTED_SEARCH",
+    "OVERTIME",
+    "RESUMED_CAUSES",
+    "SILENCE_LIMIT",
+    "Supervisor",
+    "end_trial",
+    "retry_trial",
+]
 
 OVERTIME = "it was still busy when its time was up, and was killed"
 """Cause of trials that the deadline or Ctrl-C ended: they are pruned, since nothing about them failed."""
@@ -32,6 +40,9 @@ KILL_GRACE = 2.0
 SILENCE_LIMIT = 3600.0
 """Seconds without a message after which a worker counts as hung, unless --trial-timeout sets them: a fit inside of a
 library sends none and may take long."""
+LEAST_SILENCE = 30.0
+"""The least that --trial-timeout sets them to: a worker sends no message while it converts and compiles a network,
+which takes seconds, on a loaded machine many."""
 START_LIMIT = 300.0
 """The same for a worker that starts."""
 HOOK_NAMED_AFTER, HOOK_LIMIT = 10.0, 600.0
@@ -53,7 +64,7 @@ def retry_trial(trials: Trials, trial: FrozenTrial, *, worker_lost: bool = True)
 
     A trial that took a worker with it is retried once; one whose search ended is retried always.
     """
-    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    params = params_of(trial)
     is_retry = TrialAttribute.RETRY_OF in trial.user_attrs
     if params and not (worker_lost and is_retry):
         relation = TrialAttribute.RETRY_OF if worker_lost or is_retry else TrialAttribute.RESUMES
@@ -66,7 +77,8 @@ class Supervisor:
 
     Args:
         folder: the study's folder.
-        trial_timeout: seconds without a message after which a worker hangs; None for SILENCE_LIMIT.
+        trial_timeout: seconds without a message after which a worker hangs, at least LEAST_SILENCE; None for
+            SILENCE_LIMIT.
         log: shows a line to the user.
         on_trial_over: called with each trial that ended without a TrialEnded message.
         trials_end: the moment at which trials have to be done, or at which Ctrl-C was pressed.
@@ -92,7 +104,7 @@ class Supervisor:
     def watch(self) -> None:
         """Kill workers that run past the deadline (a fit inside of a library can't be interrupted) or hang."""
         now = self.clock.now()
-        limit = self.trial_timeout or SILENCE_LIMIT
+        limit = max(self.trial_timeout, LEAST_SILENCE) if self.trial_timeout else SILENCE_LIMIT
         late = now > self.trials_end() + KILL_GRACE
         if self.interrupts.overdue(SPARE_SECONDS):
             self._start_spare()

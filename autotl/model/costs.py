@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autotl.backbones.joined import with_size
+
 __all__ = ["COSTS", "NetworkCost", "Part", "total_costs"]
 
 COSTS = ("milliseconds", "batch_milliseconds", "megabytes", "parameters", "passes")
@@ -51,13 +53,18 @@ def total_costs(parts: Iterable[Part], networks: Mapping[str, NetworkCost]) -> d
     (3, 15.0)
     >>> total_costs([frozen, tuned], networks)["megabytes"], total_costs([frozen, tuned], networks)["parameters"]
     (18.01, 8000000)
+    >>> networks["a,size=288"] = networks["a"]
+    >>> larger = Part((("a,size=288", "a,size=288"),), ("none-0",), 0)
+    >>> total_costs([frozen, larger], networks)["megabytes"]
+    16.01
     """
     parts = list(parts)
     backbone_of = {key: backbone for part in parts for key, backbone in part.networks}
     passes = {
         (key, view): networks[backbone_of[key]] for part in parts for key, _ in part.networks for view in part.views
     }
-    backbones = {backbone: networks[backbone].num_bytes for backbone in backbone_of.values()}
+    # those of a network for images of another size, `NAME,size=SIZE`, are the same
+    files = {(with_size(name) or (name,))[0]: networks[name].num_bytes for name in backbone_of.values()}
     own = {key: networks[backbone].parameters for key, backbone in backbone_of.items()}
 
     def time_of(values: list[float | None]) -> float | None:
@@ -67,7 +74,7 @@ def total_costs(parts: Iterable[Part], networks: Mapping[str, NetworkCost]) -> d
     return {
         "milliseconds": time_of([network.milliseconds for network in passes.values()]),
         "batch_milliseconds": time_of([network.batch_milliseconds for network in passes.values()]),
-        "megabytes": round((sum(backbones.values()) + sum(part.num_bytes for part in parts)) / 1e6, 3),
+        "megabytes": round((sum(files.values()) + sum(part.num_bytes for part in parts)) / 1e6, 3),
         "parameters": sum(own.values()),
         "passes": len(passes),
     }

@@ -65,14 +65,23 @@ def unused_name(file: Path, used: set[Path]) -> Path:
     return name
 
 
-def require_target(file: Path, *inputs: str | Path | None) -> None:
-    """Raise AutotlError if `file` is a folder, or one of the files that are read."""
+def require_target(file: Path, *inputs: str | Path | None) -> Path:
+    """The file that is written for a CSV file that a user names: where it is a link, what the link leads to. A file is
+    written beside it and moved there, which would replace the link.
+
+    Raises:
+        AutotlError: it is a folder, one of the files that are read, or a device or pipe, which would be replaced by a
+            file.
+    """
     if file.is_dir():
         raise AutotlError(f"{file} is a folder. Give the name of a file: --csv {file / 'predictions.csv'}")
+    if file.exists() and not file.is_file():
+        raise AutotlError(f"{file} is no file but a device or a pipe. Give the name of a file: --csv predictions.csv")
     for place in inputs:
         with suppress(OSError, ValueError):  # not both are files
             if place is not None and os.path.samefile(file, expand_home(place)):  # noqa: PTH121 - raises of both
                 raise AutotlError(f"{file} is read, and would be replaced. Give another name: --csv predictions.csv")
+    return Path(os.path.realpath(file))
 
 
 class CsvFile:
@@ -87,8 +96,8 @@ class CsvFile:
     """
 
     def __init__(self, file: Path, top: int, more: Sequence[str] = ()):
-        require_target(file)
-        self.file, self.part = file, file.with_name(file.name + ".part")
+        self.file = require_target(file)
+        self.part = self.file.with_name(self.file.name + ".part")
         try:
             self.stream = self.part.open("w", newline="", encoding="utf-8", errors="surrogateescape")
         except OSError as error:

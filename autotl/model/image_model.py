@@ -46,7 +46,7 @@ from autotl.model.opening import load_file, open_item
 from autotl.model.reference import SavedFeatures, check_features, reference_features, saved_versions
 from autotl.model.representation import Representation
 from autotl.model.requirements import check_plugins, required_plugins
-from autotl.model.saved_backbone import config_contents, find_backbones, weights_file, write_backbone
+from autotl.model.saved_backbone import config_contents, find_backbones, weights_file, write_backbones
 from autotl.model.training_images import load_trained_on, save_trained_on
 from autotl.registry import Registry, load_registry
 
@@ -290,8 +290,7 @@ class ImageModel(Representation):
 
     def _write(self, draft: Path) -> None:
         registry = self._plugins
-        for digest in self.backbones:
-            write_backbone(self._backbone_module(digest), self._config(digest), weights_file(draft, digest))
+        owners = write_backbones(draft, self.backbones, self._backbone_module, self._config)
         features: dict[str, list[float]] = {}
         layouts: dict[str, Layout] = {}
         for network in networks_of(self.members):
@@ -319,6 +318,7 @@ class ImageModel(Representation):
                         "license": backbone.license,
                         "preprocessing": asdict(backbone.preprocessing),
                         "config_files": sorted(self._config(digest)),
+                        **({"weights": owners[digest]} if owners[digest] != digest else {}),
                     }
                     for digest, backbone in self.backbones.items()
                 ],
@@ -390,7 +390,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", registry: Registry 
     # before the networks: importing skops takes a second longer once timm's two thousand modules are imported
     members = [load_member(folder / "members" / str(i), registry) for i in range(manifest.members)]
     backbones = find_backbones(folder, manifest, registry)
-    weights = {digest: weights_file(folder, digest) for digest in backbones}
+    weights = {b.digest: weights_file(folder, b.weights or b.digest) for b in manifest.backbones}
     check_complete(folder, members, backbones, len(manifest.classes))
     model = ImageModel(tuple(manifest.classes), members, backbones, weights, registry, device, about=manifest.about)
     model.trained_on = load_trained_on(folder, manifest.files)

@@ -74,6 +74,8 @@ class BackboneEntry(_Strict):
     license: str = "unknown"
     """Of the weights."""
     preprocessing: PreprocessingEntry
+    weights: Digest | None = None
+    """The backbone whose file has the weights; None for its own."""
     config_files: list[FileName] = Field(max_length=10)
     """The files in `backbones/DIGEST/` that describe the network; none where its name does."""
 

@@ -5,8 +5,10 @@ networks whose configuration lies in the folder itself.
 """
 
 import copy
+import hashlib
 import math
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,7 @@ from autotl.registry import Registry
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["config_contents", "find_backbones", "weights_file", "write_backbone"]
+__all__ = ["config_contents", "find_backbones", "weights_file", "write_backbones"]
 
 SHORT = 16
 """Digits of a backbone's digest in the names of its files."""
@@ -38,13 +40,35 @@ def config_contents(backbone: Backbone) -> dict[str, bytes]:
     return {name: file.read_bytes() for name, file in backbone.config_files().items()}
 
 
-def write_backbone(module: "nn.Module", contents: dict[str, bytes], file: Path) -> None:
-    """Write the weights of a backbone's network, and beside them the files that it is built from."""
+def write_backbones(
+    folder: Path,
+    digests: Iterable[str],
+    build: "Callable[[str], nn.Module]",
+    contents: Callable[[str], dict[str, bytes]],
+) -> dict[str, str]:
+    """Write the weights of backbones' networks, and beside them the files that they are built from.
+
+    Args:
+        build: the network of a backbone.
+        contents: of the files that it is built from, by name.
+
+    Returns:
+        By the digest of each backbone, that of the one whose file has its weights: a network for images of another size
+        has the same.
+    """
     from safetensors.torch import save
 
-    write_atomically(file, save({k: v.contiguous() for k, v in module.state_dict().items()}))
-    for name, content in contents.items():
-        write_atomically(file.with_suffix("") / name, content)
+    owners: dict[bytes, str] = {}
+    shared: dict[str, str] = {}
+    for digest in digests:
+        weights = save({k: v.contiguous() for k, v in build(digest).state_dict().items()})
+        owner = owners.setdefault(hashlib.sha256(weights).digest(), digest)
+        shared[digest] = owner
+        if owner == digest:
+            write_atomically(weights_file(folder, digest), weights)
+        for name, content in contents(digest).items():
+            write_atomically(weights_file(folder, digest).with_suffix("") / name, content)
+    return shared
 
 
 def find_backbones(folder: Path, manifest: ModelManifest, registry: Registry) -> dict[str, Backbone]:
@@ -56,13 +80,14 @@ def find_backbones(folder: Path, manifest: ModelManifest, registry: Registry) ->
     """
     backbones: dict[str, Backbone] = {}
     for entry in manifest.backbones:
-        own = Path("backbones") / entry.digest[:SHORT]
-        require_sound(folder, [f"{own}.safetensors", *(f"{own}/{name}" for name in entry.config_files)], manifest.files)
+        own, weights = Path("backbones") / entry.digest[:SHORT], weights_file(folder, entry.weights or entry.digest)
+        needed = [str(weights.relative_to(folder)), *(f"{own}/{name}" for name in entry.config_files)]
+        require_sound(folder, needed, manifest.files)
         try:
             if entry.config_files:
                 found = _from_folder(folder / own, entry, registry)
             else:
-                found = _by_name(entry, weights_file(folder, entry.digest), registry)
+                found = _by_name(entry, weights, registry)
         except UnknownName as error:
             plugin = next((p for p in manifest.plugins if (p.component, p.name) == ("backbone", entry.name)), None)
             if plugin is None:

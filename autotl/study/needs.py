@@ -1,7 +1,7 @@
 """What a trial needs of a worker: the accelerator itself, or only features that an accelerator has recorded."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -9,7 +9,7 @@ from autotl.recipe import JOIN
 from autotl.registry import Registry
 from autotl.study.space import Choices
 
-__all__ = ["MAX_CPU_DENSE_SAMPLES", "Needs", "Recording", "Work"]
+__all__ = ["MAX_CPU_DENSE_SAMPLES", "FeaturesOfTrials", "Needs", "Recording", "Work"]
 
 MAX_CPU_DENSE_SAMPLES = 50_000
 """Training samples up to which a dense head is trained on a CPU beside an accelerator: an epoch takes a second or less.
@@ -117,6 +117,18 @@ class Needs:
             return False
         return recorded is None or recording.is_in(recorded)
 
+    def readable(self, strategy: str, recorded: Collection[Recording], unusable: Collection[str]) -> list[Recording]:
+        """Those of the recorded features that a strategy's heads may learn from, also side by side.
+
+        Args:
+            unusable: names of backbones.
+        """
+        names, reads_views = self.choices.backbones_for(strategy, self.registry), self.reads_views(strategy)
+        joins = [replace(recording, backbone=name) for recording in recorded for name in names if JOIN in name]
+        possible = dict.fromkeys((*recorded, *(join for join in joins if join.is_in(recorded))))
+        usable = [r for r in possible if r.backbone in names and r.backbone not in unusable]
+        return [recording for recording in usable if recording.views or not reads_views]
+
     def heads(self, strategy: str, work: Work) -> list[str]:
         """The heads of a strategy that belong to some work."""
         heads = list(self.choices.heads_for(strategy, self.registry))
@@ -126,3 +138,25 @@ class Needs:
             return [head for head in heads if self.is_dense(head)]
         views = self.registry.strategy(strategy).samples_per_image - 1
         return [head for head in heads if self.is_large(head, views) == (work == Work.NETWORKS)]
+
+
+@dataclass
+class FeaturesOfTrials:
+    """Which features the trials of a search have read. Thousands of trials read a few dozen."""
+
+    needs: Needs
+    _first: dict[Recording, Mapping[str, Any]] = field(default_factory=dict)
+    """By features, the parameters of the first trial that has read them."""
+    _num_seen: int = 0
+
+    def first_of_each(self, trials: Sequence[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+        """The parameters of the first trial with each features.
+
+        Args:
+            trials: parameters, those of the last call and perhaps more.
+        """
+        for params in trials[self._num_seen :]:
+            if recording := self.needs.recording(params):
+                self._first.setdefault(recording, params)
+        self._num_seen = len(trials)
+        return self._first.values()

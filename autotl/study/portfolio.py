@@ -10,7 +10,7 @@ from autotl.recipe import JOIN, Params, Value
 from autotl.registry import Registry
 from autotl.study.space import Choices
 
-__all__ = ["cheap_portfolio", "expensive_heads", "expensive_portfolio", "learnt_recipes", "tried_expensive"]
+__all__ = ["cheap_portfolio", "expensive_heads", "expensive_portfolio", "learnt_recipes", "tried_expensive", "untried"]
 
 PREFERRED_HEADS = ("kernel_ridge", "rbf_svm", "logistic_regression", "linear")
 """Heads for the first trial of a further strategy, the first available one: quick to fit and hard to beat."""
@@ -21,6 +21,9 @@ FIRST_HEADS = ("logistic_regression", "linear")
 NUM_JOINING = 2
 """Recipes, of different heads, that are tried first on further backbones and on joined ones, whose features are
 recorded by then."""
+NUM_EARLY = 5
+"""Learnt recipes that are tried on the first backbone before the second one: the others of them bring less than the
+features of a second network do, alone and beside those of the first (see studies/README.md)."""
 
 
 @cache
@@ -33,9 +36,9 @@ def learnt_recipes() -> tuple[Mapping[str, Any], ...]:
 def cheap_portfolio(choices: Choices, registry: Registry) -> list[dict[str, Any]]:
     """Parameters of the cheap portfolio, in the order in which they are tried.
 
-    On the first backbone the learnt recipes, the first of which is fitted fastest; every other strategy once; the best
-    of the learnt recipes on the other backbones and on joins of backbones; the heads that no learnt recipe has; then
-    the rest on the other backbones.
+    On the first backbone some learnt recipes, the first of which is fitted fastest; the best of them on the second one
+    and on both joined; the other learnt recipes; every other strategy once; the best of the learnt recipes on the other
+    backbones and on joins of backbones; the heads that no learnt recipe has; then the rest on the other backbones.
     """
 
     def recipe(backbone: str, strategy: str, head: str, head_params: Params, **changes: Value) -> dict[str, Any]:
@@ -64,17 +67,40 @@ def cheap_portfolio(choices: Choices, registry: Registry) -> list[dict[str, Any]
     def of_other_heads(backbone: str) -> list[dict[str, Any]]:
         return [recipe(backbone, cheapest, head, {}, **all_levels) for head in other_heads]
 
-    first, *others = choices.backbones_for(cheapest, registry)
-    singles = [name for name in others if JOIN not in name]
-    queue = [by_strategy[0], *of_learnt(first), *by_strategy[1:]]
-    for backbone in others:
+    def joining(backbone: str) -> list[dict[str, Any]]:
         by_head = {params[f"{cheapest}.head"]: params for params in reversed(of_learnt(backbone)[1:])}
         promising = [params for params in of_learnt(backbone) if params in by_head.values()]
-        queue += [*promising, *of_learnt(backbone), *of_other_heads(backbone)][:NUM_JOINING]
+        return [*promising, *of_learnt(backbone), *of_other_heads(backbone)][:NUM_JOINING]
+
+    first, *others = choices.backbones_for(cheapest, registry)
+    singles = [name for name in others if JOIN not in name]
+    early = [name for name in others if {first, *singles[:1]}.issuperset(name.split(JOIN))]
+    queue = [by_strategy[0], *of_learnt(first)[:NUM_EARLY]]
+    for backbone in early:
+        queue += joining(backbone)
+    queue += [*of_learnt(first), *by_strategy[1:]]
+    for backbone in others:
+        queue += joining(backbone)
     queue += of_other_heads(first)
     for backbone in singles:
         queue += of_learnt(backbone) + of_other_heads(backbone)
     return [params for i, params in enumerate(queue) if params not in queue[:i]]
+
+
+def untried(queue: Sequence[dict[str, Any]], tried: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The recipes of a queue that no trial had. A trial also has the parameters that the sampler has drawn for it."""
+
+    def kind(params: Mapping[str, Any]) -> tuple[Any, ...]:
+        return params.get("strategy"), params.get("backbone"), params.get(f"{params.get('strategy')}.head")
+
+    by_kind: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for params in tried:
+        by_kind.setdefault(kind(params), []).append(params)
+    return [
+        recipe
+        for recipe in queue
+        if not any(recipe.items() <= params.items() for params in by_kind.get(kind(recipe), ()))
+    ]
 
 
 def expensive_heads(choices: Choices, registry: Registry, strategy: str) -> list[str]:

@@ -1,8 +1,7 @@
 """What the next trial fixes of its parameters: first the warm-start portfolio, then the most promising pairs.
 
 After the portfolio every strategy gets the same wall time, and so does, within a strategy, every pair of backbone and
-head that the final model may be made of. A pass of a backbone over all images is expensive, so new features are only
-extracted where a pass takes a small share of the remaining time; most trials reuse the features of an earlier one.
+head that the model may be made of. A pass over all images is expensive, so most trials reuse recorded features.
 """
 
 import math
@@ -16,18 +15,18 @@ from typing import Any
 from autotl.recipe import JOIN
 from autotl.registry import Registry
 from autotl.study.advice import Advice
-from autotl.study.needs import Needs, Recording, Work
+from autotl.study.needs import FeaturesOfTrials, Needs, Recording, Work
 from autotl.study.pairs import PairStatistics
-from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio, tried_expensive
+from autotl.study.portfolio import cheap_portfolio, expensive_heads, expensive_portfolio, tried_expensive, untried
 from autotl.study.space import Choices, seed_of
-from autotl.study.speed_estimates import assumed_pass_seconds, estimated_speed, level_speeds
+from autotl.study.speed_estimates import DEFAULT_SPEED, assumed_pass_seconds, estimated_speed, level_speeds
 
-__all__ = ["DEFAULT_SPEED", "Scheduler"]
+__all__ = ["Scheduler"]
 
-DEFAULT_SPEED = 20.0
-"""Images per second and thread that are assumed before anything was measured, for the time that the end takes."""
 MAX_ACTIVATION_SHARE = 0.35
 """Share of the remaining time that the first pass of a backbone, or of a strategy, over all images may take."""
+MAX_SECOND_SHARE = 0.5
+"""The same of the second backbone, which brings most."""
 MAX_EXPENSIVE_SHARE = 0.1
 """Share of the remaining time that the views of an expensive portfolio recipe may take to extract."""
 MAX_NEW_FEATURES_SHARE = 0.02
@@ -72,7 +71,7 @@ class Scheduler:
         self.choices, self.registry = choices, registry
         self.num_images, self.threads, self.seed, self.timed = num_images, threads, seed, timed
         self.needs = Needs(choices, registry)
-        self.cheap_queue = [params for params in cheap_portfolio(choices, registry) if params not in tried]
+        self.cheap_queue = untried(cheap_portfolio(choices, registry), tried)
         """Recipes of the cheap portfolio that weren't tried yet."""
         self.untried_expensive = [
             (backbone, strategy, head)
@@ -89,6 +88,7 @@ class Scheduler:
         """Recipes of one of them, as expensive as the remaining time allows."""
         self.extracted: list[Mapping[str, Any]] = [params for params in tried if "strategy" in params]
         """Parameters of trials whose features are recorded: portfolio trials and complete ones."""
+        self._features = FeaturesOfTrials(self.needs)
         self.active_backbones = {params["backbone"] for params in tried if "backbone" in params}
         """Backbones that a trial has used, or may use."""
         self.missing: set[str] = set()
@@ -111,7 +111,9 @@ class Scheduler:
 
     @property
     def unusable(self) -> set[str]:
-        return self.missing | self.excluded | {n for n in self.choices.backbones if self.missing & set(n.split(JOIN))}
+        """Backbones that no trial may use: missing ones, those beyond the limits, and what joins one of them."""
+        gone = self.missing | self.excluded
+        return gone | {name for name in self.choices.backbones if gone & set(name.split(JOIN))}
 
     def align_with(self, advice: Advice) -> None:
         """Try what is left of the portfolio as advised. Nothing is left out."""
@@ -171,15 +173,16 @@ class Scheduler:
             self.spent[strategy] += 1.0  # when it starts, so that running trials count whatever time they take
         rng = random.Random(seed_of(self.seed, number))
         if work != Work.ANY and recorded is not None and not self.needs.trains_network(strategy):
-            return self._trial_on_recorded(strategy, rng, work, self._readable(strategy, recorded))
+            return self._trial_on_recorded(strategy, rng, work, self.needs.readable(strategy, recorded, self.unusable))
         return self._sampled_trial(strategy, time_budget, rng, work)
 
     def _portfolio_trial(self, time_budget: float, suits: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
-        """The next suitable recipe of the portfolio that there is time for: the cheap ones of a backbone, then its
-        expensive ones, then those of the next backbone. Recipes of a backbone that is missing wait until it is here."""
-        for params in [params for params in self.cheap_queue if params["backbone"] not in self.unusable]:
-            is_new_backbone = params["backbone"] not in self.active_backbones
-            if is_new_backbone and (expensive := self._expensive_trial(time_budget, suits)):
+        """The next suitable recipe of the portfolio that there is time for: the cheap ones of the first backbones, then
+        their expensive ones, then those of the next backbone. Recipes of a missing backbone wait until it is here."""
+        unusable = self.unusable
+        for params in [params for params in self.cheap_queue if params["backbone"] not in unusable]:
+            new, is_further = self._new_networks(params["backbone"])
+            if new and is_further and (expensive := self._expensive_trial(time_budget, suits)):
                 return expensive
             if not suits(params):
                 continue
@@ -214,10 +217,11 @@ class Scheduler:
         names = self.choices.backbones_for(strategy, self.registry)
         backbones = [name for name in names if self._activate(name, time_budget)]
         recorded = [f"{strategy}.{name}" for name in self.registry.strategy(strategy).recorded_params]
+        unusable = {"", *self.unusable}
         reusable = [
             params
             for params in self.extracted
-            if params["strategy"] == strategy and params.get("backbone", "") not in ("", *self.unusable)
+            if params["strategy"] == strategy and params.get("backbone", "") not in unusable
             if all(name in params for name in recorded)
         ]
         quick = [name for name in backbones if self._affordable_passes(name, MAX_NEW_FEATURES_SHARE * time_budget)]
@@ -249,31 +253,22 @@ class Scheduler:
             fixed |= {f"{strategy}.policy": source.policy, f"{strategy}.views": source.views}
         return fixed
 
-    def _readable(self, strategy: str, recorded: Collection[Recording]) -> list[Recording]:
-        """Those of the recorded features that a strategy's heads may learn from, also side by side."""
-        names, reads_views = self.choices.backbones_for(strategy, self.registry), self.needs.reads_views(strategy)
-        joins = [replace(recording, backbone=name) for recording in recorded for name in names if JOIN in name]
-        possible = dict.fromkeys((*recorded, *(join for join in joins if join.is_in(recorded))))
-        usable = [r for r in possible if r.backbone in names and r.backbone not in self.unusable]
-        return [recording for recording in usable if recording.views or not reads_views]
-
     def _choose_strategy(
         self, time_budget: float, running: Mapping[str, float], work: Work, recorded: Collection[Recording] | None
     ) -> str | None:
         """The strategy that has had the least of its share, among those with such work whose trials still fit."""
+        needs, unusable = self.needs, self.unusable
         names = [
             name
             for name in self.choices.strategies
-            if self.needs.heads(name, work)
-            and (recorded is None or self.needs.trains_network(name) or self._readable(name, recorded))
+            if needs.heads(name, work)
+            and (recorded is None or needs.trains_network(name) or needs.readable(name, recorded, unusable))
         ]
         fitting = [name for name in names if self._strategy_fits(name, time_budget)]
         if not fitting and work == Work.NETWORKS:
             return None
-        time = {name: self.spent[name] + running.get(name, 0.0) for name in names}
-        return min(
-            fitting or names[:1], key=lambda name: time[name] / self.advice.share(name, self.needs), default=None
-        )
+        had = {n: (self.spent[n] + running.get(n, 0.0)) / self.advice.share(n, self.needs) for n in names}
+        return min(fitting or names[:1], key=had.__getitem__, default=None)
 
     # -- features that an accelerator records before trials need them
 
@@ -295,10 +290,11 @@ class Scheduler:
         self._expensive_trial(time_budget, lambda params: False)  # moves the recipes of active backbones to the queue
         queue = self.cheap_queue
         active = [params for params in queue if params["backbone"] in self.active_backbones] or queue[:1]
-        for params in (*waiting, *active, *self.expensive_queue, *queue, *self.extracted):
+        extracted, unusable = self._features.first_of_each(self.extracted), self.unusable
+        for params in (*waiting, *active, *self.expensive_queue, *queue, *extracted):
             whole = self.needs.recording(params)
             recording = whole and next((part for part in whole.parts if not part.is_in(attempted)), None)
-            if recording is None or recording in given_up or params["backbone"] in self.unusable:
+            if recording is None or recording in given_up or params["backbone"] in unusable:
                 continue
             if self._strategy_fits(params["strategy"], time_budget) and self._activate(recording.backbone, time_budget):
                 return recording
@@ -339,7 +335,7 @@ class Scheduler:
     def _activate(self, backbone: str, time_budget: float) -> bool:
         """Whether trials may use the backbone: the first one always, others where there is time for a pass."""
         may_use = backbone not in self.unusable and (
-            not self.active_backbones - self.excluded
+            not self.active_backbones - self.unusable
             or backbone in self.active_backbones
             or self.has_time_for(backbone, time_budget)
         )
@@ -349,8 +345,14 @@ class Scheduler:
 
     def has_time_for(self, backbone: str, time_budget: float) -> bool:
         """Whether a pass of what no trial uses yet takes a share of the time that is worth a new backbone."""
+        new, is_further = self._new_networks(backbone)
+        time_budget *= MAX_ACTIVATION_SHARE if is_further else MAX_SECOND_SHARE
+        return not new or self._affordable_passes(JOIN.join(new), time_budget) > 0
+
+    def _new_networks(self, backbone: str) -> tuple[list[str], bool]:
+        """The networks of a backbone that no trial has used, and whether trials have used several others."""
         new = [name for name in backbone.split(JOIN) if name not in self.active_backbones]
-        return not new or self._affordable_passes(JOIN.join(new), MAX_ACTIVATION_SHARE * time_budget) > 0
+        return new, sum(JOIN not in name for name in self.active_backbones) > 1
 
     def observe_speed(self, backbone: str, ran: str, device_type: str, images_per_second_per_thread: float) -> None:
         """Note a worker's speed. What `ran` is "levels" (the whole network), "prefix-N" (up to block N), or "images"

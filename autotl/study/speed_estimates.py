@@ -4,7 +4,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from autotl.backbones.base import Backbone
 
-__all__ = ["assumed_pass_seconds", "assumed_speed", "estimated_speed", "level_speeds", "multiply_adds"]
+__all__ = ["DEFAULT_SPEED", "assumed_pass_seconds", "assumed_speed", "estimated_speed", "level_speeds", "multiply_adds"]
 
 ASSUMED_RATE = {"cpu": 25.0, "cuda": 20_000.0, "xpu": 10_000.0, "mps": 1000.0}
 """Billions of multiply-adds a second before anything was measured, of one CPU thread or of one accelerator. Measured: a
@@ -12,6 +12,8 @@ CPU thread without bf16 (AVX2) 12 to 46, with AMX 90 to 600; an NVIDIA H200 in b
 (ResNet-50) and 158,000 (ViT-B)."""
 DECODED_PER_THREAD = 60.0
 """Images that one thread decodes in a second, before anything was measured: no backbone is faster than that."""
+DEFAULT_SPEED = 20.0
+"""Images per second and thread that are assumed before anything was measured, for the time that the end takes."""
 DEFAULT_SIZE = 224
 PATCH = 16
 

@@ -107,6 +107,8 @@ class TrialAttribute:
     """Number of the trial with the same parameters that was running when an earlier search ended."""
     NOT_RECORDED = "not_recorded"
     """True where a worker that only reads recorded features found them missing."""
+    OUT_OF_TIME = "out_of_time"
+    """True where the time of the search was up: a resumed search may try the recipe again."""
     TAKEN_FROM = "taken_from"
     """`study/number` of the trial in the study that this one extends."""
 

@@ -13,7 +13,7 @@ from autotl.config import Limits
 from autotl.study.storage import Journal, storage_on
 from autotl.study.study import StudyDeleted, TrialAttribute
 
-__all__ = ["StudyTrials", "Trials", "rank"]
+__all__ = ["StudyTrials", "Trials", "params_of", "rank"]
 
 
 def rank(
@@ -32,6 +32,11 @@ def rank(
     loss = float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else math.inf
     value = ((trial.value or 0.0) + shift) * (-1.0 if maximize else 1.0)
     return not limits.keeps(trial.user_attrs), -sample, value, loss, trial.number
+
+
+def params_of(trial: FrozenTrial) -> dict[str, Any]:
+    """The parameters that a trial has drawn, and those that it was enqueued with and hasn't drawn yet."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 class Trials(Protocol):

@@ -37,10 +37,13 @@ class _TrialAttributes(BaseModel):
     holdout: float | None = None
     fit_seconds: float = Field(default=0.0, ge=0)
     fitted_on_all: bool = False
+    sample: int | None = Field(default=None, ge=1)
+    tuned: bool = False
     best_epoch: int | None = Field(default=None, ge=0, le=1_000_000)
     retry_of: int | None = None
     resumes: int | None = None
     not_recorded: bool = False
+    out_of_time: bool = False
     taken_from: Text = ""
 
 

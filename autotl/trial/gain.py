@@ -1,6 +1,7 @@
 """What the second half of a search has brought: a hint of what more time would bring."""
 
 import math
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotl.metrics import Metric
 from autotl.model.ensemble import select
+from autotl.study.fold_file import read_fold_file
 from autotl.study.study import EARLIER_FILE, FOLD_FILE, TrialAttribute
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import member_folder
@@ -57,6 +59,7 @@ def _earlier(state: WorkerState, metric: Metric, moment: datetime) -> np.ndarray
         return sign * (trial.value or 0.0), trial.user_attrs.get("log_loss", math.inf), trial.number
 
     best: dict[tuple[str, ...], np.ndarray] = {}
+    shape = len(state.context.split.development), len(state.context.dataset.classes)
     complete = state.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     for trial in sorted(complete, key=rank):
         recipe = trial.user_attrs.get(TrialAttribute.RECIPE, {})
@@ -65,9 +68,10 @@ def _earlier(state: WorkerState, metric: Metric, moment: datetime) -> np.ndarray
         if kind in best or not is_early or TrialAttribute.SAMPLE in trial.user_attrs:
             continue
         folder = member_folder(state.context.folder, trial.number)
-        file = next((folder / name for name in (FOLD_FILE, EARLIER_FILE) if (folder / name).exists()), None)
-        if file is not None:
-            best[kind] = np.load(file, allow_pickle=False)
+        name = next((name for name in (FOLD_FILE, EARLIER_FILE) if (folder / name).exists()), None)
+        if name is not None:
+            with suppress(OSError, ValueError):  # torn, or a stranger's: the model doesn't need it
+                best[kind] = read_fold_file(folder, shape, name)
     if not best:
         return None
     arrays = list(best.values())

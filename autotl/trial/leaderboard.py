@@ -15,13 +15,12 @@ from autotl.atomic_io import write_atomically
 from autotl.config import Limits
 from autotl.escaping import csv_cell
 from autotl.model.costs import COSTS
+from autotl.study.comparison import HoldoutLine, scored_on
 from autotl.study.study import TrialAttribute
 from autotl.study.trials import rank
 
-__all__ = ["OUT_OF_FOLD", "frontier", "leaderboard", "scored_on", "write_leaderboard"]
+__all__ = ["frontier", "leaderboard", "write_leaderboard"]
 
-OUT_OF_FOLD, VALIDATION, SAMPLE = "out of fold", "validation images", "a sample"
-"""What a score is of."""
 MIN_SPEEDUP = 1.25
 """How many times as fast as the next slower entry of the frontier an entry is at least."""
 MAX_FRONTIER = 4
@@ -32,9 +31,8 @@ def leaderboard(
 ) -> list[dict[str, Any]]:
     """A row for each complete trial, best first, see `autotl.study.trials.rank`.
 
-    The score of a trial that has predicted the validation images alone is comparable with those out of fold once it is
-    shifted by what the others' scores out of fold differ on average from their own on the validation images: these may
-    be harder than the rest.
+    A trial that has predicted the validation images alone is ranked by what its score would be out of fold, see
+    `autotl.study.comparison.HoldoutLine`.
 
     Args:
         metrics: names of the scores that get a column each.
@@ -43,18 +41,17 @@ def leaderboard(
     maximize = study.direction == StudyDirection.MAXIMIZE
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     costs = _costs(complete)
-    shifts = [
-        trial.value - trial.user_attrs[TrialAttribute.HOLDOUT]
-        for trial in complete
-        if scored_on(trial) == OUT_OF_FOLD and trial.value is not None and TrialAttribute.HOLDOUT in trial.user_attrs
-    ]
-    shift = sum(shifts) / len(shifts) if shifts else 0.0
-    shift_of = {trial.number: shift if scored_on(trial) == VALIDATION else 0.0 for trial in complete}
-    ranked = sorted(complete, key=lambda trial: rank(trial, limits, maximize=maximize, shift=shift_of[trial.number]))
+    line = HoldoutLine()
+    for trial in complete:
+        line.add(trial)
+    comparable = {trial.number: line.comparable(trial) for trial in complete}
+
+    def place_of(trial: FrozenTrial) -> tuple[Any, ...]:
+        return rank(trial, limits, maximize=maximize, shift=comparable[trial.number] - (trial.value or 0.0))
+
     return [
-        _row(place, trial, (trial.value or 0.0) + shift_of[trial.number], metrics, limits, members)
-        | costs[trial.number]
-        for place, trial in enumerate(ranked, 1)
+        _row(place, trial, comparable[trial.number], metrics, limits, members) | costs[trial.number]
+        for place, trial in enumerate(sorted(complete, key=place_of), 1)
     ]
 
 
@@ -71,13 +68,6 @@ def _costs(trials: Collection[FrozenTrial]) -> dict[int, dict[str, Any]]:
         if costs[trial.number]["milliseconds"] is None:
             costs[trial.number] |= known.get((trial.params.get("backbone", ""), costs[trial.number]["passes"]), {})
     return costs
-
-
-def scored_on(trial: FrozenTrial) -> str:
-    """The images that a complete trial's score is of."""
-    if TrialAttribute.SAMPLE in trial.user_attrs:
-        return SAMPLE
-    return VALIDATION if trial.user_attrs.get(TrialAttribute.FOLDS) == 1 else OUT_OF_FOLD
 
 
 def _row(
@@ -120,14 +110,21 @@ def write_leaderboard(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def frontier(
-    rows: Sequence[Mapping[str, Any]], model_value: float | None, model_milliseconds: float | None, *, maximize: bool
+    rows: Sequence[Mapping[str, Any]],
+    model_value: float | None,
+    model_milliseconds: float | None,
+    *,
+    maximize: bool,
+    on_validation: bool = False,
 ) -> list[dict[str, Any]]:
     """The trials that are faster than the model and than any better trial, the best first.
 
     Args:
         rows: of the leaderboard.
-        model_value: the model's score on the validation images, which chose the trials as well.
+        model_value: the model's score on the images that chose it, and the trials as well.
         model_milliseconds: its latency. Without either nothing can be compared.
+        on_validation: whether the model's score is of the validation images alone, as where a member has predicted no
+            others: then it is compared with the trials' scores on these.
 
     Returns:
         For each its `trial`, `value`, costs and `description`; `loss`, by which its score is worse than the model's;
@@ -138,9 +135,10 @@ def frontier(
     fastest, entries = model_milliseconds, []
     for row in rows:
         milliseconds = row["milliseconds"]
-        if milliseconds and row["within_limits"] and milliseconds * MIN_SPEEDUP <= fastest:
+        score = row["holdout"] if on_validation else row["comparable"]
+        if milliseconds and score is not None and row["within_limits"] and milliseconds * MIN_SPEEDUP <= fastest:
             fastest = milliseconds
             kept = {name: row[name] for name in ("trial", "value", *COSTS, "description")}
-            loss = (model_value - row["value"]) * (1 if maximize else -1)
+            loss = (model_value - score) * (1 if maximize else -1)
             entries.append(kept | {"loss": loss, "speedup": model_milliseconds / milliseconds})
     return entries[:MAX_FRONTIER]

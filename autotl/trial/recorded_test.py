@@ -21,6 +21,7 @@ from autotl.features.sharing import StoreTimeout
 from autotl.features.store import StoreUnavailable
 from autotl.model.image_model import ImageModel
 from autotl.model.member import Member
+from autotl.study.fold_file import read_fold_file
 from autotl.study.study import TEST_FILE
 from autotl.trial.refit import EarlierModel
 from autotl.trial.runner import MAX_CAUSE_LENGTH, release_memory
@@ -154,9 +155,10 @@ def _of_tuned(state: WorkerState, member: Member, refitted: Sequence[int]) -> np
     file = member_folder(state.context.folder, member.trial) / TEST_FILE
     if member.trial in refitted or not file.exists():
         return None
+    shape = len(state.context.split.test), len(state.context.dataset.classes)
     try:
-        return np.load(file, allow_pickle=False)
-    except (OSError, ValueError):
+        return read_fold_file(file.parent, shape, TEST_FILE)
+    except (OSError, ValueError):  # torn, or a stranger's
         return None
 
 

@@ -88,7 +88,8 @@ class SearchResults:
         rows = leaderboard(state.study, state.registry.metrics, limits, {member.trial for member in model.members})
         costs = self.costs(model)
         scores, maximize = self._validation["scores"] or {}, self.metric.greater_is_better
-        cheaper = frontier(rows, scores.get(self.metric.name), costs["milliseconds"], maximize=maximize)
+        score, on_validation = scores.get(self.metric.name), scores.get("n", 0) <= len(state.context.split.validation)
+        cheaper = frontier(rows, score, costs["milliseconds"], maximize=maximize, on_validation=on_validation)
         result = _without_nan(
             self._result(rows[0], tested)
             | {"costs": costs, "frontier": cheaper}

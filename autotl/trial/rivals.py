@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 
 import numpy as np
-import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autotl.metrics import Metric, log_loss
 from autotl.recipe import Recipe
+from autotl.study.comparison import is_ahead
 from autotl.study.fold_file import read_fold_file
 from autotl.study.pairs import NUM_TUNED_PAIRS
 from autotl.study.study import FOLD_FILE, TrialAttribute
@@ -40,7 +41,7 @@ def why_not_promising(
     labels = state.labels("development")
     complete = state.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     complete = [trial for trial in complete if TrialAttribute.SAMPLE not in trial.user_attrs]
-    kept = _best_of_kind(state.study, complete, recipe)
+    kept = _best_of_kind(state, complete, recipe)
     theirs = None if kept is None else read_out_of_fold(state, kept.number)
     if kept is not None and not has_time:
         return f"no time for more than {folds} of {state.context.split.num_folds} folds"
@@ -56,13 +57,15 @@ def why_not_promising(
     return ""
 
 
-def may_be_kept(state: WorkerState, recipe: Recipe, value: float) -> bool:
-    """Whether a complete trial may be the best of its strategy, backbone and head: only then is its model of use,
-    but for limits, beyond which the others may be."""
+def may_be_kept(state: WorkerState, recipe: Recipe, value: float, folds: int) -> bool:
+    """Whether a complete trial that has predicted so many folds may be the best of its strategy, backbone and head:
+    only then is its model of use, but for limits, beyond which the others may be."""
     complete = state.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    kept = _best_of_kind(state.study, complete, recipe)
+    kept = _best_of_kind(state, complete, recipe)
+    if state.context.config.limits or kept is None or kept.user_attrs.get(TrialAttribute.FOLDS) != folds:
+        return True
     metric = state.registry.metric(state.context.config.metric)
-    return bool(state.context.config.limits) or kept is None or not metric.better(kept.value or 0.0, value)
+    return TrialAttribute.SAMPLE in kept.user_attrs or not metric.better(kept.value or 0.0, value)
 
 
 def read_out_of_fold(state: WorkerState, number: int) -> np.ndarray | None:
@@ -78,11 +81,17 @@ def read_out_of_fold(state: WorkerState, number: int) -> np.ndarray | None:
         return None
 
 
-def _best_of_kind(study: optuna.Study, complete: Iterable[FrozenTrial], recipe: Recipe) -> FrozenTrial | None:
+def _best_of_kind(state: WorkerState, complete: Iterable[FrozenTrial], recipe: Recipe) -> FrozenTrial | None:
+    """The trial whose model the coordinator keeps, of those with a recipe's strategy, backbone and head."""
     kind = (recipe.strategy, recipe.backbone, recipe.head)
-    same = [trial for trial in complete if tuple(map(_recipe(trial).get, ("strategy", "backbone", "head"))) == kind]
-    best = max if study.direction == optuna.study.StudyDirection.MAXIMIZE else min
-    return best(same, key=lambda trial: trial.value or 0.0, default=None)
+    maximize, limits = state.study.direction == StudyDirection.MAXIMIZE, state.context.config.limits
+    best: FrozenTrial | None = None
+    for trial in complete:
+        if tuple(map(_recipe(trial).get, ("strategy", "backbone", "head"))) == kind and (
+            best is None or is_ahead(trial, best, limits, maximize=maximize)
+        ):
+            best = trial
+    return best
 
 
 def _recipe(trial: FrozenTrial) -> dict[str, str]:

@@ -86,6 +86,7 @@ def run_trial(
         trial.set_user_attr(TrialAttribute.NOT_RECORDED, value=True)
     except (StoreTimeout, OutOfTime) as error:
         outcome, cause = TrialState.PRUNED, str(error)
+        trial.set_user_attr(TrialAttribute.OUT_OF_TIME, value=True)
     except Exception as error:
         if full := as_disk_full(error, state.context.folder):
             raise full from error  # later trials would fail, too
@@ -196,7 +197,7 @@ def _record(state: WorkerState, trial: optuna.Trial, fitted: OutOfFold, value: f
     write_atomically(folder / FOLD_FILE, lambda file: np.save(file, fitted.probabilities))
     save_member(member, num_features, folder)
     if state.link:  # what can't enter the model isn't sent: it would be removed when the trial has ended
-        is_whole = may_be_kept(state, recipe, value)
+        is_whole = may_be_kept(state, recipe, value, fitted.folds)
         state.publish(f"trials/{folder.name}" if is_whole else f"trials/{folder.name}/{FOLD_FILE}")
 
     if recipe.digest != Recipe.from_dict(trial.user_attrs[TrialAttribute.RECIPE]).digest:  # time cut it short

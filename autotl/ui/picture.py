@@ -34,10 +34,14 @@ class PictureReporter(Progress):
     def __init__(self, inner: Progress, file: Path):
         if not file.parent.is_dir():
             raise AutotlError(f"The picture {file} can't be written: there is no folder {file.parent}. Make it first.")
-        if not os.access(file.parent, os.W_OK):
+        if file.is_dir():
             raise AutotlError(
-                f"The picture {file} can't be written: no file can be made in {file.parent}. Name another."
+                f"The picture {file} can't be written: it is a folder. Name a file: {file / 'search.svg'}"
             )
+        place = file if file.exists() else file.parent
+        if not os.access(place, os.W_OK):
+            what = "the file is read-only" if file.exists() else f"no file can be made in {place}"
+            raise AutotlError(f"The picture {file} can't be written: {what}. Name another.")
         self.inner, self.file = inner, file
         self.started: SearchStarted | None = None
         self.snapshot: Snapshot | None = None
@@ -68,6 +72,9 @@ class PictureReporter(Progress):
 
     def confirm(self, question: str) -> bool:
         return self.inner.confirm(question)
+
+    def close(self) -> None:
+        self.inner.close()
 
     def on_search_finished(self, event: SearchFinished) -> None:
         self.inner.on_search_finished(event)  # ends the live region, which drawing the picture would freeze

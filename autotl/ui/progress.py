@@ -47,7 +47,7 @@ class Snapshot:
 class Progress(Callback):
     """Base class for progress displays, itself one that shows nothing.
 
-    The coordinator calls all methods on its one thread: those of `Callback` for events, and these three.
+    The coordinator calls all methods on its one thread: those of `Callback` for events, and these.
     """
 
     name = "progress"
@@ -64,3 +64,6 @@ class Progress(Callback):
     def confirm(self, question: str) -> bool:
         """Ask the user a question of yes or no, before the search starts; False where nobody can answer."""
         return False
+
+    def close(self) -> None:
+        """Called when the search has ended, however it ended: what is printed afterwards has to stay."""

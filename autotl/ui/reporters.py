@@ -171,6 +171,7 @@ class PlainReporter(Progress):
     def __init__(self) -> None:
         self.metric = "score"
         self.started = self.printed = time.monotonic()
+        """When the search began: its lines have the time since then, as its deadline counts."""
         self._pace = _Pace(self.first_interval)
 
     def checking(self, done: int, total: int) -> None:
@@ -178,14 +179,14 @@ class PlainReporter(Progress):
             self.log(_checked(done, total))
 
     def on_search_started(self, event: SearchStarted) -> None:
-        self.metric = event.metric
-        self.started = self.printed = time.monotonic()
+        self.metric, self.printed = event.metric, time.monotonic()
         print(escape(f"autotl searches {event.study} for the best {self.metric}"), flush=True)
         for label, text in headline_rows(event):
             print(f"{label}: {text}", flush=True)
 
     def update(self, snapshot: Snapshot) -> None:
         num_finished = snapshot.complete + snapshot.pruned + snapshot.failed
+        self.started = time.monotonic() - snapshot.seconds
         if time.monotonic() - self.printed < (self.interval if num_finished else self.first_interval):
             return
         parts = [format_counts(snapshot.complete, snapshot.pruned, snapshot.failed)]

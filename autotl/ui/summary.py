@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from autotl.config import three_digits
 from autotl.escaping import cut_middle, escape
 from autotl.ui.rendering import MAX_WIDTH, format_clock, format_counts, format_duration, format_score
 
@@ -115,7 +116,7 @@ def _leaderboard(rows: Sequence[Mapping[str, Any]], metric: str, *, wide: bool) 
 
 def _number(value: float | None) -> str:
     """Three digits, a dash for None."""
-    return "–" if value is None else f"{value:.0f}" if value >= 99.5 else f"{value:.3g}"
+    return "–" if value is None else three_digits(value)
 
 
 def _tried(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
@@ -212,7 +213,8 @@ def _costs(result: Mapping[str, Any]) -> list[RenderableType]:
     costs = result.get("costs")
     if not costs:
         return []
-    size = f"{_number(costs['megabytes'])} MB · {costs['parameters'] / 1e6:.3g}M parameters · {costs['passes']} pass"
+    parameters = three_digits(costs["parameters"] / 1e6)
+    size = f"{_number(costs['megabytes'])} MB · {parameters}M parameters · {costs['passes']} pass"
     size += "es" if costs["passes"] != 1 else ""
     time = f"{_number(costs['milliseconds'])} ms an image, {_number(costs['batch_milliseconds'])} in batches · "
     kept = f" · within {escape(result['limits'])}" if result.get("limits") else ""
@@ -230,8 +232,8 @@ def _costs(result: Mapping[str, Any]) -> list[RenderableType]:
         parts.append(Text.assemble((label, "dim"), f"{text}, {_number(entry['megabytes'])} MB"))
         label = " " * len(label)
     if result.get("frontier"):
-        first = result["frontier"][0]["milliseconds"]
-        parts.append(Text(f"{label}The same command with --max-latency {first * 1.1:.2g}ms takes the first.", "dim"))
+        limit = three_digits(1.1 * result["frontier"][0]["milliseconds"])
+        parts.append(Text(f"{label}The same command with --max-latency {limit}ms takes the first.", "dim"))
     return parts
 
 

@@ -87,12 +87,13 @@ def test_other_values_of_the_variable_allow_downloads(value: str, monkeypatch: p
     assert downloads_allowed()
 
 
-def test_downloads_are_allowed_again_after_a_search_with_offline(tmp_path: Path) -> None:
+def test_after_a_search_that_failed_downloads_are_allowed_again_and_the_display_is_closed(tmp_path: Path) -> None:
     data = tmp_path / "missing"
     config = StudyConfig(data=str(data), name="offline", output=tmp_path / "studies", offline=True)
     with pytest.raises(AutotlError, match=str(data)):
-        run_search(config, create_autospec(Progress, instance=True))
+        run_search(config, progress := create_autospec(Progress, instance=True))
     assert downloads_allowed()
+    progress.close.assert_called_once_with()  # the error is printed below, and has to stay
 
 
 def test_workers_that_join_with_offline_inherit_it_and_downloads_are_allowed_again(

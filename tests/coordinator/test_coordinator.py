@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
+from optuna.distributions import IntDistribution
+from optuna.trial import TrialState, create_trial
 
 from autotl.atomic_io import DiskFull
 from autotl.coordinator.finalization import finalize, require_success
 from autotl.coordinator.scoreboard import HOPELESS_FAILURES
+from autotl.coordinator.searching import tried_params
 from autotl.coordinator.signals import INTERRUPT_SECONDS
+from autotl.coordinator.supervisor import OVERTIME
 from autotl.devices import Slot
 from autotl.engines.probe import ProbeResult
 from autotl.errors import BrokenPlugin, NoTrialSucceeded
@@ -127,6 +130,39 @@ def test_no_worker_at_all_ends_the_search(scene):
     one.search.run()
     with pytest.raises(NoTrialSucceeded, match="No trial was finished in the time given"):
         require_success(one.search)
+
+
+def test_what_the_time_has_cut_short_or_had_a_sample_alone_is_tried_again():
+    attributes = [{}, {"sample": 20}, {"out_of_time": True}, {"cause": OVERTIME}, {"cause": "behind trial 3"}]
+    trials = [
+        create_trial(
+            state=TrialState.PRUNED,
+            params={"x": i},
+            distributions={"x": IntDistribution(0, 9)},
+            user_attrs=some,
+            system_attrs={"fixed_params": {"x": 7, "y": 1}},
+        )
+        for i, some in enumerate(attributes)
+    ]
+    assert tried_params(trials) == [{"x": 0, "y": 1}, {"x": 4, "y": 1}]
+
+
+@pytest.mark.parametrize("attributes", [{}, {"sample": 20}])
+def test_a_trial_on_a_sample_tells_nothing_about_those_on_all_images(scene, attributes):
+    one = scene(trials=1)
+    trial = one.study.ask()
+    for name, value in {"recipe": {"strategy": "s", "backbone": "b", "head": "h"}, **attributes}.items():
+        trial.set_user_attr(name, value)
+    one.study.tell(trial, 0.5)
+    one.search.resume()
+    assert [value for _, value in one.scheduler.results] == ([] if attributes else [0.5])
+
+
+def test_a_search_of_which_no_backbone_can_be_had_any_more_ends(scene):
+    one = scene(trials=3)
+    one.scheduler.unusable = {"resnet18"}  # its download has failed
+    one.run()
+    assert one.jobs == []
 
 
 # messages

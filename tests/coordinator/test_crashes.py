@@ -66,6 +66,7 @@ def test_stand_in_gpus_are_told_apart_and_hanging_workers_and_device_errors_are_
         Slot("cuda:0#2", "cuda", "cpu", 2, {"CUDA_VISIBLE_DEVICES": "MIG-a", "OMP_NUM_THREADS": "2"}),
     ]
     monkeypatch.setattr("autotl.coordinator.run.parse_devices", lambda text, *, force: slots)
+    monkeypatch.setattr("autotl.coordinator.supervisor.LEAST_SILENCE", 8.0)
     monkeypatch.setenv("AUTOTL_TEST_MARKS", str(tmp_path))
     install_plugin("hanging", FAULTS)
     found = search(

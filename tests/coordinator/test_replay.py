@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import create_trial
 
 from autotl.config import StudyConfig
-from autotl.coordinator import setup
+from autotl.coordinator import replay, setup
 from autotl.coordinator.replay import replay_trial
 from autotl.coordinator.setup import begin_study, kept_config, prepare
 from autotl.devices import parse_devices
@@ -99,3 +99,10 @@ def test_only_a_cache_is_used_as_the_cache_that_a_study_names(is_own, searched, 
         claim_cache(cache)
     (cache / "features").mkdir(parents=True)  # as many projects have
     assert (kept_config(study).cache == cache) is is_own
+
+
+def test_what_ran_on_a_cluster_or_on_another_machines_gpu_is_replayed_on_what_there_is():
+    with pytest.warns(UserWarning, match=r"ran on dask:tcp://10\.0\.0\.1:8786, which is not on this machine"):
+        slots = replay._slots("dask:tcp://10.0.0.1:8786")
+    assert [slot.name for slot in slots] == [slot.name for slot in parse_devices("auto")]
+    assert replay._slots("cpu*2")[0].device == "cpu"

@@ -1,10 +1,12 @@
 """The score of a search: each trial once, and of each strategy, backbone and head the best fitted model."""
 
+from pathlib import Path
+
 import optuna
 import pytest
 
 from autotl.config import Limits
-from autotl.coordinator.scoreboard import HOPELESS_FAILURES, Scoreboard, why_none_is_within
+from autotl.coordinator.scoreboard import HOPELESS_FAILURES, Scoreboard, why_none_is_within, why_none_succeeded
 from autotl.metrics import Metric
 
 ACCURACY = Metric("accuracy", lambda labels, probabilities: 0.0)
@@ -54,6 +56,46 @@ def test_of_equal_scores_the_smaller_log_loss_is_kept_then_the_earlier_trial(boa
     for log_loss in (0.4, 0.3, 0.3):
         add(0.5, log_loss=log_loss)
     assert kept(tmp_path) == [1]
+
+
+def test_a_lucky_score_on_the_validation_images_is_no_better_than_a_lower_one_out_of_fold(board):
+    scoreboard, add = board()
+    for number in range(6):  # 0.1 more on the validation images means 0.05 more out of fold
+        add(0.70 + 0.02 * number, f"head {number}", folds=5, holdout=0.70 + 0.04 * number)
+    assert not add(0.86, "lda", folds=1, holdout=0.86).is_best  # 0.78 out of fold
+    assert scoreboard.best.number == 5
+    assert add(0.95, "mlp", folds=1, holdout=0.95).is_best
+    assert scoreboard.best.value == 0.95
+
+
+def test_trials_of_one_kind_are_compared_on_the_images_that_both_have_predicted(board, tmp_path):
+    _, add = board()
+    add(0.9, folds=1, holdout=0.9)
+    add(0.8, folds=5, holdout=0.92)
+    assert kept(tmp_path) == [1]
+    add(0.85, folds=1, holdout=0.85)
+    assert kept(tmp_path) == [1]
+
+
+def test_a_trial_whose_model_is_gone_replaces_none_that_is_there(board, tmp_path):
+    scoreboard, add = board()
+    scoreboard.is_resuming = True
+    add(0.5)
+    (tmp_path / "trials" / "00000" / "member.json").write_text("")
+    add(0.6)
+    assert kept(tmp_path) == [0]
+
+
+def test_many_causes_are_told_in_few_lines():
+    study = optuna.create_study()
+    for number in range(50):
+        trial = study.ask()
+        trial.set_user_attr("cause", f"cause {number % 20}")
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    text = why_none_succeeded(study.trials, {}, Path("studies"), early=False)
+    assert "  3 × cause 0" in text
+    assert "and 12 other causes" in text
+    assert len(text.splitlines()) == 11
 
 
 def test_one_cause_alone_is_hopeless(board):

@@ -232,3 +232,8 @@ def test_the_number_of_checked_images_is_reported(registry, config):
     calls = []
     prepare(config(), registry, SLOTS, silent, None, lambda done, total: calls.append((done, total)))
     assert calls[-1][0] == calls[-1][1] > 0
+
+
+def test_a_study_without_its_configuration_is_named(tmp_path):
+    with pytest.raises(AutotlError, match=r"has no study\.json, which says what was searched\. Put the file back"):
+        kept_config(tmp_path)

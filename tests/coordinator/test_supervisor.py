@@ -261,9 +261,11 @@ def test_a_worker_that_joined_is_dropped_when_it_ends(scene):
 # hanging
 
 
-@pytest.mark.parametrize(("silent", "killed"), [(4.0, False), (6.0, True)])
-def test_silence_for_the_trial_timeout_kills_a_worker(silent, killed, scene):
-    one = scene("cpu:0", trial_timeout=5)
+@pytest.mark.parametrize(
+    ("timeout", "silent", "killed"), [(50, 40.0, False), (50, 60.0, True), (5, 25.0, False), (5, 35.0, True)]
+)
+def test_silence_for_the_trial_timeout_kills_a_worker_that_had_time_to_compile(timeout, silent, killed, scene):
+    one = scene("cpu:0", trial_timeout=timeout)
     worker = one.workers[0]
     one.begin(worker, x=0.5)
     one.clock.sleep(100)
@@ -273,7 +275,8 @@ def test_silence_for_the_trial_timeout_kills_a_worker(silent, killed, scene):
     if killed:
         (ending,) = [message for w, message in one.pool.poll(0) if w is worker]
         one.supervisor.ended(worker, ending)
-        assert one.trials[0].user_attrs["cause"] == "it sent no sign of life for 5 s, and was killed"
+        limit = max(timeout, module.LEAST_SILENCE)
+        assert one.trials[0].user_attrs["cause"] == f"it sent no sign of life for {limit:.0f} s, and was killed"
         assert one.trials[1].user_attrs["retry_of"] == 0
 
 

@@ -1,6 +1,7 @@
 """Files to predict, the most probable classes, and the CSV file."""
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,23 @@ def test_a_folder_is_no_csv_file(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert not list(tmp_path.parent.glob("*.part"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_device_or_a_pipe_is_not_replaced_by_a_csv_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for file in (tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(AutotlError, match=r"is no file but a device or a pipe\. .* --csv predictions\.csv"):
+            CsvFile(file, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_link_stays_one_where_predictions_are_written(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out.csv").symlink_to("elsewhere/predictions.csv")
+    with CsvFile(tmp_path / "out.csv", 1) as out:
+        out.write(Path("a.png"), [("ants", 1.0)])
+    assert (tmp_path / "out.csv").is_symlink()
+    assert "a.png,ants" in (tmp_path / "elsewhere" / "predictions.csv").read_text()
 
 
 def test_a_picture_replaces_no_file(tmp_path):

@@ -1,6 +1,7 @@
 """Members whose head sees the features of several networks: predicted, saved, explained and exported."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,24 @@ def test_a_network_is_run_once_for_all_members_that_see_it(joined, validation):
     alone = ImageModel(both.classes, both.members[1:], both.backbones, registry=both.registry, threads=1)
     expected = (probabilities + alone.predict_proba(validation)) / 2
     np.testing.assert_allclose(both.predict_proba(validation), expected, atol=2e-3)
+
+
+def test_the_weights_of_a_network_for_two_sizes_of_images_are_saved_once(joined, validation, tmp_path):
+    _, both, _ = joined
+    single = both.members[1]
+    larger = both.backbones[single.backbone_digest].at_size(192)
+    recipe = replace(single.recipe, backbone=larger.name)
+    members = [single, replace(single, recipe=recipe, backbone_digest=larger.digest)]
+    backbones = {single.backbone_digest: both.backbones[single.backbone_digest], larger.digest: larger}
+    model = ImageModel(both.classes, members, backbones, registry=both.registry, threads=1)
+    folder = model.save(tmp_path / "model")
+    assert len(list((folder / "backbones").iterdir())) == 1
+    again = load(folder, "cpu", both.registry)
+    np.testing.assert_allclose(again.predict_proba(validation[:3]), model.predict_proba(validation[:3]), atol=1e-6)
+    again.save(tmp_path / "again")
+    assert {path.name for path in (tmp_path / "again" / "backbones").iterdir()} == {
+        path.name for path in (folder / "backbones").iterdir()
+    }
 
 
 def test_a_saved_model_answers_as_before(joined, validation, tmp_path):

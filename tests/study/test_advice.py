@@ -40,7 +40,7 @@ def test_joined_backbones_keep_their_place_before_the_other_heads(registry):
     scheduler = Scheduler(choices, registry, [], num_images=1200, threads={"cpu": 2})
     scheduler.align_with(Advice((NAMES[0], NAMES[2], NAMES[1]), deserves_tuning=False))
     backbones = list(dict.fromkeys(params["backbone"] for params in scheduler.cheap_queue))
-    assert backbones == [NAMES[0], NAMES[2], NAMES[1], joins[1], joins[0]]
+    assert backbones == [NAMES[0], NAMES[2], joins[1], NAMES[1], joins[0]]
     last = scheduler.cheap_queue[-1]
     assert last["strategy"] == "fine_tuning"  # which promises little
     joined = max(i for i, params in enumerate(scheduler.cheap_queue) if params["backbone"] in joins)

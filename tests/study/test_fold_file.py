@@ -35,6 +35,11 @@ def test_probabilities_are_read_as_they_were_written(tmp_path):
     np.testing.assert_array_equal(read_fold_file(tmp_path, SHAPE), SOUND)
 
 
+def test_other_files_of_probabilities_are_read_alike(tmp_path):
+    np.save(tmp_path / "test.npy", SOUND)
+    np.testing.assert_array_equal(read_fold_file(tmp_path, SHAPE, "test.npy"), SOUND)
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -5,7 +5,7 @@ import pytest
 from autotl.registry import load_registry
 from autotl.strategies.fast_extraction import FastExtraction
 from autotl.study import needs as module
-from autotl.study.needs import Needs, Recording, Work
+from autotl.study.needs import FeaturesOfTrials, Needs, Recording, Work
 from autotl.study.portfolio import cheap_portfolio
 from autotl.study.space import Choices
 
@@ -93,3 +93,14 @@ def test_a_dense_head_of_many_samples_needs_the_accelerator(needs, monkeypatch):
 def test_a_trial_of_which_little_is_fixed_is_left_to_the_accelerator(needs):
     assert needs.suits({"strategy": "fast_extraction"}, Work.NETWORKS, [])
     assert not needs.suits({"strategy": "fast_extraction"}, Work.HEADS, [Recording(LITE0)])
+
+
+def test_thousands_of_trials_are_told_by_the_features_that_they_have_read(needs, monkeypatch):
+    history = [trial("extract_augment", policy="dihedral", views=i % 3 + 1) for i in range(300)]
+    features = FeaturesOfTrials(needs)
+    assert list(features.first_of_each(history)) == history[:3]
+    history.append(trial("fast_extraction"))
+    looked_at = []
+    monkeypatch.setattr(Needs, "recording", lambda self, params: looked_at.append(params) or Recording(LITE2))
+    assert list(features.first_of_each(history)) == [*history[:3], history[-1]]
+    assert looked_at == history[-1:]

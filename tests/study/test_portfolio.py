@@ -68,12 +68,19 @@ def test_the_cheap_portfolio_covers_every_strategy_and_each_head_on_each_backbon
 def test_the_learnt_recipes_come_first_in_their_order(choices, registry):
     learnt = learnt_recipes()
     assert 2 <= len(learnt) <= 12
-    first = cheap_portfolio(choices, registry)[: len(learnt)]
-    for params, recipe in zip(first, learnt, strict=True):
+    on_first = [params for params in cheap_portfolio(choices, registry) if params["backbone"] == choices.backbones[0]]
+    for params, recipe in zip(on_first[: len(learnt)], learnt, strict=True):
         assert params["fast_extraction.head"] == recipe["head"]
         of_head = {f"{recipe['head']}.{name}": value for name, value in recipe["head_params"].items()}
-        assert params["backbone"] == choices.backbones[0]
         assert of_head.items() <= params.items()
+
+
+def test_the_second_backbone_and_its_join_come_before_the_rest_of_the_learnt_recipes(choices, registry):
+    first, second = choices.backbones
+    with_joins = replace(choices, backbones=(first, second, f"{first} + {second}"))
+    queue = [params["backbone"] for params in cheap_portfolio(with_joins, registry)]
+    assert queue[:9] == [first] * 5 + [second] * 2 + [f"{first} + {second}"] * 2
+    assert queue[9:16] == [first] * 7
 
 
 def test_the_first_recipe_is_the_cheapest(choices, registry):

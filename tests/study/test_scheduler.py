@@ -65,6 +65,14 @@ def trials(scheduler, n, time_budget, running=None, first=0):
 # the portfolio
 
 
+def test_a_resumed_study_does_not_repeat_recipes_of_which_the_sampler_has_drawn_a_part(make, registry):
+    some = Choices((LITE0,), ("fast_extraction",), ("linear", "knn"), 1600, 2, levels=("stages",))
+    portfolio = cheap_portfolio(some, registry)
+    drawn = [{"fast_extraction.levels": "stages", **params} for params in portfolio]
+    assert "fast_extraction.levels" not in portfolio[0]
+    assert make(drawn[1:], some).cheap_queue == portfolio[:1]
+
+
 def test_the_first_trial_is_the_cheapest_strategy_on_the_smallest_backbone(make):
     first = make().next(300, {}, 0)
     assert (first["strategy"], first["backbone"]) == ("fast_extraction", LITE0)
@@ -176,6 +184,21 @@ def test_where_a_pass_is_expensive_every_trial_reuses_recorded_features(make, po
     assert any("extract_augment.policy" not in p for p in trials(scheduler, 30, 10_000, running))
 
 
+def test_where_the_weights_of_the_first_backbone_are_gone_another_one_is_used_whatever_time_is_left(make):
+    scheduler = make([{"strategy": "fast_extraction", "backbone": LITE0}], speed=20.0)
+    scheduler.cheap_queue.clear()
+    scheduler.untried_expensive.clear()
+    scheduler.missing = {LITE0}
+    assert {params.get("backbone", LITE2) for params in trials(scheduler, 10, 20.0)} == {LITE2}
+
+
+def test_what_joins_a_backbone_beyond_the_limits_is_not_used(make):
+    joined = Choices((*BACKBONES, f"{LITE0} + {LITE2}"), ("fast_extraction",), ("linear",), 1600, 2)
+    scheduler = make(choices=joined)
+    scheduler.excluded.add(LITE2)
+    assert scheduler.unusable == {LITE2, f"{LITE0} + {LITE2}"}
+
+
 # speeds
 
 
@@ -259,8 +282,8 @@ def test_a_backbone_that_went_missing_is_used_no_more_by_a_resumed_search(make, 
 def test_time_for_a_backbone_follows_from_its_pass(make):
     scheduler = make(speed=10.0)
     seconds = scheduler.pass_seconds(LITE2)
-    assert scheduler.has_time_for(LITE2, 3 * seconds)
-    assert not scheduler.has_time_for(LITE2, 2 * seconds)
+    assert scheduler.has_time_for(LITE2, 2.1 * seconds)  # the second backbone may take half of it
+    assert not scheduler.has_time_for(LITE2, 1.9 * seconds)
     assert not scheduler.has_time_for(LITE2, -1.0)
 
 

@@ -16,7 +16,7 @@ from autotl.recipe import Recipe
 from autotl.study.space import Choices
 from autotl.testing.scripted import VirtualClock
 from autotl.trial import results as module
-from autotl.trial.leaderboard import leaderboard
+from autotl.trial.leaderboard import frontier, leaderboard
 from autotl.trial.results import SearchResults, TestPredictions, annotate_study
 from autotl.workers.codec import decode, encode
 from autotl.workers.messages import FROM_WORKER, Finalized, SearchFacts
@@ -242,6 +242,15 @@ def test_faster_trials_are_told_with_what_they_lose(stub_state):
     results.selected(np.eye(3)[stub_state.labels("development")])
     [entry] = results.write(model_of(0, 1), None)["frontier"]
     assert (entry["trial"], entry["speedup"], entry["loss"]) == (2, 5.0, pytest.approx(0.3))
+
+
+def test_faster_trials_are_compared_on_the_images_that_the_model_is_scored_on():
+    costs = dict.fromkeys(("milliseconds", "batch_milliseconds", "megabytes", "parameters", "passes"), 2.0)
+    row = {"trial": 1, "value": 0.97, "comparable": 0.97, "holdout": 0.94, "within_limits": True, "description": ""}
+    for on_validation, loss in ((False, -0.01), (True, 0.02)):
+        [entry] = frontier([costs | row], 0.96, 10.0, maximize=True, on_validation=on_validation)
+        assert entry["loss"] == pytest.approx(loss)
+    assert frontier([costs | row | {"holdout": None}], 0.96, 10.0, maximize=True, on_validation=True) == []
 
 
 def test_what_was_tried_and_what_never_was(stub_state):

@@ -10,6 +10,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import TrialState
 
 from autotl.atomic_io import DiskFull
+from autotl.coordinator import replay
 from autotl.errors import BrokenPlugin
 from autotl.features.progress import ExtractionProgress
 from autotl.features.sharing import StoreTimeout
@@ -164,6 +165,7 @@ def test_a_trial_without_time_is_pruned_with_its_cause(scripted, messages, error
     assert run_next(worker)
     trial = worker.study.trials[0]
     assert (trial.state, trial.user_attrs["cause"]) == (TrialState.PRUNED, str(error))
+    assert trial.user_attrs["out_of_time"] is True
     assert messages[-1] == TrialEnded(0)
 
 
@@ -337,7 +339,7 @@ def test_plugins_are_notified_of_a_trial_without_a_result(scripted, monkeypatch,
     assert arguments["study"] is worker.study
 
 
-def test_a_trial_on_a_sample_is_kept_until_there_is_one_on_all_images(state) -> None:
+def test_a_trial_on_a_sample_is_kept_until_there_is_one_on_all_images(state, monkeypatch) -> None:
     enqueue(state, "fast_extraction", "logistic_regression")
     assert run_trial(state, state.study.ask().number, sample=20)
     (trial,) = state.study.trials
@@ -349,6 +351,9 @@ def test_a_trial_on_a_sample_is_kept_until_there_is_one_on_all_images(state) -> 
     predicted = ~np.isnan(candidate.out_of_fold[:, 0])
     assert 0 < predicted.sum() < len(images.validation)
     assert not predicted[images.development_folds != 0].any()
+    monkeypatch.setattr(replay, "open_state", lambda *_: state)
+    outcome = replay._replay(state.context.config, trial, None, print)
+    assert outcome["replayed"] == pytest.approx(trial.value)
     enqueue(state, "fast_extraction", "knn")
     assert run_next(state)
     assert [candidate.number for candidate in kept_candidates(state)] == [1]

@@ -120,6 +120,20 @@ def test_live_leaves_the_summary_and_the_cursor() -> None:
     assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l"), "the cursor is hidden and not shown again"
 
 
+@pytest.mark.parametrize("has_picture", [False, True])
+def test_what_is_printed_after_a_search_that_failed_is_not_erased(has_picture: bool, tmp_path: Path) -> None:
+    file = io.StringIO()
+    progress: Progress = LiveReporter(Console(file=file, width=80, height=40, force_terminal=True))
+    progress = PictureReporter(progress, tmp_path / "run.svg") if has_picture else progress
+    progress.on_search_started(STARTED)
+    progress.update(SNAPSHOT)
+    progress.close()
+    assert "\x1b[?25h" in file.getvalue()  # the cursor is back
+    printed = len(file.getvalue())
+    progress.close()  # as at the end of the program
+    assert len(file.getvalue()) == printed
+
+
 def test_live_keeps_a_failures_cause_on_the_screen() -> None:
     file = io.StringIO()
     replay(LiveReporter(Console(file=file, width=80, height=40, force_terminal=True, color_system=None)))
@@ -228,6 +242,11 @@ def test_a_picture_shows_the_last_busy_moment_and_the_summary(tmp_path: Path) ->
     assert "autotl predict studies/cells/model IMAGES" in text
 
 
+def test_a_picture_that_is_a_folder_is_refused_before_the_search(tmp_path: Path) -> None:
+    with pytest.raises(AutotlError, match=r"it is a folder\. Name a file: .*search\.svg"):
+        choose_progress(picture=tmp_path)
+
+
 def test_a_picture_without_a_folder_is_refused_before_the_search(tmp_path: Path) -> None:
     with pytest.raises(AutotlError, match="there is no folder"):
         choose_progress(picture=tmp_path / "nowhere" / "run.svg")
@@ -259,6 +278,22 @@ def test_a_log_has_a_line_every_few_seconds(
     first, second = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"\[0:05\] checking images: (4,999|5,000) of 12,000", first)
     assert re.fullmatch(r"\[0:10\] checking images: (9,999|10,0\d\d) of 12,000", second)
+
+
+def test_the_times_of_a_log_are_those_since_the_search_began(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    progress = PlainReporter()
+    clock.now += 9.0  # workers start, images are checked
+    progress.on_search_started(STARTED)
+    progress.log("one")
+    clock.now += 20.0
+    progress.update(replace(SNAPSHOT, seconds=29.0, time_left=31.0))
+    one, progressed = capsys.readouterr().out.splitlines()[-2:]
+    assert one == "[0:09] one"
+    assert progressed.startswith("[0:29] ")
+    assert "0:31 left" in progressed
 
 
 def test_json_has_an_event_each_second(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,8 @@ def log_trial(study: optuna.Study, trial: FrozenTrial, history: list[dict[str, f
         return
     try:
         with Tracking.of(study).locked() as tracking:
-            tracking.log(trial, history)
+            if not tracking.is_logged(trial.number):
+                tracking.log(trial, history)
     except Exception:
         _retry_at = time.monotonic() + RETRY_SECONDS
         raise
@@ -58,8 +59,9 @@ def log_trial(study: optuna.Study, trial: FrozenTrial, history: list[dict[str, f
 def log_search(study: optuna.Study, model: "ImageModel | None", search: "FinishedSearch | None" = None) -> None:
     """Log the trials that were missed during the search, its outcome, and the model."""
     with Tracking.of(study).locked() as tracking:
+        logged = tracking.logged()
         for trial in study.get_trials(deepcopy=False):
-            if trial.state in STATUS:
+            if trial.state in STATUS and trial.number not in logged:
                 tracking.log(trial, [])
         if search is not None:
             tracking.log_outcome(search)
@@ -112,16 +114,20 @@ class Tracking:
         created = self.client.create_run(self.experiment, began, tags, run_name=self.study.study_name)
         return created.info.run_id
 
-    @cached_property
+    def is_logged(self, number: int) -> bool:
+        """Whether a trial is logged already. Asks for this one alone: a server takes seconds to list thousands."""
+        return any(self._logged(f" and tags.`autotl.trial` = '{number}'"))
+
     def logged(self) -> set[int]:
         """Numbers of the trials that are logged already."""
-        runs = self._runs(f"tags.`mlflow.parentRunId` = '{self.run}'")
-        return {int(run.data.tags["autotl.trial"]) for run in runs if run.info.status != "RUNNING"}
+        return {int(run.data.tags["autotl.trial"]) for run in self._logged()}
+
+    def _logged(self, condition: str = "") -> Iterator[Any]:
+        runs = self._runs(f"tags.`mlflow.parentRunId` = '{self.run}'{condition}")
+        return (run for run in runs if run.info.status != "RUNNING")
 
     def log(self, trial: FrozenTrial, history: list[dict[str, float]]) -> None:
-        """Create the run of a finished trial, with recipe, scores, learning curve and artifacts, unless it exists."""
-        if trial.number in self.logged:
-            return
+        """Create the run of a finished trial, with recipe, scores, learning curve and artifacts."""
         began, ended = (_milliseconds(t) if t else None for t in (trial.datetime_start, trial.datetime_complete))
         tags = {"mlflow.parentRunId": self.run, "mlflow.source.name": "autotl", "autotl.trial": str(trial.number)}
         texts = {k: str(trial.user_attrs[k]) for k in ("description", "device", "cause") if k in trial.user_attrs}
@@ -138,7 +144,6 @@ class Tracking:
         if history:
             self.client.log_text(run.info.run_id, _table(history), "curve.csv")
         self.client.set_terminated(run.info.run_id, STATUS[trial.state], ended)
-        self.logged.add(trial.number)
 
     def log_outcome(self, search: "FinishedSearch") -> None:
         """Log the scores on the test images and the baseline's, the images, leaderboard, report and a description."""

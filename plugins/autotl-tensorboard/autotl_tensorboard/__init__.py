@@ -4,6 +4,7 @@ The plugin does nothing unless that variable is set.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +78,8 @@ def _written(study: "optuna.Study", run: str) -> "Iterator[SummaryWriter]":
     from torch.utils.tensorboard import SummaryWriter
 
     began = min(trial.datetime_start for trial in study.get_trials(deepcopy=False) if trial.datetime_start)
-    folder = Path(os.environ[FOLDER]) / f"{study.study_name}-{began:%Y%m%d-%H%M%S}" / run
+    name = re.sub(r"[^\w. ()-]", "-", study.study_name)  # a journal may be a stranger's, and its name a path
+    folder = Path(os.environ[FOLDER]) / f"{name}-{began:%Y%m%d-%H%M%S}" / run
     writer = SummaryWriter(str(folder))
     try:
         yield writer
