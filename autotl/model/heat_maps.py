@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from autotl.atomic_io import write_atomically
 from autotl.backbones.base import Backbone, Preprocessing
 from autotl.backbones.levels import Layout, Levels
 from autotl.data.preprocessing import crop_of, preprocess, resized_sides, within_aspect_ratio
 from autotl.data.sandbox import SandboxedDecoder
-from autotl.errors import find_named
+from autotl.errors import AutotlError, find_named
 from autotl.heads.evidence import falls, log_odds
 from autotl.model.member import Member, MemberNetwork, networks_of
 from autotl.model.network import feature_network
@@ -55,12 +56,20 @@ class HeatMap:
         return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
 
     def save(self, file: Path) -> None:
-        """Write the image and, beside it, the overlay, as one picture in the format that the file's name ends in."""
+        """Write the image and, beside it, the overlay, as one picture in the format that the file's name ends in.
+
+        Raises:
+            AutotlError: no format has such a name.
+            DiskFull: no room; an existing file stays as it is.
+        """
+        picture_format = Image.registered_extensions().get(Path(file).suffix.lower())
+        if picture_format not in Image.SAVE:
+            raise AutotlError(f"{file} has no name of a picture. End it in .png")
         width, height = self.image.size
         both = Image.new("RGB", (2 * width + 4, height), "white")
         both.paste(self.image, (0, 0))
         both.paste(self.overlay(), (width + 4, 0))
-        both.save(file)
+        write_atomically(file, lambda out: both.save(out, picture_format))
 
 
 COLOURS = np.array([(40, 30, 130), (140, 30, 130), (220, 60, 80), (250, 140, 40), (255, 235, 100)], np.float32)

@@ -103,7 +103,13 @@ def test_the_evidence_of_all_networks_is_added():
     assert values[56, 56] == pytest.approx(3 * values[168, 168], rel=0.01)
 
 
-def test_an_overlay_is_brightest_where_the_evidence_is(tmp_path):
+def torn(self, file, format):  # the names are Pillow's
+    """Saves half of a picture."""
+    file.write(b"half")
+    raise OSError("there is no room")
+
+
+def test_an_overlay_is_brightest_where_the_evidence_is(tmp_path, monkeypatch):
     values = np.zeros((40, 60), np.float32)
     values[10, 20] = 1
     heat = HeatMap("cat", 0.9, values, Image.new("RGB", (60, 40), (90, 90, 90)))
@@ -111,6 +117,12 @@ def test_an_overlay_is_brightest_where_the_evidence_is(tmp_path):
     assert np.unravel_index(overlay.sum(2).argmax(), values.shape) == (10, 20)
     assert len(np.unique(overlay[values == 0].reshape(-1, 3), axis=0)) == 1
     heat.save(tmp_path / "heat.png")
+    with pytest.raises(AutotlError, match=r"heat\.data has no name of a picture"):
+        heat.save(tmp_path / "heat.data")
+    monkeypatch.setattr(Image.Image, "save", torn)
+    with pytest.raises(OSError, match="no room"):
+        heat.save(tmp_path / "torn.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["heat.png"]
     assert Image.open(tmp_path / "heat.png").size == (124, 40)
 
 
