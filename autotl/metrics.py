@@ -13,7 +13,10 @@ from autotl.errors import MetricError
 if TYPE_CHECKING:
     from autotl.registration import Register
 
-__all__ = ["Interval", "Metric", "all_scores", "confidence_intervals", "majority_baseline"]
+__all__ = ["Interval", "Metric", "Z", "all_scores", "confidence_intervals", "majority_baseline", "wilson_interval"]
+
+Z = 1.959964
+"""Standard errors from the middle of a 95 % interval to its ends."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +226,8 @@ def confidence_intervals(
     intervals: dict[str, Interval] = {}
     for name, metric in metrics.items():
         if metric.compute is accuracy:
-            intervals[name] = _wilson(accuracy(labels, probabilities), len(labels))
+            low, high = wilson_interval(accuracy(labels, probabilities), len(labels))
+            intervals[name] = Interval((high - low) / (2 * Z), low, high, "Wilson")
             continue
         scores = _bootstrap_scores(labels, probabilities, metric, samples)
         if len(scores) > samples / 2:
@@ -232,11 +236,19 @@ def confidence_intervals(
     return intervals
 
 
-def _wilson(share: float, n: int) -> Interval:
-    z = 1.959964
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return Interval(half / z, max(0.0, centre - half), min(1.0, centre + half), "Wilson")
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """95 % interval of a share of `n` images (Wilson, JASA 1927).
+
+    >>> low, high = wilson_interval(0.88, 100)
+    >>> round(low, 3), round(high, 3)
+    (0.802, 0.93)
+    """
+    if n == 0:
+        return 0.0, 1.0
+    centre = share + Z * Z / (2 * n)
+    spread = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    scale = 1 + Z * Z / n
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def majority_baseline(

@@ -91,7 +91,6 @@ def _best_trial(study: "optuna.Study", name: str) -> FrozenTrial:
     from autotl.study.comparison import HoldoutLine
     from autotl.study.sampler import NO_LIMITS
     from autotl.study.study import TrialAttribute
-    from autotl.study.trials import rank
 
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not trials:
@@ -100,11 +99,5 @@ def _best_trial(study: "optuna.Study", name: str) -> FrozenTrial:
         )
     recorded = [trial for trial in trials if trial.user_attrs[TrialAttribute.RECIPE]["strategy"] in RECORDED]
     # scores of few images, of a sample or of the validation images alone, are too good by chance
-    line, maximize = HoldoutLine(), study.direction == StudyDirection.MAXIMIZE
-    for trial in trials:
-        line.add(trial)
-
-    def place(trial: FrozenTrial) -> tuple[Any, ...]:
-        return rank(trial, NO_LIMITS, maximize=maximize, shift=line.comparable(trial) - (trial.value or 0.0))
-
-    return min(recorded or trials, key=place)
+    line, maximize = HoldoutLine.of(trials), study.direction == StudyDirection.MAXIMIZE
+    return min(recorded or trials, key=lambda trial: line.rank(trial, NO_LIMITS, maximize=maximize))

@@ -4,9 +4,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -16,7 +16,6 @@ from autotl.metrics import Metric
 from autotl.recipe import JOIN
 from autotl.study.comparison import SAMPLE, HoldoutLine, is_ahead, scored_on
 from autotl.study.study import EARLIER_FILE, FOLD_FILE, TrialAttribute, trial_event
-from autotl.study.trials import rank
 from autotl.workers.messages import member_folder
 
 __all__ = ["FINISHED_STATES", "HOPELESS_FAILURES", "Scoreboard", "why_none_is_within", "why_none_succeeded"]
@@ -104,12 +103,7 @@ class Scoreboard:
 
     def _choose_best(self, trial: FrozenTrial) -> bool:
         """Whether a trial within the limits is the best one now."""
-        maximize = self.metric.greater_is_better
-
-        def place(one: FrozenTrial) -> tuple[Any, ...]:
-            shift = self._line.comparable(one) - (one.value or 0.0)
-            return rank(one, self.limits, maximize=maximize, shift=shift)
-
+        place = partial(self._line.rank, limits=self.limits, maximize=self.metric.greater_is_better)
         leader = self._leaders.get(scored_on(trial))
         if leader is None or place(trial) < place(leader):
             self._leaders[scored_on(trial)] = trial

@@ -71,8 +71,9 @@ def fetch(address: str) -> Path:
         copies: set[Path] = set()
         for remote, info in sorted(found.items()):
             inner = remote[len(root) :].strip("/") if is_folder else PurePosixPath(root).name
-            copies.add(target / _safe(inner, address))
-            _copy(system, remote, info, target / _safe(inner, address))
+            copy = target / _safe(inner, address)
+            copies.add(copy)
+            _copy(system, remote, info, copy)
         if is_folder:  # an image that moved to another class there would be of both
             _remove_others(target, copies)
     except ImportError as error:

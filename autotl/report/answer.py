@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autotl.metrics import majority_baseline
+from autotl.metrics import majority_baseline, wilson_interval
 from autotl.page.base import Element, Table, Text
-from autotl.report.intervals import bootstrap_interval, wilson_interval
+from autotl.report.intervals import bootstrap_interval
 from autotl.report.record import KNN_NEIGHBOURS, SearchRecord
 
 __all__ = ["answer_section"]

@@ -5,29 +5,12 @@ import time
 
 import numpy as np
 
-from autotl.metrics import Metric
+from autotl.metrics import Metric, wilson_interval
 
-__all__ = ["Z", "bootstrap_interval", "wilson_interval"]
+__all__ = ["bootstrap_interval"]
 
-Z = 1.959964
-"""Standard errors from the middle of a 95 % interval to its ends."""
 SAMPLES = 200
 MAX_SECONDS = 0.5
-
-
-def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share of `n` images (Wilson, JASA 1927).
-
-    >>> low, high = wilson_interval(0.88, 100)
-    >>> round(low, 3), round(high, 3)
-    (0.802, 0.93)
-    """
-    if n == 0:
-        return 0.0, 1.0
-    centre = share + Z * Z / (2 * n)
-    spread = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    scale = 1 + Z * Z / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def bootstrap_interval(metric: Metric, labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float] | None:

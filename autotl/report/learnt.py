@@ -7,9 +7,10 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from autotl.metrics import Z
 from autotl.page.base import Element, Figure, Fold, Table, Text
 from autotl.page.charts import Series, bars, curves, matrix
-from autotl.report.intervals import Z, bootstrap_interval
+from autotl.report.intervals import bootstrap_interval
 from autotl.report.record import SearchRecord
 from autotl.study.study import TrialAttribute
 

@@ -1,8 +1,9 @@
 """Compares trials that have predicted all folds with those that have predicted the validation images alone: as
 fine-tuned ones, and those that had no time for more."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from optuna.trial import FrozenTrial
 
@@ -59,6 +60,14 @@ class HoldoutLine:
     _shared: float = 0.0
     """Sum of the products of both differences."""
 
+    @classmethod
+    def of(cls, trials: Iterable[FrozenTrial]) -> Self:
+        """The line through complete trials."""
+        line = cls()
+        for trial in trials:
+            line.add(trial)
+        return line
+
     def add(self, trial: FrozenTrial) -> None:
         """Learn from a complete trial, if it has both scores."""
         holdout = trial.user_attrs.get(TrialAttribute.HOLDOUT)
@@ -79,3 +88,7 @@ class HoldoutLine:
         is_known = self._num >= MIN_TRIALS and self._spread > 0
         slope = min(1.0, max(0.0, self._shared / self._spread)) if is_known else 1.0
         return self._value + slope * (value - self._holdout)
+
+    def rank(self, trial: FrozenTrial, limits: Limits, *, maximize: bool) -> tuple[bool, float, float, float, int]:
+        """The sort key of `autotl.study.trials.rank`, with a complete trial's score as it would be out of fold."""
+        return rank(trial, limits, maximize=maximize, shift=self.comparable(trial) - (trial.value or 0.0))

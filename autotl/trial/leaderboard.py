@@ -17,7 +17,6 @@ from autotl.escaping import csv_cell
 from autotl.model.costs import COSTS
 from autotl.study.comparison import HoldoutLine, scored_on
 from autotl.study.study import TrialAttribute
-from autotl.study.trials import rank
 
 __all__ = ["frontier", "leaderboard", "write_leaderboard"]
 
@@ -41,17 +40,11 @@ def leaderboard(
     maximize = study.direction == StudyDirection.MAXIMIZE
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     costs = _costs(complete)
-    line = HoldoutLine()
-    for trial in complete:
-        line.add(trial)
-    comparable = {trial.number: line.comparable(trial) for trial in complete}
-
-    def place_of(trial: FrozenTrial) -> tuple[Any, ...]:
-        return rank(trial, limits, maximize=maximize, shift=comparable[trial.number] - (trial.value or 0.0))
-
+    line = HoldoutLine.of(complete)
+    ranked = sorted(complete, key=lambda trial: line.rank(trial, limits, maximize=maximize))
     return [
-        _row(place, trial, comparable[trial.number], metrics, limits, members) | costs[trial.number]
-        for place, trial in enumerate(sorted(complete, key=place_of), 1)
+        _row(place, trial, line.comparable(trial), metrics, limits, members) | costs[trial.number]
+        for place, trial in enumerate(ranked, 1)
     ]
 
 
