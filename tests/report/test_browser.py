@@ -24,6 +24,8 @@ def report(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(report, chromium):
+    chromium.get("about:blank")
+    chromium.get_log("browser")  # what pages of other tests asked of servers that are gone
     chromium.get(report.as_uri())
     return chromium
 
