@@ -58,8 +58,9 @@ class UnknownName(AutotlError):
         plural = {"strategy": "strategies", "loss": "losses", "levels": "levels", "class": "classes"}.get(
             component, f"{component}s"
         )
-        listing = f" Known {plural}: {', '.join(known)}." if known else f" No {component} is registered."
-        super().__init__(f"There is no {component} named {name!r}.{nearest(name, [*known, *others], 3)}{listing}")
+        be = "are" if plural == component else "is"
+        listing = f" Known {plural}: {', '.join(known)}." if known else f" No {component} {be} registered."
+        super().__init__(f"There {be} no {component} named {name!r}.{nearest(name, [*known, *others], 3)}{listing}")
 
 
 class NoTrialSucceeded(AutotlError):

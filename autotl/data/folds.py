@@ -50,13 +50,15 @@ def stratified_folds(labels: np.ndarray, units: np.ndarray, wanted: int, seed: i
     Args:
         units: [n]; what has the same number is in one fold.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    from sklearn.model_selection import StratifiedKFold
+
+    from autotl.data.stratified_groups import QuickStratifiedGroupKFold
 
     folds, num_units = np.zeros(len(labels), np.int64), len(np.unique(units))
     number = min(wanted, num_units, int(np.bincount(labels).max(initial=0)))
     if number < 2:
         return folds
-    splitter = StratifiedKFold if num_units == len(labels) else StratifiedGroupKFold
+    splitter = StratifiedKFold if num_units == len(labels) else QuickStratifiedGroupKFold
     with warnings.catch_warnings():  # of classes with fewer images than folds
         warnings.simplefilter("ignore")
         drawn = splitter(number, shuffle=True, random_state=seed % 2**32).split(labels, labels, units)

@@ -332,7 +332,7 @@ def _choose_groups(labels: np.ndarray, units: np.ndarray, fraction: float, seed:
     """The units to hold out, where units differ in size: the fold whose class counts are closest to the fraction."""
     import warnings
 
-    from sklearn.model_selection import StratifiedGroupKFold
+    from autotl.data.stratified_groups import QuickStratifiedGroupKFold
 
     class_counts = np.bincount(labels)
     num_folds = min(max(2, round(1 / fraction)), len(np.unique(units)), int(class_counts.max()))
@@ -344,7 +344,7 @@ def _choose_groups(labels: np.ndarray, units: np.ndarray, fraction: float, seed:
         folds = [
             fold
             for draw in range(NUM_DRAWS if len(labels) <= MANY_IMAGES else 1)
-            for fold in StratifiedGroupKFold(num_folds, shuffle=True, random_state=(seed + draw) % 2**32).split(
+            for fold in QuickStratifiedGroupKFold(num_folds, shuffle=True, random_state=(seed + draw) % 2**32).split(
                 labels, labels, units
             )
         ]

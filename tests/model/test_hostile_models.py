@@ -214,7 +214,7 @@ HOSTILE_MODELS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     ),
     "levels that no plugin has": (
         lambda m, p: edit(member_of(m), "levels", "martian"),
-        r"member\.json: There is no levels named 'martian'",
+        r"member\.json: There are no levels named 'martian'",
     ),
     "an augmentation that no plugin has": (
         lambda m, p: edit(member_of(m), "views", [{"policy": "martian", "number": 0}]),
