@@ -118,7 +118,8 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(cells: Path, backbone: s
         str(cells), progress=heard, output=tmp_path / "studies", cache=tmp_path / "file" / "cache", trials=2,
         backbones=[backbone], **{**PARTS, "devices": "cpu*2"},
     )  # fmt: skip
-    assert found.result["trials"] == {"complete": 2, "pruned": 0, "failed": 0}
+    assert sum(found.result["trials"].values()) == 2  # one may have pruned the other
+    assert not found.result["trials"]["failed"]
     warnings = [line for line in heard.lines if line.startswith("warning: The feature store")]
     assert len(warnings) == 1  # not one from each worker
     assert "keeps its features in its own folder" in warnings[0]

@@ -408,7 +408,7 @@ def test_images_in_memory_are_augmented_anew_in_every_epoch(tiny, task, resident
 
 def test_fp16_scales_the_loss_and_learns(tiny, task):
     backbone = tiny("test_resnet")
-    recipe = recipe_of(backbone, unfrozen_blocks=TWO, epochs=6, precision="fp16")
+    recipe = recipe_of(backbone, unfrozen_blocks=TWO, epochs=2, precision="fp16")
     trained = losses(fit(task(backbone, "linear"), recipe))
     expected = losses(
         fit(task(backbone, "linear"), replace(recipe, strategy_params={**recipe.strategy_params, "precision": "fp32"}))
