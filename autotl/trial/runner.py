@@ -129,6 +129,8 @@ def _run(
     state.send(TrialStarted(trial.number, recipe.strategy, recipe.backbone, recipe.head, description))
     trial.set_user_attr(TrialAttribute.DESCRIPTION, description)
     trial.set_user_attr(TrialAttribute.RECIPE, recipe.to_dict())
+    if state.link:
+        state.link.flush()  # the trial is tried once more with these parameters where its host is lost
     networks = require_affordable(state, trial, recipe)
     report, judge = _reporter(state, trial), _judge(state, trial, recipe)
 

@@ -65,6 +65,17 @@ class StudyLink:
         """Stands in for the study's folder."""
         self.home = Path()
         """The study's folder on the coordinator's machine."""
+        self._journal: ServedJournal | None = None
+
+    def expire(self) -> None:
+        """Have the next read of the study see what others have written until now."""
+        if self._journal:
+            self._journal.expire()
+
+    def flush(self) -> None:
+        """Send what this worker has written to the study and not sent yet."""
+        if self._journal:
+            self._journal.flush()
 
     def localize(self, context: Context) -> Context:
         """The context with this host's folders. Images that are not on this host are read through the coordinator."""
@@ -88,7 +99,8 @@ class StudyLink:
             HostUnfit: this host can't reach the database, or reaches another one.
         """
         if database is None:
-            return storage_on(ServedJournal(self._exchange))
+            self._journal = ServedJournal(self._exchange)
+            return storage_on(self._journal)
         from autotl.study.database import open_database
 
         url, name = as_reached_here(database[0]), database[1]
@@ -120,19 +132,22 @@ class StudyLink:
         for name in names:
             local, upload = self.folder / name, secrets.token_hex(8)
             files = sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else [local]
+            small, size = dict[str, str](), 0
             for file in files if local.exists() else []:
-                self._send(upload, file, file.relative_to(self.folder).as_posix())
-            self.ask(lambda n, u=upload, path=name: PlaceFiles(n, u, path))  # type: ignore[misc]
+                path, content = file.relative_to(self.folder).as_posix(), file.stat().st_size
+                if size + content > CHUNK_BYTES:
+                    self._send(upload, file, path)
+                else:
+                    small[path], size = base64.b64encode(file.read_bytes()).decode(), size + content
+            self.ask(lambda n, u=upload, p=name, f=small: PlaceFiles(n, u, p, f))  # type: ignore[misc]
 
     def _send(self, upload: str, file: Path, name: str) -> None:
+        offset = 0
         with file.open("rb") as content:
-            offset, chunk = 0, content.read(CHUNK_BYTES)
-            while chunk or not offset:
+            while chunk := content.read(CHUNK_BYTES):
                 text = base64.b64encode(chunk).decode()
                 self.ask(lambda n, o=offset, t=text: WriteFile(n, upload, name, t, o))  # type: ignore[misc]
-                if not chunk:
-                    return  # an empty file
-                offset, chunk = offset + len(chunk), content.read(CHUNK_BYTES)
+                offset += len(chunk)
 
     def fetch(self, *names: str) -> None:
         """Bring folders or files of the study here. A file that is here with the same size is not fetched again."""

@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count
 from multiprocessing.connection import Client
@@ -152,35 +152,50 @@ class Jobs:
         self.state = WorkerState.set_up(context, mailbox.send, mailbox.deadline, link)
         gc.freeze()  # the garbage collection after each trial skips the million objects of the libraries
 
+    @contextmanager
+    def _current_study(self) -> Iterator[None]:
+        """Around a job, which sees what the coordinator wrote before it and leaves nothing unsent."""
+        link = self.state.link
+        if link:
+            link.expire()
+        yield
+        if link:
+            link.flush()
+
     def run_trial(self, job: RunTrial) -> bool:
         """Whether the process can go on (see `autotl.trial.runner.run_trial`)."""
         from autotl.trial.runner import run_trial
 
-        return run_trial(self.state, job.number, _seconds(job.time_budget), job.source, job.sample)
+        with self._current_study():
+            return run_trial(self.state, job.number, _seconds(job.time_budget), job.source, job.sample)
 
     def record(self, job: Record) -> bool:
         """Whether the process can go on (see `autotl.trial.recording.record`)."""
         from autotl.trial.recording import record
 
-        return record(self.state, job.recording)
+        with self._current_study():
+            return record(self.state, job.recording)
 
     def record_test(self, job: RecordTest) -> bool:
         """Whether the process can go on (see `autotl.trial.recorded_test.record_test`)."""
         from autotl.trial.recorded_test import record_test
 
-        return record_test(self.state, job)
+        with self._current_study():
+            return record_test(self.state, job)
 
     def align(self, job: Align) -> bool:
         """Whether the process can go on (see `autotl.trial.aligning.align`)."""
         from autotl.trial.aligning import align
 
-        return align(self.state, job)
+        with self._current_study():
+            return align(self.state, job)
 
     def finalize(self, job: Finalize) -> Mapping[str, Any]:
         """What `result.json` holds (see `autotl.trial.finalize.finalize`)."""
         from autotl.trial.finalize import finalize
 
-        return finalize(self.state, job)
+        with self._current_study():
+            return finalize(self.state, job)
 
 
 def serve(

@@ -1,5 +1,6 @@
 """For launchers whose workers run on other hosts: what a host has, and a process whose messages are relayed."""
 
+import asyncio
 import json
 import os
 import queue
@@ -7,9 +8,11 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
@@ -125,15 +128,32 @@ class RelayedProcess:
         self._ended = threading.Event()
         self._silence = 0.0
         """Seconds since the coordinator asked last, without those in which this process was stopped."""
+        self._early, self._next = dict[int, bytes](), 0
+        self._on_arrival: Callable[[], object] = lambda: None
+        """Wakes `take`."""
         threading.Thread(target=self._relay, daemon=True, name="autotl-relay").start()
         threading.Thread(target=self._deliver, daemon=True, name="autotl-deliver").start()
 
-    def put(self, message: bytes) -> None:
-        """Pass on a message of the coordinator. Returns at once."""
-        self._outgoing.put(message)
+    def put(self, number: int, message: bytes) -> None:
+        """Pass on a message of the coordinator. Returns at once. Calls may overtake each other: `number` counts from 0
+        and is their order."""
+        self._early[number] = message
+        while self._next in self._early:
+            self._outgoing.put(self._early.pop(self._next))
+            self._next += 1
 
-    def take(self) -> tuple[list[bytes], str | None]:
-        """The messages for the coordinator that have arrived, and an Ending as JSON once none will follow."""
+    async def take(self, seconds: float) -> tuple[list[bytes], str | None]:
+        """The messages for the coordinator that have arrived, and an Ending as JSON once none will follow; waits up to
+        `seconds` for the first. One call at a time."""
+        arrived, loop = asyncio.Event(), asyncio.get_running_loop()
+        self._on_arrival = partial(loop.call_soon_threadsafe, arrived.set)
+        if not any(taken := self._take()):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(arrived.wait(), seconds)
+            taken = self._take()
+        return taken
+
+    def _take(self) -> tuple[list[bytes], str | None]:
         self._silence = 0.0
         ending, messages = self._ending, []  # in this order: none is put after the ending is set
         with suppress(queue.Empty):
@@ -148,19 +168,27 @@ class RelayedProcess:
     def _relay(self) -> None:
         launcher, worker = self._launcher, self._worker
         while not self._ended.is_set() and self._silence < LEASE_SECONDS:
-            alive = launcher.alive(worker)
-            for _, message in launcher.receive(POLL_SECONDS if alive else 0.0):
+            alive, began = launcher.alive(worker), time.monotonic()
+            received = launcher.receive(POLL_SECONDS if alive else 0.0)
+            for _, message in received:
                 # the variables of this host are none of the coordinator's slot
                 told = replace(message, slot=self._slot) if isinstance(message, Hello) else message
                 self._incoming.put(encode(told))
+            if received:
+                self._ring()
             if not alive:
                 break
-            self._silence += POLL_SECONDS
+            self._silence += min(time.monotonic() - began, POLL_SECONDS)
         launcher.kill(worker)
         self._ending = json.dumps(asdict(launcher.how_it_ended(worker)))
+        self._ring()
         self._outgoing.put(None)
         launcher.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _ring(self) -> None:
+        with suppress(RuntimeError):  # the event loop of whoever takes is closed
+            self._on_arrival()
 
     def _deliver(self) -> None:
         """A process that is busy may take its time to read a message."""

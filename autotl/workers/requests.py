@@ -4,7 +4,7 @@ Each request has a number that its answer repeats. Paths are relative to the stu
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 __all__ = [
@@ -73,6 +73,8 @@ class PlaceFiles:
     number: int
     upload: str
     path: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Small files that are whole: they are uploaded with this message. Base64, by path."""
 
 
 @dataclass(frozen=True)

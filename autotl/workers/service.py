@@ -86,7 +86,9 @@ class StudyService:
                     return base64.b64encode(file.read(CHUNK_BYTES)).decode()
             case WriteFile():
                 return self._write(request)
-            case PlaceFiles(_, upload, path):
+            case PlaceFiles(number, upload, path, files):
+                for name, content in files.items():
+                    self._write(WriteFile(number, upload, name, content, 0))
                 return self._place(self._incoming(upload), path)
             case ReadImage(_, index):
                 if index < 0:

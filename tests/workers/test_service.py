@@ -41,8 +41,8 @@ def service(folder, tmp_path):
     return StudyService(folder, Journal(folder), [image])
 
 
-def served(service):
-    """Optuna's storage on a served journal, and the requests that it makes."""
+def served_journal(service):
+    """A served journal, and the requests that it makes."""
     requests = []
 
     def exchange(logs, first):
@@ -52,7 +52,13 @@ def served(service):
             raise OSError(answer.error)
         return [json.loads(line) for line in answer.value.splitlines()]
 
-    return storage_on(ServedJournal(exchange)), requests
+    return ServedJournal(exchange), requests
+
+
+def served(service):
+    """Optuna's storage on a served journal, and the requests that it makes."""
+    journal, requests = served_journal(service)
+    return storage_on(journal), requests
 
 
 def test_a_trial_runs_over_a_served_journal(service, folder):
@@ -62,17 +68,47 @@ def test_a_trial_runs_over_a_served_journal(service, folder):
     storage, requests = served(service)
     remote = optuna.load_study(study_name="s", storage=storage)
     trial = optuna.Trial(remote, remote._storage.get_trial_id_from_study_id_trial_number(remote._study_id, number))
-    assert trial.suggest_float("c", 0.0, 1.0) == 0.5
     before = len(requests)
+    assert trial.suggest_float("c", 0.0, 1.0) == 0.5
     for i in range(10):
         trial.set_user_attr(f"score-{i}", i)
-    assert len(requests) == before  # they wait for the next operation of another sort
     trial.report(0.25, 1)
-    assert len(requests) == before + 1
+    assert len(requests) == before  # they wait for the next operation of another sort
     remote.tell(trial, 0.75)
+    assert len(requests) <= before + 2
     (finished,) = study.get_trials()
     assert (finished.value, finished.intermediate_values, finished.user_attrs["score-9"]) == (0.75, {1: 0.25}, 9)
     assert finished.datetime_complete is not None
+
+
+def test_what_waits_is_sent_by_a_flush_and_read_back(service, folder):
+    study = optuna.create_study(study_name="s", storage=storage_on(Journal(folder)))
+    study.ask()
+    journal, requests = served_journal(service)
+    remote = optuna.load_study(study_name="s", storage=storage_on(journal))
+    trial = optuna.Trial(remote, 0)
+    trial.suggest_float("c", 0.0, 1.0)
+    assert study.trials[0].params == {}
+    journal.flush()
+    assert study.trials[0].params == trial.params  # its worker may be lost now: the trial is tried again with them
+    assert remote.trials[0].params == trial.params
+    num = len(requests)
+    journal.flush()
+    assert len(requests) == num
+
+
+def test_reads_in_a_row_are_one_exchange_until_they_expire(service, folder, monkeypatch):
+    monkeypatch.setattr("autotl.study.served.FRESH_SECONDS", 60.0)
+    study = optuna.create_study(study_name="s", storage=storage_on(Journal(folder)))
+    journal, requests = served_journal(service)
+    remote = optuna.load_study(study_name="s", storage=storage_on(journal))
+    study.ask()
+    journal.expire()
+    num = len(requests)
+    assert [len(remote.get_trials()) for _ in range(3)] == [1, 1, 1]
+    assert len(requests) == num + 1
+    optuna.Trial(remote, 0).report(0.5, 1)
+    assert remote.trials[0].intermediate_values == {1: 0.5}  # one's own writes are always read back
 
 
 def test_a_worker_can_neither_create_nor_delete_studies(service, folder):
@@ -97,6 +133,17 @@ def test_a_folder_replaces_the_one_before_once_it_is_whole(service, folder):
     listed = service.answer("w", ListFiles(3, "trials")).value
     assert listed == {"trials/00001/head.skops": 13}
     assert base64.b64decode(service.answer("w", ReadFile(4, "trials/00001/head.skops", 5)).value) == b"and more"
+
+
+def test_small_files_are_placed_in_one_message(service, folder):
+    files = {"trials/00001/head.skops": base64.b64encode(b"head").decode(), "trials/00001/empty": ""}
+    assert not service.answer("w", PlaceFiles(1, UPLOAD, "trials/00001", files)).error
+    assert {p.name: p.read_bytes() for p in (folder / "trials" / "00001").iterdir()} == {
+        "head.skops": b"head",
+        "empty": b"",
+    }
+    for path in ("../x", "journal.log"):
+        assert service.answer("w", PlaceFiles(2, UPLOAD, "trials/00001", {path: ""})).error
 
 
 def test_a_chunk_that_is_missing_is_noticed(service):

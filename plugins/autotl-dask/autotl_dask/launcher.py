@@ -1,16 +1,19 @@
 """The launcher that starts an actor for each slot of a Dask cluster, and relays its messages."""
 
+import asyncio
+import concurrent.futures
+import copy
 import json
 import logging
 import queue
 import re
 import secrets
-import threading
 import time
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
@@ -25,12 +28,13 @@ from autotl_dask.actor import SlotActor, report
 
 __all__ = ["DaskLauncher", "connect"]
 
-CONNECT_SECONDS, JOIN_SECONDS = 20.0, 60.0
-"""Seconds for the connection to a scheduler, and for the first worker of a new cluster."""
+CONNECT_SECONDS, JOIN_SECONDS, REACH_SECONDS = 20.0, 60.0, 3.0
+"""Seconds for the connection to a scheduler, for the first worker of a new cluster, and for a Dask worker's answer."""
 TAKE_SECONDS, END_SECONDS = 10.0, 5.0
 """Seconds that an actor waits for a message before it answers with none, and that all processes get to end."""
 REJOIN_SECONDS = 30.0
 """Seconds that a search without any worker waits for a host: Dask's nannies restart a killed worker in a few."""
+QUIET = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s"}
 
 
 def connect(where: str, site: StudySite, client: Client | None) -> "DaskLauncher":
@@ -50,8 +54,9 @@ def connect(where: str, site: StudySite, client: Client | None) -> "DaskLauncher
             if local:
                 # in this process: trials have processes of their own, which are forked from one template then
                 options = {"processes": False, "threads_per_worker": 1, "n_workers": int(local[1] or CPU_COUNT)}
-                own = LocalCluster(**options, memory_limit=None, dashboard_address=None, silence_logs=logging.CRITICAL)
-                scheduler = opened.enter_context(closing(own))
+                options |= {"memory_limit": None, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+                with dask.config.set(QUIET):  # else each Dask worker looks 150 times a second at tasks it hasn't
+                    scheduler = opened.enter_context(closing(LocalCluster(**options)))
             client = opened.enter_context(closing(Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)))
         except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
             remedy = "Start one: dask scheduler; and on each host: dask worker tcp://SCHEDULER:8786"
@@ -70,7 +75,7 @@ class _Remote:
     actor: Any = None
     num_sent: int = 0
     ending: Ending | None = None
-    relay: threading.Thread | None = None
+    relay: "concurrent.futures.Future[None] | None" = None
 
 
 class DaskLauncher(Launcher):
@@ -87,13 +92,17 @@ class DaskLauncher(Launcher):
         self._hosts: queue.SimpleQueue[tuple[str, dict[str, Any] | None]] = queue.SimpleQueue()
         """Reports of Dask workers that have come, by their addresses; None for one that is gone."""
         self._lost_at = time.monotonic()
+        self._is_direct = client.direct_to_workers is None  # else the user of the client has decided
+        """Whether messages take no detour by the scheduler: so far, all Dask workers have answered this process."""
+        opened.callback(setattr, client, "direct_to_workers", client.direct_to_workers)
+        client.direct_to_workers = client.direct_to_workers or self._is_direct
         client.subscribe_topic("all", self._heard)
         opened.callback(client.unsubscribe_topic, "all")
         try:
             with suppress(TimeoutError):  # the search says that there is none
                 client.wait_for_workers(1, timeout=JOIN_SECONDS)
             for address, host in client.run(report).items():
-                self._add(address, host)
+                client.sync(self._add, address, host)
         except Exception as error:  # whatever a host raises: most often an ImportError
             self.close()
             if isinstance(error, AutotlError):
@@ -101,25 +110,30 @@ class DaskLauncher(Launcher):
             cause = f"A host of the cluster can't run trials: {type(error).__name__}: {error}"
             raise AutotlError(f"{cause}. Install there what is installed here: {how_versions_differ({})}") from error
 
-    def _add(self, address: str, host: dict[str, Any]) -> None:
+    async def _add(self, address: str, host: dict[str, Any]) -> None:
         if differing := how_versions_differ(host["versions"]):
             raise AutotlError(f"{host['host']} ({address}) can't run trials of this search: {differing}")
+        if self._is_direct:
+            try:
+                await asyncio.wait_for(self.client.rpc(address).identity(), REACH_SECONDS)
+            except Exception:  # a firewall: messages go through the scheduler
+                self._is_direct = self.client.direct_to_workers = False
         self._hosts.put((address, host))
 
     def _heard(self, event: Any) -> None:
         """An event of the scheduler; called on the client's event loop."""
         message = event[1]
         if message.get("action") == "add-worker":
-            threading.Thread(target=self._ask, args=(message["worker"],), daemon=True).start()
+            self.client.loop.add_callback(self._welcome, message["worker"])
         elif message.get("action") == "remove-worker":
             self._hosts.put((message["worker"], None))
             self._messages.put(None)  # wakes `receive`
 
-    def _ask(self, address: str) -> None:
-        try:
-            self._add(address, self.client.run(report, workers=[address])[address])
-        except Exception as error:  # an AutotlError, or it has left again
-            if isinstance(error, AutotlError):
+    async def _welcome(self, address: str) -> None:
+        with suppress(Exception):  # it has left again
+            try:
+                await self._add(address, (await self.client.run(report, workers=[address]))[address])
+            except AutotlError as error:
                 self.site.log(f"warning: {error}")
 
     def new_slots(self) -> list[Slot]:
@@ -144,44 +158,38 @@ class DaskLauncher(Launcher):
         token = secrets.token_hex(8)
         remote = self._remotes[token] = _Remote(slot, self._slots.address_of(slot))
         if remote.address:
-            remote.relay = threading.Thread(target=self._relay, args=(token, remote), daemon=True)
-            remote.relay.start()
+            relay = self._relay(token, remote)
+            remote.relay = asyncio.run_coroutine_threadsafe(relay, self.client.loop.asyncio_loop)
         else:
             remote.ending = Ending(f"the host of {slot.name} is gone", slot_lost=True)
         return token
 
-    def _relay(self, token: str, remote: _Remote) -> None:
-        """Create the actor, and pass on what it says until it ends."""
+    async def _relay(self, token: str, remote: _Remote) -> None:
+        """Create the actor, and pass on what it says until it ends. Runs on the client's event loop."""
         given = (remote.slot, str(self.site.cache), boot_id(), dict(self.site.environment))
-        future: Any = None
         try:
             future = self.client.submit(SlotActor, *given, actor=True, workers=[remote.address], key=f"autotl-{token}")
-            remote.actor = future.result()
-            if remote.ending:
-                self._call(remote, "end")
+            actor = await future
+            with self.client.as_current():  # a copy is bound to it: one of a Dask worker in this process is not
+                remote.actor = copy.copy(actor)
             while not remote.ending:
-                contents, ending = self._call(remote, "take", TAKE_SECONDS).result()
+                contents, ending = await remote.actor.take(TAKE_SECONDS)
                 for content in contents:
                     self._messages.put((token, decode(content, FROM_WORKER)))
                 if ending:
                     remote.ending = remote.ending or Ending(**json.loads(ending))
-        except Exception as error:  # the Dask worker or the scheduler is gone, or what it said is no message
+            remote.actor.end()  # it may have been killed before it was there
+        except (Exception, asyncio.CancelledError) as error:  # its host is gone, or what it said is no message
             cause = f"{remote.slot.name} can't be reached any more: {type(error).__name__}: {error}"
             remote.ending = remote.ending or Ending(cause[:300], slot_lost=True)
         self._messages.put(None)
-        with suppress(Exception):  # the scheduler is gone
-            future.release()
-
-    def _call(self, remote: _Remote, method: str, *arguments: Any) -> Any:
-        """Begin a call of an actor's method; returns its future. An actor looks for its client when it is used."""
-        with self.client.as_current():
-            return getattr(remote.actor, method)(*arguments)
+        remote.actor = None  # Dask forgets it
 
     def send(self, worker: str, message: ToWorker) -> None:
         remote = self._remotes[worker]
         if self.alive(worker) and remote.actor is not None:
             with suppress(Exception):  # gone since: `alive` will say so
-                self._call(remote, "put", remote.num_sent, encode(message))
+                remote.actor.put(remote.num_sent, encode(message))
                 remote.num_sent += 1
 
     def receive(self, timeout: float) -> list[tuple[str, FromWorker]]:
@@ -200,7 +208,7 @@ class DaskLauncher(Launcher):
         if not remote.ending:
             remote.ending = Ending("the worker was killed")
             with suppress(Exception):  # gone already, or not there yet: `_relay` ends it
-                self._call(remote, "end")
+                remote.actor.end()
 
     def how_it_ended(self, worker: str) -> Ending:
         return self._remotes[worker].ending or Ending("it has not ended")
@@ -208,9 +216,6 @@ class DaskLauncher(Launcher):
     def close(self) -> None:
         for worker in self._remotes:
             self.kill(worker)
-        end = time.monotonic() + END_SECONDS
-        for remote in self._remotes.values():
-            if remote.relay:
-                remote.relay.join(max(0.0, end - time.monotonic()))
+        concurrent.futures.wait([remote.relay for remote in self._remotes.values() if remote.relay], END_SECONDS)
         with suppress(Exception):  # the scheduler is gone
             self._opened.close()
