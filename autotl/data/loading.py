@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autotl.data.audit import audit_dataset, folded
+from autotl.data.audit import OVERLOOKED, audit_dataset, folded
 from autotl.data.columns import DigestColumn, NumberColumn, PathColumn
 from autotl.data.dataset import DatasetSource, Finding, ImageDataset, LabelledImage, Skipped, join_names
 from autotl.data.file_listing import is_ignored_name
@@ -284,7 +284,7 @@ def _of_known_classes(
 def _similar(label: str, classes: Sequence[str]) -> str:
     same = [name for name in classes if folded(name) == folded(label)]
     if same:
-        return f" It differs from {same[0]!r} only in case, spaces, hyphens or Unicode form: use one name."
+        return f" It differs from {same[0]!r} only in {OVERLOOKED}: use one name."
     return nearest(label, classes)
 
 
