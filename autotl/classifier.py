@@ -160,7 +160,10 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         from autotl.model.image_model import load  # imports torch
 
         images, labels = as_images(X, "X", single=False, stacked=True), as_labels(y)
-        check_consistent_length(images, labels)
+        try:
+            check_consistent_length(images, labels)
+        except ValueError as error:
+            raise InputError(f"X and y don't fit together: {error}") from error
         if not images:
             raise InputError("X has no images: a classifier needs at least two classes of them.")
         classes, indices = np.unique(labels, return_inverse=True)
@@ -214,7 +217,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     def _search_keywords(self) -> dict[str, Any]:
         """The parameters that are keys of a StudyConfig, without `output`."""
-        parameters = {k: v for k, v in self.get_params(deep=False).items() if k not in _OTHERS}
+        given = {k: v for k, v in self.get_params(deep=False).items() if k not in _OTHERS}
+        # a grid of parameters is often an array
+        parameters = {k: v.item() if isinstance(v, np.generic) else v for k, v in given.items()}
         return parameters | {"name": self.name or "classifier"}
 
     def __sklearn_tags__(self) -> Any:
@@ -242,9 +247,10 @@ def _study_folder(output: str | os.PathLike[str] | None, name: str, scratch: Pat
     output = expand_home(Path(output)).absolute()
     try:
         folder = _new_folder(output, name)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL character, which no name has
+        reason = getattr(error, "strerror", None) or error
         raise as_disk_full(error, output) or AutotlError(
-            f"{output} can't be written: {error.strerror or error}. Give ImageClassifier another output."
+            f"{output} can't be written: {reason}. Give ImageClassifier another output."
         ) from error
     try:
         yield folder

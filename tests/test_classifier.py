@@ -26,8 +26,8 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from autotl import devices
-from autotl.classifier import ImageClassifier
-from autotl.config import StudyConfig
+from autotl.classifier import ImageClassifier, _study_folder
+from autotl.config import StudyConfig, study_config
 from autotl.coordinator.setup import _write_skipped
 from autotl.data.dataset import Skipped
 from autotl.data.decoding import decode, to_rgb
@@ -203,7 +203,7 @@ def test_a_single_class_is_an_error(searches):
 
 def test_another_number_of_labels_than_images_is_an_error(searches):
     images, bright = pictures(4)
-    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[4, 3\]"):
+    with pytest.raises(InputError, match=r"inconsistent numbers of samples: \[4, 3\]"):
         ImageClassifier().fit(images, bright[:3])
 
 
@@ -500,3 +500,15 @@ def test_an_output_that_cannot_be_written_is_an_error_in_words(searches, tmp_pat
     (tmp_path / "file").touch()
     with pytest.raises(AutotlError, match=r"file.* can't be written: .*another output"):
         ImageClassifier(output=tmp_path / "file" / "studies").fit(images, bright)
+
+
+def test_parameters_may_be_numbers_of_numpy():
+    """As those of a grid: {"seed": numpy.arange(3)}."""
+    keywords = ImageClassifier(seed=np.int64(3), trials=np.int32(2), time=np.float32(5), metric=np.str_("accuracy"))
+    assert study_config("images", **keywords._search_keywords()).seed == 3
+
+
+def test_an_output_that_is_no_name_is_refused_in_words(tmp_path):
+    folder = _study_folder(tmp_path / "a\0b", "name", tmp_path)
+    with pytest.raises(AutotlError, match="can't be written: embedded null byte"), folder:
+        pass

@@ -1,11 +1,11 @@
 """What an alignment predicted of each backbone, beside what the trials of a search have found."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autotl.alignment.card import Alignment, Card
+from autotl.atomic_io import read_json
 
 __all__ = ["ALIGNMENT_FILE", "Outcome", "outcomes", "read_alignment"]
 
@@ -33,7 +33,7 @@ class Outcome:
 def read_alignment(folder: Path) -> Alignment | None:
     """The alignment of the study in a folder; None where none was measured, or its file can't be read."""
     try:
-        return Alignment.from_dict(json.loads((folder / ALIGNMENT_FILE).read_text()))
+        return Alignment.from_dict(read_json(folder / ALIGNMENT_FILE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, damaged, or of another version
         return None
 

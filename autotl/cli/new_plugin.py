@@ -1,5 +1,6 @@
 """`autotl plugin new`: writes a package with a new plugin."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -48,4 +49,5 @@ def new(
     console.print(Text.assemble(("wrote ", "green"), str(folder)), soft_wrap=True)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         console.print(Text(f"  {path.relative_to(folder)}", "dim"))
-    console.print(f"next: pip install -e {folder} && pytest {folder} && autotl plugins", soft_wrap=True, markup=False)
+    place = shlex.quote(str(folder))
+    console.print(f"next: pip install -e {place} && pytest {place} && autotl plugins", soft_wrap=True, markup=False)

@@ -11,7 +11,7 @@ import numpy as np
 from autotl.data.dataset import Finding, ImageDataset, Subset, join_names
 from autotl.data.near_duplicates import MAX_COMPARED, connected, is_uniform
 
-__all__ = ["audit_dataset", "folded"]
+__all__ = ["OVERLOOKED", "audit_dataset", "folded"]
 
 IMBALANCE_RATIO = 10
 """Class imbalance (largest / smallest) from which to warn."""
@@ -22,6 +22,8 @@ SERIOUS_SHARE = 0.01
 MANY_LOOKALIKES = 0.1
 """Share of the training images with a near-duplicate from which the finding is serious: a random fold would flatter."""
 MAX_EXAMPLES = 5
+OVERLOOKED = "case, spaces, hyphens or Unicode form, in invisible characters, or in how a number is written"
+"""What `folded` takes away."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,17 @@ def _class_sizes(dataset: ImageDataset) -> Iterator[Finding]:
 
 
 def folded(name: str) -> str:
-    """A class name without what people overlook: case, spaces, hyphens and Unicode form."""
+    """A class name without what people overlook: case, spaces, hyphens, invisible characters and Unicode form; of a
+    number, its value.
+
+    >>> folded("Dog-Rose\\u200b"), folded("01"), folded("1.0"), folded("-1")
+    ('dog rose', '1', '1', '-1')
+    """
+    if re.fullmatch(r"[+-]?\d{1,15}(\.\d{1,9})?", name):
+        return f"{float(name):.15g}"
     # case folding can undo the normal form, hence the second normalisation
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    text = "".join(character for character in text if unicodedata.category(character) != "Cf")
     return re.sub(r"[\s_-]+", " ", text).strip()
 
 
@@ -100,7 +110,7 @@ def _similar_class_names(classes: Sequence[str]) -> Iterator[Finding]:
     groups = [" and ".join(repr(name) for name in names) for names in similar.values() if len(names) > 1]
     if groups:
         text = (
-            f"Class names that differ only in case, spaces, hyphens or Unicode form: {join_names(groups)}. "
+            f"Class names that differ only in {OVERLOOKED}: {join_names(groups)}. "
             "If they mean the same class, use one name."
         )
         yield Finding("similar_class_names", text, len(groups), tuple(groups[:MAX_EXAMPLES]), serious=True)

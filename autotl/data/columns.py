@@ -253,11 +253,11 @@ class CodeColumn(Column[str]):
 class PathColumn(Column[Path]):
     """Paths: the folder of each by its number, and its name."""
 
-    def __init__(self, paths: Iterable[Path]):
+    def __init__(self, paths: Iterable[Path | str]):
         number_of: dict[str, int] = {}
         folders: list[int] = []
 
-        def name(path: Path) -> str:
+        def name(path: Path | str) -> str:
             folder, _, name = str(path).rpartition("/")
             folders.append(number_of.setdefault(folder + "/" if folder or str(path)[:1] == "/" else "", len(number_of)))
             return name

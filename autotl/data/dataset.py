@@ -15,7 +15,7 @@ Subset = Literal["", "train", "validation", "test"]
 """Subset of an image; "" if the source assigns none: such images are split by the search."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelledImage:
     """One image that a source lists. Images of one `group` (a patient, a module) never end up in different subsets."""
 

@@ -144,10 +144,14 @@ def inspect(path: str | os.PathLike[str] | bytes, limits: ImageLimits, *, truste
     """
     file = None if isinstance(path, bytes) else Path(path)
     with _raise_undecodable(file, trusted_only=trusted_only), _open(path, trusted_only=trusted_only) as image:
-        _refuse_large(image, limits.max_pixels)
-        # a photograph of several pictures (MPO) is none, nor is a TIFF of several pages
-        if not limits.animations and image.format in ANIMATED_FORMATS and getattr(image, "is_animated", False):
-            raise UndecodableImage("it is an animation: give one picture")
+        _check_header(image, limits)
+
+
+def _check_header(image: Image.Image, limits: ImageLimits) -> None:
+    _refuse_large(image, limits.max_pixels)
+    # a photograph of several pictures (MPO) is none, nor is a TIFF of several pages
+    if not limits.animations and image.format in ANIMATED_FORMATS and getattr(image, "is_animated", False):
+        raise UndecodableImage("it is an animation: give one picture")
 
 
 def _refuse_large(image: Image.Image, max_pixels: int) -> None:
@@ -171,16 +175,30 @@ def _open(path: str | os.PathLike[str] | bytes, *, trusted_only: bool) -> Image.
     return image
 
 
-def verify(path: str | os.PathLike[str] | bytes, *, trusted_only: bool = False) -> bytes:
-    """Decode the whole file once, a JPEG at reduced size.
+def verify(
+    path: str | os.PathLike[str] | bytes,
+    limits: ImageLimits | None = None,
+    *,
+    content: bytes | None = None,
+    trusted_only: bool = False,
+) -> bytes:
+    """Check the header as `inspect` does, and decode the whole file once, a JPEG at reduced size.
+
+    Args:
+        content: the bytes of the file, where they were read.
 
     Returns:
         A thumbnail to find near-duplicates with: THUMBNAIL_SIDE × THUMBNAIL_SIDE grey values of a byte, row by row.
 
     Raises:
-        UndecodableImage, UntrustedFormat: as `decode`.
+        TooManyPixels, UndecodableImage, UntrustedFormat: as `inspect` and `decode`.
     """
-    image = decode(path, 4 * THUMBNAIL_SIDE, trusted_only=trusted_only)
+    file = None if isinstance(path, bytes) else Path(path)
+    source = path if content is None else content
+    with _raise_undecodable(file, trusted_only=trusted_only), _open(source, trusted_only=trusted_only) as opened:
+        _check_header(opened, limits or ImageLimits())
+        opened.draft(None, (4 * THUMBNAIL_SIDE, 4 * THUMBNAIL_SIDE))
+        image = _to_upright(opened, keep_grey=True)
     return image.convert("L").resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR).tobytes()
 
 

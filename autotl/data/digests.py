@@ -6,9 +6,11 @@ from pathlib import Path
 
 from autotl.data.members import is_member, read_image
 
-__all__ = ["DIGEST_BYTES", "digest_bytes", "digest_file"]
+__all__ = ["DIGEST_BYTES", "digest_and_content", "digest_bytes", "digest_file"]
 
 DIGEST_BYTES = 16
+MAX_CONTENT = 64 << 20
+"""Bytes up to which `digest_and_content` keeps a file in memory."""
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:
@@ -20,6 +22,14 @@ def digest_file(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def digest_and_content(path: Path) -> tuple[str, bytes | None]:
+    """As `digest_file`, and the bytes themselves; None in place of those of a large file."""
+    if not is_member(str(path)) and path.stat().st_size > MAX_CONTENT:
+        return digest_file(path), None
+    content = read_image(path)
+    return digest_bytes(content), content
 
 
 def digest_bytes(content: bytes) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from autotl.data.audit import audit_dataset, folded
+from autotl.data.audit import OVERLOOKED, audit_dataset, folded
+from autotl.data.columns import DigestColumn, NumberColumn, PathColumn
 from autotl.data.dataset import DatasetSource, Finding, ImageDataset, LabelledImage, Skipped, join_names
 from autotl.data.file_listing import is_ignored_name
 from autotl.data.manifests import ManifestSource, manifest_beside
@@ -89,29 +90,31 @@ def load_dataset(
             f"{_count_images(skipped)} can't be decoded: {_first_reasons(skipped)}. "
             "Repair or remove these files, or omit --strict-images."
         )
-    decodable = [(image, v) for image, v in zip(images, verifications, strict=True) if not v.reason]
-    if not decodable:
+    if len(skipped) == len(images):
         raise DataError(f"No image of {location} can be decoded: {_first_reasons(skipped)}.")
-    images = [image for image, _ in decodable]
+    images = [image for image, v in zip(images, verifications, strict=True) if not v.reason]
+    verifications = [v for v in verifications if not v.reason]
     if classes is None:
         _check_classes_have_images(images, class_names, skipped, on_problem)
 
     index = {label: i for i, label in enumerate(class_names)}
+    digests = DigestColumn(v.digest for v in verifications)
     dataset = ImageDataset(
         name=_dataset_name(location),
         classes=class_names,
-        paths=tuple(Path(os.path.abspath(image.path)) for image in images),  # noqa: PTH100 - symbolic links are kept
+        paths=PathColumn(os.path.abspath(image.path) for image in images),  # noqa: PTH100 - symbolic links are kept
         labels=np.array([index[image.label] for image in images], dtype=np.int64),
-        digests=tuple(v.digest for _, v in decodable),
+        digests=digests,
         subsets=tuple(image.subset for image in images),
         groups=tuple(image.group for image in images),
         times=tuple(image.time for image in images) if any(image.time is not None for image in images) else (),
         skipped=skipped,
     )
     if classes is None:
-        thumbnails = np.frombuffer(b"".join(v.thumbnail for _, v in decodable), np.uint8).reshape(len(images), -1)
-        pairs = near_duplicates(thumbnails, np.array(dataset.digests))
-        dataset = replace(dataset, lookalikes=tuple(connected(len(images), pairs).tolist()))
+        thumbnails = np.frombuffer(b"".join(v.thumbnail for v in verifications), np.uint8).reshape(len(images), -1)
+        del images, verifications  # tens of megabytes
+        pairs = near_duplicates(thumbnails, digests.bytes.view("S16")[:, 0], threads)
+        dataset = replace(dataset, lookalikes=NumberColumn(connected(len(dataset), pairs)))
         findings = audit_dataset(dataset, thumbnails, pairs)
     else:
         findings = audit_dataset(dataset, for_training=False)
@@ -281,7 +284,7 @@ def _of_known_classes(
 def _similar(label: str, classes: Sequence[str]) -> str:
     same = [name for name in classes if folded(name) == folded(label)]
     if same:
-        return f" It differs from {same[0]!r} only in case, spaces, hyphens or Unicode form: use one name."
+        return f" It differs from {same[0]!r} only in {OVERLOOKED}: use one name."
     return nearest(label, classes)
 
 

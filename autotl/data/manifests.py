@@ -26,6 +26,8 @@ MAX_TABLES = 10
 """Files of a folder that are read to find the one with the labels of its images."""
 MISSING_LABELS = ("", "nan", "<na>")
 """Labels, in lower case, that tools write for a missing one."""
+DOUBTFUL_LABELS = ("NA", "N/A", "NULL", "null", "None")
+"""Labels that some tools, R and databases among them, write for a missing one, and that may be the name of a class."""
 
 
 class ManifestSource(DatasetSource):
@@ -58,6 +60,7 @@ class ManifestSource(DatasetSource):
         _refuse_empty(manifest, "path", [row for row in rows if not row.values[columns.path]])
         subsets = _subsets(manifest, columns.split, columns.flags, rows)
         rows, subsets = _labelled(manifest, columns.label, rows, subsets)
+        _warn_of_doubtful_labels(manifest, [row.values[columns.label] for row in rows])
         times = _times(manifest, columns.time, rows)
         paths = Locator(manifest, confined=confined).images(rows, columns.path)
         return [
@@ -184,6 +187,16 @@ def _labelled(manifest: Path, column: int, rows: list[Row], subsets: list[Subset
         stacklevel=3,
     )
     return [row for row, _ in labelled], [subset for _, subset in labelled]
+
+
+def _warn_of_doubtful_labels(manifest: Path, labels: list[str]) -> None:
+    for label in DOUBTFUL_LABELS:
+        if count := labels.count(label):
+            warnings.warn(
+                f"{manifest}: {label!r} is read as the class of {count:,} image{'s' if count > 1 else ''}. If it means "
+                "that the label is missing, delete these rows.",
+                stacklevel=3,
+            )
 
 
 def _refuse_empty(manifest: Path, role: str, rows: list[Row]) -> None:

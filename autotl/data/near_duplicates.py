@@ -2,6 +2,10 @@
 pose. Works on arrays of thumbnails."""
 
 import math
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -36,8 +40,14 @@ UNIFORM_STD = 4.0
 """Standard deviation, in grey levels, below which a thumbnail is uniform: only noise is left to correlate."""
 MAX_PARTNERS = 16
 """Later near-duplicates that are kept for an image: a hundred frames of one film make chains, not 4,950 pairs."""
-BLOCK_SIZE = 1024
-"""Images per block of the similarity matrix, which bounds its memory."""
+TILE = 1024
+"""Images along a side of a tile of the similarity matrix, of which each thread holds one at a time."""
+BLOCK_ELEMENTS = 1 << 22
+"""Similarities that a thread holds where it needs whole rows of the matrix."""
+MAX_THREADS = 16
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def is_uniform(thumbnails: np.ndarray) -> np.ndarray:
@@ -45,7 +55,7 @@ def is_uniform(thumbnails: np.ndarray) -> np.ndarray:
     return thumbnails.std(1) < UNIFORM_STD
 
 
-def near_duplicates(thumbnails: np.ndarray, digests: np.ndarray) -> np.ndarray:
+def near_duplicates(thumbnails: np.ndarray, digests: np.ndarray, threads: int = 2) -> np.ndarray:
     """int64 [m, 2]: index pairs of near-duplicates, the most similar first; of a large group not every pair.
 
     The similarity of two images is the cosine of their whitened thumbnails: what most images of the dataset share (the
@@ -55,6 +65,7 @@ def near_duplicates(thumbnails: np.ndarray, digests: np.ndarray) -> np.ndarray:
     Args:
         thumbnails: uint8 [n, side²]; uniform ones are left out.
         digests: [n]; images with the same digest are exact duplicates and make no pair.
+        threads: how many compare.
     """
     _, first = np.unique(digests, return_index=True)
     indices = np.sort(first)
@@ -62,7 +73,7 @@ def near_duplicates(thumbnails: np.ndarray, digests: np.ndarray) -> np.ndarray:
     if len(indices) < 2 or len(thumbnails) > MAX_COMPARED:
         return np.empty((0, 2), np.int64)
     unit = _whitened(_spectra(thumbnails[indices]))
-    pairs = indices[_similar(unit, MIN_SIMILARITY, DISTANCE_RATIO)]
+    pairs = indices[_similar(unit, MIN_SIMILARITY, DISTANCE_RATIO, threads)]
     return _with_exact_duplicates(pairs, digests)
 
 
@@ -78,23 +89,29 @@ def near_duplicates_by_features(features: np.ndarray) -> np.ndarray:
     return _similar((standard / np.maximum(norms, 1e-6)).astype(np.float32), *FEATURE_LIMITS)
 
 
-def _similar(unit: np.ndarray, least: float, ratio: float) -> np.ndarray:
+def _similar(unit: np.ndarray, least: float, ratio: float, threads: int = 2) -> np.ndarray:
     """int64 [m, 2]: index pairs of unit vectors [n, d] whose similarity is at least `least`, and whose distance is at
     most `ratio` times that to the neighbour of rank `NEIGHBOUR` of both; the most similar first."""
-    indices, reach = _candidates(unit, least, ratio)
+    indices, reach = _candidates(unit, least, ratio, threads)
     unit = unit[indices]
-    pairs, similarities = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
-    for start in range(0, len(unit), BLOCK_SIZE):
-        block = unit[start : start + BLOCK_SIZE] @ unit[start:].T
-        near = np.minimum(reach[start : start + BLOCK_SIZE, None], reach[None, start:])
+    rows = max(1, min(TILE, BLOCK_ELEMENTS // max(1, len(unit))))
+
+    def compare(start: int) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs of some images with later ones, and their similarities."""
+        block = unit[start : start + rows] @ unit[start:].T
+        near = np.minimum(reach[start : start + rows, None], reach[None, start:])
         required = np.clip(1 - near**2 / 2, least, SAME_SIMILARITY)
-        block[(block < required) | (np.tri(*block.shape) > 0)] = -1
+        block[(block < required) | (np.tri(*block.shape, dtype=np.bool_))] = -1
         if block.shape[1] > MAX_PARTNERS:
             partition = np.partition(block, -MAX_PARTNERS, axis=1)
             block[block < partition[:, -MAX_PARTNERS, None]] = -1
         i, j = np.nonzero(block > 0)
-        pairs.append(np.stack([indices[i + start], indices[j + start]], axis=1))
-        similarities.append(block[i, j])
+        return np.stack([indices[i + start], indices[j + start]], axis=1), block[i, j]
+
+    pairs, similarities = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
+    for found, similarity in _in_threads(compare, range(0, len(unit), rows), threads):
+        pairs.append(found)
+        similarities.append(similarity)
     order = np.argsort(-np.concatenate(similarities), kind="stable")
     return np.concatenate(pairs)[order]
 
@@ -127,49 +144,83 @@ def _spectra(thumbnails: np.ndarray) -> np.ndarray:
     longer than the transforms of 10,000 images, before the first trial of each search.
     """
     side = math.isqrt(thumbnails.shape[1])
-    images = thumbnails.reshape(-1, side, side).astype(np.float32)
     frequencies, places = np.arange(side)[:, None], np.arange(side) + 0.5
     cosines = np.sqrt(2 / side) * np.cos(np.pi / side * frequencies * places)
     cosines[0] /= np.sqrt(2)
     cosines = cosines.astype(np.float32)
-    spectra = (cosines @ images @ cosines.T).reshape(len(images), -1)[:, 1:]
-    return spectra / np.linalg.norm(spectra, axis=1, keepdims=True)
+    spectra = np.empty((len(thumbnails), side**2 - 1), np.float32)
+    for start in range(0, len(thumbnails), TILE):
+        images = thumbnails[start : start + TILE].reshape(-1, side, side).astype(np.float32)
+        spectra[start : start + TILE] = (cosines @ images @ cosines.T).reshape(len(images), -1)[:, 1:]
+    spectra /= np.linalg.norm(spectra, axis=1, keepdims=True)
+    return spectra
 
 
 def _whitened(spectra: np.ndarray) -> np.ndarray:
-    """The spectra without their mean and covariance, of norm 1. Both are estimated with `PRIOR_IMAGES` images whose
-    power falls with the square of the frequency, as that of natural images does (Field, JOSA A, 1987)."""
+    """The spectra, in their own memory, without their mean and covariance, of norm 1. Both are estimated with
+    `PRIOR_IMAGES` images whose power falls with the square of the frequency, as that of natural images does (Field,
+    JOSA A, 1987)."""
     n, side = len(spectra), math.isqrt(spectra.shape[1] + 1)
     frequencies = np.arange(side) ** 2
     power = 1 / np.add.outer(frequencies, frequencies).ravel()[1:]
     mean = spectra.sum(0) / (n + PRIOR_IMAGES)
-    centred = spectra - mean
-    covariance = centred.T @ centred + PRIOR_IMAGES * np.diag(power / power.sum())
+    spectra -= mean
+    covariance = spectra.T @ spectra + PRIOR_IMAGES * np.diag(power / power.sum())
     variances, directions = np.linalg.eigh(covariance.astype(np.float64) / (n + PRIOR_IMAGES))
-    whitened = centred @ (directions / np.sqrt(variances.clip(0) + NOISE)).astype(np.float32)
-    whitened /= np.linalg.norm(whitened, axis=1, keepdims=True)
-    return whitened
+    whitening = (directions / np.sqrt(variances.clip(0) + NOISE)).astype(np.float32)
+    for start in range(0, n, TILE):
+        block = spectra[start : start + TILE] @ whitening
+        spectra[start : start + TILE] = block / np.linalg.norm(block, axis=1, keepdims=True)
+    return spectra
 
 
-def _candidates(unit: np.ndarray, least: float, ratio: float) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(unit: np.ndarray, least: float, ratio: float, threads: int) -> tuple[np.ndarray, np.ndarray]:
     """Which images have another one above `least`, and the largest distance of near-duplicates of each.
 
     Returns:
         int64 [m], indices into `unit`; and float32 [m], where the distance of unit vectors is at most 2.
     """
-    candidates, reaches = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
     # a neighbour that is less similar leaves `least` as the only limit
     relevant = 1 - (1 - least) / ratio**2
-    for start in range(0, len(unit), BLOCK_SIZE):
-        block = unit[start : start + BLOCK_SIZE] @ unit.T
-        rows = np.arange(len(block))
-        block[rows, rows + start] = -1
-        chosen = np.flatnonzero(block.max(1) >= least)
-        reach = np.full(len(chosen), 2, np.float32)
-        crowded = np.flatnonzero((block[chosen] > relevant).sum(1) >= NEIGHBOUR)
-        if len(crowded):
-            similarity = np.partition(block[chosen[crowded]], -NEIGHBOUR, axis=1)[:, -NEIGHBOUR]
-            reach[crowded] = ratio * np.sqrt(2 - 2 * similarity)
-        candidates.append(chosen + start)
-        reaches.append(reach)
-    return np.concatenate(candidates), np.concatenate(reaches)
+    nearest = np.full((len(unit), NEIGHBOUR), -1, np.float32)
+    lock = threading.Lock()
+
+    def compare(tile: tuple[slice, slice]) -> None:
+        rows, columns = tile
+        similarity = unit[rows] @ unit[columns].T
+        if rows == columns:
+            np.fill_diagonal(similarity, -1)
+        else:
+            keep(columns, similarity.T)
+        keep(rows, similarity)
+
+    def keep(images: slice, similarity: np.ndarray) -> None:
+        """Put similarities to some images' `nearest`, where they are among the largest."""
+        known = nearest[images]
+        better = np.flatnonzero(similarity.max(1) > np.maximum(known.min(1), relevant))
+        if len(better):
+            with lock:
+                both = np.concatenate([known[better], similarity[better]], axis=1)
+                known[better] = np.partition(both, -NEIGHBOUR, axis=1)[:, -NEIGHBOUR:]
+
+    for _ in _in_threads(compare, _tiles(len(unit)), threads):
+        pass
+    candidates = np.flatnonzero(nearest.max(1) >= least)
+    neighbour = nearest[candidates].min(1)
+    reach = np.where(neighbour > relevant, ratio * np.sqrt((2 - 2 * neighbour).clip(0)), np.float32(2))
+    return candidates, reach.astype(np.float32)
+
+
+def _tiles(n: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the tiles of a symmetric matrix, without those below its diagonal."""
+    slices = [slice(start, start + TILE) for start in range(0, n, TILE)]
+    return ((rows, columns) for i, rows in enumerate(slices) for columns in slices[i:])
+
+
+def _in_threads(compute: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """`compute` of each item, in order. Each thread multiplies alone: between two products, threads of OpenBLAS wait in
+    a loop that takes as much of a core as the product."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(threads, MAX_THREADS)) as pool:
+        yield from pool.map(compute, items)

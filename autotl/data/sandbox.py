@@ -29,7 +29,7 @@ from autotl.data.decoding import (
     inspect,
     verify,
 )
-from autotl.data.digests import DIGEST_BYTES, digest_file
+from autotl.data.digests import DIGEST_BYTES, digest_and_content
 from autotl.data.members import is_image_file
 from autotl.hardware import brief_waits
 
@@ -76,8 +76,7 @@ class SandboxedDecoder:
             UndecodableImage: also if the file crashes its decoder, or decoding it takes longer than `timeout`.
         """
         try:
-            inspect(path, self.limits, trusted_only=True)
-            return verify(path, trusted_only=True)
+            return verify(path, self.limits, trusted_only=True)
         except UntrustedFormat:
             if not isinstance(path, bytes):
                 return self._verify_in_child(Path(path))
@@ -153,8 +152,7 @@ class SandboxedDecoder:
         if status == OK:
             return content
         if status == UNKNOWN_FORMAT and _has_third_party_decoders():
-            inspect(path, self.limits)  # with the decoders that plugins registered in this process
-            return verify(path)
+            return verify(path, self.limits)  # with the decoders that plugins registered in this process
         error_type = TooManyPixels if status == LARGE else UndecodableImage
         raise error_type(_text(content), path, transient=status == TRANSIENT)
 
@@ -242,13 +240,13 @@ def _limits(arguments: Sequence[str]) -> ImageLimits:
 
 
 def _answer(path: Path, limits: ImageLimits) -> bytes:
-    digest = bytes(DIGEST_BYTES)
-    with suppress(OSError, ValueError):
+    digest, content = bytes(DIGEST_BYTES), None
+    with suppress(OSError, ValueError, MemoryError):
         if is_image_file(path):  # opening a pipe would wait for a writer
-            digest = bytes.fromhex(digest_file(path))
+            digits, content = digest_and_content(path)
+            digest = bytes.fromhex(digits)
     try:
-        inspect(path, limits)
-        return OK + digest + verify(path)
+        return OK + digest + verify(path, limits, content=content)
     except TooManyPixels as error:
         return LARGE + digest + str(error).encode(errors="surrogateescape")
     except UndecodableImage as error:

@@ -27,7 +27,7 @@ CHUNK = 16
 """Files that a child gets at a time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Verification:
     """Result for one file."""
 
@@ -40,7 +40,7 @@ class Verification:
     """As `autotl.data.decoding.verify` returns it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _FileState:
     """A cached result is valid while the file's state is unchanged."""
 
@@ -118,9 +118,8 @@ def _result(digest: str, answer: bytes | UndecodableImage) -> Verification:
 
 def _state(path: Path) -> _FileState | None:
     try:
-        status = containing_file(
-            path
-        ).stat()  # before its bytes are read, so that a change in between is noticed by the next run
+        # before its bytes are read, so that a change in between is noticed by the next run
+        status = containing_file(path).stat()
     except (OSError, ValueError):
         return None
     absolute = os.path.abspath(path)  # noqa: PTH100 - keeps symbolic links

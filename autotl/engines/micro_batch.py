@@ -7,14 +7,13 @@ batch. What fitted is remembered for each network and device, so that memory run
 """
 
 import gc
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from autotl.atomic_io import write_json
+from autotl.atomic_io import read_json, write_json
 from autotl.devices import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def persist_to(file: Path) -> None:
 def _read(file: Path) -> dict[str, int]:
     """The sizes in a file; none where it is missing or damaged."""
     with suppress(OSError, ValueError, AttributeError):
-        sizes = json.loads(file.read_text(encoding="utf-8"))
+        sizes = read_json(file)
         return {name: size for name, size in sizes.items() if type(size) is int and size > 0}
     return {}
 

@@ -161,6 +161,6 @@ def _unpacked(content: bytes) -> "tuple[DigestColumn, np.ndarray, tuple[int, ...
         begin += size
         digests = np.frombuffer(content, np.uint8, n * DIGEST_BYTES, begin).reshape(n, DIGEST_BYTES)
         rows = np.frombuffer(content, dtype, -1, begin + digests.nbytes).reshape(n, *shape)
-    except (ValueError, KeyError, TypeError, struct.error):
+    except (ValueError, KeyError, TypeError, RecursionError, struct.error):
         return None
     return DigestColumn(digests), rows, shape, dtype

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from autotl.atomic_io import as_disk_full, format_bytes, write_atomically
+from autotl.atomic_io import as_disk_full, format_bytes, read_json, write_atomically
 from autotl.features.index import RECORD, TableIndex
 from autotl.features.table import FeatureTable, StoreFull, StoreUnavailable, live_markers
 from autotl.locks import FileLock
@@ -222,7 +222,7 @@ def _read_spec_file(folder: Path) -> dict[str, Any] | None:
     """The content of `spec.json`, plus "used": the time of the last use. None where it can't be read."""
     spec_file = folder / "spec.json"
     try:
-        content = json.loads(spec_file.read_text()) | {"used": spec_file.stat().st_mtime}
+        content = read_json(spec_file) | {"used": spec_file.stat().st_mtime}
     except (OSError, ValueError, TypeError):
         return None
     return content if {"spec", "shape", "dtype", "format"} <= content.keys() else None

@@ -29,7 +29,7 @@ def test_a_smaller_loss_ranks_higher():
     assert [(o.rank, o.best) for o in found] == [(1, 0.7), (2, 0.9)]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1}', "[" * 100_000], ids=range(6))
 def test_a_file_that_is_no_alignment_is_none(text, tmp_path):
     assert read_alignment(tmp_path) is None
     (tmp_path / ALIGNMENT_FILE).write_text(text)

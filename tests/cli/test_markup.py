@@ -27,3 +27,10 @@ def test_a_format_that_export_does_not_have(run: Callable[..., Result], tmp_path
     result = run("export", ".", "--to", NAME)
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ")
+
+
+def test_the_next_commands_for_a_new_plugin_are_quoted(run: Callable[..., Result], tmp_path: Path) -> None:
+    folder = tmp_path / "my plugins [x]"
+    result = run("plugin", "new", "own", "--component", "metric", "--output", folder)
+    place = f"'{folder / 'autotl-own'}'"
+    assert f"next: pip install -e {place} && pytest {place} && autotl plugins" in result.output

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from autotl.data import audit
-from autotl.data.audit import audit_dataset
+from autotl.data.audit import audit_dataset, folded
 from autotl.data.dataset import Finding, ImageDataset
 from autotl.data.loading import load_dataset
 from autotl.data.near_duplicates import near_duplicates
@@ -198,3 +198,11 @@ def test_a_group_in_two_subsets_is_a_warning(tmp_path: Path) -> None:
         "1 group is in several subsets, 'p1' in test, train: "
         "the score is optimistic because of leakage between subsets."
     )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [("1", "01", True), ("1", "1.0", True), ("cat", "cat\u200b", True), ("-1", "1", False), ("v1.0", "v1", False)],
+)
+def test_names_that_people_take_for_one(one: str, other: str, same: bool) -> None:
+    assert (folded(one) == folded(other)) is same

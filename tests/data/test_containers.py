@@ -104,6 +104,67 @@ def test_tar_shards(label, images, sources, tmp_path):
     same_as_folder(tmp_path / "shards", images, sources, tmp_path)
 
 
+def archive_of(file, members, links=()):
+    """Write a tar archive of empty files of these names; links are (name, target)."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as archive:
+        for name in members:
+            archive.addfile(tarfile.TarInfo(name))
+        for name, target in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.LNKTYPE, target
+            archive.addfile(info)
+    return str(file)
+
+
+def listed(location):
+    return sorted((i.subset, i.label, i.path.name) for i in TarSource().images(location))
+
+
+def test_folders_of_subsets_in_an_archive_are_subsets(tmp_path):
+    names = [f"pets/{subset}/{kind}/1.jpg" for subset in ("train", "test") for kind in ("cat", "dog")]
+    assert listed(archive_of(tmp_path / "pets.tar", names)) == [
+        (subset, kind, f"pets_{subset}_{kind}_1.jpg") for subset in ("test", "train") for kind in ("cat", "dog")
+    ]
+
+
+def test_images_below_a_class_folder_of_an_archive_are_of_the_class(tmp_path):
+    names = [f"./pets/{kind}/{year}/1.jpg" for kind in ("cat", "dog") for year in ("2020", "2021")]
+    assert [(s, c) for s, c, _ in listed(archive_of(tmp_path / "pets.tar", names))] == [("", "cat")] * 2 + [
+        ("", "dog")
+    ] * 2
+
+
+def test_every_image_of_shards_is_kept_whatever_its_name(tmp_path):
+    """Dots in names, and the same name in several shards."""
+    for shard in ("pets-0.tar", "pets-1.tar"):
+        archive_of(tmp_path / shard, [f"{kind}/img.00{i}.jpg" for kind in ("cat", "dog") for i in (1, 2)])
+    paths = {image.path for image in TarSource().images(str(tmp_path))}
+    assert len(paths) == 8
+
+
+def test_a_hard_link_in_an_archive_is_the_image_that_it_links_to(tmp_path):
+    names = ["cat/1.jpg", "dog/1.jpg"]
+    assert len(listed(archive_of(tmp_path / "pets.tar", names, [("cat/2.jpg", "cat/1.jpg"), ("cat/3.jpg", "no")]))) == 3
+
+
+def test_what_an_archive_has_beside_images_is_told_and_what_systems_add_is_not(tmp_path):
+    names = ["cat/1.jpg", "cat/._1.jpg", "cat/.DS_Store", "__MACOSX/1.jpg", "dog/1.jpg", "dog/notes.pdf", "README"]
+    with pytest.warns(UserWarning, match=r"not images: \.pdf \(1\), no extension \(1\)\.$"):
+        assert [label for _, label, _ in listed(archive_of(tmp_path / "pets.tar", names))] == ["cat", "dog"]
+
+
+def test_a_folder_of_an_archive_whose_name_is_not_utf8_is_a_class(tmp_path):
+    with pytest.warns(UserWarning, match="isn't UTF-8"):
+        found = listed(archive_of(tmp_path / "pets.tar", ["caf\udce9/1.jpg", "tea/1.jpg"]))
+    assert [label for _, label, _ in found] == ["caf\\xe9", "tea"]
+
+
+def test_an_archive_without_folders_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no class folders"):
+        listed(archive_of(tmp_path / "pets.tar", ["./1.jpg", "2.jpg"]))
+
+
 def test_an_archive_is_indexed_once(images, tmp_path, monkeypatch):
     write_tar(tmp_path / "cells.tar", images)
     first = TarSource().images(str(tmp_path / "cells.tar"))
@@ -179,6 +240,68 @@ def test_parquet_as_other_programs_write_it(kind, tmp_path):
         assert read_image(listed[2].path) == b"three"
         with pytest.raises(OSError, match="no image in this row"):
             read_image(listed[1].path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([b"cat", b"dog"], ["cat", "dog"]),  # text that the program has not marked as such
+        ([-1, 1], ["-1", "1"]),  # as of a support vector machine; a missing one only beside names of classes
+        ([1.0, None], ["1.0"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*without a label")
+def test_labels_in_parquet_of_every_type(labels, expected, tmp_path):
+    columns = {"image": [b"one", b"two"], "label": labels, "origin": ["here", "there"]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert [image.label for image in ParquetSource().images(str(tmp_path / "a.parquet"))] == expected
+
+
+def test_numbers_of_classes_that_pandas_made_floats_have_names(images, tmp_path):
+    write_parquet(tmp_path / "ints.parquet", images[:4])
+    table = pq.read_table(tmp_path / "ints.parquet")
+    floats = pa.array([0.0, 1.0, -1.0, None])
+    pq.write_table(
+        table.set_column(2, "label", floats).replace_schema_metadata(table.schema.metadata), tmp_path / "a.parquet"
+    )
+    with pytest.warns(UserWarning, match="2 rows without a label"):
+        found = ParquetSource().images(str(tmp_path / "a.parquet"))
+    assert [image.label for image in found] == ["defective", "functional"]
+
+
+@pytest.mark.parametrize("label", [[0, 1], {"name": "cat"}])
+def test_several_labels_of_an_image_in_parquet_are_refused(label, tmp_path):
+    pq.write_table(pa.table({"image": [b"x"], "label": [label]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="one class to each image"):
+        ParquetSource().images(str(tmp_path / "a.parquet"))
+
+
+def test_what_a_stranger_writes_into_a_parquet_file_is_refused_in_words(tmp_path):
+    columns = [pa.array([b"one"]), pa.array(["cat"])]
+    deep = {"huggingface": "[" * 100_000}
+    pq.write_table(
+        pa.Table.from_arrays(columns, ["image", "label"]).replace_schema_metadata(deep), tmp_path / "deep.parquet"
+    )
+    assert [image.label for image in ParquetSource().images(str(tmp_path / "deep.parquet"))] == ["cat"]
+    pq.write_table(
+        pa.Table.from_arrays([*columns, columns[1]], ["image", "label", "label"]), tmp_path / "twice.parquet"
+    )
+    with pytest.raises(DataError, match="several columns called label"):
+        ParquetSource().images(str(tmp_path / "twice.parquet"))
+    pq.write_table(pa.table({"image": [b"one"], "label": ["cat\0"]}), tmp_path / "nul.parquet")
+    with pytest.raises(DataError, match="NUL character"):
+        ParquetSource().images(str(tmp_path / "nul.parquet"))
+
+
+@pytest.mark.parametrize(("label", "content"), [(".json", b"[" * 30_000), (".cls", b"cat\0")])
+def test_labels_of_an_archive_that_are_no_texts(label, content, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("1.jpg", f"1{label}"):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    with pytest.raises(DataError, match=r"NUL character|no class folders"):
+        TarSource().images(str(tmp_path / "a.tar"))
 
 
 @dataset_checks

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+import autotl.data.near_duplicates as near_duplicates_module
 from autotl.data.decoding import verify
 from autotl.data.digests import digest_file
 from autotl.data.near_duplicates import MAX_COMPARED, _spectra, connected, near_duplicates
@@ -161,6 +162,25 @@ def test_many_images_that_look_the_same_stay_few_pairs() -> None:
     pairs = near_duplicates(pixels, np.arange(3000))
     assert len(pairs) <= 17 * 3000
     assert len(np.unique(connected(3000, pairs))) == 30
+
+
+def test_many_copies_of_one_picture_are_no_near_duplicates_of_others() -> None:
+    """Copies whose thumbnails are equal and whose bytes differ: their similarity may round to more than 1."""
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 256), dtype=np.uint8)
+    pixels[:120] = pixels[:6].repeat(20, axis=0)
+    groups = connected(300, near_duplicates(pixels, np.arange(300)))
+    assert len(np.unique(groups)) == 186
+
+
+def test_threads_and_tiles_change_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    pixels = (rng.integers(9, 240, (100, 256)).repeat(3, axis=0) + rng.integers(-9, 10, (300, 256))).astype(np.uint8)
+    pixels[60:90] = pixels[60]
+    expected = near_duplicates(pixels, np.arange(300), threads=1)
+    monkeypatch.setattr(near_duplicates_module, "TILE", 32)
+    monkeypatch.setattr(near_duplicates_module, "BLOCK_ELEMENTS", 3000)
+    found = near_duplicates(pixels, np.arange(300), threads=3)
+    assert set(map(tuple, found.tolist())) == set(map(tuple, expected.tolist()))
 
 
 def test_exact_duplicates_make_no_pair(photographs: list[Path]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
+from autotl.data import digests, sandbox
 from autotl.data.decoding import THUMBNAIL_SIDE, ImageLimits, UndecodableImage, verify
 from autotl.data.digests import digest_file
 from autotl.data.sandbox import SandboxedDecoder
@@ -20,13 +21,13 @@ import ctypes, os, signal, sys, time
 from autotl.data import sandbox
 sys.argv = sys.argv[3:]  # as after -P -m autotl.data.sandbox
 real = sandbox.verify
-def verify(path):
+def verify(path, *arguments, **options):
     if "segfault" in path.name: ctypes.string_at(0)
     if "killed" in path.name: os.kill(os.getpid(), signal.SIGKILL)
     if "exits" in path.name: os._exit(3)
     if "hangs" in path.name: time.sleep(60)
     if "prints" in path.name: os.write(1, b"a message of a C library")
-    return real(path)
+    return real(path, *arguments, **options)
 sandbox.verify = verify
 sandbox.main()
 """
@@ -216,6 +217,17 @@ def test_many_files_are_verified_as_one_by_one(tmp_path: Path, tiff: Callable[[s
     assert [answer for _, answer in answers[::2]] == [verify(photograph), verify(paths[2])]
     assert str(answers[1][1]).startswith("it is broken")
     assert str(answers[3][1]) == "there is no such file"
+
+
+def test_a_child_keeps_no_large_file_in_memory(
+    tmp_path: Path, tiff: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiff("a.tif")
+    expected = sandbox._answer(path, ImageLimits())
+    monkeypatch.setattr(digests, "MAX_CONTENT", 10)
+    monkeypatch.setattr(digests, "digest_bytes", lambda content: pytest.fail("was read as a whole"))
+    assert sandbox._answer(path, ImageLimits()) == expected
+    assert sandbox._answer(tmp_path, ImageLimits())[1 + digests.DIGEST_BYTES :] == b"it is a folder"
 
 
 @pytest.mark.slow

@@ -657,3 +657,12 @@ def test_folders_without_end_are_left_out_with_a_word(tmp_path: Path, monkeypatc
     with pytest.raises(AutotlError, match="nested too deep"):
         refuse_links_out(tmp_path)
     subprocess.run(["rm", "-r", tmp_path / "ants" / "d"], check=True)  # pytest's own removal is recursive
+
+
+def test_a_label_that_may_mean_a_missing_one_is_told(tmp_path):
+    """R writes NA for a missing label, and databases NULL."""
+    with pytest.warns(
+        UserWarning, match="'NA' is read as the class of 2 images. If it means that the label is missing"
+    ):
+        images = ManifestSource().images(str(manifest(tmp_path, "path,label\na.png,cat\nb.png,NA\nc.png,NA\n")))
+    assert [image.label for image in images] == ["cat", "NA", "NA"]

@@ -134,7 +134,9 @@ def test_the_size_is_remembered_for_later_processes(tmp_path, monkeypatch):
     assert MicroBatch("resnet18", "cuda:0").size_for(64) == 16
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"a on cpu": "8", "b on cpu": -1}', "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"a on cpu": "8", "b on cpu": -1}', "\x00", "[" * 100_000], ids=range(5)
+)
 def test_a_damaged_file_of_sizes_is_ignored(content, tmp_path):
     (tmp_path / "sizes.json").write_text(content)
     persist_to(tmp_path / "sizes.json")

@@ -1,5 +1,6 @@
 """Features that hosts share through objects: nothing torn is read, and nothing is extracted twice."""
 
+import struct
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from autotl.errors import AutotlError
-from autotl.features.pool import FeaturePool
+from autotl.features.pool import MAGIC, FeaturePool
 from autotl.features.sharing import extract_missing
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -52,6 +53,9 @@ def test_a_torn_upload_is_never_read(pool, tmp_path):
     assert extract_missing(table, digests, compute, pool=FeaturePool(pool.address)) == 200
     np.testing.assert_array_equal(table.read(digests), rows_of(digests))
     assert all(one.num_rows for one in FeaturePool(pool.address).verify())  # uploaded again
+    deep = b"[" * 100_000
+    objects[0].write_bytes(MAGIC + struct.pack("<I", len(deep)) + deep)
+    assert sum(one.num_rows == 0 for one in FeaturePool(pool.address).verify()) == 1
     objects[0].write_bytes(b"torn")
     assert sum(one.num_rows == 0 for one in FeaturePool(pool.address).verify(remove=True)) == 1
     assert all(one.num_rows for one in FeaturePool(pool.address).verify())

@@ -74,6 +74,14 @@ def test_pruning_keeps_tables_that_a_running_process_has_open(tmp_path):
     assert store.usage() == []
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000], ids=range(4))
+def test_a_damaged_specification_of_a_table_is_none(text, tmp_path):
+    table = open_table(tmp_path)
+    table.close()
+    (table.folder / "spec.json").write_text(text)
+    assert [stored.spec for stored in FeatureStore(tmp_path).usage()] == [None]
+
+
 def fill(store: FeatureStore, view: str, used: float, n: int = 10) -> Path:
     table = store.open(SPEC | {"view": view}, SHAPE, "float16")
     table.append(digests_of(n), rows_of(digests_of(n)))
