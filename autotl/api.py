@@ -229,7 +229,8 @@ def replay(
         test: its separate test images, where they have moved.
 
     Returns:
-        `recorded` and `replayed` score on the validation images, the name of the `metric`, and the `recipe`.
+        `recorded` and `replayed` score on the images that the trial has predicted out of fold, the name of the
+        `metric`, and the `recipe`.
 
     Raises:
         AutotlError: there is no such study or complete trial, or its images are missing or have changed.

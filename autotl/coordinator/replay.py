@@ -45,7 +45,7 @@ def replay_trial(
         log: shows a line to the user.
 
     Returns:
-        `recorded` and `replayed` score on the validation images, `metric`, and `recipe`.
+        `recorded` and `replayed` score on the images that the trial has predicted out of fold, `metric`, and `recipe`.
 
     Raises:
         AutotlError: the study can't be read, it has no such complete trial, or its images are missing or have changed.

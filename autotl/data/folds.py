@@ -24,8 +24,9 @@ def draw_folds(labels: np.ndarray, units: np.ndarray, held_out: np.ndarray, seed
         held_out: bool [n], whether it is a validation image.
 
     Returns:
-        int64, one for each training image: 1, 2, … or ALWAYS_TRAINED, for an image whose class would be unknown to the
-        model that predicts it, and for one that looks like a validation image.
+        int64, one for each training image: 1, 2, …, none of them empty, or ALWAYS_TRAINED, for an image whose class
+        would be unknown to the model that predicts it, for what is in its unit, and for what looks like a validation
+        image.
     """
     folds = np.where(held_out, 0, ALWAYS_TRAINED)
     if held_out.sum() >= ENOUGH_IMAGES:
@@ -39,7 +40,9 @@ def draw_folds(labels: np.ndarray, units: np.ndarray, held_out: np.ndarray, seed
     for label in np.unique(labels):
         of_class = labels == label
         if len(np.unique(folds[of_class])) == 1 and folds[of_class][0] > 0:
-            folds[of_class] = ALWAYS_TRAINED
+            folds[np.isin(units, units[of_class])] = ALWAYS_TRAINED
+    used = np.unique(folds[folds > 0])  # a fold may have held nothing else
+    folds[folds > 0] = 1 + np.searchsorted(used, folds[folds > 0])
     return folds[~held_out]
 
 

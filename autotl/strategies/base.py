@@ -125,6 +125,9 @@ class Result:
     """One entry per epoch: epoch, loss, score, seconds."""
     best_epoch: int | None = None
     """The epoch whose weights were kept."""
+    logits: np.ndarray | None = None
+    """Of the same images as the probabilities: what the search fits the temperature to. None for the logarithms of the
+    probabilities, which lack what is rounded to 0: some heads' logits lie hundreds apart."""
 
 
 class Strategy(ABC):

@@ -91,7 +91,7 @@ def fit_head(
         decision = head.out_of_fold_decision_[: len(views) * num_images]
         of_views = decision_logits(decision, np.asarray(head.classes_), task.num_classes)
         out_of_fold = of_views.reshape(len(views), num_images, -1).mean(0)
-        return Result(recipe, probabilities(out_of_fold, 1.0), fitted)
+        return Result(recipe, probabilities(out_of_fold, 1.0), fitted, logits=out_of_fold)
     validation = [task.features.levels("validation", levels, view) for view in views]
     if task.head.type == "estimator":
         optional = {
@@ -99,7 +99,8 @@ def fit_head(
             "on_progress": _progress_callback(head, validation, task, report),
         }
         head.fit(features, labels, **{name: value for name, value in optional.items() if _accepts(head.fit, name)})
-        return Result(recipe, probabilities(average_logits(head, validation, task.num_classes), 1.0), fitted)
+        logits = average_logits(head, validation, task.num_classes)
+        return Result(recipe, probabilities(logits, 1.0), fitted, logits=logits)
 
     trained = train_head(head, features, labels, validation, recipe.strategy_params, task, device, report, recipe.seed)
     executed = trained.executed_recipe(recipe)

@@ -89,7 +89,8 @@ class Scheduler:
         self.extracted: list[Mapping[str, Any]] = [params for params in tried if "strategy" in params]
         """Parameters of trials whose features are recorded: portfolio trials and complete ones."""
         self._features = FeaturesOfTrials(self.needs)
-        self.active_backbones = {params["backbone"] for params in tried if "backbone" in params}
+        names = [params["backbone"] for params in tried if "backbone" in params]
+        self.active_backbones = {part for name in names for part in (name, *name.split(JOIN))}
         """Backbones that a trial has used, or may use."""
         self.missing: set[str] = set()
         """Backbones whose weights aren't on this machine, or not yet: no trial uses them."""
@@ -214,8 +215,7 @@ class Scheduler:
     def _sampled_trial(self, strategy: str, time_budget: float, rng: random.Random, work: Work) -> dict[str, Any]:
         """Fix a pair worth tuning and, mostly, parameters whose features are recorded."""
         fixed: dict[str, Any] = {"strategy": strategy}
-        names = self.choices.backbones_for(strategy, self.registry)
-        backbones = [name for name in names if self._activate(name, time_budget)]
+        backbones = [n for n in self.choices.backbones_for(strategy, self.registry) if self._activate(n, time_budget)]
         recorded = [f"{strategy}.{name}" for name in self.registry.strategy(strategy).recorded_params]
         unusable = {"", *self.unusable}
         reusable = [
@@ -308,7 +308,7 @@ class Scheduler:
         if not any(map(self.needs.reads_views, self.choices.strategies)):
             return None
         candidates = []
-        for backbone in filter((self.active_backbones - self.excluded).__contains__, self.choices.single_backbones):
+        for backbone in filter((self.active_backbones - self.unusable).__contains__, self.choices.single_backbones):
             views = min(NUM_EXPLORED_VIEWS, self._affordable_passes(backbone, MAX_NEW_FEATURES_SHARE * time_budget))
             candidates += [Recording(backbone, policy, views) for policy in self.choices.augmentations if views]
         most = {policy: self.registry.augmentations[policy].max_views for policy in self.choices.augmentations}

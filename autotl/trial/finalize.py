@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,13 @@ from autotl.trial.refit import EarlierModel, refit
 from autotl.trial.report import report
 from autotl.trial.results import SearchResults, annotate_study
 from autotl.trial.runner import release_memory
-from autotl.trial.selection import SAVING_SECONDS, choose_members, kept_candidates
+from autotl.trial.selection import (
+    SAVING_SECONDS,
+    choose_members,
+    kept_candidates,
+    passes_of_fits,
+    prediction_seconds,
+)
 from autotl.trial.state import WorkerState
 from autotl.trial.tested_images import predict_test_images
 from autotl.workers.messages import Finalize, Log, ModelSaved
@@ -58,13 +65,9 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
         raise AutotlError(f"No complete trial has a fitted model{within} in {state.context.folder / 'trials'}")
     earlier = EarlierModel.of(state)
     reserved = SAVING_SECONDS + report_seconds(state.context.config.time)
-    members, prediction_seconds = choose_members(
-        state,
-        candidates,
-        job.seconds_per_image,
-        deadline.remaining() - reserved,
-        earlier.folders,
-        recorded_passes(state, candidates),
+    recorded = recorded_passes(state, candidates)
+    members, seconds_to_test = choose_members(
+        state, candidates, job.seconds_per_image, deadline.remaining() - reserved, earlier.folders, recorded
     )
     out_of_fold = {candidate.number: candidate.out_of_fold for candidate in candidates}
     held_out = np.sum([member.weight * out_of_fold[member.trial] for member in members], axis=0)
@@ -78,14 +81,18 @@ def finalize(state: WorkerState, job: Finalize) -> dict[str, Any]:
     # the members of a model had all images, or samples of the same size: then a fit on all would take too long
     sample = int(candidates[0].sample) if math.isfinite(candidates[0].sample) else None
     others = [member for member in members if member.trial not in refitted and sample is None]
+    chosen_candidates = [c for c in candidates if c.number in {member.trial for member in members}]
+    lost = passes_of_fits(chosen_candidates, {*refitted, *(member.trial for member in others)})
+    estimated = partial(prediction_seconds, state, chosen_candidates, job.seconds_per_image)
+    seconds_to_test += estimated(recorded - lost) - estimated(recorded)
     doubt = measure_doubt(state, members, held_out, sample)
     state.extractor.release_networks()  # the model builds its own; both together may not fit into memory
     model, newly = None, []
-    if job.refit and others and deadline.remaining() > reserved + prediction_seconds:
+    if job.refit and others and deadline.remaining() > reserved + seconds_to_test:
         # a fit inside of a library can't be interrupted: the model is there before it begins
         model = _assemble(state, members, job, sorted(refitted), doubt)
         _save(state, results, model)
-        newly = refit(state, others, deadline.remaining() - reserved - prediction_seconds)
+        newly = refit(state, others, deadline.remaining() - reserved - seconds_to_test)
     release_memory()
     if model is None or newly:
         model = _assemble(state, members, job, sorted([*refitted, *newly]), doubt)

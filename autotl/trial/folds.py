@@ -10,6 +10,7 @@ import numpy as np
 from autotl.data.augmentation import ORIGINAL, View
 from autotl.data.dataset import Subset
 from autotl.data.splits import Split
+from autotl.errors import AutotlError
 from autotl.features.joined import JoinedFeatures
 from autotl.features.sharing import StoreTimeout
 from autotl.heads.calibration import fit_temperature
@@ -20,10 +21,12 @@ from autotl.trial.state import WorkerState
 from autotl.trial.training import train
 from autotl.workers.messages import Activity
 
-__all__ = ["OutOfFold", "calibrated", "fit_folds", "predicted", "train_on"]
+__all__ = ["OutOfFold", "at_best_temperature", "calibrated", "fit_folds", "held_out_logits", "predicted", "train_on"]
 
 FOLDS_TIME_SHARE = 0.25
 """Share of the remaining time that the folds of one trial may take beside the first one."""
+MAX_SPREAD = 600.0
+"""Logits that lie no farther apart have probabilities above 0 in float64."""
 
 
 @dataclass
@@ -67,7 +70,7 @@ def fit_folds(
     """
     split, dataset = state.context.split, state.context.dataset
     development, of_fold = split.development, split.development_folds
-    out_of_fold = np.full((len(development), len(dataset.classes)), np.nan)
+    logits = np.full((len(development), len(dataset.classes)), np.nan)
     is_cross_validated = state.registry.strategy(recipe.strategy).cross_validated and folds != 1
     num_folds = (folds or split.num_folds) if is_cross_validated else 1
     began, extracted = time.monotonic(), state.extractor.extraction_seconds
@@ -80,18 +83,18 @@ def fit_folds(
     if at_once:
         everything = replace(split, train=development)
         result = train_on(state, everything, recipe, time_budget, report, of_fold=of_fold)
-        out_of_fold[:] = result.probabilities
+        logits[of_fold >= 0] = held_out_logits(result, of_fold >= 0)
         done, fit_seconds = num_folds, seconds()
     else:
         result = train(state, recipe, time_budget, report)
-        out_of_fold[of_fold == 0] = result.probabilities
+        logits[of_fold == 0] = held_out_logits(result)
         done, fit_seconds = 1, seconds()
     while done < num_folds:
         left = (
             min(time_budget - seconds(), FOLDS_TIME_SHARE * state.deadline.remaining()) if folds is None else math.inf
         )
         has_time = fit_seconds * (num_folds - done) <= left
-        judge(out_of_fold, done, has_time)
+        judge(_softened(logits), done, has_time)
         if not has_time:
             break
         state.send(Activity(f"fold {done + 1} of {num_folds}"))
@@ -100,10 +103,11 @@ def fit_folds(
             fitted = train_on(state, split.of_fold(done), result.recipe, refit_epochs=result.best_epoch)
         except (OutOfTime, StoreTimeout):
             break
-        out_of_fold[of_fold == done] = fitted.probabilities
+        logits[of_fold == done] = held_out_logits(fitted)
         done += 1
-    rows = ~np.isnan(out_of_fold[:, 0])
-    out_of_fold[rows], result.fitted.temperature = calibrated(out_of_fold[rows], state.labels("development")[rows])
+    rows, out_of_fold = ~np.isnan(logits[:, 0]), np.full_like(logits, np.nan)
+    labels = state.labels("development")[rows]
+    out_of_fold[rows], result.fitted.temperature = at_best_temperature(logits[rows], labels)
     result.probabilities = out_of_fold[of_fold == 0]
     return OutOfFold(result, out_of_fold, done, fit_seconds, fitted_on_all=at_once)
 
@@ -157,7 +161,39 @@ def calibrated(uncalibrated: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
     One temperature changes no decision, and the probabilities of all heads can be averaged. Support vector machines
     have no probabilities of their own.
     """
-    with np.errstate(divide="ignore"):  # the head's own logits, up to a constant in each row
-        logits = np.maximum(np.log(uncalibrated), MISSING)
+    return at_best_temperature(_log(uncalibrated), labels)
+
+
+def at_best_temperature(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
+    """As `calibrated`, from logits [n, num_classes]."""
     temperature = fit_temperature(logits, labels)
     return probabilities(logits, temperature), temperature
+
+
+def held_out_logits(result: Result, images: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """The logits of images that a fit hasn't seen, [n, num_classes].
+
+    Args:
+        images: which of the images of the result; by default all.
+
+    Raises:
+        AutotlError: some are not finite. NaN would pass for an image that no fold predicts, and only the others would
+            be scored.
+    """
+    logits = _log(result.probabilities[images]) if result.logits is None else result.logits[images]
+    if not np.isfinite(logits).all():
+        raise AutotlError(f"the predictions of {result.recipe.head} are not finite")
+    return logits
+
+
+def _log(probabilities: np.ndarray) -> np.ndarray:
+    """The logits of a head, up to a constant in each row."""
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log(probabilities), MISSING)
+
+
+def _softened(logits: np.ndarray) -> np.ndarray:
+    """Probabilities at a temperature of 1, or at the least one at which none is rounded to 0; NaN stays."""
+    known = logits > MISSING / 2
+    spread = np.max(logits, 1, where=known, initial=MISSING) - np.min(logits, 1, where=known, initial=-MISSING)
+    return probabilities(logits, max(1.0, float(spread.max(initial=0.0)) / MAX_SPREAD))

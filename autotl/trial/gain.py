@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from autotl.metrics import Metric
 from autotl.model.ensemble import select
+from autotl.study.comparison import HoldoutLine
 from autotl.study.fold_file import read_fold_file
 from autotl.study.study import EARLIER_FILE, FOLD_FILE, TrialAttribute
 from autotl.trial.state import WorkerState
@@ -53,19 +54,20 @@ def gain(state: WorkerState, held_out: np.ndarray, seconds: float) -> dict[str, 
 
 def _earlier(state: WorkerState, metric: Metric, moment: datetime) -> np.ndarray | None:
     """The out-of-fold probabilities of the model that would have been chosen at a moment."""
-    sign = -1 if metric.greater_is_better else 1
-
-    def rank(trial: FrozenTrial) -> tuple[float, float, int]:
-        return sign * (trial.value or 0.0), trial.user_attrs.get("log_loss", math.inf), trial.number
-
     best: dict[tuple[str, ...], np.ndarray] = {}
     shape = len(state.context.split.development), len(state.context.dataset.classes)
-    complete = state.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    for trial in sorted(complete, key=rank):
+    limits = state.context.config.limits
+    early = [
+        trial
+        for trial in state.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if trial.datetime_complete is not None and trial.datetime_complete <= moment
+        if TrialAttribute.SAMPLE not in trial.user_attrs and limits.keeps(trial.user_attrs)
+    ]
+    line = HoldoutLine.of(early)
+    for trial in sorted(early, key=lambda trial: line.rank(trial, limits, maximize=metric.greater_is_better)):
         recipe = trial.user_attrs.get(TrialAttribute.RECIPE, {})
         kind = tuple(str(recipe.get(name)) for name in ("strategy", "backbone", "head"))
-        is_early = trial.datetime_complete is not None and trial.datetime_complete <= moment
-        if kind in best or not is_early or TrialAttribute.SAMPLE in trial.user_attrs:
+        if kind in best:
             continue
         folder = member_folder(state.context.folder, trial.number)
         name = next((name for name in (FOLD_FILE, EARLIER_FILE) if (folder / name).exists()), None)

@@ -9,7 +9,7 @@ from autotl.data.dataset import ImageDataset
 from autotl.data.folds import stratified_folds
 from autotl.data.splits import units_of
 from autotl.recipe import Recipe
-from autotl.trial.folds import train_on
+from autotl.trial.folds import at_best_temperature, held_out_logits, train_on
 from autotl.trial.state import WorkerState
 
 __all__ = ["cross_predict", "fold_numbers", "out_of_fold"]
@@ -28,11 +28,11 @@ def fold_numbers(dataset: ImageDataset, images: np.ndarray, seed: int, num_folds
 
 
 def cross_predict(folds: np.ndarray, predict: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    """Probabilities of all rows, [n, num_classes], each fold's by a fit on the other folds.
+    """Predictions of all rows, [n, num_classes], each fold's by a fit on the other folds.
 
     Args:
         folds: the fold of each row, [n].
-        predict: from the rows to train on and the rows to predict, ascending, to the probabilities of the latter.
+        predict: from the rows to train on and the rows to predict, ascending, to the predictions of the latter.
     """
     found: np.ndarray | None = None
     for fold in np.unique(folds):
@@ -46,7 +46,8 @@ def cross_predict(folds: np.ndarray, predict: Callable[[np.ndarray, np.ndarray],
 
 
 def out_of_fold(state: WorkerState, recipe: Recipe, images: np.ndarray, epochs: int | None = None) -> np.ndarray:
-    """Out-of-fold probabilities of a recipe, [n, num_classes]. Features that aren't recorded are extracted first.
+    """Out-of-fold probabilities of a recipe, [n, num_classes], calibrated by one temperature for all. Features that
+    aren't recorded are extracted first.
 
     Args:
         images: indices into the dataset, in any order.
@@ -55,6 +56,8 @@ def out_of_fold(state: WorkerState, recipe: Recipe, images: np.ndarray, epochs: 
 
     def predict(train_rows: np.ndarray, held_out: np.ndarray) -> np.ndarray:
         split = replace(state.context.split, train=images[train_rows], validation=images[held_out])
-        return train_on(state, split, recipe, refit_epochs=epochs).probabilities
+        return held_out_logits(train_on(state, split, recipe, refit_epochs=epochs))
 
-    return cross_predict(fold_numbers(state.context.dataset, images, state.context.config.seed), predict)
+    dataset = state.context.dataset
+    logits = cross_predict(fold_numbers(dataset, images, state.context.config.seed), predict)
+    return at_best_temperature(logits, dataset.labels[images])[0]

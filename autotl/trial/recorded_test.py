@@ -73,6 +73,8 @@ def _choose_members(state: WorkerState, job: RecordTest) -> list[Member]:
     is removed; none after MAX_ATTEMPTS."""
     for _ in range(MAX_ATTEMPTS):
         candidates = kept_candidates(state)
+        if not candidates:  # none within the limits
+            return []
         limits = job.seconds_per_image, job.time_limit, EarlierModel.of(state).folders
         with suppress(AutotlError):
             return choose_members(state, candidates, *limits, recorded_passes(state, candidates))[0]

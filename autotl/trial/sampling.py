@@ -9,14 +9,22 @@ from autotl.trial.state import WorkerState
 
 __all__ = ["on_all_images", "sampled"]
 
+MOST_PER_VALIDATION = 8
+"""Images of a sample for each validation image at most, as far as there are as many of these."""
+
 
 def sampled(state: WorkerState, num_images: int) -> WorkerState:
     """The state with so many of the training and validation images, stratified, without folds. A larger sample contains
-    the smaller ones, so that their features are of use."""
+    the smaller ones, so that their features are of use.
+
+    The validation images are in proportion, but not too few to be scored on.
+    """
     split = state.context.split
-    order = stratified_order(state.labels("development"), split.seed)
-    chosen = split.development[order[:num_images]]
-    train, validation = (subset[np.isin(subset, chosen)] for subset in (split.train, split.validation))
+    share = len(split.validation) / len(split.development)
+    num_validation = min(len(split.validation), max(num_images // MOST_PER_VALIDATION, round(share * num_images)))
+    order_of = {name: stratified_order(state.labels(name), split.seed) for name in ("train", "validation")}
+    train = np.sort(split.train[order_of["train"][: max(1, num_images - num_validation)]])
+    validation = np.sort(split.validation[order_of["validation"][:num_validation]])
     split = replace(split, train=train, validation=validation, folds=split.folds[:0])
     return replace(state, context=replace(state.context, split=split), extractor=replace(state.extractor, split=split))
 

@@ -21,7 +21,14 @@ from autotl.trial.folds import predicted
 from autotl.trial.state import WorkerState
 from autotl.workers.messages import Log, member_folder
 
-__all__ = ["SAVING_SECONDS", "Candidate", "choose_members", "kept_candidates"]
+__all__ = [
+    "SAVING_SECONDS",
+    "Candidate",
+    "choose_members",
+    "kept_candidates",
+    "passes_of_fits",
+    "prediction_seconds",
+]
 
 SAVING_SECONDS = 5.0
 """Time reserved to load the members, save the model and score it."""
@@ -148,24 +155,12 @@ def choose_members(
             whatever the limit, so that a search with less time doesn't make a smaller model.
         recorded: the network and the view of passes over the test images that are recorded already, and take no time.
     """
-    num_test, limits = len(state.context.split.test), state.context.config.limits
+    limits = state.context.config.limits
     trials = state.study.get_trials(deepcopy=False) if limits else ()
     networks = networks_of(trials, _backbones_of(candidates), state.registry) if limits else {}
 
     def estimated_seconds(chosen: Collection[int]) -> float:
-        members = [candidates[i] for i in chosen]
-        passes = {
-            (key, view): name
-            for member in members
-            for key, name in member.networks
-            for view in member.views
-            if (key, view) not in recorded
-        }
-        unrecorded = {key for key, _ in passes}
-        networks = {key: m.tuned for m in members for key, _ in m.networks if key in unrecorded}
-        loading = sum(COMPILE_SECONDS if tuned else LOAD_SECONDS for tuned in networks.values())
-        speeds = [seconds_per_image.get(backbone, DEFAULT_SECONDS_PER_IMAGE) for backbone in passes.values()]
-        return loading + num_test * sum(speeds)
+        return prediction_seconds(state, [candidates[i] for i in chosen], seconds_per_image, recorded)
 
     quickest = min(estimated_seconds({i}) for i in range(len(candidates)))
     most_seconds = max(time_limit, quickest)
@@ -188,3 +183,31 @@ def choose_members(
         member.weight = weight
         members.append(member)
     return members, estimated_seconds(weights)
+
+
+def prediction_seconds(
+    state: WorkerState,
+    members: Collection[Candidate],
+    seconds_per_image: Mapping[str, float],
+    recorded: Collection[tuple[str, str]],
+) -> float:
+    """Estimated seconds to predict the test images. For the arguments see `choose_members`."""
+    passes = {
+        (key, view): name
+        for member in members
+        for key, name in member.networks
+        for view in member.views
+        if (key, view) not in recorded
+    }
+    unrecorded = {key for key, _ in passes}
+    networks = {key: m.tuned for m in members for key, _ in m.networks if key in unrecorded}
+    loading = sum(COMPILE_SECONDS if tuned else LOAD_SECONDS for tuned in networks.values())
+    speeds = [seconds_per_image.get(backbone, DEFAULT_SECONDS_PER_IMAGE) for backbone in passes.values()]
+    return loading + len(state.context.split.test) * sum(speeds)
+
+
+def passes_of_fits(candidates: Iterable[Candidate], trials: Collection[int]) -> set[tuple[str, str]]:
+    """The network and the view of each pass of the fine-tuned candidates among some trials: what is recorded of them is
+    of no use once they are fitted again."""
+    tuned = [candidate for candidate in candidates if candidate.tuned and candidate.number in trials]
+    return {(key, view) for candidate in tuned for key, _ in candidate.networks for view in candidate.views}

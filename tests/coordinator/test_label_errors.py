@@ -52,13 +52,14 @@ def begun(patches, tiny, registry, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_flipped_labels_are_named_in_every_subset(begun, patches, tiny):
+@pytest.mark.parametrize(("name", "params"), [("ridge", {"power": 0.5}), ("linear_svm", {"C": 0.4})])
+def test_flipped_labels_are_named_in_every_subset(name, params, begun, patches, tiny):
     backbone = tiny("test_resnet").name
-    head = Recipe(
-        backbone, "fast_extraction", "ridge", 0, {"levels": "stages+max"}, {"power": 0.5, "class_weight": None}
-    )
+    # the logits of a support vector machine lie closer together than those of probabilities
+    params = {**params, "class_weight": None}
+    head = Recipe(backbone, "fast_extraction", name, 0, {"levels": "stages+max"}, params)
     tuned = Recipe(backbone, "fine_tuning", "linear", 0, {}, {})  # would fail: the best trial on features is taken
-    folder = begun("flipped", head, tuned)
+    folder = begun(f"flipped-{name}", head, tuned)
     found = find_label_errors(folder, data=folder.parent / "patches.csv")  # it has absolute paths, so it is typed
     named = {Path(error["path"]) for error in found}
     flipped = [patches[0].paths[i] for i in FLIPPED]

@@ -37,6 +37,21 @@ def test_a_class_that_only_one_fold_has_is_always_trained():
     assert (folds[:-1] > 0).all()
 
 
+def test_the_unit_of_a_class_that_only_one_fold_has_is_always_trained():
+    labels = np.array([0] * 20 + [1] * 20 + [2, 0, 1])
+    units = np.array([*range(40), 40, 40, 40])
+    folds = draw_folds(labels, units, units % 5 == 1, seed=0)
+    assert folds[-3:].tolist() == [ALWAYS_TRAINED] * 3
+
+
+def test_no_fold_is_empty_where_all_images_of_one_are_always_trained():
+    # of two groups for two classes, each is a class's only one, and the third fold's images are of both
+    labels, units = np.array([0] * 4 + [0, 1] * 4 + [2] * 6), np.array([0] * 4 + [1, 1, 2, 2, 3, 3, 4, 4] + [5] * 6)
+    for seed in range(20):
+        folds = draw_folds(labels, units, np.arange(18) < 4, seed)
+        assert set(folds[folds > 0]) == set(range(1, folds.max() + 1)), seed
+
+
 def test_images_of_one_unit_leave_the_validation_images_as_the_only_fold():
     folds = draw_folds(np.arange(20) % 2, np.repeat([0, 1], 10), np.arange(20) < 10, seed=0)
     assert (folds == ALWAYS_TRAINED).all()

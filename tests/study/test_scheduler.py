@@ -7,6 +7,7 @@ import numpy as np
 import optuna
 import pytest
 
+from autotl.recipe import JOIN
 from autotl.registry import load_registry
 from autotl.study.needs import Recording, Work
 from autotl.study.pairs import NUM_TUNED_PAIRS, PairStatistics
@@ -472,6 +473,18 @@ def test_trials_that_wait_are_recorded_for_first(make):
     waiting = {"strategy": "extract_augment", "backbone": LITE0}
     waiting |= {"extract_augment.policy": "crop", "extract_augment.views": 2}
     assert make().next_recording(10_000, [], (), [waiting]) == Recording(LITE0, "crop", 2)
+
+
+def test_a_resumed_study_has_used_each_backbone_that_was_joined(make):
+    scheduler = make(tried=[{"strategy": "fast_extraction", "backbone": f"{LITE0}{JOIN}{LITE2}"}])
+    assert {LITE0, LITE2} <= scheduler.active_backbones
+
+
+def test_no_features_are_explored_of_a_backbone_whose_weights_are_gone(make):
+    scheduler = make(tried=[{"strategy": "fast_extraction", "backbone": LITE0}], speed=100)
+    assert scheduler.explore(10_000, [], (), 0) is not None
+    scheduler.missing = {LITE0}
+    assert scheduler.explore(10_000, [], (), 0) is None
 
 
 def test_views_that_the_portfolio_does_not_have_are_explored_where_they_cost_little(make):

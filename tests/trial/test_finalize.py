@@ -16,8 +16,11 @@ from autotl.testing.scripted import VirtualClock
 from autotl.trial import finalize as module
 from autotl.trial import recorded_test, tested_images
 from autotl.trial.finalize import finalize
+from autotl.trial.gain import gain
 from autotl.trial.quick_start import quick_start
 from autotl.trial.recorded_test import record_test
+from autotl.trial.rivals import read_out_of_fold
+from autotl.trial.selection import COMPILE_SECONDS
 from autotl.workers.messages import Finalize, Log, ModelSaved, Recorded, RecordTest, SearchFacts
 
 pytestmark = pytest.mark.slow
@@ -319,6 +322,34 @@ def test_a_trial_whose_model_is_removed_while_the_test_images_are_recorded_costs
     assert record_test(finished, RecordTest({}, 60.0))
     assert messages[-1] == Recorded(None)
     assert chosen
+
+
+def test_time_is_kept_to_predict_the_test_images_again_by_a_fine_tuned_member_that_is_fitted_again(
+    finished, limits, monkeypatch
+):
+    monkeypatch.setattr("autotl.trial.selection.select", every_allowed)
+    record_test(finished, RecordTest({}, 60.0))
+    finished.deadline = Deadline(clock=VirtualClock())
+    finalize(finished, Finalize(90.0, {finished.context.choices.backbones[0]: 0.5}, FACTS))
+    assert limits["refit"] == pytest.approx(90 - 5 - 15 - 7 - (COMPILE_SECONDS + 12 * 0.5))
+
+
+def within(state, **limits):
+    config = state.context.config.model_copy(update=limits)
+    return replace(state, context=replace(state.context, config=config))
+
+
+def test_no_test_image_is_recorded_where_no_trial_is_within_the_limits(finished, messages):
+    assert record_test(within(finished, max_parameters=1), RecordTest({}, 60.0))
+    assert messages[-1] == Recorded(None)
+
+
+def test_the_gain_counts_no_trial_beyond_the_limits(finished, monkeypatch):
+    monkeypatch.setattr("autotl.trial.gain.MIN_SECONDS", 0.0)
+    number = finished.study.best_trial.number
+    held_out = read_out_of_fold(finished, number)
+    assert gain(finished, held_out, 0.0) is not None
+    assert gain(within(finished, max_parameters=1), held_out, 0.0) is None
 
 
 def test_a_member_that_is_fitted_again_predicts_the_test_images_again(finished, monkeypatch):

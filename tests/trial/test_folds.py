@@ -8,6 +8,8 @@ import pytest
 from optuna.trial import TrialState
 
 from autotl.clock import Deadline
+from autotl.heads.inference import MISSING, probabilities
+from autotl.recipe import Recipe
 from autotl.study.study import FOLD_FILE
 from autotl.testing.scripted import VirtualClock
 from autotl.trial import folds as module
@@ -17,6 +19,8 @@ from autotl.workers.messages import member_folder
 from .conftest import enqueue, run_next
 
 pytestmark = pytest.mark.slow
+
+KNN = {"components": 16, "n_neighbors": 5, "metric": "euclidean"}
 
 
 @pytest.fixture
@@ -101,10 +105,50 @@ def test_without_time_a_trial_does_not_replace_the_best_of_its_kind(folded):
 def test_a_replay_predicts_as_many_folds_as_the_trial(folded):
     enqueue(folded, "fast_extraction", "knn")
     run_next(folded)
-    from autotl.recipe import Recipe
-
     recipe = Recipe.from_dict(folded.study.trials[0].user_attrs["recipe"])
     again = fit_folds(folded, recipe, math.inf, lambda fraction, score: None, folds=4)
     np.testing.assert_allclose(again.probabilities, out_of_fold(folded, 0))
     one = fit_folds(folded, recipe, math.inf, lambda fraction, score: None, folds=1)
     assert one.folds == 1
+
+
+def test_the_temperature_of_logits_that_lie_far_apart_is_that_of_the_logits(folded, monkeypatch):
+    def fitted(factor):
+        def train(*arguments, **options):
+            result = original(*arguments, **options)
+            logits = factor * result.logits
+            return replace(result, logits=logits, probabilities=probabilities(logits, 1.0))
+
+        monkeypatch.setattr(module, "train", train)
+        return fit_folds(folded, recipe, math.inf, lambda fraction, score: None, folds=4)
+
+    original = module.train
+    recipe = Recipe(folded.context.choices.backbones[0], "fast_extraction", "knn", 0, {"levels": "last"}, KNN)
+    near, far = fitted(1.0), fitted(1e4)
+    assert far.result.fitted.temperature == pytest.approx(1e4 * near.result.fitted.temperature, rel=1e-3)
+    np.testing.assert_allclose(far.probabilities, near.probabilities, rtol=0.01)
+
+
+def test_a_trial_whose_predictions_are_not_finite_fails(folded, monkeypatch):
+    def train(*arguments, **options):
+        result = original(*arguments, **options)
+        result.logits[0] = np.nan
+        return result
+
+    original = module.train
+    monkeypatch.setattr(module, "train", train)
+    enqueue(folded, "fast_extraction", "knn")
+    run_next(folded)
+    [trial] = folded.study.trials
+    assert trial.state == TrialState.FAIL
+    assert trial.user_attrs["cause"] == "AutotlError: the predictions of knn are not finite"
+
+
+def test_trials_are_judged_by_logits_that_lie_far_apart():
+    logits = np.array([[0.0, -3000.0, MISSING], [-40.0, 0.0, -1000.0], [np.nan] * 3])
+    softened = module._softened(logits)
+    assert (softened[0, :2] > 0).all()
+    assert (softened[1] > 0).all()
+    assert softened[0, 2] == 0
+    assert np.isnan(softened[2]).all()
+    np.testing.assert_allclose(module._softened(logits[1:2, :2]), probabilities(logits[1:2, :2], 1.0))
