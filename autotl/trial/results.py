@@ -21,6 +21,7 @@ from autotl.metrics import all_scores, confidence_intervals, majority_baseline
 from autotl.model.costs import total_costs
 from autotl.model.image_model import ImageModel
 from autotl.model.prediction_table import write_predictions
+from autotl.study.comparison import HoldoutLine
 from autotl.study.study import set_note
 from autotl.trial.costs import networks_of, part_of
 from autotl.trial.folds import predicted
@@ -185,9 +186,11 @@ class SearchResults:
         if alignment is None:
             return None
         scores: dict[str, list[float]] = {}
-        for trial in self.trials:
-            if trial.state == TrialState.COMPLETE and trial.value is not None and "backbone" in trial.params:
-                scores.setdefault(trial.params["backbone"], []).append(trial.value)
+        complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+        line = HoldoutLine.of(complete)
+        for trial in complete:
+            if "backbone" in trial.params:
+                scores.setdefault(trial.params["backbone"], []).append(line.comparable(trial))
         found = outcomes(alignment.cards, scores, maximize=self.metric.greater_is_better)
         return {
             "verdict": alignment.verdict,

@@ -5,6 +5,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from autotl.study.comparison import HoldoutLine
 from autotl.study.space import Choices
 from autotl.study.study import TrialAttribute
 
@@ -18,8 +19,10 @@ def tried(trials: Iterable[FrozenTrial], *, maximize: bool) -> dict[str, list[di
 
     Returns:
         For each of these a row for each value: its `name`, the number of `trials`, their `seconds`, and the `best`
-        score (None where no trial is complete), most trials first.
+        score, as it would be out of fold (None where no trial is complete), most trials first.
     """
+    trials = list(trials)
+    line = HoldoutLine.of(trial for trial in trials if trial.state == TrialState.COMPLETE)
     tables: dict[str, dict[str, dict[str, Any]]] = {
         "backbone": {},
         "strategy": {},
@@ -34,8 +37,8 @@ def tried(trials: Iterable[FrozenTrial], *, maximize: bool) -> dict[str, list[di
             row["trials"] += 1
             row["seconds"] = round(row["seconds"] + trial.user_attrs.get(TrialAttribute.SECONDS, 0.0), 3)
             if trial.state == TrialState.COMPLETE and trial.value is not None:
-                best = row["best"]
-                row["best"] = trial.value if best is None else (max if maximize else min)(best, trial.value)
+                best, score = row["best"], line.comparable(trial)
+                row["best"] = score if best is None else (max if maximize else min)(best, score)
     return {
         dimension: sorted(rows.values(), key=lambda row: (-row["trials"], row["name"]))
         for dimension, rows in tables.items()
