@@ -16,27 +16,28 @@ from autotl.heads.modules import head_module
 __all__ = ["model_graph"]
 
 
-def model_graph(model: ExportedModel, *, likeness: bool = False) -> nn.Module:
+def model_graph(model: ExportedModel, *, likeness: bool = False, in_float32: bool = False) -> nn.Module:
     """The whole model as one torch module that can be traced: uint8 images of any one size [N, height, width, 3] to
     probabilities, float32 [N, num_classes].
 
     Args:
         likeness: return a second tensor where the model can tell unknown images: how usual each is, float32 [N].
+        in_float32: for a runtime that converts float64 to float32: resize as exactly without it.
 
     Raises:
         AutotlError: a head can't be computed with tensors, or images are resized by the nearest pixel.
     """
-    return _ModelGraph(model, model.familiar if likeness else None).eval()
+    return _ModelGraph(model, model.familiar if likeness else None, in_float32=in_float32).eval()
 
 
 class _ModelGraph(nn.Module):
-    def __init__(self, model: ExportedModel, familiar: ExportedFamiliar | None = None):
+    def __init__(self, model: ExportedModel, familiar: ExportedFamiliar | None = None, *, in_float32: bool = False):
         super().__init__()
         preparations: list[Preprocessing] = []
         for network in model.networks:
             if network.backbone.preprocessing not in preparations:
                 preparations.append(network.backbone.preprocessing)
-        self.resizes = nn.ModuleList(map(Resize, preparations))
+        self.resizes = nn.ModuleList(Resize(prepared, in_float32=in_float32) for prepared in preparations)
         self.prepared_by = [preparations.index(network.backbone.preprocessing) for network in model.networks]
         self.networks = nn.ModuleList(Normalize(n.features, n.backbone.preprocessing) for n in model.networks)
         self.views: list[list[Image.Transpose | None]] = [

@@ -42,7 +42,7 @@ class OpenVinoExporter(Exporter):
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # tracing warns of each Python branch; the export is checked afterwards
             converted = openvino.convert_model(
-                model_graph(model, likeness=True), example_input=example, input=[-1, -1, -1, 3]
+                model_graph(model, likeness=True, in_float32=True), example_input=example, input=[-1, -1, -1, 3]
             )
         converted.inputs[0].set_names({"images"})
         for output, name in zip(converted.outputs, ("probabilities", "likeness"), strict=False):

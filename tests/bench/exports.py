@@ -126,8 +126,12 @@ def expected(model: ImageModel, paths: Sequence[Path]) -> tuple[list[Path], np.n
 
 def compare(model: ImageModel, names: Sequence[str], formats: Sequence[str], paths: Sequence[Path]) -> None:
     registry = model._plugins
-    module = Members(graph._ModelGraph(_parts(model, registry, "bench"))).eval()
-    graph.model_graph = lambda exported, likeness=False: module
+
+    def of_members(exported: object, *, likeness: bool = False, in_float32: bool = False) -> nn.Module:
+        return Members(graph._ModelGraph(parts, in_float32=in_float32)).eval()
+
+    parts = _parts(model, registry, "bench")
+    graph.model_graph = of_members
     read, rows = expected(model, paths)
     refused = sorted(set(paths) - set(read))
     print(f"{len(read)} images, {len(refused)} refused: {', '.join(p.name for p in refused)}", flush=True)
@@ -135,7 +139,7 @@ def compare(model: ImageModel, names: Sequence[str], formats: Sequence[str], pat
         exporter = registry.exporter(to)
         with tempfile.TemporaryDirectory() as folder:
             started = time.process_time()
-            exporter.export(_parts(model, registry, "bench"), Path(folder))
+            exporter.export(parts, Path(folder))
             run = exporter.load(Path(folder))
             print(f"{to}: exported in {time.process_time() - started:.0f} CPU s", flush=True)
             answers = np.stack([run(np.array(decode(path, model.size_hint))[None])[0] for path in read])
