@@ -17,7 +17,7 @@ from typing import Any
 from autotl.atomic_io import read_json, write_json
 from autotl.config import claimed_cache
 from autotl.data.dataset import DatasetSource, LabelledImage, Subset, join_names
-from autotl.data.file_listing import format_counts, has_image_extension, is_ignored_name
+from autotl.data.file_listing import describe_left_out, has_image_extension, is_ignored_name
 from autotl.data.layouts import Folder, labelled_images
 from autotl.data.manifest_columns import NAMES
 from autotl.data.members import member_path
@@ -224,8 +224,7 @@ class TarSource(DatasetSource):
         if unlabelled:
             warnings.warn(f"{location}: {unlabelled:,} images without a label are left out.", stacklevel=2)
         if left_out:
-            counts = format_counts(left_out)
-            warnings.warn(f"Left out in {location}, because they are not images: {counts}.", stacklevel=2)
+            warnings.warn(describe_left_out(location, left_out), stacklevel=2)
         for subset, members in in_folders.items():
             images += _of_folders(location, members, subset)
         return images

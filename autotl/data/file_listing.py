@@ -11,7 +11,15 @@ from autotl.data.dataset import join_names
 from autotl.errors import DataError
 from autotl.folders import MARKER
 
-__all__ = ["FileListing", "Parents", "common_extensions", "format_counts", "has_image_extension", "is_ignored_name"]
+__all__ = [
+    "FileListing",
+    "Parents",
+    "common_extensions",
+    "describe_left_out",
+    "format_counts",
+    "has_image_extension",
+    "is_ignored_name",
+]
 
 SYSTEM_NAMES = {
     *("__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "#recycle", "thumbs.db"),
@@ -132,10 +140,7 @@ class FileListing:
             counts = format_counts(self.by_content)
             notes.append(f"Read as images in {place} for their content, whatever their extension: {counts}.")
         if self.left_out:
-            notes.append(
-                f"Left out in {place}, because they are not images: {format_counts(self.left_out)}."
-                + " Save HEIC photographs as JPEG." * any(kind in HEIC for kind in self.left_out)
-            )
+            notes.append(describe_left_out(place, self.left_out))
         if self.unreadable:
             notes.append(f"Left out: {join_names(self.unreadable)}")
         return notes
@@ -175,6 +180,12 @@ def _begins_as_image(path: str) -> bool:
         return False
     accepts = (Image.OPEN[name][1] for name in CONTENT_FORMATS if name in Image.OPEN)
     return len(prefix) == 16 and any(accept is not None and accept(prefix) is True for accept in accepts)
+
+
+def describe_left_out(place: object, kinds: Counter[str]) -> str:
+    """A sentence for users: how many files at `place` are no images, by extension."""
+    remedy = " Save HEIC photographs as JPEG." if any(kind in HEIC for kind in kinds) else ""
+    return f"Left out in {place}, because they are not images: {format_counts(kinds)}.{remedy}"
 
 
 def format_counts(counter: Counter[str]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from autotl.data.audit import OVERLOOKED, audit_dataset, folded
 from autotl.data.columns import DigestColumn, NumberColumn, PathColumn
 from autotl.data.dataset import DatasetSource, Finding, ImageDataset, LabelledImage, Skipped, join_names
+from autotl.data.digests import DIGEST_BYTES
 from autotl.data.file_listing import is_ignored_name
 from autotl.data.manifests import ManifestSource, manifest_beside
 from autotl.data.near_duplicates import connected, near_duplicates
@@ -113,7 +114,7 @@ def load_dataset(
     if classes is None:
         thumbnails = np.frombuffer(b"".join(v.thumbnail for v in verifications), np.uint8).reshape(len(images), -1)
         del images, verifications  # tens of megabytes
-        pairs = near_duplicates(thumbnails, digests.bytes.view("S16")[:, 0], threads)
+        pairs = near_duplicates(thumbnails, digests.bytes.view(f"S{DIGEST_BYTES}")[:, 0], threads)
         dataset = replace(dataset, lookalikes=NumberColumn(connected(len(dataset), pairs)))
         findings = audit_dataset(dataset, thumbnails, pairs)
     else:
